@@ -23,7 +23,7 @@ from benchmarks.jobs import JOBS, POLICIES, captured, machines, one_machine
 from benchmarks.smallest_simpy import simulate as smallest
 from hwmodels.cost import Costs
 from offload.decode import Decoded, decode
-from offload.probes import find_probes
+from offload.metric_probes import find_probes
 from pregate.ask.capturing.starting_cache import resident_set
 from simulator import event
 from simulator.batched import batch

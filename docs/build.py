@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import card_record
+import claimed_errors
 import design_tables
 import field_tables
 import granularity_tables
@@ -214,9 +214,9 @@ def main(arguments: list[str]) -> int:
         )
         return 1
     if "--check" not in arguments:
-        card_record.RECORD.write_text(card_record.made())
-    elif card_record.RECORD.read_text() != card_record.made():
-        print(f"{card_record.RECORD.name} is not of results/field.json: run `make docs` and commit", file=sys.stderr)
+        claimed_errors.RECORD.write_text(claimed_errors.made())
+    elif claimed_errors.RECORD.read_text() != claimed_errors.made():
+        print(f"{claimed_errors.RECORD.name} is not of results/field.json: run `make docs` and commit", file=sys.stderr)
         return 1
     for document in DOCUMENTS:
         old = document.read_text()

@@ -13,7 +13,7 @@ from offload.execution import EXECUTIONS
 from offload.fast.compilable import is_compilable
 from offload.miss_costs import MissCosts
 from offload.policies import PRESETS, eviction_named, policy_named
-from offload.policies.told import first_sentence
+from offload.policies.policy_descriptions import first_sentence
 from offload.policy import Policy, fetch_misses, no_prefetch
 
 DIFFERS = "Differs: "

@@ -170,10 +170,10 @@ def unsaid() -> str:
 
 def main() -> None:
     """Predict every row, and keep what the tables need."""
-    from pregate.measured.carried import carried
-    from pregate.measured.scores import predict_table
+    from pregate.measured.carried_constants import carried
     from pregate.measured.spreads import fit_spread, interval_coverage, residuals
     from pregate.measured.table import read_field
+    from pregate.measured.table_prediction import predict_table
 
     result = predict_table(read_field())
     rows_off = residuals(result)

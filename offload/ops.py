@@ -249,7 +249,7 @@ class Work(NamedTuple):
     HBM traffic outside of them (KV cache); `copy_bytes` what crosses a link or is copied in HBM. `slots_bytes`: of
     expert weights, all of the HBM that fetched experts go round in, so that few slots may stay in a cache; 0 for
     weights that stay where they are.
-    `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.slots.runs`).
+    `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.slots.copy_runs`).
     `n_entries`: what is gone through one by one: of a table of experts by token what the host looks at, tokens drafted,
     prompts whose kernels are loaded.
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.

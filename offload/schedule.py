@@ -48,7 +48,7 @@ class Schedule:
     `hbm_released` int64 (given back when it ends), `priority` int8 (0 needed now, 1 brought ahead of need),
     `cancelled_by` int32 (the op, earlier or later, whose end makes this copy pointless, -1 none); dependencies in CSR
     form: `dep_ptr` (n_ops + 1,) int64, `dep` (n_deps,) int32. `static_bytes`: HBM in use from the start to the end.
-    A copy whose work has `n_copies` above 1 is a run (`offload.slots.runs`): `expert` and `slot` are those of its
+    A copy whose work has `n_copies` above 1 is a run (`offload.slots.copy_runs`): `expert` and `slot` are those of its
     first. FIFO lanes know neither priorities nor cancellation; an interpreter that does is told so (`simulator.modes`).
 
     Raises `InvalidInput` when the arrays do not fit together or an op depends on a later one.

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.backend import Backend
+from runtime.buffer_rows import BoundRows, as_rows, rows_of, segments_alike
 from runtime.model.attention import Span
 from runtime.passes import Pass
-from runtime.rows import BoundRows, as_rows, rows_of, segments_alike
-from runtime.windows import WindowedPass, bind_window
+from runtime.sliding_windows import WindowedPass, bind_window
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["BoundPass", "bind_pass"]

@@ -19,6 +19,7 @@ from offload.granularity import matrix_bytes
 from offload.ops import KINDS, KindRow, Lane, OpKind, Place
 from runtime.backend import Action, Backend, Copy
 from runtime.bound_pass import BoundPass, bind_pass
+from runtime.buffer_rows import as_rows
 from runtime.host_layers import KIND_OF_PART
 from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
 from runtime.model.attention import KvCache
@@ -29,7 +30,6 @@ from runtime.model.weights import Experts
 from runtime.passes import Pass
 from runtime.pools import FEWER_BITS, IDS, SLOTS, carvers, low_bytes, pool_bytes, scratch_shapes, sides
 from runtime.program import Program
-from runtime.rows import as_rows
 from runtime.storage import ExpertFile
 
 __all__ = ["Binder", "Loaded", "load_program"]

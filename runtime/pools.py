@@ -12,7 +12,7 @@ from runtime.model.fewer_bits import packed_bytes
 from runtime.model.shapes import Shapes, static_shapes
 from runtime.passes import Passes
 from runtime.program import Rounding
-from runtime.windows import ring_tokens
+from runtime.sliding_windows import ring_tokens
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["FEWER_BITS", "IDS", "SLOTS", "STATIC", "carvers", "low_bytes", "pool_bytes", "scratch_shapes", "sides"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from hwmodels.cost import Costs
 from offload.schedule import Schedule
-from offload.slots.runs import Unrolled
+from offload.slots.copy_runs import Unrolled
 from traces.errors import InvalidInput
 
 __all__ = ["check_costs", "one_by_one"]

@@ -15,7 +15,7 @@ from compiled.machine_code import Kernel, loaded
 from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.schedule import Schedule
-from offload.slots.runs import Unrolled, unrolled
+from offload.slots.copy_runs import Unrolled, unrolled
 from offload.timeline import Timeline
 from simulator import event_state
 from simulator.costs import check_costs, one_by_one
@@ -85,9 +85,9 @@ def simulate(
 ) -> Timeline:
     """Start and end of every op; `costs` and `modes` as for `des.simulate`, `prepared` what `prepare` made of it.
 
-    Modes that choose between copies see runs of them one by one: the timeline is then of `offload.slots.runs.unrolled`.
-    Raises `InvalidInput` for times that are negative, not finite or of another length and for what was prepared of
-    another schedule: compiled code would read past the end.
+    Modes that choose between copies see runs of them one by one: the timeline is then of
+    `offload.slots.copy_runs.unrolled`. Raises `InvalidInput` for times that are negative, not finite or of another
+    length and for what was prepared of another schedule: compiled code would read past the end.
     """
     check_costs(schedule, costs)
     known = prepare(schedule) if prepared is None else prepared

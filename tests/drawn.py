@@ -38,7 +38,7 @@ from pregate.ask.replays.cache_hits import CacheRow
 from pregate.check.outcome import OpTime, Validation
 from pregate.check.scores import summarise_validation
 from pregate.draw.sweep_plot import _best_map, _value_map
-from pregate.economics.drawn import Estimate
+from pregate.economics.cost_draws import Estimate
 from pregate.explore.crossover import Crossover
 from pregate.explore.explanation import Swing
 from pregate.measured.isca24 import RowPrediction

@@ -15,7 +15,7 @@ import pytest
 
 from traces.errors import InvalidFile
 from traces.importers import ModelShape, import_trace
-from traces.importers.plain import PLAIN_CSV
+from traces.importers.plain_formats import PLAIN_CSV
 from traces.routing import RoutingTrace
 
 EXPERTS = np.array([[[(t + layer) % 4, (t + layer + 1) % 4] for layer in range(2)] for t in range(5)])

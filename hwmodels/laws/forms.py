@@ -116,7 +116,8 @@ class AttentionKernel:
     `permutes`: for one new token of several heads it turns heads into rows, two small kernels more. `splits_alone`: the
     context is split also where no heads share keys. `packs_window`: heads that share keys share a block also where a
     sliding window is asked for. `splits`: the context of one new token is split at all. `generated`: FlashInfer chooses
-    among many of one new token (`hwmodels.laws.generated`); over latents what a block costs overlaps what others read.
+    among many of one new token (`hwmodels.laws.generated_kernels`); over latents what a block costs overlaps what
+    others read.
     """
 
     name: str

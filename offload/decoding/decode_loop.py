@@ -16,7 +16,7 @@ from offload.decoding.decoding_pass import FIRST_STEP, STEP, PassWorks
 from offload.decoding.drafting import Draft
 from offload.decoding.micro_batches import MicroBatches, micro_batches_of, tokens_of
 from offload.decoding.moe_blocks import Blocks
-from offload.decoding.passes import passes_of
+from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.token_mixing import TokenMixing
 from offload.decoding.unions import Unions, unions_of
 from offload.decoding.work_rows import Works

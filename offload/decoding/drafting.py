@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from offload.decoding.mixing import contexts_of, mixing_works
+from offload.decoding.mixer_works import contexts_of, mixing_works
 from offload.decoding.work_rows import Works
 from offload.ops import OpKind, Work
 from offload.speculation import Speculation

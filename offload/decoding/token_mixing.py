@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from offload.decoding.mixing import contexts_of, mixing_works
+from offload.decoding.mixer_works import contexts_of, mixing_works
 from offload.decoding.work_rows import Works
 from offload.ops import Work
 from traces.model.architecture import LayerStack, ModelArchitecture

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from offload import work
 from offload.granularity import matrix_works
 from offload.ops import OpKind, Work
-from offload.slots.runs import run_work
+from offload.slots.copy_runs import run_work
 from traces.model.architecture import LayerStack, ModelArchitecture
 
 __all__ = ["Rows", "Works"]

@@ -23,8 +23,8 @@ from offload.caches.residency import count_slots
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decoding_pass import FIRST_STEP, STEP
 from offload.decoding.micro_batches import micro_batches_of
-from offload.decoding.mixing import Contexts, contexts_of, mixing_works
-from offload.decoding.passes import passes_of
+from offload.decoding.mixer_works import Contexts, contexts_of, mixing_works
+from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.work_rows import Rows, Works
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout

@@ -33,6 +33,6 @@ class _MostUrgent:
     dram: int
 
     def __call__(self, facts: RunFacts) -> Decisions:
-        from offload.predictors.running import ByPriority
+        from offload.predictors.running_guesses import ByPriority
 
         return Decisions(ByPriority("matrices", facts, HORIZON, facts.top_k, self.dram))

@@ -12,8 +12,8 @@ from offload.miss_costs import MissCosts
 from offload.own_policies import is_own_name, own_name, own_policy
 from offload.placing.placement import placement_named
 from offload.policies.cache_names import cache_named, plain_number
+from offload.policies.policy_descriptions import published_as
 from offload.policies.presets import MISSES, PRESETS, TAKES
-from offload.policies.told import published_as
 from offload.policy import Policy, fetch_misses
 from offload.skipping import skipping_named
 from offload.speculation import SHAPES, speculation_named

@@ -11,7 +11,7 @@ from collections import OrderedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.predictors.known import Before, Chosen, Scores, one_hot
+from offload.predictors.guesser import Before, Chosen, Scores, one_hot
 
 __all__ = ["CAPACITY", "ActivationMatrices"]
 

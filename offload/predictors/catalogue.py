@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from offload.predictors.activation_matrices import ActivationMatrices
+from offload.predictors.baselines import Popular, PreviousToken, SequenceSoFar, Uniform
 from offload.predictors.expert_maps import ExpertMaps
-from offload.predictors.known import Guesser
+from offload.predictors.guesser import Guesser
 from offload.predictors.linear import Linear
 from offload.predictors.markov import Markov
-from offload.predictors.plain import Popular, PreviousToken, SequenceSoFar, Uniform
 from traces.errors import unknown_name
 
 __all__ = ["GUESSERS", "guesser_named"]

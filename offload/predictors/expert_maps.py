@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.predictors.known import Before, Chosen, Scores, one_hot
+from offload.predictors.guesser import Before, Chosen, Scores, one_hot
 
 __all__ = ["CAPACITY", "ExpertMaps"]
 

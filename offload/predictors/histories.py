@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.predictors.known import Before, one_hot
+from offload.predictors.guesser import Before, one_hot
 
 __all__ = ["Histories", "Tokens", "tokens_of_sequences"]
 

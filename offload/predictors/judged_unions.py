@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.predictors.guesser import Guesser, ranked
 from offload.predictors.histories import Tokens, tokens_of_sequences
-from offload.predictors.known import Guesser, ranked
 from traces.errors import InvalidInput
 
 __all__ = ["GuessedUnions", "SideBySide", "batches_of", "chosen_unions", "guessed_unions"]

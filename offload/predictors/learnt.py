@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from offload.policy import RunFacts
+from offload.predictors.guesser import Chosen, Guesser
 from offload.predictors.histories import Tokens, tokens_of_sequences
-from offload.predictors.known import Chosen, Guesser
 from traces.errors import InvalidInput
 from traces.importers import ModelShape, import_trace
 from traces.recorded import recorded_path

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.predictors.known import Before, Chosen, Scores, one_hot
+from offload.predictors.guesser import Before, Chosen, Scores, one_hot
 
 __all__ = ["Linear"]
 

@@ -44,7 +44,7 @@ class LearnsAsItRuns:
 
     def __call__(self, facts: RunFacts) -> Decisions:
         """The decisions of a run that has seen nothing, but for what it has learnt before."""
-        from offload.predictors.running import RunningGuesses
+        from offload.predictors.running_guesses import RunningGuesses
 
         return Decisions(
             RunningGuesses(self.name, facts, self.ahead, self.more, self.shuffled, self.lessons, self.dram)

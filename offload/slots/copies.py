@@ -11,8 +11,8 @@ from typing import NamedTuple
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
 from offload.recorder import Recorder
+from offload.slots.copy_runs import run_work
 from offload.slots.host_tier import HostTier
-from offload.slots.runs import run_work
 
 __all__ = ["Copies", "CopyWriter", "Target"]
 

@@ -47,8 +47,8 @@ class ExpertMemory:
     from where the link put them (a cache slot, or a staging area outside the count, as Eq. 1 of the paper
     has it) into a buffer; without, they are read where they landed. `host`: where experts come from, None out of
     host memory, which has all of them.
-    `in_runs`: copies that nobody waits for one by one become runs (`offload.slots.runs`). `warm_bytes`: what a cache
-    that has residents already holds of HBM.
+    `in_runs`: copies that nobody waits for one by one become runs (`offload.slots.copy_runs`). `warm_bytes`: what a
+    cache that has residents already holds of HBM.
     """
 
     def __init__(

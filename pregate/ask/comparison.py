@@ -15,7 +15,7 @@ from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
-from pregate.ask.ranking import Standing, are_ranked, told_apart
+from pregate.ask.ranked_designs import Standing, are_ranked, told_apart
 from pregate.ask.shown import html_table
 from pregate.ask.simulation import SimulationResult, describe_calibration, simulate, to_dataframe
 from simulator.modes import FIFO, Modes

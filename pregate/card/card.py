@@ -8,7 +8,7 @@ from typing import Any
 from hwmodels.platform import Platform
 from pregate.card.choice import Ranking, ratio
 from pregate.card.job import RequestLoad
-from pregate.card.judged import Judged
+from pregate.card.judged_design import Judged
 from pregate.card.narrowing import Narrowing
 from pregate.card.speed_limit import Limit
 from pregate.card.turning_points import TurningPoint
@@ -124,7 +124,7 @@ class Card:
         `n_lines`, 23 at least), or with `details` all that it knows.
         """
         if details:
-            from pregate.card.shown import text_of
+            from pregate.card.card_display import text_of
 
             return text_of(self, width)
         from pregate.card.screen import screen_of
@@ -133,13 +133,13 @@ class Card:
 
     def summary(self, width: int = 100) -> str:
         """The card in a few lines: the verdict, the numbers with what they rest on, how to run it."""
-        from pregate.card.shown import summary_of
+        from pregate.card.card_display import summary_of
 
         return summary_of(self, width)
 
     def markdown(self) -> str:
         """The card as Markdown."""
-        from pregate.card.shown import markdown_of
+        from pregate.card.card_display import markdown_of
 
         return markdown_of(self)
 
@@ -147,7 +147,7 @@ class Card:
         return f"Card({self.model} on {self.hardware}: {self.verdict()})"
 
     def _repr_html_(self) -> str:
-        from pregate.card.shown import html_of
+        from pregate.card.card_display import html_of
 
         return html_of(self)
 

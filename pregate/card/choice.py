@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pregate.ask.timing.intervals import Interval
 from pregate.card.designs import RESEARCH
-from pregate.card.judged import NORMAL_95, TAGS, Expected, Judged
+from pregate.card.judged_design import NORMAL_95, TAGS, Expected, Judged
 
 __all__ = ["Ranking", "between_machines", "holds_one", "ranking_of", "ratio", "span_of", "standing", "weakest"]
 

@@ -19,7 +19,7 @@ from pregate.card.card import Card, named_parts
 from pregate.card.choice import Ranking, ranking_of, standing
 from pregate.card.designs import all_planned, plan_design, stacks_for
 from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
-from pregate.card.judged import Judged, judge
+from pregate.card.judged_design import Judged, judge
 from pregate.card.narrowing import narrowing
 from pregate.card.speed_limit import limit_of, speed_limit
 from pregate.card.turning_points import turning_points

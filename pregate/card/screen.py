@@ -11,7 +11,6 @@ import re
 from hwmodels.platform import OF_CUDA
 from pregate.card.card import Card
 from pregate.card.choice import Ranking, ratio
-from pregate.card.lines import command_lines, cut, folded, in_columns
 from pregate.card.phrases import (
     assumed_hits,
     bound_by,
@@ -24,6 +23,7 @@ from pregate.card.phrases import (
     seconds,
     shown_designs,
 )  # fmt: skip
+from pregate.card.text_layout import command_lines, cut, folded, in_columns
 from pregate.draw.render import si
 
 __all__ = ["COLUMNS", "DETAILS", "LINES", "screen_of"]

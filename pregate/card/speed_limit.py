@@ -20,7 +20,7 @@ from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.card.job import Workpiece
-from pregate.card.judged import objective_of
+from pregate.card.judged_design import objective_of
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 

@@ -23,7 +23,7 @@ from pregate.card.choice import Ranking, weakest
 from pregate.card.design_schedules import DesignSchedules
 from pregate.card.designs import EngineDesign, Planned, offered, plan_design
 from pregate.card.job import Workpiece
-from pregate.card.judged import Judged, judge, objective_of
+from pregate.card.judged_design import Judged, judge, objective_of
 from pregate.card.speed_limit import ROOMY, with_memory
 from pregate.draw.render import si
 from traces.model.architecture import ModelArchitecture

@@ -10,7 +10,7 @@ import typer
 
 from hwmodels.quantity import parse_override
 from pregate.cli import options
-from pregate.cli.built import check_storage
+from pregate.cli.option_values import check_storage
 
 if TYPE_CHECKING:
     from pregate.check.devices import Device

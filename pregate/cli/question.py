@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from offload.policies import policy_named
 from pregate.cli import options
-from pregate.cli.built import as_recorded, build_cache, build_machine, build_model, build_trace
-from pregate.cli.bundles import Command, given_as, options_of
+from pregate.cli.option_groups import Command, given_as, options_of
+from pregate.cli.option_values import as_recorded, build_cache, build_machine, build_model, build_trace
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from offload.slots.memory import CapacityExceeded
 from pregate.api import synthesize
 from pregate.ask.capturing.request import request as plan_request
 from pregate.ask.choices import BASES
-from pregate.ask.ranking import are_ranked, standing_of, told_apart
+from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions
-from pregate.economics.drawn import DrawnCost, Draws, Estimate, estimate
+from pregate.economics.cost_draws import DrawnCost, Draws, Estimate, estimate
 from pregate.economics.serving import BATCHES, LatencyPromise, RequestShape, Served, Unserved, serve
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
@@ -50,7 +50,7 @@ class DesignCost:
     period, engineering included; `payback_days`: until moving from the first design has paid, infinite where it
     takes a century or never does; None for the first. `cheapest_in`: the share of all draws in which its total is the
     least of those ranked.
-    `is_ranked`: whether it may be chosen (`pregate.ask.ranking`).
+    `is_ranked`: whether it may be chosen (`pregate.ask.ranked_designs`).
     """
 
     served: Served

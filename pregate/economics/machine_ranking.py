@@ -18,11 +18,11 @@ from pregate.ask.timing.intervals import Interval
 from pregate.card.card import named_parts, predictions_of
 from pregate.card.choice import Ranking, between_machines, holds_one, span_of, weakest
 from pregate.card.job import RequestLoad
-from pregate.card.judged import Judged
+from pregate.card.judged_design import Judged
 from pregate.card.plan import NothingFits, platforms_of, ranked_on, routing_of, work_of
 from pregate.check.ledger import Predicted
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions
-from pregate.economics.drawn import DrawnCost, Draws, Estimate, estimate
+from pregate.economics.cost_draws import DrawnCost, Draws, Estimate, estimate
 from pregate.economics.serving import RequestShape, served_of
 from pregate.named import load_model
 from traces.errors import InvalidInput, unknown_name

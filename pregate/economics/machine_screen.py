@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from pregate.card.judged import Expected
-from pregate.card.lines import cut, folded, in_columns
+from pregate.card.card_display import escaped
+from pregate.card.judged_design import Expected
 from pregate.card.phrases import bound_by, rate, rates
 from pregate.card.screen import COLUMNS, DETAILS
-from pregate.card.shown import escaped
+from pregate.card.text_layout import cut, folded, in_columns
 from pregate.draw.render import si
-from pregate.economics.drawn import Estimate
+from pregate.economics.cost_draws import Estimate
 from pregate.economics.machine_ranking import MachineRanking, RankedMachine, usd
 
 __all__ = ["ranking_html", "ranking_markdown", "ranking_screen", "ranking_text"]

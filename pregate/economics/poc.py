@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pregate.economics.assumptions import load_assumptions
+from pregate.economics.cost_draws import PREDICTION, unfitted_error
 from pregate.economics.costing import CostReport, DesignCost, costs
-from pregate.economics.drawn import PREDICTION, unfitted_error
 from pregate.economics.poc_file import PocFile, read_poc
 from pregate.economics.serving import LatencyPromise
 from pregate.named import load_hardware, load_model

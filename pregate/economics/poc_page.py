@@ -8,7 +8,7 @@ from html import escape
 
 from pregate.check.markup import STYLE, cell, section, table, word_cell
 from pregate.draw.render import si
-from pregate.economics.drawn import Estimate
+from pregate.economics.cost_draws import Estimate
 from pregate.economics.poc import Poc
 
 __all__ = ["poc_page"]

@@ -14,7 +14,7 @@ from pregate.ask.capturing.capture import capture_request
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.card.designs import granted
 from pregate.card.job import RequestLoad, workpiece
-from pregate.card.judged import Judged, PhaseUse
+from pregate.card.judged_design import Judged, PhaseUse
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["BATCHES", "LatencyPromise", "RequestShape", "Served", "Unserved", "serve", "served_of"]

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from hwmodels.figures import figures_of
 from offload.decode import about_ops, small_ops
-from offload.probes import Probes
+from offload.metric_probes import Probes
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import Request
-from pregate.ask.ranking import are_ranked, standing_of, told_apart
+from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
 from pregate.ask.timing.intervals import compiled, measured, prepared
 from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.planning import Planner, Subject

@@ -14,8 +14,8 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.stack import CONSTANTS
+from offload.metric_probes import find_probes
 from offload.policy import Cache, Policy
-from offload.probes import find_probes
 from pregate.ask.capturing.capture import Captured, capture
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import SimulationResult, interpret, to_dataframe

@@ -14,8 +14,8 @@ from pregate.api import default_dials
 from pregate.ask.capturing.kept_answers import Answer, kept_answer, said_key
 from pregate.ask.capturing.own_policy_checks import is_own
 from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_policy
-from pregate.measured.prediction import RowBench
 from pregate.measured.reproduction import published_activation
+from pregate.measured.row_prediction import RowBench
 from pregate.measured.table import COLUMNS, MeasuredRow
 from traces.errors import PregateError
 

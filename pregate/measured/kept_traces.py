@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pregate.api import default_dials, seeded
-from pregate.measured.latest import Latest
+from pregate.measured.latest_values import Latest
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.synthesis.dials import synthesize_routing

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.specs.spread import SPREAD_KEYS, TAIL, ClaimedSpread
-from pregate.measured.scores import TablePrediction
+from pregate.measured.table_prediction import TablePrediction
 from traces.errors import InvalidInput
 
 __all__ = ["Coverage", "Residual", "fit_spread", "interval_coverage", "residuals"]

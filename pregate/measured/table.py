@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hwmodels.quantity import ReadOnly
-from hwmodels.specs.sets import parse_sets
+from hwmodels.specs.set_options import parse_sets
 from offload.placing.placement import placement_named
 from offload.policies import policy_named
 from offload.policy import Policy

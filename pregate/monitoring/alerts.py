@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pregate.monitoring.figures import WindowFigures
 from pregate.monitoring.placement_loss import PlacementLoss
+from pregate.monitoring.window_figures import WindowFigures
 from traces.errors import InvalidInput
 from traces.statistics.drift import DriftTest, MeanShift
 from traces.typed import check_fields

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pregate.monitoring.alerts import Alert, Thresholds, alerts_of
-from pregate.monitoring.figures import PROXIES, WindowFigures, window_figures
 from pregate.monitoring.placement_loss import PlacementLoss, placement_loss
+from pregate.monitoring.window_figures import PROXIES, WindowFigures, window_figures
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 from traces.statistics.drift import DriftTest, MeanShift, drift_between, mean_shift

@@ -26,11 +26,11 @@ from pregate.api import synthesize
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import Request, request
-from pregate.ask.ranking import are_ranked, standing_of, told_apart
+from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
 from pregate.ask.timing.intervals import compiled, measured_at
 from pregate.draw.palette import colours_of, hatch_number
 from pregate.draw.timelines import LANE_NAMES
-from pregate.page.arrays import ArrayBlock
+from pregate.page.page_arrays import ArrayBlock
 from pregate.page.priced_works import PricedWorks
 from pregate.page.subject import AS_ROUTED, PageSubject, Stop, active_experts, link_stops, with_hbm
 from simulator.batched.batch import Compiled

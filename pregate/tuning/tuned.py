@@ -22,7 +22,7 @@ from pregate.ask.simulation import interpret
 from pregate.ask.timing.intervals import Interval
 from pregate.card.designs import plan_design
 from pregate.card.job import Workpiece, recorded_job
-from pregate.card.judged import NORMAL_95, Judged, judge
+from pregate.card.judged_design import NORMAL_95, Judged, judge
 from pregate.tuning.settings import CHUNKS_MIB, CPU_S_PER_OP, CPU_S_PER_SETTING, DEFAULT, designs_to_try
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput, unknown_name

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pregate.explore.sweeps.spec import read_sweep
+from pregate.explore.sweeps.sweep_file import read_sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
 from pregate.tuning.settings import DEFAULT
 from pregate.tuning.tuned import Tuned

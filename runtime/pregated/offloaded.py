@@ -21,7 +21,7 @@ from offload.answers.wrong_guess import executes_guessed, executes_resident
 from offload.caches.residency import ResidentSet
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decode_loop import DecodeLoop
-from offload.decoding.passes import passes_of
+from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.unions import Union, Unions
 from offload.execution import Execution
 from offload.ops import Lane
@@ -41,7 +41,7 @@ from runtime.model.weights import Experts
 from runtime.passes import plan_passes
 from runtime.pools import pool_bytes
 from runtime.pregated.changes import FORESEES, Changes
-from runtime.pregated.growing import GatePlaces, GrowingProgram, IssuingRecorder
+from runtime.pregated.growing_program import GatePlaces, GrowingProgram, IssuingRecorder
 from runtime.pregated.own_gates import Guessing
 from runtime.pregated.prompts import UnroutedRun, trace_of
 from runtime.program import Rounding, build_program

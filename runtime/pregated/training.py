@@ -13,7 +13,7 @@ from torch.nn import functional
 from runtime.pregated.batches import drawn_batch
 from runtime.pregated.evaluation import balance_loss
 from runtime.pregated.predictors import Predictors
-from runtime.pregated.schooling import Schooling
+from runtime.pregated.training_settings import Schooling
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidInput
 

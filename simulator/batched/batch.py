@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, are_kept, loaded, width
 from hwmodels.cost import Costs
+from offload.metric_probes import Probes
 from offload.metrics import Totals
 from offload.ops import Lane
-from offload.probes import Probes
 from offload.schedule import Schedule
 from simulator.batched.batch_code import NO_LANES, NO_LEVELS, BatchCode, power, write_code
 from simulator.batched.batch_layout import (

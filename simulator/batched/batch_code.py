@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.metric_probes import Probes
 from offload.ops import Lane
-from offload.probes import Probes
 from offload.schedule import Schedule
 from simulator.batched import batch_waits as waits
 from simulator.batched.batch_layout import (

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
+from offload.metric_probes import Probes
 from offload.ops import Lane
-from offload.probes import Probes
 from offload.schedule import Schedule
 
 __all__ = ["FEW_OPS", "Ends", "evaluate_small"]

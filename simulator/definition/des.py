@@ -22,7 +22,7 @@ import simpy
 from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.schedule import Schedule
-from offload.slots.runs import unrolled
+from offload.slots.copy_runs import unrolled
 from offload.timeline import Timeline
 from simulator.costs import check_costs, one_by_one
 from simulator.definition.des_timed import TimedMachine
@@ -38,9 +38,9 @@ def simulate(schedule: Schedule, costs: Costs, hbm_bytes: int, modes: Modes = FI
     """Run `schedule` and return when every op started and ended.
 
     `costs`: (n_works,) by row of `schedule.works`. `hbm_bytes`: capacity of the device. `modes`: what FIFO lanes cannot
-    say; those see runs of copies one by one, and the timeline is then of `offload.slots.runs.unrolled`. Deterministic.
-    Raises `InvalidInput` for times that are negative, not finite or of another length and for an op that gives back HBM
-    nobody took, `CapacityExceeded` when HBM would be overdrawn.
+    say; those see runs of copies one by one, and the timeline is then of `offload.slots.copy_runs.unrolled`.
+    Deterministic. Raises `InvalidInput` for times that are negative, not finite or of another length and for an op that
+    gives back HBM nobody took, `CapacityExceeded` when HBM would be overdrawn.
     """
     check_costs(schedule, costs)
     copies = None if modes.is_fifo else unrolled(schedule)

@@ -16,10 +16,10 @@ from offload import metrics
 from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS
+from offload.metric_probes import Probes, find_probes
 from offload.ops import Lane, OpKind, Work
 from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
-from offload.probes import Probes, find_probes
 from offload.recorder import Recorder
 from offload.schedule import Schedule, ScheduleDigest
 from offload.timeline import Timeline

@@ -19,10 +19,10 @@ from pregate.api import synthesize
 from pregate.ask.capturing.request import request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.cli import main as cli
-from pregate.explore.sweeps import work
+from pregate.explore.sweeps import sweep_work
 from pregate.explore.sweeps.axes import LatinHypercube
-from pregate.explore.sweeps.spec import read_sweep
 from pregate.explore.sweeps.sweep import SweepFailed, sweep
+from pregate.explore.sweeps.sweep_file import read_sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
 from pregate.named import load_hardware
 from tests.small_models import MODELS
@@ -72,7 +72,7 @@ def test_threads_and_no_threads_agree(alone: Any) -> None:
 
 @pytest.mark.parametrize("n", [1, 7, 16, 33])
 def test_chunks_of_any_size_agree(alone: Any, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "CHUNK_MACHINES", n)
+    monkeypatch.setattr(sweep_work, "CHUNK_MACHINES", n)
     chunked = swept()
     assert alone.drop_attrs().identical(chunked.drop_attrs())
     for name, value in alone.attrs.items():
@@ -108,7 +108,7 @@ def test_a_sample_agrees_on_processes(processes: ProcessPoolExecutor) -> None:
 
 
 def test_a_dead_process_is_reported_and_what_is_done_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "CHUNK_MACHINES", 4)
+    monkeypatch.setattr(sweep_work, "CHUNK_MACHINES", 4)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
         pid = processes.submit(os.getpid).result()
 
@@ -141,7 +141,7 @@ def client() -> Iterator[Any]:
 
 
 def test_a_dask_cluster_that_loses_a_worker_agrees(alone: Any, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "CHUNK_MACHINES", 2)
+    monkeypatch.setattr(sweep_work, "CHUNK_MACHINES", 2)
     victims = list(client.run(os.getpid).values())
     killed: list[tuple[int, int]] = []
 

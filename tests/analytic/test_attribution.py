@@ -18,9 +18,9 @@ from hwmodels.platform import Platform, load_platform
 from offload import metrics
 from offload.decode import decode
 from offload.execution import EXECUTIONS
+from offload.metric_probes import find_probes, no_probes
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
-from offload.probes import find_probes, no_probes
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from pregate.ask.capturing.capture import capture, capture_request

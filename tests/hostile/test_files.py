@@ -152,7 +152,7 @@ def test_a_disk_that_fills_under_a_dataset_leaves_one_line_and_no_file(tmp_path:
         "import resource, signal, sys\n"
         "import numpy as np, xarray as xr\n"
         "from pathlib import Path\n"
-        "from pregate.explore.sweeps.files import write_dataset\n"
+        "from pregate.explore.sweeps.dataset_files import write_dataset\n"
         "data = xr.Dataset({'x': ('n', np.random.default_rng(0).random(100_000))})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "try:\n    write_dataset(data, Path(sys.argv[1]))\n"

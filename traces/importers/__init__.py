@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["IMPORTERS", "ModelShape", "import_trace", "recognise"]
 
 IMPORTERS: dict[str, str] = {
-    "pregate": "own.import_own",
-    "plain_csv": "plain.import_plain_csv",
-    "plain_npz": "plain.import_plain_npz",
+    "pregate": "own_safetensors.import_own",
+    "plain_csv": "plain_formats.import_plain_csv",
+    "plain_npz": "plain_formats.import_plain_npz",
     "route_trace_v1": "route_trace_v1.import_route_trace_v1",
     "vllm_completion": "routed_experts.import_vllm_completion",
     "vllm_npz": "routed_experts.import_vllm_npz",
@@ -33,8 +33,8 @@ IMPORTERS: dict[str, str] = {
     "llama_server_log": "llama_cpp.import_server_log",
     "llama_activations": "llama_cpp.import_activations",
     "gptoss_npz": "gptoss_npz.import_gptoss_npz",
-    "gptoss_json": "documents.import_gptoss_json",
-    "olmoe_blocks": "documents.import_olmoe_blocks",
+    "gptoss_json": "json_documents.import_gptoss_json",
+    "olmoe_blocks": "json_documents.import_olmoe_blocks",
     "policylang": "json_rows.import_policylang",
     "moe_cache_lab": "json_rows.import_moe_cache_lab",
     "speculative_moe": "json_rows.import_speculative_moe",
@@ -42,8 +42,8 @@ IMPORTERS: dict[str, str] = {
     "moe_vis": "json_rows.import_moe_vis",
     "token_lines": "json_rows.import_token_lines",
     "gate_csv": "router_scores.import_gate_csv",
-    "mbolt": "binary.import_mbolt",
-    "rtrace01": "binary.import_rtrace",
+    "mbolt": "binary_recordings.import_mbolt",
+    "rtrace01": "binary_recordings.import_rtrace",
 }
 """Format name -> module and function of a path and a `ModelShape`, imported when a file asks for it. Each raises
 `InvalidFile` for a file it cannot read."""

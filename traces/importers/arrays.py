@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidFile
-from traces.importers.lines import regular_file
+from traces.importers.text_lines import regular_file
 
 __all__ = ["MAX_UNPACKED_BYTES", "npy_array", "npz_arrays", "npz_headers", "npz_names", "whole_array"]
 

@@ -28,7 +28,10 @@ from traces.documents import NUMBER
 from traces.errors import InvalidFile, InvalidInput
 from traces.importers.arrays import npy_array, npz_arrays, npz_names
 from traces.importers.imatrix import imatrix_counts
-from traces.importers.lines import (
+from traces.importers.recording import ModelShape, refused
+from traces.importers.sniffing import recognise_popularity
+from traces.importers.tables import named_rows
+from traces.importers.text_lines import (
     MAX_LINE_CHARACTERS,
     json_document,
     json_lines,
@@ -36,9 +39,6 @@ from traces.importers.lines import (
     text_lines,
     whole_numbers,
 )
-from traces.importers.recording import ModelShape, refused
-from traces.importers.sniffing import recognise_popularity
-from traces.importers.tables import named_rows
 from traces.importers.torch_archive import read_torch_archive
 from traces.routing import MAX_EXPERTS, Provenance
 from traces.statistics.popularity import PopularityProfile

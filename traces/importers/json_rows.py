@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from traces.importers.lines import json_lines
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
+from traces.importers.text_lines import json_lines
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from traces.importers.arrays import MAX_UNPACKED_BYTES, npy_array, npz_arrays, npz_headers, whole_array
-from traces.importers.lines import json_document, regular_file
 from traces.importers.recording import ModelShape, refused
 from traces.importers.routed_experts import trace_of_tokens
 from traces.importers.router_scores import trace_of_scores
+from traces.importers.text_lines import json_document, regular_file
 from traces.importers.torch_archive import read_torch_archive
 from traces.routing import RoutingTrace
 

@@ -13,12 +13,12 @@ import numpy as np
 from traces.errors import InvalidFile
 from traces.importers.arrays import npy_array, npz_names
 from traces.importers.json_rows import TOKEN_KEYS
-from traces.importers.lines import regular_file
 from traces.importers.llama_cpp import ACTIVATIONS_HEADER, RANKS_HEADER, SERVER_LOG_HEADER
-from traces.importers.plain import PLAIN_CSV, PLAIN_NPZ
+from traces.importers.plain_formats import PLAIN_CSV, PLAIN_NPZ
 from traces.importers.routed_arrays import ROUTED, kind_of_arrays, kind_of_npz
 from traces.importers.router_scores import GATE_CSV_HEADER
 from traces.importers.tables import columns
+from traces.importers.text_lines import regular_file
 from traces.importers.torch_archive import read_torch_archive
 
 __all__ = ["OWN_FORMAT", "is_routing", "recognise", "recognise_popularity"]

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from traces.importers.lines import text_lines, whole_numbers
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
+from traces.importers.text_lines import text_lines, whole_numbers
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 

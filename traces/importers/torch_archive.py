@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidFile
 from traces.importers.arrays import MAX_UNPACKED_BYTES
-from traces.importers.lines import regular_file
+from traces.importers.text_lines import regular_file
 
 __all__ = ["read_torch_archive"]
 

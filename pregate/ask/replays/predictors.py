@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.predictors.catalogue import GUESSERS
-from offload.predictors.judged import GuessCounts, Judgement, judge_predictors
+from offload.predictors.judged_predictors import GuessCounts, Judgement, judge_predictors
 from pregate.ask.choices import GUESS_METRICS
 from pregate.ask.simulation import to_dataframe
 from traces.errors import InvalidInput, unknown_name

@@ -17,8 +17,8 @@ from hwmodels.figures import figures_of
 from hwmodels.fits.coverage import unfitted_device
 from hwmodels.platform import Platform
 from offload import metrics
+from offload.metric_probes import find_probes
 from offload.ops import Lane
-from offload.probes import find_probes
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.simulation import calibration, changed_share, coverage_of, host_figures_of, output_of
 from pregate.ask.timing.brought_ahead import ahead_of, ahead_on

@@ -104,7 +104,7 @@ def designs_or_all(option: str, text: str) -> None:
 def designs_once(option: str, text: str) -> None:
     """Policies, each named once."""
 
-    from pregate.cli.built import distinct
+    from pregate.cli.option_values import distinct
 
     for name in distinct(text, option):
         design(option, name)
@@ -146,7 +146,7 @@ def stacks(option: str, text: str) -> None:
     """Software stacks, each named once."""
 
     from hwmodels.shipped import STACKS_DIR, shipped
-    from pregate.cli.built import distinct
+    from pregate.cli.option_values import distinct
 
     names = shipped(STACKS_DIR)
     for word in distinct(text, option):
@@ -157,7 +157,7 @@ def stacks(option: str, text: str) -> None:
 def sets(option: str, texts: Sequence[str]) -> None:
     """KEY=VALUE of a machine."""
 
-    from hwmodels.specs.sets import parse_sets
+    from hwmodels.specs.set_options import parse_sets
 
     parse_sets(list(texts))
 
@@ -173,7 +173,7 @@ def predictors(option: str, text: str) -> None:
 def modes(option: str, text: str) -> None:
     """Modes of the simulator."""
 
-    from pregate.cli.built import build_modes
+    from pregate.cli.option_values import build_modes
 
     build_modes(text)
 

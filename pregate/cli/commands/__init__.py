@@ -10,9 +10,9 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from pregate.cli.arguments import check_arguments, check_recorded, is_typed
+from pregate.cli.checks.by_option import check_words
 from pregate.cli.coercion import coerced_here
 from pregate.cli.own_code import load_own_policies
-from pregate.cli.words import check_words
 
 __all__ = ["COMMANDS", "PLAIN", "Command", "Commands", "Entry", "root"]
 

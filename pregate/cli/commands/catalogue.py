@@ -77,7 +77,7 @@ def policies(format: options.OutputFormat = options.Format.table) -> None:
     Example: pregate policies
     """
     from offload.policies import policy_named
-    from offload.policies.told import DESIGNS, what_it_does
+    from offload.policies.policy_descriptions import DESIGNS, what_it_does
 
     rows = [
         {

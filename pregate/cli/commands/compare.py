@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from offload.policies.told import DESIGNS
+from offload.policies.policy_descriptions import DESIGNS
 from pregate.cli import options
-from pregate.cli.built import build_modes, listed
+from pregate.cli.option_values import build_modes, listed
 from pregate.cli.progress import spinner
 from pregate.cli.question import Question, asks
 from pregate.draw import render

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import assumed, build_machine, build_model, distinct
+from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from pregate.economics.cost_draws import Estimate
     from pregate.economics.costing import CostReport
-    from pregate.economics.drawn import Estimate
     from pregate.economics.serving import LatencyPromise
 
 NOTHING_SERVES = 1

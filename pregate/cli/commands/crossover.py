@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import listed
 from pregate.cli.consent import require_consent_along
+from pregate.cli.option_values import listed
 from pregate.cli.progress import spinner
 from pregate.cli.question import ENGINES, Question, asks
 from pregate.cli.speculative import drafting_of

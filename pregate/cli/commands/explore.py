@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import build_machine, build_model, distinct
+from pregate.cli.option_values import build_machine, build_model, distinct
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
 from pregate.page import DESIGNS

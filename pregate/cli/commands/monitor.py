@@ -72,7 +72,7 @@ def _design(model: str | None, hardware: str | None, policy: str | None) -> Serv
         raise InvalidInput("stalls need --model and --hardware together: give both, or neither and no --policy")
     if model is None or hardware is None:
         return None
-    from pregate.cli.built import build_machine, build_model
+    from pregate.cli.option_values import build_machine, build_model
     from pregate.monitoring.report import ServedDesign
 
     return ServedDesign(build_model(model, None, None), build_machine(hardware, None, None, None), policy or "pregate")

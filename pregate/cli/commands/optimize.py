@@ -12,8 +12,8 @@ import typer
 from hwmodels.platform import machines_of
 from pregate.cli import options
 from pregate.cli.arguments import is_typed
-from pregate.cli.built import build_cache, build_model, listed
 from pregate.cli.consent import require_consent_along
+from pregate.cli.option_values import build_cache, build_model, listed
 from pregate.cli.output_paths import require_picture
 from pregate.cli.progress import spinner
 from pregate.cli.speculative import drafting_of
@@ -123,7 +123,7 @@ def optimize(
 
 def _of_file(context: typer.Context, path: Path) -> dict[str, Any]:
     """What a sweep's file states; a sample's ranges and number of points become ranges and trials."""
-    from pregate.explore.sweeps.spec import read_sweep
+    from pregate.explore.sweeps.sweep_file import read_sweep
 
     typed = [name for name in context.params if is_typed(context, name)]
     for name in typed:

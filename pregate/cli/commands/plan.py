@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwmodels.specs.sets import parse_sets
+from hwmodels.specs.set_options import parse_sets
 from pregate.cli import options
-from pregate.cli.built import build_model, distinct
+from pregate.cli.option_values import build_model, distinct
 from pregate.cli.output_paths import require_ledger
 from pregate.cli.progress import spinner
 from pregate.draw import render
@@ -122,7 +122,7 @@ def plan(
     answer: Card | MachineRanking
     with spinner("planning") as update:
         if several:
-            from pregate.cli.built import assumed
+            from pregate.cli.option_values import assumed
             from pregate.economics.machine_ranking import rank_machines
 
             figures = assumed(None, assume)
@@ -163,8 +163,8 @@ def _print(found: Card | MachineRanking, format: CardFormat, told: list[str], br
     elif details:
         print(*([_folded(told)] if told else []), found.text(columns(), details=True), sep="\n")
     else:  # what was found takes a line of the screen
-        from pregate.card.lines import cut, folded
         from pregate.card.screen import LINES
+        from pregate.card.text_layout import cut, folded
 
         above = cut(folded(brief, columns()), 1, columns()) if brief else []
         print(*above, found.text(columns(), n_lines=LINES - len(above)), sep="\n")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import listed
+from pregate.cli.option_values import listed
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
 from traces.errors import InvalidInput

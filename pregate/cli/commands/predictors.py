@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import distinct
+from pregate.cli.option_values import distinct
 from pregate.cli.output_paths import require_picture
 from pregate.cli.progress import spinner
 from pregate.draw import render

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import build_machine, distinct
+from pregate.cli.option_values import build_machine, distinct
 from pregate.cli.output_paths import require_folder
 from pregate.cli.progress import spinner
 from pregate.draw import render
@@ -96,7 +96,7 @@ def _table(
     kept: bool = True,
 ) -> int:
     """A table in the project's own language; the status: 1 where no row was scored."""
-    from hwmodels.specs.sets import parse_sets
+    from hwmodels.specs.set_options import parse_sets
     from pregate.measured.table import RESIDENT_TABLE, read_field, read_table
 
     _check_given(hardware, sets, fit, spreads, format, kept)
@@ -115,14 +115,14 @@ def _table(
         return 0
     if sets and rows:
         build_machine(hardware or rows[0].hardware, None, None, sets)
-    from pregate.measured.scores import predict_table  # once the rows are known to be some
+    from pregate.measured.table_prediction import predict_table  # once the rows are known to be some
 
     with spinner("predicting") as update:
         result = predict_table(
             rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update, cache_dir=kept
         )
     if spreads is not None:
-        from pregate.measured.carried import carried
+        from pregate.measured.carried_constants import carried
         from pregate.measured.spreads import fit_spread, interval_coverage, residuals
 
         rows_off = residuals(result)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import build_cache, distinct
+from pregate.cli.option_values import build_cache, distinct
 from pregate.cli.output_paths import require_picture, say_written
 from pregate.cli.progress import spinner
 from pregate.draw import render

@@ -10,9 +10,9 @@ from hwmodels.platform import load_platform
 from offload.policies import policy_named
 from pregate import extras
 from pregate.cli import options
-from pregate.cli.built import build_model, build_trace
-from pregate.cli.bundles import takes
 from pregate.cli.device import DeviceOptions
+from pregate.cli.option_groups import takes
+from pregate.cli.option_values import build_model, build_trace
 from pregate.cli.output_paths import require_timelines, say_written, write_timelines
 from pregate.cli.progress import spinner
 from pregate.cli.question import placed_by_counts

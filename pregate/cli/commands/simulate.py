@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pregate.cli import options
-from pregate.cli.built import build_modes
+from pregate.cli.option_values import build_modes
 from pregate.cli.output_paths import require_timelines, say_written, write_timelines
 from pregate.cli.progress import spinner
 from pregate.cli.question import Question, asks

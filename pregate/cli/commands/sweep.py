@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import distinct
 from pregate.cli.consent import require_consent_along, require_consent_to_points
+from pregate.cli.option_values import distinct
 from pregate.cli.output_paths import require_folder_to_be
 from pregate.draw import render
 from traces.errors import InvalidInput, PregateError
@@ -52,7 +52,7 @@ def sweep(
 
     Example: pregate sweep sweep.yaml -o sweep.nc --jobs 2 --plot pictures
     """
-    from pregate.explore.sweeps.files import check_output, write_dataset
+    from pregate.explore.sweeps.dataset_files import check_output, write_dataset
 
     target = output if output is not None else Path(file.with_suffix(".nc").name)
     check_output(target)
@@ -62,7 +62,7 @@ def sweep(
             require_folder_to_be(folder)
     if dask is not None and not _ADDRESS.fullmatch(dask):
         raise InvalidInput(f"--dask {dask}: not of the form tcp://HOST:PORT, where a scheduler listens")
-    from pregate.explore.sweeps.spec import read_sweep
+    from pregate.explore.sweeps.sweep_file import read_sweep
 
     arguments = read_sweep(file, None if policies is None else distinct(policies, "--policies"))
     if speculative is not None:

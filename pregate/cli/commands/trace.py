@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import build_model
 from pregate.cli.commands import PLAIN, Command
 from pregate.cli.consent import require_consent
+from pregate.cli.option_values import build_model
 from pregate.cli.output_paths import require_trace_file
 from pregate.cli.progress import spinner
 from pregate.draw import render

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hwmodels.specs.sets import parse_sets
+from hwmodels.specs.set_options import parse_sets
 from pregate.cli import options
-from pregate.cli.built import build_machine, build_model, distinct, formats_asked
+from pregate.cli.option_values import build_machine, build_model, distinct, formats_asked
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.draw import render
 from traces.errors import InvalidInput

@@ -13,7 +13,7 @@ from hwmodels.platform import Platform, load_platform, platform_of
 from hwmodels.quantity import parse_override
 from pregate import extras
 from pregate.cli import options
-from pregate.cli.built import build_model, check_storage
+from pregate.cli.option_values import build_model, check_storage
 from pregate.cli.output_paths import require_folder, require_ledger, say_written
 from pregate.cli.progress import spinner
 from pregate.draw import render

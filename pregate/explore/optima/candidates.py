@@ -19,7 +19,7 @@ from pregate.explore.sweeps.layout import lay_out
 from pregate.explore.sweeps.planning import plan_points
 from pregate.explore.sweeps.points import Points
 from pregate.explore.sweeps.runner import Progress, run_tasks
-from pregate.explore.sweeps.work import Pricing, SweepWork, plan_work
+from pregate.explore.sweeps.sweep_work import Pricing, SweepWork, plan_work
 from traces.errors import PregateError
 
 __all__ = ["Candidates", "SearchFailed", "evaluated", "joined", "plan_candidates"]

@@ -23,7 +23,7 @@ from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.points import grid_points, sample_points
 from pregate.explore.sweeps.runner import Progress, check_jobs, opened
-from pregate.explore.sweeps.work import Pricing, SweepWork
+from pregate.explore.sweeps.sweep_work import Pricing, SweepWork
 from pregate.explore.sweeps.workloads import TraceRecipe
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput, unknown_name

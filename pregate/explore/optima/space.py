@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload.policy import Cache, Policy
-from pregate.ask.ranking import are_ranked, standing_of, told_apart
+from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
 from pregate.explore.sweeps.axes import MACHINE, WORKLOAD, Axis, read_axes, spaced
 from pregate.explore.sweeps.designs import read_designs
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 import pregate
-from pregate.ask.ranking import standing_of
+from pregate.ask.ranked_designs import standing_of
 from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.planning import Subject
+from pregate.explore.sweeps.sweep_work import SweepWork
 from pregate.explore.sweeps.tasks import TaskOutcome
-from pregate.explore.sweeps.work import SweepWork
 from pregate.explore.sweeps.workloads import TraceRecipe
 from simulator.modes import Modes
 from traces.routing import RoutingTrace

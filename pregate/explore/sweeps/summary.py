@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pregate.ask.ranking import are_ranked, told_apart
+from pregate.ask.ranked_designs import are_ranked, told_apart
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -17,8 +17,8 @@ __all__ = ["apart", "best_policy", "summarise"]
 
 
 def best_policy(dataset: xr.Dataset, metric: str = "tokens_per_s") -> NDArray[np.int64]:
-    """Index of the ranked policy (`pregate.ask.ranking`) with the best `metric` at each point, (...) over the axes; -1
-    where none fits.
+    """Index of the ranked policy (`pregate.ask.ranked_designs`) with the best `metric` at each point, (...) over the
+    axes; -1 where none fits.
 
     The most of a rate or a share of hits is the best, the least of a time and of bytes.
     """

@@ -18,8 +18,8 @@ from pregate.explore.sweeps.planning import plan_points, read_subject
 from pregate.explore.sweeps.points import grid_points, sample_points
 from pregate.explore.sweeps.provenance import describe, engine_used
 from pregate.explore.sweeps.runner import Progress, check_jobs, opened, run_tasks
+from pregate.explore.sweeps.sweep_work import Pricing, SweepWork, plan_work
 from pregate.explore.sweeps.tasks import TaskOutcome
-from pregate.explore.sweeps.work import Pricing, SweepWork, plan_work
 from pregate.explore.sweeps.workloads import TraceRecipe
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput, PregateError

@@ -18,7 +18,7 @@ from hwmodels.platform import load_platform, platform_of
 from offload.ops import OpKind
 from offload.work import cpu_expert_work, expert_copy_work
 from pregate.ask.capturing.capture import capture
-from pregate.cli.built import build_modes
+from pregate.cli.option_values import build_modes
 from simulator import event
 from simulator.definition import des
 from simulator.modes import Modes, NotFifo

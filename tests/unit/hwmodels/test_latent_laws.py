@@ -16,7 +16,7 @@ from hwmodels.calibrate.kernel_tables import kernel_tables, tables_folder
 from hwmodels.figures import figures_of
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.forms import FORMS, KERNELS
-from hwmodels.laws.generated import latent_blocks, rows_of_block
+from hwmodels.laws.generated_kernels import latent_blocks, rows_of_block
 from hwmodels.laws.latent_attention import latent_decode
 from hwmodels.laws.measured import MEASURED
 from hwmodels.laws.pricing import kernels_of

@@ -13,7 +13,7 @@ from offload.policies import policy_named
 from offload.policy import RunFacts
 from offload.predictors.catalogue import GUESSERS, guesser_named
 from offload.predictors.curves import Curve, CurvePoint
-from offload.predictors.judged import judge_predictors
+from offload.predictors.judged_predictors import judge_predictors
 from offload.predictors.learnt import lessons_named
 from offload.predictors.next_gate import CurveGate
 from pregate.ask.replays.predictors import learning_part

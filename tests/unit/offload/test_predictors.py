@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 import pregate
-from offload.predictors import judged as judging
+from offload.predictors import judged_predictors as judging
 from offload.predictors.catalogue import GUESSERS, guesser_named
+from offload.predictors.guesser import Scores, one_hot, ranked
 from offload.predictors.histories import Histories, tokens_of_sequences
-from offload.predictors.judged import judge_predictors
+from offload.predictors.judged_predictors import judge_predictors
 from offload.predictors.judged_unions import batches_of
-from offload.predictors.known import Scores, one_hot, ranked
 from pregate.api import load_trace
 from tests.command_line import runner
 from traces.errors import InvalidInput, UnknownName

@@ -15,8 +15,8 @@ from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.recorder import Recorder, assemble
 from offload.schedule import Schedule
+from offload.slots.copy_runs import run_work, unrolled
 from offload.slots.memory import ExpertMemory
-from offload.slots.runs import run_work, unrolled
 from pregate.ask.capturing.capture import capture
 from simulator import event, recurrence
 from simulator.costs import one_by_one

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from offload.uncollected import uncollected
-from pregate.measured import scores
+from pregate.measured import table_prediction
 from pregate.measured.table import read_field
 
 
@@ -31,13 +31,13 @@ def test_a_long_table_is_predicted_row_by_row_in_order(monkeypatch: pytest.Monke
     rows = read_field()[:7]
     seen: list[bool] = []
 
-    def asked(_: Any, __: Any, row: Any, *rest: Sequence[Any]) -> scores.PredictedRow:
+    def asked(_: Any, __: Any, row: Any, *rest: Sequence[Any]) -> table_prediction.PredictedRow:
         seen.append(gc.isenabled())
-        return scores.PredictedRow(row, 1.0, {}, "")
+        return table_prediction.PredictedRow(row, 1.0, {}, "")
 
-    monkeypatch.setattr(scores, "_UNCOLLECTED_ROWS", 3)
-    monkeypatch.setattr(scores, "_predicted", asked)
-    result = scores.predict_table(rows)
+    monkeypatch.setattr(table_prediction, "_UNCOLLECTED_ROWS", 3)
+    monkeypatch.setattr(table_prediction, "_predicted", asked)
+    result = table_prediction.predict_table(rows)
     assert [one.row for one in result.rows] == rows
     assert seen == [False] * 7
     assert gc.isenabled()

@@ -12,8 +12,8 @@ import pytest
 
 import pregate
 from pregate.monitoring.alerts import Thresholds
-from pregate.monitoring.figures import gate_confidence, routed_as_before, window_figures
 from pregate.monitoring.report import ServedDesign, monitor
+from pregate.monitoring.window_figures import gate_confidence, routed_as_before, window_figures
 from tests.command_line import Run
 from traces.errors import InvalidInput
 from traces.phase import Phase

@@ -8,7 +8,7 @@ import re
 import pytest
 
 import pregate
-from offload.policies.told import DESIGNS
+from offload.policies.policy_descriptions import DESIGNS
 from pregate.cli.checks import names
 from tests.command_line import Run, runner
 from traces.errors import InvalidFile, UnknownName

@@ -13,7 +13,7 @@ import pregate
 from hwmodels.platform import load_platform
 from pregate.ask.simulation import interpret
 from pregate.card.designs import plan_design
-from pregate.card.judged import judge
+from pregate.card.judged_design import judge
 from pregate.tuning import tuned
 from pregate.tuning.tuned import halves, tune
 from simulator.modes import FIFO, Modes

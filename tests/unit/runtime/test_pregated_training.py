@@ -24,10 +24,10 @@ from runtime.pregated.findings import findings, recall_curves, seed_estimate
 from runtime.pregated.model_file import load_trained, save_model
 from runtime.pregated.plan import SHORT, ExperimentPlan
 from runtime.pregated.predictors import Predictors, RecallCounts
-from runtime.pregated.schooling import Schooling
 from runtime.pregated.text import Corpus, corpus_of_file, python_documentation
 from runtime.pregated.tokens import Tokenizer, learn_tokens
 from runtime.pregated.training import train, train_predictors
+from runtime.pregated.training_settings import Schooling
 from runtime.pregated.transformer import Routing, choose_experts
 from tests.command_line import Run
 from tests.pregated_models import seeded_model

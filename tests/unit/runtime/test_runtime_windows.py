@@ -19,16 +19,16 @@ from traces.routing import Provenance, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime import loading, windows  # noqa: E402
+from runtime import loading, sliding_windows  # noqa: E402
 from runtime.bound_pass import BoundPass  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.model.attention import Block, KvCache  # noqa: E402
 from runtime.model.shapes import static_shapes  # noqa: E402
-from runtime.model.windowed import attend_several  # noqa: E402
+from runtime.model.window_attention import attend_several  # noqa: E402
 from runtime.passes import plan_passes  # noqa: E402
 from runtime.pools import pool_bytes  # noqa: E402
 from runtime.run import execute  # noqa: E402
-from runtime.windows import bind_window, ring_tokens  # noqa: E402
+from runtime.sliding_windows import bind_window, ring_tokens  # noqa: E402
 
 KINDS = {
     "grouped": Attention("gqa", n_heads=4, n_kv_heads=2, head_dim=8),
@@ -126,7 +126,7 @@ def test_a_window_longer_than_the_run_hides_nothing_and_a_shorter_one_does(
 
 def test_queries_in_groups_find_what_a_band_of_scores_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     """A prompt of 11 tokens after 6 in two rows, window 5, three queries at once, against scores of all of them."""
-    monkeypatch.setattr(windows, "_QUERIES_AT_ONCE", 3)
+    monkeypatch.setattr(sliding_windows, "_QUERIES_AT_ONCE", 3)
     attention = dataclasses.replace(KINDS["grouped"], window=5)
     model = windowed("grouped", 5)
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pregate
-from offload.decoding.mixing import contexts_of, mixing_works
+from offload.decoding.mixer_works import contexts_of, mixing_works
 from offload.decoding.token_mixing import contexts
 from offload.ops import OpKind
 from offload.policies import policy_named

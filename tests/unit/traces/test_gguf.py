@@ -12,7 +12,7 @@ from command_line import Run, runner
 
 from hwmodels.stack import load_stack
 from pregate import load_trace
-from pregate.cli.built import as_recorded
+from pregate.cli.option_values import as_recorded
 from traces.errors import InvalidFile
 from traces.model.architecture import ModelArchitecture, load_architecture, parse_architecture
 from traces.model.attention import Attention

@@ -11,7 +11,7 @@ import pregate
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import request
-from pregate.measured.prediction import RowBench
+from pregate.measured.row_prediction import RowBench
 from tests.command_line import Run, runner
 from tests.small_models import decoder_only, encoder_decoder
 from tests.unit.pregate.measured.test_field import ROW, read
@@ -119,7 +119,7 @@ def test_along_an_axis_of_memory_every_point_has_its_own_batch(run: Run, tmp_pat
         "workload: {batch: max, input_tokens: 12, output_tokens: 4}\naxes: {hbm_bytes: [1050MB, 1100MB]}\n"
     )
     file.write_text(text)
-    from pregate.explore.sweeps.spec import read_sweep
+    from pregate.explore.sweeps.sweep_file import read_sweep
 
     dataset = pregate.sweep(**read_sweep(file))
     few, many = dataset["batch_size"].values[0].tolist()

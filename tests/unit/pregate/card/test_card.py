@@ -17,11 +17,11 @@ from pregate.ask.decode_middle import DECODED
 from pregate.ask.simulation import interpret
 from pregate.card.card import Card
 from pregate.card.choice import ranking_of, ratio
+from pregate.card.claimed_errors import spread_of
 from pregate.card.designs import plan_design
 from pregate.card.job import JUDGED, RequestLoad, recorded_job, workpiece
-from pregate.card.judged import Judged, judge
+from pregate.card.judged_design import Judged, judge
 from pregate.card.plan import plan, platforms_of
-from pregate.card.record import spread_of
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.statistics.popularity import popularity_of

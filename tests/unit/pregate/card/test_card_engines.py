@@ -8,7 +8,7 @@ import pregate
 from offload.slots.memory import CapacityExceeded
 from pregate.card.designs import ENGINES, EngineDesign, plan_design, stacks_for
 from pregate.card.job import RequestLoad, workpiece
-from pregate.card.judged import judge
+from pregate.card.judged_design import judge
 from pregate.card.narrowing import narrowing
 from pregate.card.plan import plan
 from pregate.engines.writing import flags_of

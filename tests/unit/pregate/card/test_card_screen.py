@@ -16,11 +16,11 @@ from pregate.card.choice import Ranking
 from pregate.card.designs import EngineDesign, plan_design
 from pregate.card.found_gpu import Gpu
 from pregate.card.job import RequestLoad, workpiece
-from pregate.card.judged import judge
-from pregate.card.lines import command_lines
+from pregate.card.judged_design import judge
 from pregate.card.phrases import in_words
 from pregate.card.plan import plan
 from pregate.card.screen import COLUMNS, LINES
+from pregate.card.text_layout import command_lines
 from pregate.card.this_machine import Found
 from pregate.engines.writing import Flags
 from tests.command_line import Run

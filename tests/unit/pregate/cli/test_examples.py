@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 import pregate
 from pregate.check.ledger import Predicted, append_predictions
-from pregate.cli.built import build_model
 from pregate.cli.commands import plan
+from pregate.cli.option_values import build_model
 from runtime.pregated.model_file import save_model
 from runtime.pregated.tokens import Tokenizer
 from tests import small_fits

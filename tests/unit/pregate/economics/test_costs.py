@@ -12,10 +12,10 @@ import pytest
 from command_line import Run
 
 import pregate
-from pregate.card.record import spread_of
+from pregate.card.claimed_errors import spread_of
 from pregate.economics.assumptions import GENERAL, Assumption, Assumptions, load_assumptions
+from pregate.economics.cost_draws import unfitted_error
 from pregate.economics.costing import costs
-from pregate.economics.drawn import unfitted_error
 from pregate.economics.serving import LatencyPromise
 from traces.errors import InvalidFile, InvalidInput
 
@@ -176,7 +176,7 @@ def test_the_error_of_unfitted_machines_is_what_the_tables_show() -> None:
 def test_unfitted_designs_are_off_together_each_by_its_own_spread() -> None:
     sure = {name: text for name, text in SURE.items() if name != "unfitted_error"}
     report = asked({}, assumptions=load_assumptions(None, sure))
-    assert report.assumed["unfitted_error"].source.startswith("pregate/card/record.yaml")
+    assert report.assumed["unfitted_error"].source.startswith("pregate/card/claimed_errors.yaml")
     for design in report.designs:
         wide = unfitted_error(pregate.load_hardware("a100-sxm4-80gb", "streams"), design.served, load_assumptions())
         low, value, high = (getattr(design.joules_per_token, end) for end in ("low", "value", "high"))

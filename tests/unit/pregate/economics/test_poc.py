@@ -10,7 +10,7 @@ from command_line import Run
 
 import pregate
 from pregate.economics.assumptions import load_assumptions
-from pregate.economics.drawn import unfitted_error
+from pregate.economics.cost_draws import unfitted_error
 from pregate.economics.poc import N_MEASUREMENTS, _how, plan_poc
 from pregate.economics.poc_page import poc_page
 

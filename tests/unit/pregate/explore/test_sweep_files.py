@@ -19,13 +19,13 @@ from pyarrow import parquet
 
 from offload.policies import cache_named
 from pregate.draw.sweep_plot import draw_sweep
-from pregate.explore.sweeps import work
+from pregate.explore.sweeps import sweep_work
 from pregate.explore.sweeps.axes import LatinHypercube
-from pregate.explore.sweeps.files import check_output, write_dataset
+from pregate.explore.sweeps.dataset_files import check_output, write_dataset
 from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.runner import opened
-from pregate.explore.sweeps.spec import read_sweep
 from pregate.explore.sweeps.sweep import sweep
+from pregate.explore.sweeps.sweep_file import read_sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
 from pregate.named import load_model
 from simulator.modes import FIFO, Modes
@@ -237,7 +237,7 @@ def test_other_outputs_are_refused_before_anything_runs(tmp_path: Path, monkeypa
         check_output(tmp_path / "out.csv")
     with pytest.raises(InvalidFile, match="no folder"):
         check_output(tmp_path / "no" / "out.nc")
-    monkeypatch.setattr("pregate.explore.sweeps.files.find_spec", lambda name: None)
+    monkeypatch.setattr("pregate.explore.sweeps.dataset_files.find_spec", lambda name: None)
     with pytest.raises(InvalidInput, match=r"pregate\[parquet\]"):
         check_output(tmp_path / "out.parquet")
 
@@ -301,12 +301,12 @@ def test_what_has_no_lines_is_not_drawn(run: Run, tmp_path: Path) -> None:
 INTERRUPTED = """
 import os, signal, sys
 from pregate.cli.main import main
-from pregate.explore.sweeps import work
+from pregate.explore.sweeps import sweep_work
 from pregate.explore.sweeps.checkpoint import Checkpoint
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have had it ignored
-    work.SMALL_CHUNK_MACHINES = 1
+    sweep_work.SMALL_CHUNK_MACHINES = 1
     keep = Checkpoint.save
 
     def keep_one(*given):
@@ -353,7 +353,7 @@ def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(
     assert all(path.suffix == ".safetensors" for path in found)
     assert not (tmp_path / "some.nc").exists()
     before = {path: path.stat().st_mtime_ns for path in found}
-    monkeypatch.setattr(work, "SMALL_CHUNK_MACHINES", 1)
+    monkeypatch.setattr(sweep_work, "SMALL_CHUNK_MACHINES", 1)
     status, _, err = run(swept, "--checkpoint", str(kept))
     assert status == 0, err
     assert "wrote some.nc" in err

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pregate.measured.prediction import RowBench
 from pregate.measured.row_names import with_our_names
+from pregate.measured.row_prediction import RowBench
 from pregate.measured.table import read_table
 from pregate.named import load_model
 from tests.command_line import Run, runner

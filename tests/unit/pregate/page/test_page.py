@@ -18,11 +18,11 @@ import pregate
 from hwmodels.cost import price
 from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
+from offload.metric_probes import find_probes
 from offload.policies import policy_named
-from offload.probes import find_probes
 from pregate.ask.capturing.capture import capture
 from pregate.page.answers import METRICS, document
-from pregate.page.arrays import ArrayBlock
+from pregate.page.page_arrays import ArrayBlock
 from pregate.page.subject import PageSubject, link_stops
 from pregate.page.writing import asset, explore_page, page_html
 from simulator.explain.critical_path import walk

@@ -1,7 +1,7 @@
-"""Write `pregate/card/record.yaml`: by phase and stack, how far the predictions of results/field.json are off.
+"""Write `pregate/card/claimed_errors.yaml`: by phase and stack, how far the predictions of results/field.json are off.
 
-`python docs/card_record.py`, and `docs/build.py` with it, write the file anew; `docs/build.py --check` fails where it
-differs.
+`python docs/claimed_errors.py`, and `docs/build.py` with it, write the file anew; `docs/build.py --check` fails where
+it differs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pregate.card.record import RECORD
+from pregate.card.claimed_errors import RECORD
 from pregate.measured.table import read_field
 
 GATHERED = "2026-11"
@@ -38,7 +38,7 @@ def made() -> str:
         for stack in ("all", stacks.get(row["name"], "") or "streams"):
             found[phase, stack].append((error, row["source"]))
     lines = [
-        "# Written by docs/card_record.py, never by hand.",
+        "# Written by docs/claimed_errors.py, never by hand.",
         "source: \"results/field.json: rows of role '' (scored)\"",
         f'date: "{GATHERED}" # until then measurements were gathered',
     ]

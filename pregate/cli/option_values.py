@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwmodels.specs.sets import parse_sets
+from hwmodels.specs.set_options import parse_sets
 from traces.errors import InvalidInput, unknown_name
 from traces.model.files.weights_files import is_folder, is_weights
 from traces.model.formats_by_part import parse_formats

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from offload.policy import BlockView, Fetch, RunFacts
 from offload.predictors.catalogue import guesser_named
+from offload.predictors.guesser import Chosen, Guesser, Scores, ranked
 from offload.predictors.histories import Histories
-from offload.predictors.known import Chosen, Guesser, Scores, ranked
 from offload.predictors.learnt import Lessons
 
 __all__ = ["ByPriority", "RunningGuesses", "ShuffledGuesser"]

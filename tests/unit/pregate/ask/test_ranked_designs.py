@@ -11,7 +11,7 @@ import pytest
 import pregate
 from hwmodels.platform import load_platform
 from offload.policies import policy_named
-from pregate.ask.ranking import are_ranked, standing_of, told_apart
+from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
 from pregate.economics.costing import costs
 from pregate.explore.sweeps.summary import best_policy, summarise
 from pregate.page.answers import document

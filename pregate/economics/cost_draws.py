@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
-from pregate.card.record import spread_of
+from pregate.card.claimed_errors import spread_of
 from pregate.economics.assumptions import Assumption, Assumptions
 from pregate.economics.serving import RequestShape, Served
 from traces.read_only import ReadOnly
@@ -68,7 +68,7 @@ def unfitted_error(hw: Platform, served: Served, assumptions: Assumptions) -> As
     prompt, tokens = (spread_of(phase, hw.stack.name) for phase in ("prefill", "decode"))
     sigma = math.hypot(served.ttft_s * prompt.rms, (served.request_s - served.ttft_s) * tokens.rms) / served.request_s
     factor = math.exp(_HALF_95 * sigma)
-    source = f"pregate/card/record.yaml: prompts by {prompt}, tokens by {tokens}"
+    source = f"pregate/card/claimed_errors.yaml: prompts by {prompt}, tokens by {tokens}"
     return Assumption(1.0, 1 / factor, factor, "1", source, prompt.date)
 
 

@@ -18,10 +18,10 @@ from hwmodels.specs.spread import SPREAD_KEYS
 from hwmodels.stack import stack_names
 from offload import metrics
 from offload.decode import Decoded
+from offload.metric_probes import find_probes, no_probes
 from offload.ops import Lane, OpKind, Work
 from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Policy
-from offload.probes import find_probes, no_probes
 from offload.schedule import Schedule
 from offload.work import expert_copy_work
 from pregate.ask.capturing.capture import Captured, capture_request
@@ -35,7 +35,7 @@ from pregate.measured.isca24 import Workbench
 from pregate.measured.isca24_rows import Row
 from pregate.measured.isca24_table import published_row
 from pregate.measured.kept_traces import KeptTraces
-from pregate.measured.latest import Latest
+from pregate.measured.latest_values import Latest
 from pregate.measured.microbatches import as_microbatches, without_outputs
 from pregate.measured.reproduction import published_activation
 from pregate.measured.several_cards import check_one_card, check_one_model

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from runtime.backend import Backend
+from runtime.buffer_rows import BoundRows, as_rows, rows_of, segments_alike
 from runtime.model.attention import Span
 from runtime.passes import Pass, Segment
-from runtime.rows import BoundRows, as_rows, rows_of, segments_alike
 
 __all__ = ["QueryGroup", "SeveralTokens", "WindowedPass", "bind_window", "ring_tokens"]
 

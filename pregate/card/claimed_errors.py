@@ -1,6 +1,6 @@
 """How far claimed predictions were off on rows that nothing was fitted on: the spread of a number without a fit.
 
-`record.yaml` is made of the committed predictions of others' measurements (`docs/card_record.py`).
+`claimed_errors.yaml` is made of the committed predictions of others' measurements (`docs/claimed_errors.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from traces.documents import read_yaml
 
 __all__ = ["RECORD", "Spread", "spread_of"]
 
-RECORD = Path(__file__).parent / "record.yaml"
+RECORD = Path(__file__).parent / "claimed_errors.yaml"
 
 _ENOUGH = (8, 2)
 """Rows and sources from which a stack is judged by its own rows, and not by all."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pregate.card.card import Card
-from pregate.card.lines import folded, in_columns
 from pregate.card.phrases import (
     assumed_hits,
     bound_by,
@@ -20,6 +19,7 @@ from pregate.card.phrases import (
     seconds,
     shown_designs,
 )  # fmt: skip
+from pregate.card.text_layout import folded, in_columns
 from pregate.draw.render import si
 from pregate.engines.writing import Flags
 

@@ -24,10 +24,10 @@ from pregate.ask.simulation import calibration, coverage_of
 from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.ask.timing.intervals import Interval, intervals
 from pregate.ask.timing.policy_modes import modes_of
+from pregate.card.claimed_errors import spread_of
 from pregate.card.design_schedules import DesignSchedules
 from pregate.card.designs import EngineDesign, Planned
 from pregate.card.job import RequestLoad
-from pregate.card.record import spread_of
 from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.modes import FIFO
 from traces.errors import unknown_name

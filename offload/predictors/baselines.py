@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload.predictors.known import Before, Chosen, Scores, one_hot
+from offload.predictors.guesser import Before, Chosen, Scores, one_hot
 
 __all__ = ["Popular", "PreviousToken", "SequenceSoFar", "Uniform"]
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.predictors.catalogue import guesser_named
+from offload.predictors.guesser import Guesser, ranked
 from offload.predictors.histories import Tokens, tokens_of_sequences
 from offload.predictors.judged_unions import SideBySide, batches_of, chosen_unions, guessed_unions
-from offload.predictors.known import Guesser, ranked
 from offload.predictors.learnt import teach
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
