@@ -19,7 +19,7 @@ from hwmodels.laws.fitted import FittedLaw
 from hwmodels.platform import Platform, measured_machine
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.machine_fields import FIELDS, WAYS, check_figure, find_field
-from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant
+from hwmodels.stack import CONSTANTS, UNPACKING, SoftwareStack, check_constant
 from offload.ops import OpKind, Work
 from traces.errors import InvalidInput, unknown_name
 
@@ -36,6 +36,9 @@ MEMORY_FIGURES = (
 _OF_STACK = "stack.link_efficiency"
 _LINK_SHARES = tuple(f"link.{way}_efficiency" for way in WAYS)
 """What copies achieve of the link's rates: the stack's claim or a fit of it, and what the link was seen to do."""
+
+_UNPACK = "stack.unpack_s"
+_UNPACKING = tuple(f"stack.{name}" for name in UNPACKING)
 
 _STAGING = "host.staging_bytes_per_s"
 _STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s")
@@ -78,6 +81,8 @@ class Figures:
             if key not in figure_keys() and key not in self.values:
                 raise unknown_name("hardware number", key, figure_keys())
         kept = _without_link_share(self.values) if _OF_STACK in values else self.values
+        if not values.keys().isdisjoint(_UNPACKING):
+            kept = {key: value for key, value in kept.items() if key not in _UNPACKING}
         return replace(self, values=ReadOnly({**kept, **_staged_once(values, values)}))
 
     def of_machine(self, i: int) -> Figures:
@@ -99,7 +104,9 @@ class Figures:
         return replace(self, offloaded=bool(self.offloaded) or offloaded, is_cut=self.is_cut or is_cut)
 
     def stack_constant(self, name: str) -> Number:
-        """A constant of the stack."""
+        """A constant of the stack; its `dequant_efficiency` on this card where it says what a weight takes on any."""
+        if name == "dequant_efficiency" and _UNPACK in self.values:
+            return 1 / (1 + self.values[_UNPACK] * self.hbm_bytes_per_s * 8 / UNPACKED_BITS)
         return self.values[f"stack.{name}"]
 
     def launch_of(self, work: Work) -> Number:
@@ -145,7 +152,8 @@ class Figures:
 
         `dequant_efficiency` is the share of the memory rate at which weights of 4 bits are read and unpacked. Unpacking
         is work a weight, so that each takes as long as some more bits, whatever its own width. Weights of 16 bits and
-        more, and those in the format that the card computes in, cost nothing beyond their bits.
+        more, and those in the format that the card computes in, cost nothing beyond their bits. A stack may say what a
+        weight takes on any card instead (`unpack_s`).
         """
         if not is_unpacked(work.weight_bits, self.computes_in(work.compute)):
             return work.weight_bits

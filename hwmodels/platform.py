@@ -18,7 +18,16 @@ from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from hwmodels.specs.overrides import with_overrides
 from hwmodels.specs.spec import Accelerator, MachineSpec
-from hwmodels.stack import CONSTANTS, OPTIONAL, VENDORS, SoftwareStack, check_constant, load_stack, stack_names
+from hwmodels.stack import (
+    CONSTANTS,
+    OPTIONAL,
+    UNPACKING,
+    VENDORS,
+    SoftwareStack,
+    check_constant,
+    load_stack,
+    stack_names,
+)
 from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name
 
@@ -98,7 +107,9 @@ class Platform:
     def _states(self, name: str) -> bool:
         if name in self.overridden or (self.fit is not None and name in self.fit.constants):
             return True
-        return name in self.stack.constants and (self.fit is None or name == "memory_share")
+        if name in UNPACKING and not self.overridden.keys().isdisjoint(UNPACKING):
+            return False
+        return name in self.stack.constants and (self.fit is None or name in ("memory_share", *UNPACKING))
 
     def constant(self, name: str) -> float:
         """A stack constant: the user's, else the fitted, else the claimed one."""
@@ -308,6 +319,8 @@ def _split(
             stack = replace(stack, host_memory=str(value))
         else:
             stack_values[name] = _stack_number(key, name, value)
+    if stack_values.keys() >= set(UNPACKING):
+        raise InvalidInput(f"stack.{' and stack.'.join(UNPACKING)} both say what unpacking weights costs: set one")
     return ReadOnly(stack_values), machine_values, stack
 
 

@@ -22,7 +22,17 @@ from offload.ops import KINDS, OpKind, Work
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
-__all__ = ["BACKEND_STACKS", "CONSTANTS", "FLOORS", "OPTIONAL", "VENDORS", "SoftwareStack", "load_stack", "stack_names"]
+__all__ = [
+    "BACKEND_STACKS",
+    "CONSTANTS",
+    "FLOORS",
+    "OPTIONAL",
+    "UNPACKING",
+    "VENDORS",
+    "SoftwareStack",
+    "load_stack",
+    "stack_names",
+]
 
 CONSTANTS: dict[str, str] = {
     "launch_s": "time",
@@ -37,6 +47,7 @@ CONSTANTS: dict[str, str] = {
     "storage_efficiency": "ratio",
     "cpu_efficiency": "ratio",
     "dequant_efficiency": "ratio",
+    "unpack_s": "time",
     "cpu_gemm_efficiency": "ratio",
     "cpu_attention_efficiency": "ratio",
     "cpu_packed_speedup": "ratio",
@@ -67,7 +78,8 @@ CONSTANTS: dict[str, str] = {
 launch_s: host time to launch a kernel. kernel_s: device time of a kernel beyond its roofline (start-up, drain,
 dependent launch). sync_s: host time to wake up from a blocking wait. step_s: host time once a forward pass.
 copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The efficiencies: achieved over
-claimed rate; dequant_efficiency: of the memory rate, where weights of 4 bits are unpacked (`Figures.read_bits`).
+claimed rate; dequant_efficiency: of the memory rate, where weights of 4 bits are unpacked (`Figures.read_bits`); in its
+place unpack_s: to unpack a weight, as long on every card, by kernels that wait for what each of their steps loads.
 Of what the host computes: cpu_efficiency is of what all cores read of DRAM (`Host.read_efficiency`, and no more than
 the links between dies carry), for barriers between products and threads that end before others take the rest;
 cpu_gemm_efficiency and cpu_attention_efficiency are of its peak rate; cpu_packed_speedup: how many times as fast it
@@ -98,7 +110,11 @@ VENDORS = ("NVIDIA", "AMD", "Apple", "Intel")
 FLOORS = ("gemm", "attention", "experts", "narrow_experts")
 """Kinds of kernel that a stack may state a floor for, in a section `floors` of its file."""
 
+UNPACKING = ("dequant_efficiency", "unpack_s")
+"""What unpacking costs: a stack states one of the two."""
+
 OPTIONAL = (
+    *UNPACKING,
     "memory_share",
     "tiled_gemm_s",
     "kernel_clock_hz",
@@ -301,6 +317,8 @@ def _constants(
         if name not in OPTIONAL or (name in stated and not name.endswith("_floor_s"))
     }
     section.done()
+    if len(stated.intersection(UNPACKING)) != 1:
+        raise InvalidFile(f"{section.where}: expected one of {' and '.join(UNPACKING)}: what unpacking weights costs")
     constants = {
         name: parse_quantity(value, where, CONSTANTS[name], sources)
         for name, (value, where) in {**raw, **floors}.items()

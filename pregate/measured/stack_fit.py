@@ -43,7 +43,7 @@ def fit_stack(
             f"{len(chosen)} rows of role stack for {stack}: {len(names)} constants need as many at least"
         )
     bench = RowBench(seed)
-    claimed = {name: float(figures_of(bench.platform(chosen[0]))[f"stack.{name}"]) for name in names}
+    claimed = {name: float(figures_of(bench.platform(chosen[0])).stack_constant(name)) for name in names}
     bounds = [
         (-math.log(32), math.log(1 / v) if name.endswith("efficiency") else math.log(32)) for name, v in claimed.items()
     ]

@@ -294,19 +294,26 @@ def _determined(bench: RowBench, row: MeasuredRow, key: str) -> float:
     from hwmodels.figures import figures_of
 
     platform, name = bench.platform(row), key.removeprefix("stack.")
-    claimed = platform.constant(name) if name != key else float(figures_of(platform)[key])
+    figures = figures_of(platform)
+    if name in platform.constants:
+        claimed = platform.constant(name)
+    else:
+        claimed = float(figures[key] if name == key else figures.stack_constant(name))
+
+    most = 1.0 if key.endswith("efficiency") else math.inf
+
+    def at(log_factor: float) -> float:
+        return min(claimed * math.exp(log_factor), most)
 
     def off(log_factor: float) -> float:
-        return math.log(bench.predict(row, {key: claimed * math.exp(log_factor)}) / row.value)
+        return math.log(bench.predict(row, {key: at(log_factor)}) / row.value)
 
-    high = math.log(_REACH)
-    if key.endswith("efficiency"):
-        high = min(high, math.log(1 / claimed))
+    high = min(math.log(_REACH), math.log(most / claimed))
     low = -math.log(_REACH)
     ends = off(low), off(high)
     if ends[0] * ends[1] > 0:
-        return claimed * math.exp(low if abs(ends[0]) < abs(ends[1]) else high)
-    return claimed * math.exp(brentq(off, low, high, rtol=1e-9))
+        return at(low if abs(ends[0]) < abs(ends[1]) else high)
+    return at(brentq(off, low, high, rtol=1e-9))
 
 
 def _score(title: str, group: Sequence[PredictedRow]) -> FieldScore:

@@ -14,6 +14,7 @@ from hwmodels.specs.machine_files import hardware_names
 from offload import work
 from offload.ops import Gemm, OpKind, Work
 from tests.priced_ops import HW, SWITCH, seconds
+from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, load_architecture
 
 
@@ -115,6 +116,33 @@ def test_grouped_gemms_and_fitted_kernels_unpack_too() -> None:
             for e in (1.0, 0.05)
         ]
         assert times[1] > times[0]
+
+
+def test_unpacking_that_waits_for_its_loads_takes_as_long_on_every_card() -> None:
+    model = load_architecture("mixtral-8x7b").with_formats({"experts": "hqq2-g16-m"})
+    what = work.experts_work(model, [1])
+    slow, fast = (load_platform(name, "mixtral-offloading") for name in ("t4", "a100-sxm4-80gb"))
+    unpack_s = slow.constant("unpack_s") * model.expert_params
+    for hw in (slow, fast):
+        figures = figures_of(hw)
+        reading_s = model.expert_bytes / figures.hbm_bytes_per_s
+        took_s = figures.read_bits(what) / 8 * model.expert_params / figures.hbm_bytes_per_s
+        assert took_s == pytest.approx(reading_s + unpack_s, rel=1e-3)
+        assert seconds_on(what, hw) > took_s
+
+
+def test_what_unpacking_costs_is_said_once() -> None:
+    """A share of the memory rate that is set takes the place of what the stack says of a weight, and the reverse."""
+    what = Work(OpKind.EXPERTS, (Gemm(1, 4096, 4096),), "fp16", 4.0)
+    shared = load_platform("t4", "mixtral-offloading", {"stack.dequant_efficiency": 0.5})
+    assert figures_of(shared).read_bits(what) == 8.0
+    plain = figures_of(load_platform("t4", "mixtral-offloading"))
+    assert plain.with_values({"stack.dequant_efficiency": 0.5}).read_bits(what) == 8.0
+    timed = load_platform("t4", "streams", {"stack.unpack_s": "0.01ns"})
+    assert figures_of(timed).read_bits(what) == pytest.approx(4 + 8e-11 * figures_of(timed).hbm_bytes_per_s)
+    assert "dequant_efficiency" not in timed.constants
+    with pytest.raises(InvalidInput, match="both say what unpacking weights costs: set one"):
+        load_platform("t4", "streams", {"stack.unpack_s": 1e-11, "stack.dequant_efficiency": 0.5})
 
 
 def test_bytes_over_the_link_are_those_stored_whatever_unpacking_costs() -> None:

@@ -185,6 +185,14 @@ def test_a_row_of_a_machine_determines_its_constant_and_is_not_scored(tmp_path: 
     assert len(found.to_dict()["rows"]) == 7
 
 
+def test_a_share_is_determined_that_a_card_had_made_of_a_time_a_weight() -> None:
+    """The T4 makes a share of what its stack says of a weight, whose inverse of inverse is rounded to above 1."""
+    (row,) = [row for row in read_field() if row.hardware == "t4" and row.role == "fit stack.dequant_efficiency"]
+    found = predict_table([row])
+    assert found.rows[0].predicted == pytest.approx(row.value, rel=1e-6)
+    assert found.constants == {f"{row.source}, t4: stack.dequant_efficiency": pytest.approx(0.045156, rel=1e-3)}
+
+
 def test_rules_of_thumb_are_bytes_over_claimed_rates(tmp_path: Path) -> None:
     on_demand, resident = read(tmp_path, ROW, ROW | {"policy": "gpu_only"})
     bench = RowBench()
