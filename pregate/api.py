@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from traces.synthesis.dials import Dials, synthesize_routing
 from traces.synthesis.forced import forced_active_routing
 from traces.transforms.rebatching import rebatch
 
-__all__ = ["import_trace", "load_popularity", "load_trace", "seeded", "synthesize"]
+__all__ = ["import_trace", "load_popularity", "load_trace", "routed_by_dials", "seeded", "synthesize"]
 
 DEFAULT_ZIPF = 0.6
 DEFAULT_DIALS = Dials(zipf_exponent=DEFAULT_ZIPF, repeat_probability=0.15, layer_correlation=0.0)
@@ -103,6 +104,23 @@ def synthesize(
             batch=batch,
             n_active=n_active,
         )
+    return routed_by_dials(model, input_tokens, output_tokens, batch, seed, dials=dials, popularity=popularity)
+
+
+def routed_by_dials(
+    model: ModelArchitecture,
+    input_tokens: int,
+    output_tokens: int,
+    batch: int,
+    seed: int,
+    *,
+    dials: Dials | None = None,
+    popularity: PopularityProfile | None = None,
+    begun: Sequence[RoutingTrace] = (),
+) -> RoutingTrace:
+    """What `synthesize` makes where no number of active experts is forced. `begun`: traces that the same call made of
+    other tokens or sequences; what this one has in common with one of them is taken over.
+    """
     chosen, origin = (dials, "dials as given") if dials is not None else default_dials(model)
     counted = "" if popularity is None else f"popularity of {popularity.provenance.source}"
     if popularity is not None:  # one exponent for all layers: it is not used
@@ -120,6 +138,7 @@ def synthesize(
         model_name=model.name,
         shares=None if popularity is None else popularity.shares,
         origin="; ".join(filter(None, (origin, counted))),
+        begun=begun,
     )
 
 

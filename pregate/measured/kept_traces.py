@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pregate.api import default_dials, seeded
+from pregate.api import routed_by_dials
 from pregate.measured.latest_values import Latest
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
-from traces.synthesis.dials import synthesize_routing
 
 __all__ = ["KeptTraces"]
 
@@ -23,20 +22,7 @@ class KeptTraces:
         named = model.name, model.n_moe_layers, model.n_encoder_moe_layers, model.n_experts, model.top_k
 
         def made() -> RoutingTrace:
-            dials, origin = default_dials(model)
-            return synthesize_routing(
-                n_moe_layers=model.n_moe_layers,
-                n_encoder_moe_layers=model.n_encoder_moe_layers,
-                n_experts=model.n_experts,
-                top_k=model.top_k,
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
-                batch=batch,
-                dials=dials,
-                rng=seeded(self._seed),
-                model_name=model.name,
-                origin=origin,
-                begun=self._kept.alike(lambda key: key[0] == named),
-            )
+            begun = self._kept.alike(lambda key: key[0] == named)
+            return routed_by_dials(model, input_tokens, output_tokens, batch, self._seed, begun=begun)
 
         return self._kept.of((named, input_tokens, output_tokens, batch), made)

@@ -43,7 +43,9 @@ def optimize(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="Model name, YAML file or Hugging Face config.json.")] = None,
     sweep: Annotated[Path | None, typer.Option(help="Search what this file of `pregate sweep` states.")] = None,
-    hardware: Annotated[str | None, typer.Option(help="Machines, by comma; default: all that ship.")] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="Machines, by comma; default: all that ship and that --stack runs on.")
+    ] = None,
     policies: options.Designs = _POLICIES,
     axis: Annotated[
         list[str] | None,
@@ -146,7 +148,9 @@ def _axes(
 
     machines = list(machines_of(stack)) if hardware is None else listed(hardware)
     if not machines:
-        raise InvalidInput(f"--hardware {hardware!r} names no machine: leave it out for all that ship")
+        raise InvalidInput(
+            f"--hardware {hardware!r} names no machine: leave it out for every machine that --stack runs on"
+        )
     axes: dict[str, Any] = {}
     for text in texts:
         name, _, values = text.partition("=")

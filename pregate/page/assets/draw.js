@@ -87,7 +87,8 @@ function drawMap(canvas, links, rows, tiles, metric, unit, here, ranked) {
     pen.fillText(label, MAP.left - 8, top(row) + tall / 2);
   });
   const value = (row, i) => best[row][i] < 0 ? NaN : rows.cubes[row][best[row][i]][i];
-  drawLines(pen, {x, top, tall, links, n: rows.labels.length, value, unit, ink, paper, width});
+  const circle = {px: x(links[here]), py: top(rows.here) + tall / 2};
+  drawLines(pen, {x, top, tall, links, n: rows.labels.length, value, unit, ink, paper, width, circle});
   pen.fillStyle = soft;
   pen.textAlign = "center";
   pen.textBaseline = "top";
@@ -97,7 +98,7 @@ function drawMap(canvas, links, rows, tiles, metric, unit, here, ranked) {
     if (hasRoom(pen, numbers, String(gb), x(gb * 1e9), height - MAP.bottom + 4)) pen.fillText(String(gb), x(gb * 1e9), height - MAP.bottom + 4);
   }
   pen.fillText("link, GB/s", (MAP.left + width - MAP.right) / 2, height - 18);
-  ring(pen, x(links[here]), top(rows.here) + tall / 2, ink, paper);
+  ring(pen, circle, ink, paper);
   return best;
 }
 
@@ -110,9 +111,11 @@ function hasRoom(pen, taken, text, px, py) {
   return true;
 }
 
-/** Lines of equal value of the winner: through each row where the link crosses it, halfway between rows where it does not. */
+/** Lines of equal value of the winner: through each row where the link crosses it, halfway between rows where it does not.
+    A line's number stands on its right where a row has room beside other numbers and the ring, else on its left, `circle`. */
 function drawLines(pen, map) {
-  const {x, top, tall, links, n, value, unit, ink, paper} = map, levels = levelsOf(n, links.length, value), taken = [];
+  const {x, top, tall, links, n, value, unit, ink, paper, circle} = map, levels = levelsOf(n, links.length, value);
+  const taken = [[circle.px - RING - 3, circle.px + RING + 3, circle.py - RING - 3, circle.py + RING + 3]];
   for (const level of levels) {
     const places = [];
     for (let row = 0; row < n; row++) {
@@ -133,20 +136,21 @@ function drawLines(pen, map) {
       places.forEach(([px, py], i) => i ? pen.lineTo(px, py) : pen.moveTo(px, py));
       pen.stroke();
     }
-    const [px, py] = places[places.length - 1], text = si(level, unit);
-    const fits = (side) => {
+    const text = si(level, unit), wide = pen.measureText(text).width;
+    places.reverse();
+    const beside = [...places.map(([px, py]) => [px + 5, py, "left"]), ...places.map(([px, py]) => [px - 5, py, "right"])];
+    const free = beside.find(([px, py, side]) => {
+      const left = side === "left" ? px : px - wide;
       pen.textAlign = side;
-      const left = px + (side === "left" ? 5 : -5 - pen.measureText(text).width);
-      return left > MAP.left && left + pen.measureText(text).width < map.width - MAP.right && hasRoom(pen, taken, text, px + (side === "left" ? 5 : -5), py);
-    };
-    const side = ["left", "right"].find(fits);
-    if (side === undefined) continue;
+      return left > MAP.left && left + wide < map.width - MAP.right && hasRoom(pen, taken, text, px, py);
+    });
+    if (free === undefined) continue;
     pen.textBaseline = "middle";
     pen.lineWidth = 3.5;
     pen.strokeStyle = paper;
-    pen.strokeText(text, px + (side === "left" ? 5 : -5), py);
+    pen.strokeText(text, free[0], free[1]);
     pen.fillStyle = ink;
-    pen.fillText(text, px + (side === "left" ? 5 : -5), py);
+    pen.fillText(text, free[0], free[1]);
   }
 }
 
@@ -166,12 +170,14 @@ function levelsOf(n, stops, value) {
   return round.filter((_, i) => i % every === 0);
 }
 
-function ring(pen, px, py, ink, paper) {
+const RING = 7;
+
+function ring(pen, {px, py}, ink, paper) {
   for (const [colour, thick] of [[paper, 5], [ink, 2]]) {
     pen.strokeStyle = colour;
     pen.lineWidth = thick;
     pen.beginPath();
-    pen.arc(px, py, 7, 0, 2 * Math.PI);
+    pen.arc(px, py, RING, 0, 2 * Math.PI);
     pen.stroke();
   }
 }

@@ -13,10 +13,13 @@ from pregate.named import load_model
 
 def test_kept_traces_are_those_of_synthesize(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
-    make: Callable[..., Any] = kept_traces.synthesize_routing
-    monkeypatch.setattr(
-        kept_traces, "synthesize_routing", lambda **asked: begun.append(len(asked["begun"])) or make(**asked)
-    )
+    make: Callable[..., Any] = kept_traces.routed_by_dials
+
+    def counted(*asked: Any, **named: Any) -> Any:
+        begun.append(len(named["begun"]))
+        return make(*asked, **named)
+
+    monkeypatch.setattr(kept_traces, "routed_by_dials", counted)
     traces = KeptTraces(3, 1 << 24)
     few, many, short, long = (30, 4, 5), (30, 4, 9), (50, 2, 1), (70, 2, 1)
     asked = [("mixtral-8x7b", few), ("mixtral-8x7b", many), ("qwen3-30b-a3b", short), ("qwen3-30b-a3b", long)]

@@ -178,8 +178,13 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
   window.written.get(this.canvas.id).push({text, left: x - shift, right: x - shift + wide, y});
   fill.call(this, text, x, y);
 };
+const arc = CanvasRenderingContext2D.prototype.arc;
+CanvasRenderingContext2D.prototype.arc = function (x, y, radius, ...rest) {
+  window.circle = {x, y, radius: radius + this.lineWidth / 2};
+  arc.call(this, x, y, radius, ...rest);
+};
 """  # noqa: E501
-"""Keeps where every text of a picture stands since it was last drawn."""
+"""Keeps where every text of a picture stands since it was last drawn, and the ring around what the sliders say."""
 
 
 def test_no_text_of_a_picture_stands_over_another_on_a_phone(browser: Any, address: str) -> None:
@@ -196,6 +201,28 @@ def test_no_text_of_a_picture_stands_over_another_on_a_phone(browser: Any, addre
                     one["right"] <= other["left"] or other["right"] <= one["left"] or abs(one["y"] - other["y"]) > 10
                 )
                 assert apart, (one["text"], other["text"])
+    context.close()
+
+
+def test_the_ring_hides_no_value_of_a_line_on_a_phone(browser: Any, tmp_path: Path) -> None:
+    """Wherever the sliders stand; and no line loses its value to the ring, since it has other places along it."""
+    path = tmp_path / "lines.html"
+    pregate.explore_page(["switch-mini-16"], ["rtx-4090"], path, ["pregate"], batches=(1,), prompts=(8,))
+    context = browser.new_context(viewport={"width": 375, "height": 700})
+    page = context.new_page()
+    page.add_init_script(WRITTEN)
+    visit(page, path.as_uri())
+    stops = [range(int(page.locator(f"#{name}").get_attribute("max")) + 1) for name in ("link", "hbm")]
+    values = set()
+    for link, hbm in itertools.product(*stops):
+        page.evaluate(f"move({{link: {link}, hbm: {hbm}}})")
+        ring, texts = page.evaluate("[window.circle, window.written.get('map')]")
+        values.add(tuple(sorted(text["text"] for text in texts if text["text"].endswith(" ms"))))
+        for text in texts:
+            beside = max(text["left"] - ring["x"], ring["x"] - text["right"])
+            assert beside >= ring["radius"] or abs(text["y"] - ring["y"]) >= ring["radius"] + 5, (link, hbm, text)
+    assert len(values) == 1, values
+    assert len(next(iter(values))) > 1
     context.close()
 
 
