@@ -13,7 +13,10 @@ import numpy as np
 
 from compiled.machine_code import width
 
-__all__ = ["ALL", "WIDTH", "add", "below", "load", "maximum", "multiply", "splat", "store", "subtract", "where_below"]
+__all__ = [
+    "ALL", "WIDTH", "add", "below", "if_below", "if_equal", "load", "maximum", "multiply", "splat", "store", "subtract",
+    "where_below",
+]  # fmt: skip
 
 WIDTH = width()
 """Numbers side by side."""
@@ -66,3 +69,13 @@ def below(left: Any, right: Any) -> int:
 def where_below(left: Any, right: Any, value: float) -> Any:
     """`value` where left < right, else 0."""
     return np.where(left < right, value, 0.0)
+
+
+def if_below(left: Any, right: Any, yes: Any, no: Any) -> Any:
+    """`yes` where left < right, else `no`."""
+    return np.where(left < right, yes, no)
+
+
+def if_equal(left: Any, right: Any, yes: Any, no: Any) -> Any:
+    """`yes` where left == right, else `no`."""
+    return np.where(left == right, yes, no)

@@ -50,6 +50,15 @@ def _below(writer: Writer, node: ast.Call, left: Value, right: Value) -> Value:
     return Value(INT, (writer.new(f"zext i{width} {bits} to i64"),))
 
 
+def _either(condition: str) -> Callable[..., Value]:
+    def written(writer: Writer, node: ast.Call, left: Value, right: Value, yes: Value, no: Value) -> Value:
+        of = llvm_of(LANES, writer.width)
+        each = writer.new(f"fcmp {condition} {of} {left.word}, {right.word}")
+        return Value(LANES, (writer.new(f"select <{writer.width} x i1> {each}, {of} {yes.word}, {of} {no.word}"),))
+
+    return written
+
+
 def _chosen(condition: str) -> Callable[..., Value]:
     def written(writer: Writer, node: ast.Call, left: Value, right: Value, *other: Value) -> Value:
         of = llvm_of(LANES, writer.width)
@@ -71,4 +80,6 @@ VECTOR: dict[Any, Callable[..., Value]] = {
     vector.maximum: _chosen("ogt"),
     vector.below: _below,
     vector.where_below: _chosen("olt"),
+    vector.if_below: _either("olt"),
+    vector.if_equal: _either("oeq"),
 }

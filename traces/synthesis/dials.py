@@ -24,7 +24,6 @@ from compiled.machine_code import are_kept, loaded
 from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
-from traces.synthesis.layers_kernel import FILL_LAYERS, pays
 from traces.synthesis.synthesis_kernel import FILL, fill
 from traces.synthesis.taken_over import history_of, longest_start
 from traces.typed import check_fields
@@ -183,7 +182,7 @@ def synthesize_routing(
 
 _SMALL_CELLS = 100_000
 """Routing cells that are filled in plain Python where nothing is compiled: within the second that compiling takes."""
-_MANY_CELLS = 1 << 28
+_MANY_CELLS = 1 << 25
 """Routing cells from which a quicker loop is worth compiling."""
 
 
@@ -259,9 +258,12 @@ def _guides(popularity: NDArray[np.float64]) -> NDArray[np.int16]:
 
 def _may_take_all_layers(experts: NDArray[np.int16], popularity: NDArray[np.float64], dials: Dials) -> bool:
     """Whether layers know nothing of one another, and a loop over all of them is there and quicker."""
+    if dials.layer_correlation or dials.sequence_affinity or experts.size <= _SMALL_CELLS:
+        return False
+    from traces.synthesis.layers_kernel import FILL_LAYERS, pays
+
     (_, n_layers, top_k), n_active = experts.shape, popularity.shape[1] - 1
-    alone = not dials.layer_correlation and not dials.sequence_affinity
-    return alone and pays(n_layers, top_k, n_active) and (are_kept(FILL_LAYERS) or experts.size > _MANY_CELLS)
+    return pays(n_layers, top_k, n_active) and (experts.size > _MANY_CELLS or are_kept(FILL_LAYERS))
 
 
 def _all_layers(
@@ -274,15 +276,20 @@ def _all_layers(
     taken_sequence: NDArray[np.int32],
 ) -> _Filling:
     """`fill_layers`: the same experts."""
-    make, (_, n_layers, top_k) = loaded(FILL_LAYERS), experts.shape
+    from compiled.vector import WIDTH
+    from traces.synthesis.layers_kernel import FILL_LAYERS
+
+    make, (_, n_layers, top_k), n_edges = loaded(FILL_LAYERS), experts.shape, popularity.shape[1]
     history, seen = history_of(taken, taken_sequence, by_rank, n_sequences, 1)
-    last = np.ascontiguousarray(history[:, 0].transpose(0, 2, 1), np.int64)
-    chosen, (lows, highs) = np.zeros((top_k + 2, n_layers), np.int64), np.zeros((2, top_k, n_layers))
-    edges, numbers = np.ascontiguousarray(popularity.T), np.zeros((2, n_layers))
-    return lambda part, sequence, drawn: make(
-        part, sequence, drawn, popularity, edges, by_rank, last, seen, chosen, lows, highs, numbers,
-        dials.repeat_probability,
-    )  # fmt: skip
+    n_groups = -(-n_layers // WIDTH)
+    filled = np.minimum(np.arange(n_groups * WIDTH), n_layers - 1).reshape(n_groups, 1, WIDTH)
+    edges = popularity[filled, np.arange(n_edges)[:, None]].reshape(-1, WIDTH)
+    last = history[:, 0, filled, np.arange(top_k)[:, None]].swapaxes(1, 2).astype(np.float64, "C").reshape(-1, WIDTH)
+    rooms = (np.zeros((n_rows, WIDTH)) for n_rows in (2 * top_k * n_groups, top_k, top_k, top_k))
+    drawn, chosen, lows, highs = rooms
+    return lambda part, sequence, draws: make(
+        part, sequence, draws, edges, by_rank, last, seen, drawn, chosen, lows, highs, dials.repeat_probability
+    )
 
 
 def filler(n_cells: int) -> Callable[..., object]:

@@ -112,6 +112,9 @@ def lanes(table: Any, out: Any) -> int:
     vector.store(out, 2, vector.multiply(first, vector.splat(2)))
     vector.store(out, 3, vector.maximum(first, second))
     vector.store(out, 4, vector.where_below(first, second, 0.5))
+    third = vector.load(table, 2)
+    vector.store(out, 5, vector.if_below(first, second, third, vector.splat(0.25)))
+    vector.store(out, 6, vector.if_equal(first, third, second, vector.splat(0.25)))
     return vector.below(first, second)
 
 
@@ -175,9 +178,10 @@ def test_records_are_read_and_written() -> None:
 
 def test_vectors_are_lane_by_lane() -> None:
     rng, found = np.random.default_rng(0), []
-    table = rng.random((2, vector.WIDTH))
+    table = rng.random((3, vector.WIDTH))
+    table[2, ::3] = table[0, ::3]
     for ran in (compiled(lanes, "float64[2]", "float64[2]", returns=True), lanes):
-        out = np.zeros((5, vector.WIDTH))
+        out = np.zeros((7, vector.WIDTH))
         found.append((ran(table, out) & vector.ALL, out.tobytes()))
     assert found[0] == found[1]
 

@@ -154,8 +154,10 @@ def test_a_draw_on_an_edge_or_beside_it_falls_where_a_search_finds_it(n_active: 
 
 
 def test_only_models_that_gain_are_drawn_all_layers_at_once() -> None:
-    assert pays(32, 2, 8)
-    assert not any(pays(*shape) for shape in ((8, 2, 8), (32, 8, 8), (32, 2, 128)))
+    for shape in ((32, 2, 8, 32), (8, 2, 8, 32), (24, 4, 32, 32), (48, 8, 64, 32), (32, 2, 8, 16), (16, 4, 32, 16)):
+        assert pays(*shape), shape
+    for shape in ((24, 1, 16, 32), (16, 8, 64, 32), (32, 2, 128, 32), (48, 8, 64, 16), (58, 8, 256, 32)):
+        assert not pays(*shape), shape
 
 
 def test_token_may_choose_every_expert() -> None:
