@@ -28,6 +28,9 @@ from traces.errors import InvalidInput
 
 __all__ = ["Costs", "Parts", "parts_of", "price", "price_figures"]
 
+_UNGATED = 2
+"""Matrices of an expert without a gate of its own."""
+
 _COPIES = tuple(kind for kind, row in KINDS.items() if row.lane in (Lane.H2D, Lane.D2H))
 
 
@@ -207,10 +210,20 @@ def _read_parts(work: Work, figures: Figures, rate: Number) -> Parts:
 def _issue_s(work: Work, figures: Figures) -> Number:
     measured = figures.kernel(work.kind, "issue_s")
     if measured is not None:
-        return measured
+        return measured if work.kind is not OpKind.EXPERTS else measured + _more_to_issue_s(work, figures)
     if work.kind in _COPIES:
         return figures.stack_constant("copy_issue_s")
     return figures.stack.launches_of(work) * figures.launch_of(work)
+
+
+def _more_to_issue_s(work: Work, figures: Figures) -> Number:
+    """Of an expert, what gathering the rows of several tokens and a third matrix cost its host."""
+    more_s: Number = 0.0
+    if any(gemm.m > 1 for gemm in work.gemms):
+        more_s = _or(figures.kernel(work.kind, "issue_rows_s"), 0.0)
+    if sum(gemm.n_gemms for gemm in work.gemms) > _UNGATED:
+        more_s = more_s + _or(figures.kernel(work.kind, "issue_gated_s"), 0.0)
+    return more_s
 
 
 def _hbm_traffic_s(work: Work, figures: Figures, counts: FusedCounts | RowCounts | None = None) -> Number:

@@ -1,8 +1,10 @@
-"""The CUDA back end: a stream a lane, events on edges between lanes only, pinned host memory, times by CUDA events.
+"""The CUDA back end: a stream a lane, pinned host memory, times by CUDA events.
 
-Storage has no stream: a reader thread reads into pinned staging buffers, and as a stream cannot wait for a thread, the
-same thread then issues the copies that depend on what it read. Kernels are launched one by one, or section by section
-as CUDA graphs (`runtime.graphs`).
+Edges between lanes are events. Each op ends with one; it begins with one of its own only where its lane may have been
+idle, since a record is a write to host memory, which waits behind copies over the same link. Storage has no stream: a
+reader thread reads into pinned staging buffers, and as a stream cannot wait for a thread, the same thread then issues
+the copies that depend on what it read. Kernels are launched one by one, or section by section as CUDA graphs
+(`runtime.graphs`).
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from torch import Tensor
 from offload.ops import Lane
 from offload.slots.memory import CapacityExceeded
 from runtime.backend import Action, Copy, DeviceBudget, LaneFailure, Times
+from runtime.cores import OnFastestCore
 from runtime.graphs import capture_graphs
 from runtime.memory import host_array
-from runtime.order import Order
+from runtime.order import Order, follows_of
 from runtime.pacing import now_ns
 from traces.errors import InvalidInput
 
@@ -45,8 +48,9 @@ class CudaBackend:
     the module that has streams and events, and where tensors live; tests pass a stand-in.
 
     Times on streams are CUDA events' (resolution about 0.5 us); the host's clock is aligned with them at the start, to
-    within one launch, so an edge between host and device can seem some 10 us early. Raises `InvalidInput` when there
-    is no CUDA device.
+    within one launch, so an edge between host and device can seem some 10 us early. An op that follows another of its
+    lane (`runtime.order.follows`) begins when that has ended, whenever it was launched. Raises `InvalidInput` when
+    there is no CUDA device.
     """
 
     name = "cuda"
@@ -70,7 +74,12 @@ class CudaBackend:
         self._actions: list[Action | None] = []
         self._waits: list[tuple[int, ...]] = []
         self._lanes: list[Lane] = []
-        self._events: dict[int, tuple[Any, Any]] = {}
+        self._events: dict[
+            int, tuple[Any | None, Any]
+        ] = {}  # of ops on streams: where it has one its start's, its end's
+        self._copies: dict[int, list[tuple[Tensor, Tensor]]] = {}  # of ops that copy: the parts, target and source
+        self._core = OnFastestCore()  # the thread that issues
+        self._current = threading.local()  # the lane whose stream is this thread's
         self._captured: list[Action] = []  # what graphs work on, of which they hold the addresses only
         self._failure: tuple[int, BaseException] | None = None
         self._reader: threading.Thread | None = None
@@ -116,7 +125,8 @@ class CudaBackend:
         lanes = [Lane(lane) for lane in order.lane.tolist()]
         self._begin(len(lanes), dict.fromkeys(lanes))
         self._actions, self._waits, self._lanes = list(actions), list(order.waits), lanes
-        self._events = {op: self._event_pair() for op, lane in enumerate(self._lanes) if lane in _STREAMS}
+        for op, follows in enumerate(follows_of(order)):
+            self._prepare(op, has_start=not follows)
         for op in {dep for waits in order.waits for dep in waits if self._lanes[dep] in self._by_reader}:
             self._issued[op] = threading.Event()
         if self._graphs:
@@ -139,8 +149,7 @@ class CudaBackend:
         self._lanes.append(lane)
         self._waits.append(waits)
         self._actions.append(action)
-        if lane in _STREAMS:
-            self._events[op] = self._event_pair()
+        self._prepare(op, has_start=True)
         if lane in self._by_reader:
             self._issued[op] = threading.Event()
 
@@ -178,6 +187,7 @@ class CudaBackend:
         api.synchronize()
 
     def _start_clock(self) -> None:
+        self._core.enter()
         self._zero = self._api.Event(enable_timing=True)
         self._zero.record(self._streams[Lane.COMPUTE])
         self._zero.synchronize()
@@ -218,11 +228,21 @@ class CudaBackend:
             kept = [torch.empty(n, dtype=torch.uint8, device=self._device) for n in (*_SMALL_BYTES, _LARGE_BYTES)]
             del kept
 
-    def _event_pair(self) -> tuple[Any, Any]:
-        pair = tuple(self._api.Event(enable_timing=True) for _ in range(2))
-        for event in pair:
-            event.record(self._streams[Lane.COMPUTE])
-        return pair[0], pair[1]
+    def _prepare(self, op: int, *, has_start: bool) -> None:
+        """All that the host would spend time on when it issues `op`: events, and the parts of a copy."""
+        lane, action = self._lanes[op], self._actions[op]
+        if lane in _STREAMS:
+            self._events[op] = self._event() if has_start else None, self._event()
+        if isinstance(action, Copy):
+            part = self._chunk_bytes or max(action.n_bytes, 1)
+            target, source = action.target.view(torch.uint8), action.source.view(torch.uint8)
+            spans = [slice(at, at + part) for at in range(0, action.n_bytes, part)]
+            self._copies[op] = [(target[span], source[span]) for span in spans]
+
+    def _event(self) -> Any:
+        event = self._api.Event(enable_timing=True)
+        event.record(self._streams[Lane.COMPUTE])
+        return event
 
     def issue(self, op: int) -> None:
         """Launch `op` on its stream, or hand it to the reader."""
@@ -234,26 +254,27 @@ class CudaBackend:
     def _launch(self, op: int) -> None:
         """Events first, then the action, on the stream of the op's lane."""
         lane, action = self._lanes[op], self._actions[op]
-        assert action is not None
         stream, (start, end) = self._streams[lane], self._events[op]
         for dep in self._waits[op]:
             self._await_issue(dep)
             if dep in self._events:
                 stream.wait_event(self._events[dep][1])
-        with self._api.stream(stream):
+        if getattr(self._current, "lane", None) is not lane:  # a context manager would ask for the device each time
+            self._api.set_stream(stream)
+            self._current.lane = lane
+        if start is not None:
             start.record(stream)
-            if isinstance(action, Copy):
-                self._copy(action)
-                self._moved[lane] += action.n_bytes
-            else:
-                self._moved[lane] += action() or 0
-            end.record(stream)
+        if isinstance(action, Copy):
+            self._copy(self._copies[op])
+            self._moved[lane] += action.n_bytes
+        else:
+            assert action is not None
+            self._moved[lane] += action() or 0
+        end.record(stream)
 
-    def _copy(self, action: Copy) -> None:
-        part = self._chunk_bytes or action.n_bytes
-        target, source = action.target.view(torch.uint8), action.source.view(torch.uint8)
-        for at in range(0, action.n_bytes, part):
-            target[at : at + part].copy_(source[at : at + part], non_blocking=True)
+    def _copy(self, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+        for target, source in parts:
+            target.copy_(source, non_blocking=True)
 
     def _await_issue(self, op: int) -> None:
         """An event that nobody has recorded yet holds nothing up: block until the reader has issued `op`."""
@@ -301,8 +322,16 @@ class CudaBackend:
     def synchronise(self) -> None:
         """Join the reader, then the device."""
         self._stop_reader()
+        self._leave_streams()
+        self._core.leave()
         self._raise_failure()
         self._guarded(len(self._lanes) - 1, self._api.synchronize)
+
+    def _leave_streams(self) -> None:
+        """What the caller does from now on is not an op: it gets its own stream back."""
+        if getattr(self._current, "lane", None) is not None:
+            self._api.set_stream(self._api.default_stream())
+            self._current.lane = None
 
     def _guarded(self, op: int, act: Callable[[], None]) -> None:
         try:
@@ -329,8 +358,11 @@ class CudaBackend:
         """From the start of the first op."""
         n = len(self._lanes)
         start_s, end_s = ((at[:n] - self._zero_ns) * 1e-9 for at in (self._start_ns, self._end_ns))
-        for op, pair in self._events.items():
-            start_s[op], end_s[op] = (self._zero.elapsed_time(event) * 1e-3 for event in pair)
+        last_s: dict[Lane, float] = {}
+        for op, (start, end) in self._events.items():
+            lane = self._lanes[op]
+            start_s[op] = last_s[lane] if start is None else self._zero.elapsed_time(start) * 1e-3
+            last_s[lane] = end_s[op] = self._zero.elapsed_time(end) * 1e-3
         for op, lane in enumerate(self._lanes):
             if lane is Lane.HOST:
                 could = max([start_s[op], *(end_s[dep] for dep in self._waits[op])])
@@ -345,9 +377,12 @@ class CudaBackend:
         if restore is not None:
             restore()
         self._stop_reader()
+        self._leave_streams()
+        self._core.leave()
         with suppress(RuntimeError):
             self._api.synchronize()
         self._actions.clear()
+        self._copies.clear()
         self._captured.clear()
         with suppress(RuntimeError):
             self._api.empty_cache()

@@ -24,7 +24,7 @@ from runtime.host_layers import KIND_OF_PART
 from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
 from runtime.model.attention import KvCache
 from runtime.model.fewer_bits import PackedExpert, unpack
-from runtime.model.layers import Choice, FfnWeights, Layers, Scratch, ffn_weights
+from runtime.model.layers import Choice, FfnWeights, Layers, Masked, Scratch, ffn_weights
 from runtime.model.shapes import expert_shapes
 from runtime.model.weights import Experts
 from runtime.passes import Pass
@@ -35,6 +35,9 @@ from runtime.storage import ExpertFile
 __all__ = ["Binder", "Loaded", "load_program"]
 
 _CROSSING = "activations of experts on the host"
+
+_MASKS_BYTES = 256 << 20
+"""Masks of all passes that are made before the clock starts, beside the budget; the others the passes make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Binder:
         self.dtype, self._expert_bytes = element_type(model), model.expert_bytes
         self.layers, self.host_layers = _load_layers(backend, program, experts)
         self._begun: set[tuple[int, bool]] = set()  # passes that have begun, and whether on the host
+        self._masks_bytes = 0
         self.stride = round_up(model.expert_bytes, PAGE_BYTES)
         sizes = pool_bytes(model, program.passes, program.n_slots, program.host, program.rounding)
         pool = backend.allocate(sizes[SLOTS], SLOTS)
@@ -208,7 +212,7 @@ class Binder:
             side = int(self.program.pass_of[op]), layers is not self.layers
             if side not in self._begun:
                 self._begun.add(side)
-                yield partial(layers.begin, bound)
+                yield partial(layers.begin, bound, self._masked(layers, bound))
             if layer == 0:
                 yield partial(layers.embed, bound)
             yield partial(layers.self_attention, bound, layer)
@@ -231,6 +235,13 @@ class Binder:
             yield self._combine(op, bound, moe_layer)
         if self.program.ends[op] and bound.one.encoding:
             yield partial(layers.finish, bound)
+
+    def _masked(self, layers: Layers, bound: BoundPass) -> Masked | None:
+        """The masks of a pass, made before the clock starts while there is room for them: they depend on nothing that a
+        run computes.
+        """
+        self._masks_bytes += layers.mask_bytes(bound)
+        return layers.masked(bound) if self._masks_bytes <= _MASKS_BYTES else None
 
     def _side(self, op: int) -> Layers:
         """The layers that an op is of: those on the device, or those on the host."""

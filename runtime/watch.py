@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.cores import LEAST_CORES, loop_s, loop_s_by_core
 from traces.errors import PregateError
 
 __all__ = [
@@ -29,6 +30,10 @@ __all__ = [
     "counting",
     "limits_of",
 ]
+
+
+_N_LOOPS = 10
+"""The best of so many is the clock's."""
 
 
 class Busy(PregateError):
@@ -69,10 +74,12 @@ class Reading:
     loop_s: float
 
     @classmethod
-    def now(cls) -> Reading:
-        """Read the counters and time the clock loop."""
+    def now(cls, *, any_core: bool = False) -> Reading:
+        """Read the counters and time the clock loop; with `any_core`, on the core where it is fastest."""
         busy, steal = _processors()
-        return cls(time.monotonic(), _own_s(), busy, steal, _loop_s())
+        cores = sorted(os.sched_getaffinity(0)) if any_core else []
+        taken_s = min(loop_s_by_core(cores).values()) if len(cores) >= LEAST_CORES else loop_s(_N_LOOPS)
+        return cls(time.monotonic(), _own_s(), busy, steal, taken_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +108,10 @@ class Seen:
 
 @dataclass
 class Clock:
-    """The fastest that the loop was, of all readings that share it."""
+    """The fastest that the loop was, of all readings that share it. `any_core`: what is timed runs on the fastest."""
 
     fastest_s: float = math.inf
+    any_core: bool = False
 
     def see(self, *readings: Reading) -> float:
         """How many times as long as at its fastest the slowest of the loops of `readings` took."""
@@ -120,11 +128,11 @@ class LoadWatch:
         self._clock = clock or Clock()
 
     def __enter__(self) -> LoadWatch:
-        self._before = Reading.now()
+        self._before = Reading.now(any_core=self._clock.any_core)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seen = between(self._before, Reading.now(), self._clock)
+        self.seen = between(self._before, Reading.now(any_core=self._clock.any_core), self._clock)
 
 
 def between(before: Reading, after: Reading, clock: Clock) -> Seen:
@@ -163,13 +171,3 @@ def _processors() -> tuple[float | None, float | None]:
     user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
     per_s = os.sysconf("SC_CLK_TCK")
     return (user + nice + system + irq + softirq) / per_s, steal / per_s
-
-
-def _loop_s() -> float:
-    """The time of a fixed loop, the best of ten: a processor whose clock fell, or is shared, takes longer."""
-    times = []
-    for _ in range(10):
-        begin = time.perf_counter()
-        sum(range(20_000))
-        times.append(time.perf_counter() - begin)
-    return min(times)

@@ -113,6 +113,12 @@ class StandIn:
     def Stream(self) -> Stream:  # noqa: N802 (torch's name)
         return Stream(self)
 
+    def set_stream(self, stream: Stream | None) -> None:
+        self.current = [] if stream is None else [stream]
+
+    def default_stream(self) -> None:
+        return None
+
     @contextmanager
     def stream(self, stream: Stream) -> Iterator[None]:
         self.current.append(stream)

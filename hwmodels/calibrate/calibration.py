@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from hwmodels.calibrate.deciding import with_deciding
+from hwmodels.calibrate.issue_times import issue_times
 from hwmodels.calibrate.least_squares import Fitted, fit_median, fit_sum, summary
 from hwmodels.calibrate.link_figures import link_figures
 from hwmodels.calibrate.measured_machine import Rates, machine_of
@@ -27,7 +28,7 @@ from hwmodels.laws.beyond_table import ExtendedTable, extended_tables
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.machine_files import load_machine
 from hwmodels.stack import load_stack
-from offload.ops import KERNEL_KINDS, OpKind
+from offload.ops import KERNEL_KINDS
 from traces.errors import InvalidInput
 
 __all__ = ["calibrate", "counts", "gemm_tables"]
@@ -90,7 +91,7 @@ def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING, 
         order=order,
         covariance=covariance,
         provenance=ReadOnly({**measured.provenance, **measured.trust.recorded(), **provenance}),
-        kernels=ReadOnly({**_entries(of_kinds), **_issue_times(measured)}),
+        kernels=ReadOnly({**_entries(of_kinds), **issue_times(measured)}),
         gemm_tables=tables,
         left_out=ReadOnly({"gemm": _gemm_left_out(tables), **left_out, "rounds": rounds_left_out(measured.samples)}),
         machine=machine,
@@ -259,22 +260,6 @@ def _gemm_left_out(tables: Sequence[GemmTable]) -> LeftOut:
             share = (m[i] - m[i - 1]) / (m[i + 1] - m[i - 1])
             errors.append(np.exp(logs[i] - ((1 - share) * logs[i - 1] + share * logs[i + 1])).ravel() - 1)
     return summary(np.concatenate(errors))
-
-
-def _issue_times(measured: Measurements) -> dict[str, FittedConstant]:
-    """Host time to issue an op of each kind, where nothing made the host wait: the lower quartile of the samples."""
-    by_kind: dict[str, list[Sample]] = defaultdict(list)
-    for sample in measured.of("issue"):
-        kind = sample.parameters.get("kind")
-        if isinstance(kind, str) and kind.upper() in OpKind.__members__:
-            by_kind[kind].append(sample)
-    found = {}
-    for kind, samples in by_kind.items():
-        low, value, high = np.quantile([sample.median_s for sample in samples], (0.05, 0.25, 0.95)).tolist()
-        if value > 0:
-            rows = tuple(dict.fromkeys(sample.row for sample in samples))
-            found[f"{kind}.issue_s"] = FittedConstant(value, (min(low, value), max(high, value)), rows)
-    return found
 
 
 def _by_fit_name(fitted: Mapping[str, Fitted], *, of_kinds: bool) -> list[tuple[tuple[str, ...], Fitted]]:

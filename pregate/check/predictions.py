@@ -28,6 +28,7 @@ from pregate.ask.simulation import interpret
 from pregate.ask.timing.intervals import full_intervals
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import COMPARED_METRICS, Case, CasePrediction, OpTime
+from runtime.order import follows_of, order_of
 from simulator.explain.bounds import lower_bounds
 from simulator.explain.explained_metrics import METRICS as SIMULATED
 from traces.errors import InvalidInput
@@ -162,10 +163,18 @@ def exact_counts(moved_bytes: Mapping[Lane, int], decode: tuple[int, int], prefi
 
 
 def op_times(timeline: Timeline, trace: RoutingTrace) -> dict[str, OpTime]:
-    """The time of the ops of each kind in the decode phase."""
+    """The time of the ops of each kind in the decode phase; of one that comes right after another of the compute lane,
+    from when that had ended: what it waits to be launched is its own.
+    """
     schedule = timeline.schedule
     decoding = np.isin(schedule.step, metrics.decode_steps(trace))
-    durations: NDArray[np.float64] = timeline.end_s - timeline.start_s
+    begin_s = timeline.start_s.copy()
+    after = np.array(follows_of(order_of(schedule)), dtype=np.bool_)
+    computing = np.flatnonzero(schedule.lane == Lane.COMPUTE)
+    before = dict(zip(computing[1:].tolist(), computing[:-1].tolist(), strict=True))
+    right_after = np.flatnonzero(after)
+    begin_s[right_after] = timeline.end_s[[before[op] for op in right_after.tolist()]]
+    durations: NDArray[np.float64] = timeline.end_s - begin_s
     found = {}
     for kind in OpKind:
         mine = decoding & (schedule.kind == kind)

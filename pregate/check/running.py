@@ -142,7 +142,7 @@ def run(
         execute_captured(captured, device, experts)
     from runtime.watch import Clock
 
-    runs, seen, clock = [], [], Clock()
+    runs, seen, clock = [], [], Clock(any_core=device.backend == "cuda")
     for i in range(repeats):
         say(f"run {i + 1} of {repeats}")
         done, beside = _watched(captured, device, experts, clock, prove=i == 0)

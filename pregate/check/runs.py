@@ -50,6 +50,8 @@ class Runner:
                 break  # a machine that is never quiet will not be
             for one in found if i < self.repeats else [one for one in found if one.n_quiet < self.repeats]:
                 gc.collect()
+                here = self.device(one.prepared.link_bytes_per_s)
+                self._clock.any_core = here.backend == "cuda"
                 with LoadWatch(self._clock) as watch:
                     run = self._run(one.prepared)
                 one.add(run, watch.seen)

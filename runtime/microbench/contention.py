@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from hwmodels.calibrate.measurements import Sample, sample_of
 from offload.ops import Lane
 from runtime.backend import Action, Backend, Copy
+from runtime.cpu import CpuBackend
 from runtime.memory import TYPES
 from runtime.microbench.lanes import timed
 
@@ -23,29 +25,46 @@ _N = 60
 _NAMES = {Lane.COMPUTE: "gemv", Lane.CPU: "cpu", Lane.H2D: "h2d"}
 
 
-def contention_samples(make: Callable[[], Backend], dtype: str) -> list[Sample]:
+def contention_samples(make: Callable[[], Backend], dtype: str, *, hold: Action | None = None) -> list[Sample]:
     """Samples "contention": a GEMV of the device or of the host and a copy to the device, alone and beside each other.
 
     Parameters: of ("gemv", "cpu", "h2d"), beside ("nothing" or another of these), n_bytes. What the host multiplies
-    lies in its memory, in fp32.
+    lies in its memory, in fp32; a back end that computes nothing there leaves "cpu" out. `hold`: keeps the compute lane
+    busy while the host issues all.
     """
+    together = [(Lane.COMPUTE,), (Lane.H2D,), (Lane.COMPUTE, Lane.H2D)]
+    if _computes_on_host(make):
+        together += [(Lane.CPU,), (Lane.CPU, Lane.H2D)]
     samples = []
-    for lanes in ((Lane.COMPUTE,), (Lane.H2D,), (Lane.COMPUTE, Lane.H2D), (Lane.CPU,), (Lane.CPU, Lane.H2D)):
-        samples += _together(make, "fp32" if Lane.CPU in lanes else dtype, lanes)
+    for lanes in together:
+        samples += _together(
+            make, "fp32" if Lane.CPU in lanes else dtype, lanes, hold if lanes[0] is Lane.COMPUTE else None
+        )
     return samples
 
 
-def _together(make: Callable[[], Backend], dtype: str, lanes: tuple[Lane, ...]) -> list[Sample]:
+def _computes_on_host(make: Callable[[], Backend]) -> bool:
+    with closing(make()) as backend:
+        return isinstance(backend, CpuBackend)
+
+
+def _together(
+    make: Callable[[], Backend], dtype: str, lanes: tuple[Lane, ...], hold: Action | None = None
+) -> list[Sample]:
     backend = make()
     made = {lane: _actions(backend, lane, dtype) for lane in lanes}
     actions = [action for pair in zip(*made.values(), strict=True) for action in pair]
-    times = timed(backend, list(lanes) * _N, actions).times
-    durations = times.end_s - times.start_s
-    ends = [float(times.end_s[i :: len(lanes)].max()) for i in range(len(lanes))]
+    held: list[Action] = [] if hold is None else [hold]
+    waits = [tuple(range(len(held))) if lane is not Lane.COMPUTE else () for lane in lanes] * _N
+    busy = [Lane.COMPUTE for _ in held], [() for _ in held]
+    times = timed(backend, [*busy[0], *lanes * _N], [*held, *actions], [*busy[1], *waits]).times
+    start_s, end_s = times.start_s[len(held) :], times.end_s[len(held) :]
+    durations = end_s - start_s
+    ends = [float(end_s[i :: len(lanes)].max()) for i in range(len(lanes))]
     samples = []
     for i, lane in enumerate(lanes):
         mine = slice(i, None, len(lanes))
-        both = times.end_s[mine] <= min(ends)  # while the other lane was busy too
+        both = end_s[mine] <= min(ends)  # while the other lane was busy too
         others = [_NAMES[other] for other in lanes if other is not lane]
         n_bytes = _COPY_BYTES if lane is Lane.H2D else _ROWS * _COLUMNS * TYPES[dtype].itemsize
         taken = durations[mine][both][2:].tolist() or durations[mine][:1].tolist()  # a slow link is one copy long

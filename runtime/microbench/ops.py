@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from offload.ops import KERNEL_KINDS, KINDS, Gemm, Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.schedule import Schedule
-from runtime.backend import Action, Backend
+from runtime.backend import Action, Backend, Times
 from runtime.loading import load_program
 from runtime.microbench.lanes import timed
 from runtime.microbench.probes import Probe
@@ -103,8 +103,7 @@ def _run(
     if hold is not None:
         backend, actions = _loaded(make, program, experts)
         queued = _queued(program, actions, hold)
-        times = timed(backend, queued.lanes, queued.actions, queued.waits).times
-        duration_s[queued.ops] = (times.end_s - times.start_s)[queued.places]
+        duration_s[queued.ops] = _held_s(queued, timed(backend, queued.lanes, queued.actions, queued.waits).times)
     return _Ran(program, duration_s, run.issue_s)
 
 
@@ -152,6 +151,23 @@ def _queued(program: Program, actions: Sequence[Action | None], hold: Action) ->
     return found
 
 
+def _held_s(queued: _Queued, times: Times) -> NDArray[np.float64]:
+    """How long each op of the program held its lane, the host being ahead: from when the op before had ended and all
+    that it waits for, so that what a device takes to see that is the op's.
+
+    A copy that waits for nothing begins when it does: its lane may have been idle.
+    """
+    taken = times.end_s - times.start_s
+    last_s: dict[int, float] = {}
+    for op, (lane, waits) in enumerate(zip(queued.lanes, queued.waits, strict=True)):
+        if lane in last_s and (waits or lane == Lane.COMPUTE):
+            ready_s = max([last_s[lane], *(float(times.end_s[dep]) for dep in waits)])
+            taken[op] = max(times.end_s[op] - ready_s, 0.0)
+        last_s[lane] = float(times.end_s[op])
+    held: NDArray[np.float64] = taken[queued.places]
+    return held
+
+
 def _append(queued: _Queued, lane: int, action: Action | None, waits: set[int]) -> None:
     """An op, which waits for the last of each other lane of `waits`: lanes serve in order."""
     last: dict[int, int] = {}
@@ -173,13 +189,28 @@ def _samples(probe: Probe, run: _Ran, beside: str) -> list[Sample]:
         described: dict[str, Any] = {"probe": probe.name, "phase": phase, "beside": beside} | work_parameters(work)
         samples.append(sample_of("op", run.duration_s[ops].tolist(), **described))
         if kind not in _HOST_KINDS:
-            issued = run.issue_s[ops]
-            samples.append(
-                sample_of(
-                    "issue", issued.tolist(), kind=kind.name.lower(), phase=phase, probe=probe.name, beside=beside
-                )
-            )
+            of = {"kind": kind.name.lower(), "phase": phase, "probe": probe.name, "beside": beside}
+            samples += [
+                sample_of("issue", run.issue_s[mine].tolist(), **of, **more) for mine, more in _issued_alike(run, ops)
+            ]
     return samples
+
+
+def _issued_alike(run: _Ran, ops: Sequence[int]) -> Iterator[tuple[list[int], dict[str, str | int]]]:
+    """Ops of one group that launch the same kernels, and what tells them from others: of experts whether their tokens
+    are gathered, whether one closes its block and so sums what all have found, and their number of matrices.
+    """
+    program = run.program
+    if program.schedule.kind[ops[0]] != OpKind.EXPERTS:
+        yield list(ops), {}
+        return
+    alike: dict[tuple[bool, bool], list[int]] = defaultdict(list)
+    for op in ops:
+        tokens = program.routed.get(op, (np.zeros(1, np.int64),))[0]
+        alike[bool(np.any(np.diff(tokens) != 1)), bool(program.closes[op])].append(op)
+    n_matrices = sum(gemm.n_gemms for gemm in _gemms(program.schedule, ops[0]))
+    for (gathers, closes), mine in alike.items():
+        yield mine, {"gathers": int(gathers), "closes": int(closes), "matrices": n_matrices}
 
 
 def _groups(program: Program) -> dict[_Group, list[int]]:

@@ -142,7 +142,7 @@ def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
     if not settings.graphs:  # which are made of ops that are known beforehand
         yield _part("deciding live", partial(live_samples, make))
     if not quick:
-        yield _part("copies beside kernels", partial(contention_samples, make, settings.dtypes[0]))
+        yield _part("copies beside kernels", partial(contention_samples, make, settings.dtypes[0], hold=long_hold))
 
 
 def _kinds_of_memory(settings: Settings, remote: int | None) -> tuple[str, ...]:

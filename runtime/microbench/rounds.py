@@ -85,14 +85,16 @@ class Session:
         return trust.lowered("low", f"{n} of {of} parts were left out, there was no time for them")
 
 
-def in_rounds(parts: Sequence[Microbenchmark], budget_s: float, say: Callable[[str], None]) -> Session:
-    """Measure every part once, then again within `budget_s`; `say` hears what is being done.
+def in_rounds(
+    parts: Sequence[Microbenchmark], budget_s: float, say: Callable[[str], None], clock: Clock | None = None
+) -> Session:
+    """Measure every part once, then again within `budget_s`; `say` hears what is being done. `clock`: of the session.
 
     A part is wanted again until it has been timed twice on a quiet machine, four times at most, and is left out of a
     round that it would carry past the budget: taking what it took before, of its first time what the longest part took.
     What is needed comes first, in the first round, whatever it takes.
     """
-    begin_s, clock = time.monotonic(), Clock()
+    begin_s, clock = time.monotonic(), clock or Clock()
     rounds: dict[str, list[Round]] = {part.name: [] for part in parts}
     for i in range(_MOST_ROUNDS):
         wanted = [part for part in parts if _is_wanted(rounds[part.name])]

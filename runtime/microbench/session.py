@@ -15,7 +15,7 @@ from hwmodels.quantity import ReadOnly
 from runtime.device import describe_device, software
 from runtime.microbench.parts import LINK_LATENCY_S, Settings, cpu_link, microbenchmarks_of, probes_of
 from runtime.microbench.rounds import in_rounds
-from runtime.watch import Busy
+from runtime.watch import Busy, Clock
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["LINK_LATENCY_S", "Settings", "cpu_link", "measure"]
@@ -39,7 +39,9 @@ def measure(
     scatter so much that they say nothing.
     """
     settings = _settings(settings, options)
-    session = in_rounds(microbenchmarks_of(settings), settings.rounds_s, say)
+    session = in_rounds(
+        microbenchmarks_of(settings), settings.rounds_s, say, Clock(any_core=settings.backend == "cuda")
+    )
     samples = session.samples
     trust = session.trust(samples)
     if insist and trust.level == "none":

@@ -25,7 +25,7 @@ from runtime.model.window_attention import attend_several
 from runtime.sliding_windows import WindowedPass
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Choice", "FfnWeights", "Layers", "Scratch", "ffn_weights"]
+__all__ = ["Choice", "FfnWeights", "Layers", "Masked", "Scratch", "ffn_weights"]
 
 
 class FfnWeights(NamedTuple):
@@ -124,6 +124,13 @@ class Choice(NamedTuple):
     ids: Tensor
 
 
+class Masked(NamedTuple):
+    """The spans of a pass with their masks, of layers that see all and, by window, of those that see so many tokens."""
+
+    spans: tuple[Span, ...]
+    singles: Mapping[int, tuple[Span, ...]]
+
+
 class Layers:
     """One method an op kind; `tensors` by the names of `runtime.model.weights`, `buffers` and `caches` of `loading`.
 
@@ -160,7 +167,7 @@ class Layers:
                         self._ffns[prefix] = ffn_weights(tensors, prefix)
         self._spans: tuple[Span, ...] = ()
         self._cross_spans: tuple[Span, ...] = ()
-        self._singles: dict[int, tuple[Span, ...]] = {}
+        self._singles: Mapping[int, tuple[Span, ...]] = {}
         if tokens is None:
             tokens = torch.zeros(len(self._logits), dtype=torch.int64, device=self._logits.device)
         self.tokens = tokens
@@ -178,15 +185,27 @@ class Layers:
             bound.ids.copy_(self.tokens[:n])
         torch.index_select(self._tensors["embedding"], 0, bound.ids, out=self._hidden[:n])
 
-    def begin(self, bound: BoundPass) -> None:
-        """Make the attention masks of a pass."""
-        table = self._tensors.get(f"{bound.side}.positions")
-        self._spans = tuple(self._masked(span, bound, table) for span in bound.spans)
+    def begin(self, bound: BoundPass, masked: Masked | None = None) -> None:
+        """The tokens of a pass attend as its masks say: those `masked`, or made here."""
+        self._spans, self._singles = self.masked(bound) if masked is None else masked
         self._cross_spans = bound.cross_spans
-        self._singles = {
+
+    def masked(self, bound: BoundPass) -> Masked:
+        """The spans of a pass with their masks."""
+        table = self._tensors.get(f"{bound.side}.positions")
+        spans = tuple(self._masked(span, bound, table) for span in bound.spans)
+        singles = {
             window: tuple(self._masked(span, bound, None) for span in seen.singles)
             for window, seen in bound.windows.items()
         }
+        return Masked(spans, singles)
+
+    def mask_bytes(self, bound: BoundPass) -> int:
+        """The most that `masked` takes of a pass, scores of 64 bits on the way to them included."""
+        table = self._tensors.get(f"{bound.side}.positions")
+        n_heads = 1 if table is None else table.shape[0]
+        spans = [*bound.spans, *(span for seen in bound.windows.values() for span in seen.singles)]
+        return sum(8 * n_heads * (span.stop - span.start) * span.n_context for span in spans)
 
     def _masked(self, span: Span, bound: BoundPass, table: Tensor | None) -> Span:
         """A span of self-attention with its mask: T5's bias, and nothing of what comes after a token."""

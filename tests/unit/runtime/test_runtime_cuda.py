@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -145,12 +145,12 @@ def test_a_graph_reads_its_slot_when_it_is_replayed_not_when_it_was_captured() -
     class Swapped(CudaBackend):
         """Copies zeros in place of the first expert."""
 
-        def _copy(self, action: Copy) -> None:
-            first = action.n_bytes == MODEL.expert_bytes and not hasattr(self, "swapped")
+        def _copy(self, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+            first = sum(len(source) for _, source in parts) == MODEL.expert_bytes and not hasattr(self, "swapped")
             if first:
                 self.swapped = True
-                action = Copy(action.target, torch.zeros_like(action.source))
-            super()._copy(action)
+                parts = [(target, torch.zeros_like(source)) for target, source in parts]
+            super()._copy(parts)
 
     bad = execute(Swapped(graphs=True, device="cpu", api=StandIn()), MODEL, steps, schedule)
     with pytest.raises(OutputMismatch):
