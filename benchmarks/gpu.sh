@@ -10,6 +10,7 @@
 #
 #   GPU_BUDGET_S=530     seconds for everything; what no longer fits is skipped
 #   GPU_SH_MEASURE_S=150 seconds for the rounds of measuring, of which the first is whole whatever it takes
+#   GPU_SH_STORAGE=1     also time storage, and run a model whose experts wait there
 #   GPU_SH_GRAPHS=1      sections of layers as CUDA graphs, instead of kernel by kernel: a stack, and a fit, of its own
 #   GPU_SH_SKIP="tests yardstick"   parts to leave out, by name
 #   GPU_SH_BACKEND=cpu   the same on the CPU back end and small models, to try the script out
@@ -98,6 +99,10 @@ if [ "$backend" = cuda ]; then
 else
   measure=(--dtypes fp32 --link 2GB/s --quick) suite=quick
 fi
+if [ -n "${GPU_SH_STORAGE:-}" ]; then
+  mkdir -p -- "$unpacked/storage"
+  measure+=(--storage "$unpacked/storage")
+fi
 part measure 230 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" "${measure[@]}" \
   --budget-s "${GPU_SH_MEASURE_S:-150}" --even-if-busy -o "$out/measurements.json"
 if [ ! -f "$out/measurements.json" ] && [ "$(left_s)" -ge 150 ]; then
@@ -114,6 +119,7 @@ fi
 
 # Left for after the last run: the report, and a run that took longer than expected (45 s), then what comes below.
 reserve_s=45
+[ -z "${GPU_SH_STORAGE:-}" ] || reserve_s=$((reserve_s + 45))
 left_out yardstick || reserve_s=$((reserve_s + 35))
 left_out sanitizer || reserve_s=$((reserve_s + 30))
 validate_s=$(($(left_s) - reserve_s))
@@ -123,6 +129,11 @@ if [ -f "$out/${named:=fit.yaml}" ]; then
 else
   failed=1
   echo 'validate     skipped: there is no fit' | tee -a "$summary"
+fi
+if [ -n "${GPU_SH_STORAGE:-}" ] && [ -f "$out/$named" ]; then
+  part storage 60 25 "$python" -m pregate.cli.main validate --model switch-base-8 --backend "$backend" "${graphs[@]}" \
+    --dtype "$([ "$backend" = cuda ] && echo bf16 || echo fp32)" --input-tokens 16 --output-tokens 6 --tier ssd \
+    --storage "$unpacked/storage" --policies on_demand,pregate,lru --repeats 2 --fit "$out/$named" -o "$rest/storage"
 fi
 part yardstick 60 30 "$python" -m benchmarks.accelerate_yardstick "$backend" "$rest/yardstick.json"
 if [ "$backend" = cuda ] && command -v compute-sanitizer >/dev/null; then

@@ -37,7 +37,8 @@ _LONG_TOKENS = 64
 class CaseWorkload:
     """A trace made up or recorded: `n_active` forces how many experts a layer activates.
 
-    `batch`: None is 1, or a recording as it was recorded.
+    `batch`: None is 1, or a recording as it was recorded. `n_steps`: of a recording, the first so many forward passes
+    (None: all).
     """
 
     batch: int | None
@@ -46,11 +47,13 @@ class CaseWorkload:
     seed: int = 0
     n_active: int | None = None
     path: Path | None = None
+    n_steps: int | None = None
 
     def trace(self, model: ModelArchitecture) -> RoutingTrace:
         """The routing. Raises as `pregate.synthesize` and `pregate.load_trace`."""
         if self.path is not None:
-            return load_trace(self.path, batch=self.batch, model=model)
+            found = load_trace(self.path, batch=self.batch, model=model)
+            return found if self.n_steps is None else _first_steps(found, self.n_steps)
         batch = 1 if self.batch is None else self.batch
         dials = None if self.n_active else DEFAULT_DIALS  # one locality for every model: figures stay comparable
         return synthesize(
@@ -61,7 +64,8 @@ class CaseWorkload:
     def name(self) -> str:
         """Short, for names of cases."""
         if self.path is not None:
-            return self.path.stem if self.batch is None else f"{self.path.stem}-b{self.batch}"
+            steps = "" if self.n_steps is None else f"-s{self.n_steps}"
+            return f"{self.path.stem}{steps}" if self.batch is None else f"{self.path.stem}-b{self.batch}{steps}"
         prompt = f"-p{self.input_tokens}" if self.input_tokens > _LONG_TOKENS else ""
         return f"b{self.batch or 1}{prompt}" + (f"-a{self.n_active}" if self.n_active else "")
 
@@ -69,7 +73,8 @@ class CaseWorkload:
     def description(self) -> str:
         """For people."""
         if self.path is not None:
-            return f"batch {'as recorded' if self.batch is None else self.batch}, {self.path.name}"
+            steps = "" if self.n_steps is None else f", first {self.n_steps} passes"
+            return f"batch {'as recorded' if self.batch is None else self.batch}, {self.path.name}{steps}"
         routing = f"{self.n_active} experts active" if self.n_active else f"routing seed {self.seed}"
         return f"batch {self.batch or 1}, {self.input_tokens} + {self.output_tokens} tokens, {routing}"
 
@@ -156,30 +161,57 @@ def _gpu_suite() -> list[CaseGroup]:
     Some have fewer layers than published, so that their experts are made within seconds and the host can hold them. Few
     tokens each: what a run costs beside its tokens (weights, pools, events) is most of its time.
     """
-    small, base = shortened("switch-base-64", "bf16"), shortened("switch-base-128", "bf16")
+    small, base, single = (
+        shortened("switch-base-64", "bf16"),
+        shortened("switch-base-128", "bf16"),
+        shortened("switch-base-8", "fp32"),
+    )
+    mixtral, deepseek = shortened("mixtral-8x7b", "bf16", 6), shortened("deepseek-v2-lite", "bf16", 7)
+    qwen, windowed = shortened("qwen3-30b-a3b", "bf16", 8), shortened("gpt-oss-20b", "bf16", 8)
     groups = [CaseGroup(small, CaseWorkload(batch, 16, 12, seed=31), GPU_POLICIES) for batch in (1, 4, 16)]
-    groups += [CaseGroup(small, CaseWorkload(64, 8, 8, n_active=n), _FORCED) for n in (1, 2, 4, 8, 16, 32, 64)]
-    mixtral = shortened("mixtral-8x7b", "bf16", 6)
-    groups += [
-        CaseGroup(mixtral, CaseWorkload(batch, 8, n_tokens, seed=32), policies, hbm_share=0.6)
-        for batch, n_tokens, policies in ((1, 8, GPU_POLICIES), (4, 6, _MOVING), (16, 4, _MOVING))
-    ]
+    groups += [CaseGroup(small, CaseWorkload(64, 8, 8, n_active=n), _FORCED) for n in (1, 8, 64)]
+    groups += [CaseGroup(qwen, CaseWorkload(1, 16, 8, seed=36), GPU_POLICIES)]
+    groups += [CaseGroup(deepseek, CaseWorkload(4, 16, 8, seed=35), GPU_POLICIES)]
+    groups += [CaseGroup(windowed, CaseWorkload(1, 512, 8, seed=40), GPU_POLICIES)]
+    groups += [CaseGroup(mixtral, CaseWorkload(1, 8, 8, seed=32), GPU_POLICIES, hbm_share=0.6)]
     groups += [
         CaseGroup(mixtral, CaseWorkload(1, n, 4, seed=37), _MOVING[:3], hbm_share=0.6) for n in (256, 1024, 4096)
     ]
-    groups += [CaseGroup(base, CaseWorkload(batch, 16, 12, seed=33), GPU_POLICIES) for batch in (1, 16)]
-    groups += [CaseGroup(base, CaseWorkload(64, 8, 8, n_active=n), _FORCED[:3]) for n in (1, 8, 64)]
-    single = shortened("switch-base-8", "fp32")
-    groups += [CaseGroup(single, CaseWorkload(batch, 16, 12, seed=34), GPU_POLICIES) for batch in (1, 4, 16)]
-    deepseek = shortened("deepseek-v2-lite", "bf16", 7)
-    groups += [CaseGroup(deepseek, CaseWorkload(batch, 16, 8, seed=35), GPU_POLICIES) for batch in (1, 4)]
-    qwen = shortened("qwen3-30b-a3b", "bf16", 8)
-    groups += [CaseGroup(qwen, CaseWorkload(batch, 16, 8, seed=36), GPU_POLICIES) for batch in (1, 4)]
-    windowed = shortened("gpt-oss-20b", "bf16", 8)
-    groups += [CaseGroup(windowed, CaseWorkload(1, n, 8, seed=40), GPU_POLICIES) for n in (16, 512)]
-    groups.append(CaseGroup(shortened("switch-base-64", "fp32"), CaseWorkload(1, 16, 12, seed=38), GPU_POLICIES))
+    groups += [CaseGroup(single, CaseWorkload(batch, 16, 12, seed=34), GPU_POLICIES) for batch in (1, 16)]
+    groups += [CaseGroup(base, CaseWorkload(1, 16, 12, seed=33), GPU_POLICIES)]
     groups.append(CaseGroup(shortened("switch-large-128", "bf16"), CaseWorkload(1, 16, 8, seed=39), _MOVING[1:]))
+    recording = CaseWorkload(1, 0, 0, path=Path("gpt-oss-20b-mmlu"), n_steps=16)
+    groups.append(
+        CaseGroup(shortened("gpt-oss-20b", "bf16"), recording, ("on_demand", "pregate", "lru"), hbm_share=0.5)
+    )
+    groups += [
+        CaseGroup(mixtral, CaseWorkload(batch, 8, n_tokens, seed=32), _MOVING, hbm_share=0.6)
+        for batch, n_tokens in ((4, 6), (16, 4))
+    ]
+    groups += [CaseGroup(small, CaseWorkload(64, 8, 8, n_active=n), _FORCED) for n in (2, 4, 16, 32)]
+    groups += [CaseGroup(base, CaseWorkload(16, 16, 12, seed=33), GPU_POLICIES)]
+    groups += [CaseGroup(base, CaseWorkload(64, 8, 8, n_active=n), _FORCED[:3]) for n in (1, 8, 64)]
+    groups += [CaseGroup(single, CaseWorkload(4, 16, 12, seed=34), GPU_POLICIES)]
+    groups += [CaseGroup(deepseek, CaseWorkload(1, 16, 8, seed=35), GPU_POLICIES)]
+    groups += [CaseGroup(qwen, CaseWorkload(4, 16, 8, seed=36), GPU_POLICIES)]
+    groups += [CaseGroup(windowed, CaseWorkload(1, 16, 8, seed=40), GPU_POLICIES)]
+    groups.append(CaseGroup(shortened("switch-base-64", "fp32"), CaseWorkload(1, 16, 12, seed=38), GPU_POLICIES))
     return groups
+
+
+def _first_steps(trace: RoutingTrace, n_steps: int) -> RoutingTrace:
+    """Its tokens of the first `n_steps` forward passes."""
+    kept = trace.step < n_steps
+    return dataclasses.replace(
+        trace,
+        experts=trace.experts[kept],
+        sequence=trace.sequence[kept],
+        position=trace.position[kept],
+        phase=trace.phase[kept],
+        step=trace.step[kept],
+        gate_weights=None if trace.gate_weights is None else trace.gate_weights[kept],
+        rejected=None if trace.rejected is None else trace.rejected[kept],
+    )
 
 
 def shortened(name: str, dtype: str, n_layers: int | None = None) -> ModelArchitecture:
