@@ -92,12 +92,12 @@ part tests 120 15 "$python" -m pytest -q -W default -p no:cacheprovider --junitx
   tests/gpu tests/unit/runtime/test_runtime_cuda.py tests/unit/runtime/test_own_gates_cuda_standin.py
 [ -z "$compiling" ] || wait "$compiling" || failed=1
 
-graphs=()
+graphs=() link=()
 if [ "$backend" = cuda ]; then
   measure=(--dtypes 'fp32,bf16') suite=gpu
   [ -z "${GPU_SH_GRAPHS:-}" ] || graphs=(--graphs)
 else
-  measure=(--dtypes fp32 --link 2GB/s --quick) suite=quick
+  measure=(--dtypes fp32 --link 2GB/s --quick) suite=quick link=(--link 2GB/s)
 fi
 if [ -n "${GPU_SH_STORAGE:-}" ]; then
   mkdir -p -- "$unpacked/storage"
@@ -133,7 +133,7 @@ fi
 if [ -n "${GPU_SH_STORAGE:-}" ] && [ -f "$out/$named" ]; then
   part storage 60 25 "$python" -m pregate.cli.main validate --model switch-base-8 --backend "$backend" "${graphs[@]}" \
     --dtype "$([ "$backend" = cuda ] && echo bf16 || echo fp32)" --input-tokens 16 --output-tokens 6 --tier ssd \
-    --storage "$unpacked/storage" --policies on_demand,pregate,lru --repeats 2 --fit "$out/$named" -o "$rest/storage"
+    "${link[@]}" --storage "$unpacked/storage" --policies on_demand,pregate,lru --repeats 2 --fit "$out/$named" -o "$rest/storage"
 fi
 part yardstick 60 30 "$python" -m benchmarks.accelerate_yardstick "$backend" "$rest/yardstick.json"
 if [ "$backend" = cuda ] && command -v compute-sanitizer >/dev/null; then
