@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import nnls
 
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.fits.fit import FittedConstant
@@ -40,6 +39,8 @@ def issue_times(measured: Measurements) -> dict[str, FittedConstant]:
 
 def _of_experts(samples: Sequence[Sample], named: dict[str, FittedConstant]) -> dict[str, FittedConstant]:
     """Least squares over what tells the samples apart, no term below 0; each sample weighs by its own time."""
+    from scipy.optimize import nnls
+
     terms = np.array([[1.0, *(float(value) for value in _told(sample))] for sample in samples])
     median_s = np.array([sample.median_s for sample in samples])
     if not (median_s > 0).all():
