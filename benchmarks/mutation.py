@@ -92,11 +92,10 @@ TARGETS = {
         "tests/unit/offload/test_counts_of_experts.py",
     ),
     "offload/placing/host_side.py": (
+        "tests/unit/offload/test_host_side.py",
         *_DECODE,
-        "tests/unit/offload/test_decode_loop.py",
         "tests/unit/offload/test_placement.py",
-        "tests/unit/offload/test_placement_memory.py",
-        "tests/unit/offload/test_tiers.py",
+        "tests/unit/offload/test_micro_batches_by_hand.py",
     ),
     "hwmodels/cost.py": tuple(
         f"tests/unit/hwmodels/test_{name}.py"
@@ -115,6 +114,7 @@ TARGETS = {
     "hwmodels/kernels/roofline.py": ("tests/unit/hwmodels/test_kernels.py", "tests/unit/hwmodels/test_gemm_tables.py"),
     "simulator/recurrence.py": ("tests/unit/simulator/test_recurrence.py",),
     "simulator/resources.py": ("tests/analytic/test_sharing.py",),
+    "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
     "pregate/measured/isca24_routing.py": ("tests/unit/pregate/measured/test_isca24_routing.py",),
     "traces/statistics/stack_distance.py": (
         "tests/unit/traces/test_stack_distance.py",

@@ -73,14 +73,15 @@ SWEEP = "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], "
     ],
 )  # fmt: skip
 def test_it_is_one_line_and_nothing_is_written(
-    words: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path, recorded: Path
-) -> None:
+    words: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path, recorded: Path,
+    no_large_work: None,
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     shutil.copy(recorded, "t.safetensors")
     Path("big.yaml").write_text(SWEEP + "workload: {output_tokens: 100000000}}")
     Path("long.yaml").write_text(SWEEP + "axes: {output_tokens: [4, 9000000]}}")
-    Path("many.yaml").write_text(SWEEP + "axes: {link.h2d_bytes_per_s: {log: [1.0e+9, 1.0e+11, 9000000]}}}")
-    Path("sampled.yaml").write_text(SWEEP + "axes: {hbm_bytes: {log: [1GB, 9GB]}}, sample: {n: 9000000}}")
+    Path("many.yaml").write_text(SWEEP + "axes: {link.h2d_bytes_per_s: {log: [1.0e+9, 1.0e+11, 1100000]}}}")
+    Path("sampled.yaml").write_text(SWEEP + "axes: {hbm_bytes: {log: [1GB, 9GB]}}, sample: {n: 1100000}}")
     Path("top_k.yaml").write_text(SWEEP + "axes: {top_k: [1, 100]}}")
     plan = "{model: switch-base-8, hardware: t4, now: on_demand, candidates: [pregate], "
     plan += "workload: {input_tokens: 4, output_tokens: 3, requests_per_s: 1}, "

@@ -254,6 +254,14 @@ def test_the_host_reads_as_fast_as_its_sockets_and_cores_take_in(changes: dict[s
     assert np.broadcast_to(many.dram_s, 2).tolist() == [float(found.dram_s)] * 2
 
 
+def test_a_host_whose_rate_was_measured_reads_at_it() -> None:
+    """It states no share of a claim (DECISIONS 127)."""
+    values = {key: value for key, value in ROUND.values.items() if key != "host.read_efficiency"}
+    measured = dataclasses.replace(ROUND, values=values)
+    what = Work(OpKind.CPU_EXPERT, (Gemm(1, 10, 10),))
+    assert parts_of(what, measured) == pytest.approx(Parts(dram_s=400 / 50))
+
+
 @pytest.mark.parametrize(
     ("stored", "clock_hz", "n_cores", "dram_s"),
     [
@@ -279,6 +287,8 @@ def test_a_core_takes_as_long_as_the_format_of_its_weights_is_to_unpack(
     what = Work(OpKind.CPU_EXPERT, (Gemm(1, 10, 10),), weight_bits=1.0, stored=stored)
     assert parts_of(what, figures) == pytest.approx(Parts(dram_s=dram_s))
     assert parts_of(what, dataclasses.replace(figures, stack=ROUND.stack)) == pytest.approx(Parts(dram_s=0.25))
+    of_two = dataclasses.replace(figures, values={**figures.values, "host.n_sockets": 2.0, "stack.cpu_sockets": 1.0})
+    assert parts_of(what, of_two) == pytest.approx(Parts(dram_s=2 * dram_s))  # half of the cores, and of the memory
 
 
 def test_the_host_has_one_efficiency_for_products_and_one_for_scores() -> None:
@@ -319,6 +329,19 @@ def test_a_host_that_multiplies_bf16_does_so_for_fp8_too_and_for_nothing_else(
     fp32_s = parts_of(what._replace(compute="fp32", weight_bits=32.0), pairs).compute_s
     assert parts_of(what, pairs).compute_s == pytest.approx(fp32_s / times)
     assert parts_of(what, slow) == parts_of(what, widens)
+
+
+def test_a_host_that_multiplies_bf16_no_faster_than_fp32_is_as_fast_as_its_fp32() -> None:
+    """A derivative by a complex step: of two equal rates it is the fp32 one that bounds."""
+    what = Work(OpKind.CPU_EXPERT, (Gemm(50, 10, 10),), "bf16", 16.0)
+    alike = ROUND.with_values({"host.bf16_flop_per_s": ROUND["host.peak_flop_per_s"]})
+    assert parts_of(what, alike) == parts_of(what, ROUND)
+
+    def moved(key: str) -> float:
+        return float(np.imag(parts_of(what, alike.with_values({key: alike[key] * (1 + 1e-20j)})).compute_s) / 1e-20)
+
+    assert moved("host.bf16_flop_per_s") == 0
+    assert moved("host.peak_flop_per_s") == pytest.approx(-parts_of(what, ROUND).compute_s)
 
 
 def test_keys_and_values_that_the_host_widens_first_are_moved_as_often_as_the_stack_says() -> None:
