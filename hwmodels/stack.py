@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.kernels.core_formats import NO_CORE_FORMATS, CoreFormats, read_core_formats
@@ -30,6 +31,7 @@ __all__ = [
     "UNPACKING",
     "VENDORS",
     "SoftwareStack",
+    "is_stack_file",
     "load_stack",
     "stack_names",
 ]
@@ -216,15 +218,30 @@ def stack_names() -> tuple[str, ...]:
 
 
 def load_stack(name: str) -> SoftwareStack:
-    """The stack called `name`, read once. Raises `UnknownName`, or `InvalidFile` when its file is malformed."""
-    if name not in stack_names():
+    """The stack called `name`, or a YAML file of one's own, which is its name then; read once while it is unchanged.
+
+    Raises `UnknownName`, or `InvalidFile` when its file is malformed or not there.
+    """
+    if name in stack_names():
+        return _stack_of_file(STACKS_DIR / f"{name}.yaml", name)
+    if not is_stack_file(name):
         raise unknown_name("stack", name, stack_names())
-    return _shipped_stack(name)
+    path = Path(name)
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        raise InvalidFile(f"stack {name}: there is no such file; those that ship: {', '.join(stack_names())}") from None
+    return _stack_of_file(path, name, state.st_mtime_ns, state.st_size)
+
+
+def is_stack_file(name: str) -> bool:
+    """Whether `name` is that of a file that describes a stack."""
+    return name.endswith((".yaml", ".yml"))
 
 
 @lru_cache(maxsize=64)
-def _shipped_stack(name: str) -> SoftwareStack:
-    section = read_yaml(STACKS_DIR / f"{name}.yaml")
+def _stack_of_file(path: Path, name: str, *_: int) -> SoftwareStack:
+    section = read_yaml(path)
     execution, host_memory = section.text("execution"), section.text("host_memory", "pinned")
     claimed = section.text("claimed_execution", execution)
     for name_of_execution in (execution, claimed):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hwmodels.fits.fit import Fit
 from hwmodels.platform import Platform, load_platform, platform_of
+from hwmodels.stack import is_stack_file, load_stack
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture, load_architecture
 
@@ -90,8 +91,8 @@ def _model_as_ours(name: str | Path, error: InvalidInput) -> tuple[str, dict[str
 def load_hardware(
     name: str | Path | Fit, stack: str | None = None, overrides: Mapping[str, float | str] | None = None
 ) -> Platform:
-    """A machine by the name of its accelerator (`rtx-4090`, or `RTX 4090`) or YAML file, with a software stack (None:
-    the one it was fitted with).
+    """A machine by the name of its accelerator (`rtx-4090`, or `RTX 4090`) or YAML file, with a software stack by
+    name or YAML file (None: the one it was fitted with).
 
     A fit that `pregate.calibrate` returned is a machine too, with its own stack only.
 
@@ -126,7 +127,9 @@ def _machine_as_ours(
     ours, numbers = machine_and_numbers(name)
     if ours == name and not name.endswith((".yaml", ".yml", ".json")) and not is_name_of("hardware", name):
         raise unknown("hardware", several(name)[1])
-    if stack is not None and our_name("stack", stack) not in KNOWN["stack"]():
+    if stack is not None and is_stack_file(stack):
+        load_stack(stack)  # whose error it is where it cannot be read
+    elif stack is not None and our_name("stack", stack) not in KNOWN["stack"]():
         raise unknown("stack", stack)
     parts = {
         part: part_as_ours(part, str(overrides[part])) for part in ("host", "link") if overrides and part in overrides

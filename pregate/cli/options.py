@@ -30,7 +30,9 @@ Model = Annotated[
     str, typer.Argument(help="Model name (`pregate models`), YAML file, Hugging Face config.json, or the model: .gguf.")
 ]
 Hardware = Annotated[str, typer.Option("--hardware", help="Machine (`pregate hardware`) or YAML file.")]
-Stack = Annotated[str | None, typer.Option(help="Software stack; default: the one fitted on the machine.")]
+Stack = Annotated[
+    str | None, typer.Option(help="Software stack, or a YAML file of one; default: the one fitted on the machine.")
+]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="Routing trace; default: a synthetic one.")]
 Policy = Annotated[str, typer.Option(help="Design: pregate, pregate(2), on_demand+lru:0.1, ./mine.py:MyPolicy.")]
 Popularity = Annotated[

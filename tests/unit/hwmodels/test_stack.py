@@ -240,6 +240,48 @@ def test_a_stack_is_refused_on_what_it_does_not_run_on_and_others_are_named(stac
     assert load_platform("h100-sxm", stack).stack.name == stack
 
 
+def own_engine(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda _: None) -> str:
+    """llama.cpp's description with something else in it, as a file of one's own."""
+    described = yaml.safe_load((ROOT / "hwmodels/stacks/llama-cpp.yaml").read_text())
+    change(described)
+    (folder / "engine.yaml").write_text(yaml.safe_dump(described))
+    return str(folder / "engine.yaml")
+
+
+def test_an_engine_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    theirs = load_platform("rtx-3090", "llama-cpp")
+    ours = load_platform("rtx-3090", own_engine(tmp_path))
+    what = Work(OpKind.EXPERTS, (Gemm(1, 4096, 4096),), "fp16", 4.5)
+    assert ours.stack.name == str(tmp_path / "engine.yaml")
+    assert ours.constants == theirs.constants
+    assert price([what], ours).duration_s.tolist() == price([what], theirs).duration_s.tolist()
+    slow = load_platform(
+        "rtx-3090", own_engine(tmp_path, lambda d: d["constants"]["hbm_efficiency"].update(value=0.0125))
+    )  # the file was written again: what it says now counts
+    assert price([what], slow).duration_s[0] > 10 * price([what], ours).duration_s[0]
+    assert slow.calibration("fp16") == "claimed"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("execution"), r"engine\.yaml: key 'execution' is missing"),
+        (lambda d: d.update(execution="llama"), "llama"),
+        (lambda d: d["constants"].update(sped_s=d["constants"]["sync_s"]), "sped_s"),
+        (lambda d: d["constants"].pop("dequant_efficiency"), "expected one of dequant_efficiency and unpack_s"),
+        (lambda d: d["constants"].update(hbm_efficiency={"value": 1.5, "unit": "1", "source": "stream"}), "above 1"),
+        (lambda d: d["constants"].update(sync_s=3), "sync_s"),
+    ],
+)
+def test_an_engine_that_its_file_does_not_describe_is_refused_by_what_is_wrong(
+    change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PregateError, match=message):
+        load_stack(own_engine(tmp_path, change))
+    with pytest.raises(InvalidFile, match=r"nosuch\.yaml: there is no such file; those that ship: fastertransformer"):
+        load_stack(str(tmp_path / "nosuch.yaml"))
+
+
 def test_of_a_maker_that_nobody_knows_every_stack_may_run(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text(

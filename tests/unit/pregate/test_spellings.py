@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
 import pregate
+from hwmodels.shipped import STACKS_DIR
 from offload.policies.policy_descriptions import DESIGNS
 from pregate.cli.checks import names
 from tests.command_line import Run, runner
@@ -58,6 +61,14 @@ def test_a_workstation_processor_is_meant_with_or_without_its_series(written: st
 )
 def test_a_xeon_is_meant_without_the_plus_that_its_name_ends_in(written: str, ours: str) -> None:
     assert pregate.load_hardware("rtx-3090", "llama.cpp", {"host": written}).machine.host.name == ours
+
+
+def test_a_machine_as_others_write_it_runs_an_engine_of_ones_own(tmp_path: Path) -> None:
+    own = tmp_path / "engine.yaml"
+    shutil.copy(STACKS_DIR / "llama-cpp.yaml", own)
+    assert pregate.load_hardware("RTX 3090", str(own)).stack.name == str(own)
+    with pytest.raises(InvalidFile, match=r"gone\.yaml: there is no such file"):
+        pregate.load_hardware("RTX 3090", str(tmp_path / "gone.yaml"))
 
 
 def test_hosts_links_and_software_are_loaded_by_what_people_call_them() -> None:

@@ -134,13 +134,13 @@ def test_an_edited_stack_is_asked_anew_and_no_other(
     assert "step_s: {value: " in text
     file.write_text(text.replace("step_s: {value: ", "step_s: {value: 1"))
     monkeypatch.setattr(stack, "STACKS_DIR", folder)
-    stack._shipped_stack.cache_clear()
+    stack._stack_of_file.cache_clear()
     try:
         found, predicted = anew(asked, lambda: predict_table(rows(tmp_path), cache_dir=tmp_path / "kept"))
         assert predicted == ["other stack"]
         assert found.to_dict() == predict_table(rows(tmp_path)).to_dict()
     finally:
-        stack._shipped_stack.cache_clear()
+        stack._stack_of_file.cache_clear()
 
 
 def test_edited_machines_models_dials_seeds_and_code_are_asked_anew(
