@@ -29,6 +29,9 @@ VERSION = 6
 MAX_OPS = 200_000_000
 """Largest schedule file accepted, in ops (about 12 GB of arrays)."""
 
+_CHECKED_OPS = 1 << 15
+"""Ops whose dependencies are checked at a time, so that they stay in the caches of the processor."""
+
 COLUMNS: dict[str, Any] = {
     "lane": np.int8, "kind": np.int8, "cost": np.int32, "dep_ptr": np.int64, "dep": np.int32,
     "step": np.int32, "layer": np.int16, "expert": np.int16, "slot": np.int32, "bytes": np.int64,
@@ -109,11 +112,14 @@ class Schedule:
             wanted = {"dep_ptr": n + 1, "dep": int(self.dep_ptr[-1]) if len(self.dep_ptr) else -1}.get(name, n)
             if getattr(self, name).shape != (wanted,):
                 raise InvalidInput(f"schedule: {name} has shape {getattr(self, name).shape}, not ({wanted},)")
-        if self.dep_ptr[0] != 0 or np.any(np.diff(self.dep_ptr) < 0):
+        if self.dep_ptr[0] != 0 or np.any(self.dep_ptr[1:] < self.dep_ptr[:-1]):
             raise InvalidInput("schedule: dep_ptr must rise from 0")
-        owner = np.repeat(np.arange(n), np.diff(self.dep_ptr))
-        if np.any(self.dep >= owner) or np.any(self.dep < 0):
-            raise InvalidInput("schedule: an op depends on itself, a later op or none that exists")
+        for first in range(0, n, _CHECKED_OPS):
+            ptr = self.dep_ptr[first : first + _CHECKED_OPS + 1]
+            owner = np.repeat(np.arange(first, first + len(ptr) - 1, dtype=np.int32), np.diff(ptr))
+            dep = self.dep[ptr[0] : ptr[-1]]
+            if np.any(dep >= owner) or np.any(dep < 0):
+                raise InvalidInput("schedule: an op depends on itself, a later op or none that exists")
         if n and (self.lane.min() < 0 or self.lane.max() >= len(Lane)):
             raise InvalidInput(f"schedule: a lane is outside 0..{len(Lane) - 1}")
         if n and (self.kind.min() < 0 or self.kind.max() >= len(OpKind)):

@@ -6,27 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offload.ops import Gemm, Work
+from offload.same import Same
 
-__all__ = ["GemmCells", "Same", "listed_gemms"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Same:
-    """A thing that is equal to itself alone, and lives as long as this does."""
-
-    one: Any
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.one is other.one
-
-    def __hash__(self) -> int:
-        return id(self.one)
+__all__ = ["GemmCells", "listed_gemms"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,9 +10,10 @@ import numpy as np
 
 from hwmodels.figures import Figures
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts, counted, row_counts
-from hwmodels.kernels.gemm_cells import GemmCells, Same, listed_gemms
+from hwmodels.kernels.gemm_cells import GemmCells, listed_gemms
 from hwmodels.stack import SoftwareStack
 from offload.ops import KINDS, Lane, Work
+from offload.same import Same
 
 __all__ = ["alike"]
 

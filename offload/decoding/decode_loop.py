@@ -19,7 +19,7 @@ from offload.decoding.moe_blocks import Blocks
 from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.token_mixing import TokenMixing
 from offload.decoding.unions import Unions, unions_of
-from offload.decoding.work_rows import Works
+from offload.decoding.work_rows import works_of
 from offload.granularity import check_execution, layer_copy, matrix_copies
 from offload.ops import Lane, OpKind, Work
 from offload.placing.host_side import HostSide, split_attention
@@ -74,7 +74,7 @@ class DecodeLoop:
         n_buffers, cache = job.n_buffers, job.cache
         self.model, self.policy, self.execution = model, policy, execution
         self.recorder = Recorder() if recorder is None else recorder
-        self.works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
+        self.works = works_of(model, count_slots(n_buffers, cache) * model.expert_bytes)
         self._mixing = TokenMixing(model, self.works)
         self._of_pass: dict[tuple[bool, int], PassWorks] = {}
         copies = _copies(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,30 @@ from numpy.typing import NDArray
 from offload import work
 from offload.granularity import matrix_works
 from offload.ops import OpKind, Work
+from offload.same import Same
 from offload.slots.copy_runs import run_work
 from traces.model.architecture import LayerStack, ModelArchitecture
 
-__all__ = ["Rows", "Works"]
+__all__ = ["Rows", "Works", "works_of"]
+
+_MOST_WORKS = 1 << 16
+"""Works of one model that are kept for the next schedule."""
+
+
+def works_of(model: ModelArchitecture, slots_bytes: int) -> Works:
+    """The works of a model that is asked of again and again, in one placement after the other: kept from schedule to
+    schedule, up to `_MOST_WORKS`.
+    """
+    found = _latest(Same(model), slots_bytes)
+    if found.n_made > _MOST_WORKS:
+        _latest.cache_clear()
+        found = _latest(Same(model), slots_bytes)
+    return found
+
+
+@lru_cache(4)
+def _latest(model: Same, slots_bytes: int) -> Works:
+    return Works(model.one, slots_bytes)
 
 
 class Works:
@@ -26,6 +47,11 @@ class Works:
         self._pieces: dict[Work, tuple[Work, ...]] = {}
         self._rates: dict[int, work.ContextRates] = {}
         self._grouped = work.GroupedExperts(model, slots_bytes)
+
+    @property
+    def n_made(self) -> int:
+        """Works so far."""
+        return len(self._made)
 
     def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
         found = self._made.get(key)

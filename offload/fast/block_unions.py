@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,10 +96,12 @@ class BlockUnions:
             mine = self.tokens[at : at + n * n_parts].reshape(n, n_parts) * shares[ptr[0] : ptr[-1], None]
             counts[np.repeat(np.arange(n_blocks), sizes), place] = mine
             served = np.sort(counts, axis=1).transpose(0, 2, 1).reshape(n_blocks * n_parts, -1)
-            for j, key in enumerate(zip(n_shared, map(bytes, np.ascontiguousarray(served)), strict=True)):
+            text, width = served.tobytes(), served.itemsize * served.shape[1]
+            for j, shared in enumerate(n_shared):
+                key = shared, text[j * width : (j + 1) * width]
                 row = known.get(key)
                 if row is None:
-                    runs = tuple(sorted(Counter(n for n in served[j].tolist() if n).items()))
+                    runs = tuple((n, len(list(alike))) for n, alike in groupby(served[j].tolist()) if n)
                     made = works.grouped_runs(key[0], runs) if runs or key[0] else None
                     row = known[key] = rows.of(made)
                 found.append(row)

@@ -25,7 +25,7 @@ from offload.decoding.decoding_pass import FIRST_STEP, STEP
 from offload.decoding.micro_batches import micro_batches_of
 from offload.decoding.mixer_works import Contexts, contexts_of, mixing_works
 from offload.decoding.prompt_chunks import passes_of
-from offload.decoding.work_rows import Rows, Works
+from offload.decoding.work_rows import Rows, works_of
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
 from offload.fast.block_unions import UNIONS, BlockUnions, unions_in_parts, unions_of_passes
@@ -91,7 +91,7 @@ class CompiledLoop:
     def __init__(self, job: DecodeJob) -> None:
         self._job, self._model = job, job.model
         self._experts, self._words = decode_words.memory(job.model, job.n_buffers, job.cache)
-        self._works = Works(job.model, count_slots(job.n_buffers, job.cache) * job.model.expert_bytes)
+        self._works = works_of(job.model, count_slots(job.n_buffers, job.cache) * job.model.expert_bytes)
         self._costs = np.array(
             [0.0] * layout.N_HOST_COSTS if job.policy.costs is None else astuple(job.policy.costs), np.float64
         )

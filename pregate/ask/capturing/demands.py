@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.decoding.choice_counts import choice_counts
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
 __all__ = ["demands", "passes_that_ask"]
 
 _CELLS = 1 << 18
-"""Routing cells (tokens x layers x top_k) looked through at a time, or one forward pass."""
+"""Routing cells (tokens x layers x top_k) looked through at a time, and experts counted, or one forward pass."""
 
 
 def demands(model: ModelArchitecture, trace: RoutingTrace) -> Iterator[list[int]]:
@@ -38,14 +39,13 @@ def passes_that_ask(model: ModelArchitecture, trace: RoutingTrace) -> NDArray[np
 
 def _asked(model: ModelArchitecture, trace: RoutingTrace) -> Iterator[NDArray[np.int64]]:
     """The experts of every (step, layer), ascending, each (i_step * n_moe_layers + layer) * n_experts + expert."""
-    n_layers, n_experts = model.n_moe_layers, model.n_experts
-    begins = np.append(True, np.diff(trace.step) != 0)
-    i_pass, edges = np.cumsum(begins), np.append(np.flatnonzero(begins), trace.n_tokens)
-    start = 0
-    while start < trace.n_tokens:  # whole passes, some hundred thousand cells at a time
-        room = start + max(1, _CELLS // (n_layers * trace.top_k))
-        stop = int(edges[max(np.searchsorted(edges, room, side="right") - 1, np.searchsorted(edges, start) + 1)])
-        experts = trace.experts[start:stop]
-        first = (i_pass[start:stop, None] * n_layers + np.arange(n_layers)) * n_experts  # (n_tokens, n_layers)
-        yield np.unique((first[:, :, None] + experts)[experts >= 0])
-        start = stop
+    n_keys = model.n_moe_layers * model.n_experts
+    edges = np.append(np.flatnonzero(np.diff(trace.step, prepend=-1)), trace.n_tokens)
+    most, first = max(1, _CELLS // n_keys), 0
+    while first < len(edges) - 1:  # whole passes, some hundred thousand counts at a time
+        room = edges[first] + max(1, _CELLS // (model.n_moe_layers * trace.top_k))
+        last = min(max(int(np.searchsorted(edges, room, side="right")) - 1, first + 1), first + most)
+        start, stop = edges[first], edges[last]
+        counts = choice_counts(trace.experts[start:stop], model.n_experts, edges[first : last + 1] - start)
+        yield np.flatnonzero(counts) + first * n_keys
+        first = last

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwmodels.kernels import gemm_cells
 from hwmodels.kernels.gemm_cells import listed_gemms
 from offload.ops import OpKind, Work
+from offload.same import Same
 from offload.work import experts_work
 from pregate.named import load_model
 
@@ -39,4 +39,4 @@ def test_a_tuple_is_listed_once_and_a_list_as_it_now_is() -> None:
     assert len(listed_gemms(works).n_gemms) == 5
     works.pop()
     assert len(listed_gemms(works).n_gemms) == 4
-    assert gemm_cells.Same(works) != gemm_cells.Same(list(works))
+    assert Same(works) != Same(list(works))

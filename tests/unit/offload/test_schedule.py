@@ -12,6 +12,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from offload import schedule
 from offload.ops import Gemm, Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
@@ -31,12 +32,25 @@ def tiny() -> Schedule:
     return recorder.schedule(static_bytes=50)
 
 
-def parts(schedule: Schedule) -> dict[str, Any]:
+def parts(of: Schedule) -> dict[str, Any]:
     names = (
         "lane", "kind", "cost", "dep_ptr", "dep", "step", "layer", "expert", "slot", "bytes", "hbm_acquired",
         "hbm_released", "priority", "cancelled_by", "works", "static_bytes",
     )  # fmt: skip
-    return {name: getattr(schedule, name) for name in names}
+    return {name: getattr(of, name) for name in names}
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 3, 4])
+def test_a_dependency_is_checked_wherever_it_stands(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = parts(tiny())
+    monkeypatch.setattr(schedule, "_CHECKED_OPS", at_a_time)
+    Schedule(**whole)
+    for place, owner in enumerate(np.repeat(np.arange(3), np.diff(whole["dep_ptr"])).tolist()):
+        for named in (owner, -1):
+            dep = whole["dep"].copy()
+            dep[place] = named
+            with pytest.raises(InvalidInput, match="depends on itself"):
+                Schedule(**whole | {"dep": dep})
 
 
 def changed(name: str, index: int, value: int) -> dict[str, Any]:
