@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pregate.card.claimed_errors import RECORD
-from pregate.measured.table import read_field
+from pregate.measured.rows.table import read_field
 
 GATHERED = "2026-11"
 """Until when measurements of others were gathered (pregate/measured/tables/SOURCES.md)."""

@@ -170,9 +170,9 @@ def unsaid() -> str:
 
 def main() -> None:
     """Predict every row, and keep what the tables need."""
-    from pregate.measured.carried_constants import carried
-    from pregate.measured.spreads import fit_spread, interval_coverage, residuals
-    from pregate.measured.table import read_field
+    from pregate.measured.constants.carried_constants import carried
+    from pregate.measured.constants.spreads import fit_spread, interval_coverage, residuals
+    from pregate.measured.rows.table import read_field
     from pregate.measured.table_prediction import predict_table
 
     result = predict_table(read_field())

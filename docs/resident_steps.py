@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from pregate.check.ranking import kendall_tau
-from pregate.measured.table import RESIDENT_TABLE, MeasuredRow, read_table
+from pregate.measured.rows.table import RESIDENT_TABLE, MeasuredRow, read_table
 from pregate.measured.table_prediction import predict_table
 
 

@@ -27,9 +27,9 @@ from offload.decisions import (
 )
 from offload.granularity import Granularity
 from offload.miss_costs import AsksMachine, MissCosts
-from offload.own_policies import Own, changed_fields, rebuilt
+from offload.own_policies.own_policy_names import Own, changed_fields, rebuilt
+from offload.own_policies.policy_calls import ask
 from offload.placing.placement import AS_DECIDED, Placement
-from offload.policy_calls import ask
 from offload.skipping import Skipping
 from offload.speculation import Speculation
 from traces.documents import check_name

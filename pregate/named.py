@@ -142,7 +142,7 @@ def load_policy(text: str) -> Policy:
 
     Executes the file, with all that you may do. Raises `UnknownName`, `InvalidFile` or `InvalidInput`.
     """
-    from offload.own_policies import is_own_name, load_own
+    from offload.own_policies.own_policy_names import is_own_name, load_own
     from offload.policies import policy_named
 
     if is_own_name(text):

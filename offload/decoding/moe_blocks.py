@@ -16,9 +16,9 @@ from offload.decoding.placed_blocks import run_at_home, run_on_host
 from offload.decoding.revealed import Revealed
 from offload.decoding.slot_reads import SlotReads
 from offload.decoding.unions import MoeBlock, Unions
+from offload.own_policies.policy_calls import ask_at
 from offload.policy import Decisions, Fetch, Policy, fetch_misses, no_prefetch
 from offload.policy_answers import checked_fetches
-from offload.policy_calls import ask_at
 from offload.prefetching.selected_ahead import SelectedAhead
 from traces.errors import InvalidInput
 from traces.routing import Step

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from offload.decoding.decoding_pass import DecodingPass
 from offload.decoding.unions import Unions
 from offload.gate_output import GateOutput, gate_output
+from offload.own_policies.policy_calls import ask
 from offload.policy import BlockView, Policy
-from offload.policy_calls import ask
 from traces.routing import Step
 
 __all__ = ["Revealed"]

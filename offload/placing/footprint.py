@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from offload.decoding.token_mixing import contexts
 from offload.decoding.unions import most_distinct
 from offload.execution import Execution
+from offload.own_policies.policy_calls import ask
 from offload.placing.placement import Placed, place
 from offload.policy import Buffers, Policy
-from offload.policy_calls import ask
 from offload.slots.low_copies import LowSlots
 from offload.slots.memory import CapacityExceeded
 from traces.errors import InvalidInput

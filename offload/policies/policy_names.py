@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 
 from offload.granularity import Granularity
 from offload.miss_costs import MissCosts
-from offload.own_policies import is_own_name, own_name, own_policy
+from offload.own_policies.own_policy_names import is_own_name, own_name, own_policy
 from offload.placing.placement import placement_named
 from offload.policies.cache_names import cache_named, plain_number
 from offload.policies.policy_descriptions import published_as

@@ -124,22 +124,22 @@ class Card:
         `n_lines`, 23 at least), or with `details` all that it knows.
         """
         if details:
-            from pregate.card.card_display import text_of
+            from pregate.card.display.whole_card import text_of
 
             return text_of(self, width)
-        from pregate.card.screen import screen_of
+        from pregate.card.display.one_screen import screen_of
 
         return screen_of(self, width, n_lines)
 
     def summary(self, width: int = 100) -> str:
         """The card in a few lines: the verdict, the numbers with what they rest on, how to run it."""
-        from pregate.card.card_display import summary_of
+        from pregate.card.display.whole_card import summary_of
 
         return summary_of(self, width)
 
     def markdown(self) -> str:
         """The card as Markdown."""
-        from pregate.card.card_display import markdown_of
+        from pregate.card.display.whole_card import markdown_of
 
         return markdown_of(self)
 
@@ -147,7 +147,7 @@ class Card:
         return f"Card({self.model} on {self.hardware}: {self.verdict()})"
 
     def _repr_html_(self) -> str:
-        from pregate.card.card_display import html_of
+        from pregate.card.display.whole_card import html_of
 
         return html_of(self)
 

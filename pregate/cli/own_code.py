@@ -20,7 +20,7 @@ def load_own_policies(command: str | None, given: Mapping[str, Any]) -> None:
     for option in TAKE_DESIGNS:
         text = given.get(option)
         if isinstance(text, str) and ".py:" in text:
-            from offload.own_policies import is_own_name
+            from offload.own_policies.own_policy_names import is_own_name
             from pregate.named import load_policy
 
             for design in filter(is_own_name, map(str.strip, text.split(","))):

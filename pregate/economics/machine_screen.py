@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from pregate.card.card_display import escaped
+from pregate.card.display.one_screen import COLUMNS, DETAILS
+from pregate.card.display.phrases import bound_by, rate, rates
+from pregate.card.display.text_layout import cut, folded, in_columns
+from pregate.card.display.whole_card import escaped
 from pregate.card.judged_design import Expected
-from pregate.card.phrases import bound_by, rate, rates
-from pregate.card.screen import COLUMNS, DETAILS
-from pregate.card.text_layout import cut, folded, in_columns
 from pregate.draw.render import si
 from pregate.economics.cost_draws import Estimate
 from pregate.economics.machine_ranking import MachineRanking, RankedMachine, usd

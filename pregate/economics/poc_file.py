@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwmodels.quantity import parse_override
-from offload.own_policies import is_own_name
+from offload.own_policies.own_policy_names import is_own_name
 from offload.policies import policy_named
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidInput

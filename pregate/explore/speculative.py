@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from offload.own_policies import is_own_name
+from offload.own_policies.own_policy_names import is_own_name
 from offload.policies import policy_named
 from offload.speculation import Speculation, speculation_named
 from traces.errors import InvalidInput

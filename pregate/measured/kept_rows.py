@@ -16,7 +16,7 @@ from pregate.ask.capturing.own_policy_checks import is_own
 from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_policy
 from pregate.measured.reproduction import published_activation
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.table import COLUMNS, MeasuredRow
+from pregate.measured.rows.table import COLUMNS, MeasuredRow
 from traces.errors import PregateError
 
 __all__ = ["KeptRows"]

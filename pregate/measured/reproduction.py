@@ -20,7 +20,7 @@ from pregate.measured.isca24 import MANY_SCHEDULES, RowPrediction, Workbench
 from pregate.measured.isca24_fit import ASSUMPTIONS, HARDWARE, STACK, is_fitted
 from pregate.measured.isca24_routing import Activation
 from pregate.measured.isca24_rows import COLUMNS, Row, read_rows
-from pregate.measured.table import predictions_csv
+from pregate.measured.rows.table import predictions_csv
 from traces.errors import unknown_name
 
 if TYPE_CHECKING:

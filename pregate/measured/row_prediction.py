@@ -36,10 +36,10 @@ from pregate.measured.isca24_rows import Row
 from pregate.measured.isca24_table import published_row
 from pregate.measured.kept_traces import KeptTraces
 from pregate.measured.latest_values import Latest
-from pregate.measured.microbatches import as_microbatches, without_outputs
 from pregate.measured.reproduction import published_activation
-from pregate.measured.several_cards import check_one_card, check_one_model
-from pregate.measured.table import MeasuredRow
+from pregate.measured.rows.microbatches import as_microbatches, without_outputs
+from pregate.measured.rows.several_cards import check_one_card, check_one_model
+from pregate.measured.rows.table import MeasuredRow
 from pregate.named import load_model
 from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.explain.sensitivity import elasticities

@@ -22,7 +22,7 @@ from pregate.ask.simulation import to_dataframe
 from pregate.check.ranking import kendall_tau
 from pregate.measured.kept_rows import KeptRows
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.table import COLUMNS, MeasuredRow, predictions_csv
+from pregate.measured.rows.table import COLUMNS, MeasuredRow, predictions_csv
 from traces.errors import PregateError
 
 if TYPE_CHECKING:

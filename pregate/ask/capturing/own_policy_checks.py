@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from offload.decode import Decoded
+from offload.own_policies.policy_calls import is_foreign
 from offload.policy import Decisions, Policy, RunFacts, fetch_misses, no_prefetch
-from offload.policy_calls import is_foreign
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase

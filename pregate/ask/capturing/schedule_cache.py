@@ -22,7 +22,7 @@ import compiled
 import offload
 import traces
 from offload.decode import Decoded
-from offload.own_policies import changed_fields
+from offload.own_policies.own_policy_names import changed_fields
 from offload.policy import Policy
 from offload.schedule import COLUMNS, VERSION, Schedule
 from pregate.ask.capturing.capture import Captured, capture_request

@@ -163,8 +163,8 @@ def _print(found: Card | MachineRanking, format: CardFormat, told: list[str], br
     elif details:
         print(*([_folded(told)] if told else []), found.text(columns(), details=True), sep="\n")
     else:  # what was found takes a line of the screen
-        from pregate.card.screen import LINES
-        from pregate.card.text_layout import cut, folded
+        from pregate.card.display.one_screen import LINES
+        from pregate.card.display.text_layout import cut, folded
 
         above = cut(folded(brief, columns()), 1, columns()) if brief else []
         print(*above, found.text(columns(), n_lines=LINES - len(above)), sep="\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hwmodels.quantity import parse_override
-from offload.own_policies import is_own_name
+from offload.own_policies.own_policy_names import is_own_name
 from offload.policies import cache_named
 from pregate.explore.speculative import drafting_named, with_and_without
 from pregate.explore.sweeps.axes import LatinHypercube, spaced

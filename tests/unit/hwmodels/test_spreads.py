@@ -10,9 +10,9 @@ import pytest
 
 from hwmodels.specs import spread as spread_module
 from hwmodels.specs.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
-from pregate.measured.carried_constants import carried
+from pregate.measured.constants.carried_constants import carried
+from pregate.measured.constants.spreads import Residual, fit_spread, interval_coverage, residuals
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.spreads import Residual, fit_spread, interval_coverage, residuals
 from pregate.measured.table_prediction import predict_table
 from tests.unit.pregate.measured.test_field import ROW, read
 from traces.errors import InvalidFile, InvalidInput

@@ -8,7 +8,7 @@ import pytest
 
 from offload.uncollected import uncollected
 from pregate.measured import table_prediction
-from pregate.measured.table import read_field
+from pregate.measured.rows.table import read_field
 
 
 def _fails() -> None:

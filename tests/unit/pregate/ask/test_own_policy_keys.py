@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pregate
-from offload.own_code import OwnCode
+from offload.own_policies.own_code import OwnCode
 from offload.policies import policy_named
 from pregate.ask.capturing.request import request
 from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_key

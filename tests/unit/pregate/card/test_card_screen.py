@@ -14,13 +14,13 @@ from pregate.card import this_machine
 from pregate.card.card import Card
 from pregate.card.choice import Ranking
 from pregate.card.designs import EngineDesign, plan_design
+from pregate.card.display.one_screen import COLUMNS, LINES
+from pregate.card.display.phrases import in_words
+from pregate.card.display.text_layout import command_lines
 from pregate.card.found_gpu import Gpu
 from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged_design import judge
-from pregate.card.phrases import in_words
 from pregate.card.plan import plan
-from pregate.card.screen import COLUMNS, LINES
-from pregate.card.text_layout import command_lines
 from pregate.card.this_machine import Found
 from pregate.engines.writing import Flags
 from tests.command_line import Run

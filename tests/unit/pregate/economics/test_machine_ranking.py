@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import pregate
+from pregate.card.display.one_screen import COLUMNS, LINES
 from pregate.card.plan import plan
-from pregate.card.screen import COLUMNS, LINES
 from pregate.economics.assumptions import load_assumptions
 from pregate.economics.costing import costs
 from pregate.economics.machine_ranking import MachineRanking, rank_machines

@@ -15,7 +15,7 @@ from pregate.engines.flag_table import EngineFlags, engines
 from pregate.engines.reading import told_of_flags, without_flags
 from pregate.engines.writing import flags_of
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.table import MeasuredRow, read_table
+from pregate.measured.rows.table import MeasuredRow, read_table
 from pregate.named import load_model
 from traces.errors import InvalidInput
 

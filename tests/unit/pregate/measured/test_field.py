@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import pregate
+from pregate.measured.constants.stack_fit import fit_stack
 from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.stack_fit import fit_stack
-from pregate.measured.table import COLUMNS, METRICS, MeasuredRow, read_field, read_table
+from pregate.measured.rows.table import COLUMNS, METRICS, MeasuredRow, read_field, read_table
 from pregate.measured.table_prediction import predict_table
 from tests.command_line import Run, runner
 from traces.errors import InvalidFile, InvalidInput, UnknownName

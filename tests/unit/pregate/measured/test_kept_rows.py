@@ -18,7 +18,7 @@ from pregate.measured.isca24 import Workbench
 from pregate.measured.isca24_rows import Row
 from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.table import MeasuredRow
+from pregate.measured.rows.table import MeasuredRow
 from pregate.measured.table_prediction import TablePrediction, predict_table
 from tests.command_line import Run
 from tests.unit.pregate.measured.test_field import ROW, read, table

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pregate.measured.row_names import with_our_names
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.table import read_table
+from pregate.measured.rows.row_names import with_our_names
+from pregate.measured.rows.table import read_table
 from pregate.named import load_model
 from tests.command_line import Run, runner
 from traces.errors import InvalidInput

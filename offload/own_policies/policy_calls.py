@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from offload.own_code import where_raised
+from offload.own_policies.own_code import where_raised
 from traces.errors import InvalidInput, PregateError
 
 if TYPE_CHECKING:

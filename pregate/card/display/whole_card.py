@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pregate.card.card import Card
-from pregate.card.phrases import (
+from pregate.card.display.phrases import (
     assumed_hits,
     bound_by,
     changed_by,
@@ -19,7 +19,7 @@ from pregate.card.phrases import (
     seconds,
     shown_designs,
 )  # fmt: skip
-from pregate.card.text_layout import folded, in_columns
+from pregate.card.display.text_layout import folded, in_columns
 from pregate.draw.render import si
 from pregate.engines.writing import Flags
 

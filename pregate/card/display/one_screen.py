@@ -11,7 +11,7 @@ import re
 from hwmodels.platform import OF_CUDA
 from pregate.card.card import Card
 from pregate.card.choice import Ranking, ratio
-from pregate.card.phrases import (
+from pregate.card.display.phrases import (
     assumed_hits,
     bound_by,
     changed_by,
@@ -23,7 +23,7 @@ from pregate.card.phrases import (
     seconds,
     shown_designs,
 )  # fmt: skip
-from pregate.card.text_layout import command_lines, cut, folded, in_columns
+from pregate.card.display.text_layout import command_lines, cut, folded, in_columns
 from pregate.draw.render import si
 
 __all__ = ["COLUMNS", "DETAILS", "LINES", "screen_of"]

@@ -22,10 +22,10 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.ask.capturing.tier_names import tier_named
 from pregate.engines.reading import told_of_flags, without_flags
-from pregate.measured.engine_words import in_flags
 from pregate.measured.isca24_rows import COLUMNS as PUBLISHED_COLUMNS
-from pregate.measured.row_names import with_our_names
-from pregate.measured.written_cells import COLUMN_ALIASES, as_written
+from pregate.measured.rows.engine_words import in_flags
+from pregate.measured.rows.row_names import with_our_names
+from pregate.measured.rows.written_cells import COLUMN_ALIASES, as_written
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
@@ -56,11 +56,11 @@ METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
 )
 """Metrics by name: their unit, and whether more is better. Decode and prefill rates are of one sequence's tokens times
 the batch; `microbatch_tokens_per_s`: of one prompt that is read `batch` tokens at a time, `context_tokens` before each
-pass on average (`pregate.measured.microbatches`); `tokens_per_s` is output tokens over the whole run;
+pass on average (`pregate.measured.rows.microbatches`); `tokens_per_s` is output tokens over the whole run;
 `max_active_experts`: of one layer in one pass; `h2d_bytes_per_s`: what copies of one expert to the device achieve;
 `cpu_bytes_per_s`: what the host's experts read."""
 
-_TABLES = Path(__file__).parent / "tables"
+_TABLES = Path(__file__).parents[1] / "tables"
 
 FIELD_TABLE = _TABLES / "offload_field.csv"
 """What others measured, in the project's language; where it is from stands in SOURCES.md beside it."""

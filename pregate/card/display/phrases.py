@@ -8,8 +8,8 @@ from offload.policies import PRESETS
 from offload.policies.policy_descriptions import what_it_does
 from pregate.card.card import N_SHOWN, Card
 from pregate.card.choice import Ranking, weakest
+from pregate.card.display.text_layout import command_lines, folded
 from pregate.card.judged_design import Expected, Judged
-from pregate.card.text_layout import command_lines, folded
 from pregate.draw.render import si
 from pregate.engines.writing import Flags
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hwmodels.specs.processors import channels_of, is_processor
-from pregate.measured.several_cards import on_one_card
-from pregate.measured.written_cells import host_with_memory
+from pregate.measured.rows.several_cards import on_one_card
+from pregate.measured.rows.written_cells import host_with_memory
 from pregate.spellings import KNOWN, card_with_memory, formats_of_file, model_and_format, our_name, several
 
 __all__ = ["with_our_names"]

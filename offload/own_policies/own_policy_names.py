@@ -12,8 +12,8 @@ from dataclasses import fields, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from offload.own_code import OwnCode, own_code, where_raised
-from offload.policy_calls import is_foreign
+from offload.own_policies.own_code import OwnCode, own_code, where_raised
+from offload.own_policies.policy_calls import is_foreign
 from traces.documents import MAX_NAME
 from traces.errors import InvalidInput, unknown_name
 

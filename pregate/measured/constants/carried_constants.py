@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hwmodels.specs.spread import SPREAD_KEYS
-from pregate.measured.spreads import Residual
+from pregate.measured.constants.spreads import Residual
 
 __all__ = ["Carried", "carried"]
 

@@ -11,8 +11,8 @@ import pytest
 
 import pregate
 from pregate.card.card import Card
+from pregate.card.display.phrases import rate
 from pregate.card.job import RequestLoad
-from pregate.card.phrases import rate
 from pregate.card.plan import plan
 from pregate.cli.commands import plan as command
 from pregate.engines.writing import Flags

@@ -1,0 +1,1 @@
+"""The words of a card: whole, or on one screen."""
