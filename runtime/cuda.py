@@ -79,6 +79,7 @@ class CudaBackend:
         ] = {}  # of ops on streams: where it has one its start's, its end's
         self._copies: dict[int, list[tuple[Tensor, Tensor]]] = {}  # of ops that copy: the parts, target and source
         self._core = OnFastestCore()  # the thread that issues
+        self._grows = False  # ops come one by one, and what the caller does in between is none
         self._current = threading.local()  # the lane whose stream is this thread's
         self._captured: list[Action] = []  # what graphs work on, of which they hold the addresses only
         self._failure: tuple[int, BaseException] | None = None
@@ -131,6 +132,7 @@ class CudaBackend:
             self._issued[op] = threading.Event()
         if self._graphs:
             self._capture()
+        self._core.enter()
         self._start_clock()
 
     def open(self, most_ops: int, lanes: Iterable[Lane]) -> None:
@@ -141,6 +143,7 @@ class CudaBackend:
         if self._graphs:
             raise InvalidInput("graphs are captured of a routing that is known before the run: leave --graphs out")
         self._begin(most_ops, lanes)
+        self._grows = True
         self._start_clock()
 
     def add(self, lane: Lane, waits: tuple[int, ...], action: Action | None) -> None:
@@ -187,7 +190,6 @@ class CudaBackend:
         api.synchronize()
 
     def _start_clock(self) -> None:
-        self._core.enter()
         self._zero = self._api.Event(enable_timing=True)
         self._zero.record(self._streams[Lane.COMPUTE])
         self._zero.synchronize()
@@ -271,6 +273,8 @@ class CudaBackend:
             assert action is not None
             self._moved[lane] += action() or 0
         end.record(stream)
+        if self._grows:
+            self._leave_streams()
 
     def _copy(self, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
         for target, source in parts:

@@ -160,8 +160,8 @@ def _held_s(queued: _Queued, times: Times) -> NDArray[np.float64]:
     taken = times.end_s - times.start_s
     last_s: dict[int, float] = {}
     for op, (lane, waits) in enumerate(zip(queued.lanes, queued.waits, strict=True)):
-        if lane in last_s and (waits or lane == Lane.COMPUTE):
-            ready_s = max([last_s[lane], *(float(times.end_s[dep]) for dep in waits)])
+        if waits or (lane == Lane.COMPUTE and lane in last_s):
+            ready_s = max([last_s.get(lane, 0.0), *(float(times.end_s[dep]) for dep in waits)])
             taken[op] = max(times.end_s[op] - ready_s, 0.0)
         last_s[lane] = float(times.end_s[op])
     held: NDArray[np.float64] = taken[queued.places]

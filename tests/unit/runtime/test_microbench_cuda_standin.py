@@ -229,3 +229,10 @@ PUBLISHED = (
     "switch-base-8", "switch-base-64", "switch-base-128", "switch-large-128", "mixtral-8x7b", "qwen3-30b-a3b",
     "deepseek-v2-lite", "gpt-oss-20b",
 )  # fmt: skip
+
+
+def test_beside_copies_a_device_computes_and_its_host_does_not() -> None:
+    found = contention.contention_samples(make, "fp32", hold=lambda: None)
+    assert {(one.parameters["of"], one.parameters["beside"]) for one in found} == {
+        ("gemv", "nothing"), ("h2d", "nothing"), ("gemv", "h2d"), ("h2d", "gemv"),
+    }  # fmt: skip

@@ -19,7 +19,7 @@ from traces.phase import Phase
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime.backend import Action, Backend  # noqa: E402
+from runtime.backend import Action, Backend, Times  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.microbench import contention, gemms, ops  # noqa: E402
 from runtime.microbench.gemms import gemm_samples  # noqa: E402
@@ -249,3 +249,13 @@ def test_ops_behind_a_hold_are_timed_in_a_run_of_their_own() -> None:
         make, DECODERS, Experts(DECODERS.model), "on_demand", quick=True, hold=lambda: held.append(1)
     )  # fmt: skip
     assert len(held) == n_passes * (1 + len({DECODERS.n_active, DECODERS.model.n_experts}))
+
+
+def test_an_op_that_the_host_did_not_hold_up_lasts_from_when_it_could_have_begun() -> None:
+    lanes = [Lane.COMPUTE, Lane.COMPUTE, Lane.H2D, Lane.COMPUTE, Lane.H2D, Lane.H2D]
+    waits: list[tuple[int, ...]] = [(), (), (1,), (2,), (), (3,)]
+    start_s = np.array([0.0, 2.0, 3.5, 7.0, 7.5, 9.5])
+    end_s = np.array([1.0, 3.0, 6.0, 8.0, 8.5, 11.0])
+    queued = ops._Queued(list(map(int, lanes)), [None] * 6, waits, ops=[0, 1, 2, 3, 4, 5], places=[0, 1, 2, 3, 4, 5])
+    held = ops._held_s(queued, Times(start_s, end_s, {}))
+    assert held.tolist() == [1.0, 2.0, 3.0, 2.0, 1.0, 2.5]

@@ -44,3 +44,20 @@ def test_graphs_are_refused_for_what_they_are_made_of() -> None:
     one.make = lambda: CudaBackend(graphs=True, device="cpu", api=StandIn())
     with pytest.raises(InvalidInput, match="leave --graphs out"):
         one.run(one.asked("on_demand"))
+
+
+def test_between_ops_that_come_one_by_one_the_caller_has_its_own_stream() -> None:
+    seen = []
+
+    class Looking(CudaBackend):
+        """Notes what is current when the caller goes on."""
+
+        def issue(self, op: int) -> None:
+            super().issue(op)
+            seen.append(list(self._api.current))
+
+    one = Generated(seeded_model(3), make=make)
+    one.make = lambda: Looking(device="cpu", api=StandIn())
+    one.run(one.asked("on_demand"))
+    assert seen
+    assert not any(seen)

@@ -23,11 +23,12 @@ from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
+from runtime import loading  # noqa: E402
 from runtime.backend import Copy, LaneFailure  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
-from runtime.order import order_of  # noqa: E402
+from runtime.order import follows_of, order_of  # noqa: E402
 from runtime.program import resident_slots  # noqa: E402
 from runtime.run import STATES_TOLERANCE, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
 from tests.cuda_standin import Graph, Rounded, StandIn  # noqa: E402
@@ -262,3 +263,60 @@ def test_host_times_follow_the_device_times_they_wait_for() -> None:
     for lane in (Lane.COMPUTE, Lane.H2D, Lane.D2H):
         mine = np.flatnonzero(schedule.lane == lane)
         assert np.all(timeline.start_s[mine][1:] >= timeline.end_s[mine][:-1])
+
+
+def test_an_op_begins_with_an_event_only_where_its_lane_may_have_been_idle() -> None:
+    """What comes right after another op of the compute lane begins when that ends."""
+    recorder = Recorder()
+    first = recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0)
+    recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0)
+    copy = recorder.issue(Lane.H2D, Work(OpKind.FETCH), (first,), step=0)
+    recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), (copy,), step=0)
+    recorder.issue(Lane.COMPUTE, Work(OpKind.HEAD), step=0)
+    recorder.issue(Lane.HOST, Work(OpKind.WAIT), (copy,), step=0)
+    recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0)
+    order = order_of(recorder.schedule())
+    assert follows_of(order) == [False, True, False, False, True, False, False]
+    there = torch.zeros(4, dtype=torch.uint8)
+    nothing = lambda: None  # noqa: E731
+    actions = [nothing, nothing, Copy(there, there), nothing, nothing, None, nothing]
+    backend = CudaBackend(device="cpu", api=StandIn())
+    backend.load(order, actions)
+    for op, action in enumerate(actions):
+        backend.wait(op) if action is None else backend.issue(op)
+    backend.synchronise()
+    times = backend.times()
+    backend.close()
+    assert times.start_s[1] == times.end_s[0]
+    assert times.start_s[4] == times.end_s[3]
+    assert times.start_s[3] > times.end_s[2]
+    assert times.start_s[6] > times.end_s[4]
+
+
+def test_an_op_runs_on_the_stream_of_its_lane_and_the_caller_has_its_own_back() -> None:
+    steps, schedule = schedule_of("pregate")
+    seen = set()
+
+    class Looking(CudaBackend):
+        """Notes the stream that is current when an op ends."""
+
+        def _launch(self, op: int) -> None:
+            super()._launch(op)
+            seen.add((self._lanes[op], self._api.current[-1] is self._streams[self._lanes[op]]))
+
+    api = StandIn()
+    execute(Looking(device="cpu", api=api), MODEL, steps, schedule)
+    assert seen == {(lane, True) for lane in (Lane.COMPUTE, Lane.H2D, Lane.D2H)}
+    assert not api.current
+
+
+def test_masks_made_before_the_clock_starts_are_those_that_a_pass_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in MODELS:
+        model = MODELS[name]
+        steps = list(routing(model, batch=2, seed=1).steps())
+        decoded = decode(model, steps, policy_named("pregate"), EXECUTIONS["streams"], n_buffers=model.n_experts)
+        runs = {}
+        for room in (0, 1 << 20):
+            monkeypatch.setattr(loading, "_MASKS_BYTES", room)
+            runs[str(room)] = execute(CudaBackend(device="cpu", api=StandIn()), model, steps, decoded.schedule)
+        check_same_output(runs)
