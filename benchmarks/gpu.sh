@@ -80,6 +80,7 @@ meaning() {
 }
 
 part about 40 5 "$python" -m benchmarks.gpu_machine "$backend"
+[ "$backend" = cpu ] || part host 40 15 "$python" -m benchmarks.gpu_host
 
 # Compiled parts are made while the tests run, so that neither a measurement nor its budget pays for them.
 compiling=
