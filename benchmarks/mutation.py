@@ -47,6 +47,7 @@ _MEMORY = tuple(
     )
 )
 _DECODE = tuple(f"tests/unit/offload/test_decode{part}.py" for part in ("_by_hand", "_passes", ""))
+_LAWS = ("tests/unit/hwmodels/test_laws_longhand.py",)
 
 TARGETS = {
     "offload/work.py": ("tests/unit/offload/test_work.py",),
@@ -93,6 +94,7 @@ TARGETS = {
     ),
     "offload/placing/host_side.py": (
         "tests/unit/offload/test_host_side.py",
+        "tests/unit/offload/test_host_experts.py",
         *_DECODE,
         "tests/unit/offload/test_placement.py",
         "tests/unit/offload/test_micro_batches_by_hand.py",
@@ -101,6 +103,7 @@ TARGETS = {
         f"tests/unit/hwmodels/test_{name}.py"
         for name in (
             "cost",
+            "host_prices",
             "cost_formats",
             "prices_by_hand",
             "kernels",
@@ -112,6 +115,17 @@ TARGETS = {
         )
     ),
     "hwmodels/kernels/roofline.py": ("tests/unit/hwmodels/test_kernels.py", "tests/unit/hwmodels/test_gemm_tables.py"),
+    "hwmodels/laws/rates.py": _LAWS,
+    "hwmodels/laws/gemm.py": (*_LAWS, "tests/unit/hwmodels/test_tile_dispatch.py"),
+    "hwmodels/laws/attention.py": _LAWS,
+    "hwmodels/laws/latent_attention.py": _LAWS,
+    "hwmodels/laws/generated_kernels.py": _LAWS,
+    "hwmodels/laws/moe.py": _LAWS,
+    "hwmodels/laws/pricing.py": (
+        "tests/unit/hwmodels/test_law_kernels.py",
+        "tests/unit/hwmodels/test_law_attention.py",
+        "tests/unit/hwmodels/test_law_prices.py",
+    ),
     "simulator/recurrence.py": ("tests/unit/simulator/test_recurrence.py",),
     "simulator/resources.py": ("tests/analytic/test_sharing.py",),
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),

@@ -180,13 +180,13 @@ class HostSide:
         whole = [of[n_tokens] for n_tokens in tokens]
         if not shares:
             return whole
-        return [what if s == 1 else works.part(what, s) for what, s in zip(whole, shares, strict=True)]
+        return [works.part(what, share) for what, share in zip(whole, shares, strict=True)]
 
     def _experts_of_storage(
         self, host: HostTier, whats: Mapping[int, Work], layer: int, moe_layer: int, arrived: int, chosen_by: int
     ) -> None:
         """Experts above storage: what has to be read is computed last."""
-        after: tuple[int, ...] = (arrived,) if arrived >= 0 else ()
+        after: tuple[int, ...] = (arrived,)
         host.ask(moe_layer, list(whats))
         for expert in host.in_order(moe_layer, list(whats)):
             read = host.read(moe_layer, expert, self._loop.i_step, max(arrived, chosen_by))
@@ -238,7 +238,7 @@ class HostSide:
         loop = self._loop
         if loop.execution.gathers_cells:
             gather = loop.works.gather(listed_cells(loop.model, n_bytes))
-            loop.recorder.issue(Lane.HOST, gather, (), step=loop.i_step, layer=layer)
+            loop.recorder.issue(Lane.HOST, gather, step=loop.i_step, layer=layer)
         self.waits.append(self._stream(_CACHE, n_bytes, layer))
 
     def copy_cache(self, n_bytes: int, layer: int) -> int:
@@ -258,7 +258,7 @@ class HostSide:
         readers = self._readers.setdefault(what, [-1] * _N_BUFFERS)
         ahead = sum(what in used for used in self._in_use.values())  # buffers that layers not yet left hold
         self._in_use.setdefault(layer, []).append(what)
-        free = readers[min(ahead, _N_BUFFERS - 1)]
+        free = readers[ahead]
         waits = sorted({op for op in (*after, free) if op >= 0})
         return loop.recorder.issue(Lane.H2D, loop.works.stream(n_bytes), waits, step=loop.i_step, layer=layer)
 

@@ -1,82 +1,18 @@
-"""What a run does away from the accelerator, written by hand: every op, its bytes and what it waits for."""
+"""Layers, weights, keys and values away from the accelerator, by hand: every op, its bytes and what it waits for."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 
 from offload import work
-from offload.caches.residency import ResidentSet
 from offload.decoding.work_rows import Works
-from offload.execution import EXECUTIONS, Execution
 from offload.ops import Gemm, Lane, OpKind, Work
-from offload.placing.host_side import HostSide, listed_cells, scores_of, split_attention, streams_experts
-from offload.placing.placement import place, placement_named
-from offload.placing.tiers import Reads
-from offload.recorder import Recorder
-from offload.slots.host_tier import HostEvents, HostTier, ReadThrough
-from tests.small_models import MODELS
-from traces.model.architecture import ModelArchitecture
+from offload.placing.host_side import listed_cells, scores_of, split_attention, streams_experts
+from tests.host_side_ops import MODEL, begun, works_of, written
 from traces.model.layer_bytes import layer_weight_bytes
-
-MODEL = MODELS["decoder-only"]
-"""Layers 0 (dense), 1, 2 and 3; 128 bytes of activations a token, and of keys and values a token and layer."""
-
-STEP = 7
-EXPERT = MODEL.expert_bytes
-
-
-@dataclass
-class Loop:
-    """A loop that is in pass `STEP`, over three tokens."""
-
-    execution: Execution
-    model: ModelArchitecture = MODEL
-    recorder: Recorder = field(default_factory=Recorder)
-    works: Works = field(default_factory=lambda: Works(MODEL, 0))
-    host_tier: HostTier | None = None
-    i_step: int = STEP
-    n_tokens: int = 3
-    log: HostEvents = field(default_factory=list)
-
-    def computes(self, layer: int, *after: int) -> int:
-        """An op of the accelerator."""
-        return self.recorder.issue(Lane.COMPUTE, self.works.gate(3), after, step=STEP, layer=layer)
-
-
-def begun(text: str, *, reads: bool = False, n_slots: int = 0, **changes: Any) -> tuple[HostSide, Loop]:
-    """The host's side of a run under a placement, `reads`: with experts on storage, `n_slots` of them kept above it."""
-    placement = placement_named(text)
-    loop = Loop(dataclasses.replace(placement.execution(EXECUTIONS["streams"]), **changes))
-    if reads:
-        cache = ResidentSet(n_slots, "lru", n_layers=3, n_experts=6) if n_slots else None
-        loop.host_tier = ReadThrough(Reads(), cache, loop.log).tier(MODEL, loop.recorder, (1, 2, 3), 2)
-    return HostSide(loop, place(MODEL, placement)), loop
-
-
-def written(loop: Loop) -> list[str]:
-    """The ops since the last time: lane, kind, layer, expert, what each copies, and the ops that it waits for."""
-    part, found = loop.recorder.take(), []
-    rows = part.columns
-    assert set(rows["step"].tolist()) <= {STEP}
-    for i in range(len(part)):
-        words = [Lane(rows["lane"][i]).name.lower(), OpKind(rows["kind"][i]).name.lower(), str(rows["layer"][i])]
-        words += [f"e{rows['expert'][i]}"] if rows["expert"][i] >= 0 else []
-        words += [f"{rows['bytes'][i]}B"] if rows["bytes"][i] else []
-        waits = rows["dep"][rows["dep_ptr"][i] : rows["dep_ptr"][i + 1]].tolist()
-        found.append(" ".join([*words, *(["after", *map(str, waits)] if waits else [])]))
-    return found
-
-
-def works_of(loop: Loop, kind: OpKind) -> list[Work]:
-    """The works of the ops of a kind, all that were recorded being taken."""
-    part = loop.recorder.take()
-    return [part.works[row] for row in part.columns["cost"][part.columns["kind"] == kind].tolist()]
-
 
 ATTENTION = Work(OpKind.SELF_ATTENTION, (Gemm(1, 2, 3),), "bf16", 16.0, flop=1001, hbm_bytes=2003)
 
@@ -252,142 +188,6 @@ def test_a_buffer_that_the_first_op_of_a_run_has_read_is_free_when_that_has_run(
         side.end_pass()
     assert [line.partition("B ")[2] for line in written(loop)] == ["", "", "after 0", "after 1"]
     assert side.live_ops()[:2] == [0, 1]
-
-
-@pytest.mark.parametrize("layer", [1, 2])
-def test_experts_wait_for_their_activations_once_and_their_results_come_back(layer: int) -> None:
-    side, loop = begun("experts=cpu")
-    arrived = side.hand_over(loop.computes(layer), layer)
-    side.experts([4, 2], [1, 3], layer, layer - 1, arrived)
-    assert side.take_waits() == [4]
-    side.experts([5], [2], layer, layer - 1)  # activations are there already, and stay
-    assert side.take_waits() == []
-    assert written(loop) == [
-        f"compute gate {layer}", f"d2h handover {layer} 384B after 0", f"cpu cpu_expert {layer} e4 after 1",
-        f"cpu cpu_expert {layer} e2", f"h2d return {layer} 384B after 3", f"cpu cpu_expert {layer} e5",
-    ]  # fmt: skip
-
-
-def test_experts_may_wait_for_the_first_op_of_a_run() -> None:
-    side, loop = begun("experts=cpu")
-    side.experts([4], [1], 1, 0, loop.computes(1))
-    assert written(loop) == ["compute gate 1", "cpu cpu_expert 1 e4 after 0", "h2d return 1 384B after 1"]
-
-
-def test_of_an_expert_that_is_divided_the_host_computes_its_share_of_the_hidden_units() -> None:
-    side, loop = begun("experts=cpu")
-    side.experts([4, 2, 5], [1, 3, 1], 1, 0, -1, (1, 0.25, 0.5))
-    one, three = (work.cpu_expert_work(MODEL, n_tokens) for n_tokens in (1, 3))
-    assert works_of(loop, OpKind.CPU_EXPERT) == [
-        one, work.expert_part_work(MODEL, three, 0.25), work.expert_part_work(MODEL, one, 0.5),
-    ]  # fmt: skip
-    side.experts([4, 2], [1, 3], 1, 0)
-    assert works_of(loop, OpKind.CPU_EXPERT) == [one, three]
-
-
-def test_experts_above_storage_are_computed_as_they_are_read_those_that_are_here_first() -> None:
-    side, loop = begun("experts=cpu", reads=True, n_slots=4)
-    side.experts([4, 2], [1, 3], 2, 1, loop.computes(2))
-    assert side.take_waits() == [5]
-    side.experts([5, 4], [2, 1], 2, 1, loop.computes(2))  # 4 is here
-    assert loop.log == [(1, (4, 2)), (1, (5, 4))]
-    part = loop.recorder.take()
-    tokens = [
-        part.works[row].n_rows for row in part.columns["cost"][part.columns["kind"] == OpKind.CPU_EXPERT].tolist()
-    ]
-    assert tokens == [1, 3, 1, 2]
-    columns = part.columns
-    found = [
-        (
-            Lane(columns["lane"][i]).name,
-            int(columns["layer"][i]),
-            int(columns["expert"][i]),
-            columns["dep"][columns["dep_ptr"][i] : columns["dep_ptr"][i + 1]].tolist(),
-        )
-        for i in range(len(part))
-    ]
-    assert found == [
-        ("COMPUTE", 2, -1, []),
-        ("DISK", 2, 4, [0]), ("CPU", 2, 4, [0, 1]), ("DISK", 2, 2, [0]), ("CPU", 2, 2, [3]), ("H2D", 2, -1, [4]),
-        ("COMPUTE", 2, -1, []),
-        ("CPU", 2, 4, [1, 6]), ("DISK", 2, 5, [6]), ("CPU", 2, 5, [8]), ("H2D", 2, -1, [9]),
-    ]  # fmt: skip
-
-
-def test_what_the_host_reads_for_a_layer_of_its_own_begins_when_the_gate_has_run() -> None:
-    """Buffers of what is not kept go round: a read waits for who used its buffer before."""
-    side, loop = begun("layers=cpu", reads=True)
-    gate = side.compute(loop.works.gate(3), 1)
-    side.experts([4, 2, 0], [1, 1, 1], 1, 0, chosen_by=gate)
-    assert side.waits == []
-    disk = f"{EXPERT}B after"
-    assert written(loop) == [
-        "cpu cpu_layer 1", f"disk disk_read 1 e4 {disk} 0", "cpu cpu_expert 1 e4 after 1",
-        f"disk disk_read 1 e2 {disk} 0", "cpu cpu_expert 1 e2 after 3",
-        f"disk disk_read 1 e0 {disk} 0 2", "cpu cpu_expert 1 e0 after 5",
-    ]  # fmt: skip
-
-
-def test_nothing_waits_for_a_hand_over_that_has_not_been() -> None:
-    side, loop = begun("layers=cpu", reads=True)
-    side.experts([4], [1], 1, 0)
-    assert written(loop) == [f"disk disk_read 1 e4 {EXPERT}B", "cpu cpu_expert 1 e4 after 0"]
-
-
-@pytest.mark.parametrize(
-    ("streams_from", "after"), [("gate", " after 1"), ("attention", " after 0"), ("layer before", "")]
-)
-def test_experts_stream_from_the_gate_or_the_layer_before_on(streams_from: str, after: str) -> None:
-    side, loop = begun("experts=cpu@stream=2", streams_from=streams_from)
-    side.enter(1, loop.computes(0))
-    side.stream_experts([4, 2, 5], 1, 0, loop.computes(1))
-    assert side.take_waits() == [2]
-    assert written(loop) == ["compute gate 0", "compute gate 1", f"h2d stream 1 {3 * EXPERT}B{after}"]
-
-
-@pytest.mark.parametrize(
-    ("streams_from", "before", "begin"), [("gate", 0, " 1"), ("attention", 0, " 0"), ("attention", -1, ""),
-                                          ("layer before", 0, "")]
-)  # fmt: skip
-def test_experts_of_storage_are_read_before_they_stream_and_kept_till_they_have(
-    streams_from: str, before: int, begin: str
-) -> None:
-    """Reads begin when the stream may. What is not kept lies in two buffers: the third waits for nothing that reads
-    them yet; the next block's wait for the stream.
-    """
-    side, loop = begun("experts=cpu@stream=2", reads=True, streams_from=streams_from)
-    loop.computes(0)
-    side.enter(1, before)
-    side.stream_experts([4, 2], 1, 0, loop.computes(1))
-    side.leave(1, 1)
-    side.enter(2, -1)
-    side.stream_experts([0], 2, 1, 1)
-    assert loop.log == [(0, (4, 2)), (1, (0,))]
-    assert side.take_waits() == [4, 6]
-    own = f" after{begin}" if begin else ""
-    later = "1 4" if streams_from == "gate" else "4"
-    stream = sorted({*map(int, begin.split()), 2, 3})
-    assert written(loop) == [
-        "compute gate 0", "compute gate 1", f"disk disk_read 1 e4 {EXPERT}B{own}",
-        f"disk disk_read 1 e2 {EXPERT}B{own}", f"h2d stream 1 {2 * EXPERT}B after {' '.join(map(str, stream))}",
-        f"disk disk_read 2 e0 {EXPERT}B after {later}",
-        f"h2d stream 2 {EXPERT}B after {'1 5' if streams_from == 'gate' else '5'}",
-    ]  # fmt: skip
-    assert loop.host_tier is not None
-    assert not loop.host_tier._asked
-
-
-def test_what_the_link_has_taken_of_a_slot_is_waited_for_on_its_lane() -> None:
-    """Host memory that keeps one expert: the next is read into its slot once the stream and the processor used it."""
-    side, loop = begun("experts=cpu", reads=True, n_slots=1)
-    side.stream_experts([4], 1, 0, loop.computes(1))
-    side.leave(1, 0)
-    side.experts([4], [1], 1, 0)
-    side.experts([2], [1], 1, 0)
-    assert written(loop)[1:] == [
-        f"disk disk_read 1 e4 {EXPERT}B after 0", f"h2d stream 1 {EXPERT}B after 0 1", "cpu cpu_expert 1 e4 after 1",
-        f"disk disk_read 1 e2 {EXPERT}B after 2 3", "cpu cpu_expert 1 e2 after 4",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("host_computes", [False, True])
