@@ -286,6 +286,8 @@ class RoutingTrace:
                 trace = "the trace" if told.startswith("not stated") else f"trace of {told}"
                 raise InvalidInput(f"{trace} has {what} = {here}, model {model.name} has {there}: {way_out}")
         n_encoder = model.n_encoder_moe_layers
+        if not n_encoder and self.experts.min() >= 0:
+            return  # every token visits every layer
         for phase, due in ((Phase.PREFILL, slice(0, n_encoder or None)), (Phase.DECODE, slice(n_encoder, None))):
             _refuse_other_layers(self, phase, np.arange(self.n_moe_layers)[due], model.name)
 

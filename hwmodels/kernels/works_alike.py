@@ -20,6 +20,9 @@ __all__ = ["alike"]
 _AT_ONCE = 256
 """Fused ops that a law prices together: with many machines their arrays stay small."""
 
+_CONTEXT = Work._fields.index("flop"), Work._fields.index("hbm_bytes")
+_EXPERTS = Work._fields.index("gemms"), Work._fields.index("fused")
+"""The fields in which works differ that are priced together."""
 
 _Group = tuple[Work, Any, FusedCounts | RowCounts | None]
 """A work that stands for others, the rows that they are, and counts of fused ops."""
@@ -68,7 +71,7 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
     for i, work in enumerate(works):
         if tile is not None and work.fused is not None:
             n_shared = len(work.gemms) - work.fused.n_gemms
-            fused.setdefault((work._replace(gemms=(), fused=None), n_shared, _launched(work, stack)), []).append(i)
+            fused.setdefault((_but(work, _EXPERTS), n_shared, _launched(work, stack)), []).append(i)
         elif by_law and work.fused is not None:
             up, down = work.gemms[:2]
             beside = work._replace(gemms=work.gemms[work.fused.n_gemms :], fused=None)
@@ -100,15 +103,21 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
     return found
 
 
-def _but_context(work: Work, by_rows: bool) -> tuple[Work, bool]:
+def _but_context(work: Work, by_rows: bool) -> tuple[tuple[Any, ...], bool]:
     """All of a work but its context; `by_rows`: of kernels neither how many rows all of its GEMMs have, only whether
     these are several.
     """
     m = work.gemms[0].m if work.gemms else 0
     if not (by_rows and m and KINDS[work.kind].lane is Lane.COMPUTE and all(gemm.m == m for gemm in work.gemms)):
-        return work._replace(flop=0, hbm_bytes=0), False
+        return _but(work, _CONTEXT), False
     gemms = tuple(gemm._replace(m=0) for gemm in work.gemms)
-    return work._replace(gemms=gemms, flop=0, hbm_bytes=0), m > 1
+    return _but(work._replace(gemms=gemms), _CONTEXT), m > 1
+
+
+def _but(work: Work, fields: tuple[int, int]) -> tuple[Any, ...]:
+    """All of a work but two of its fields."""
+    first, second = fields
+    return work[:first] + work[first + 1 : second] + work[second + 1 :]
 
 
 def _launched(work: Work, stack: SoftwareStack) -> tuple[int, bool]:

@@ -68,6 +68,9 @@ _EXECUTION_FLAGS = ("stage", "fetch_first", "readback_per_fetch", "host_waits", 
 _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
 
+_COPIED_OPS = 1 << 12
+"""Ops that are turned into columns at a time, so that they stay in the caches of the processor."""
+
 _PART_CELLS = 1 << 17
 """Routing cells (tokens x layers x top_k) prepared at a time at most, but always one forward pass."""
 
@@ -171,11 +174,12 @@ class CompiledLoop:
         """The ops just written, as columns."""
         w = self._words
         n_ops = int(w[layout.LOCAL])
-        columns: dict[str, NDArray[Any]] = {}
-        for name, dtype in COLUMNS.items():
-            at = getattr(layout, name.upper(), None)
-            if at is not None:
-                columns[name] = o[:n_ops, at].astype(dtype)
+        places = {name: getattr(layout, name.upper()) for name in COLUMNS if hasattr(layout, name.upper())}
+        columns: dict[str, NDArray[Any]] = {name: np.empty(n_ops, COLUMNS[name]) for name in places}
+        for begin in range(0, n_ops, _COPIED_OPS):
+            rows = o[begin : min(begin + _COPIED_OPS, n_ops)]
+            for name, at in places.items():
+                columns[name][begin : begin + _COPIED_OPS] = rows[:, at]
         kinds = np.array([what.kind for what in works], np.int8)
         sizes = np.array([what.copy_bytes for what in works], np.int64)
         columns |= {"kind": kinds[columns["cost"]], "bytes": sizes[columns["cost"]]}
@@ -226,12 +230,12 @@ class CompiledLoop:
         self, rows: Rows, batch: list[Step], n_heads: list[int], stack: LayerStack, encoding: bool
     ) -> NDArray[np.int64]:
         """What the kernel reads of the steps: the plan, costs by candidate row and the unions of experts."""
-        placed = PlacedTables(self._job, self._works, rows, stack, encoding)
+        n_tokens = np.array([len(step.experts) for step in batch])
+        placed = PlacedTables(self._job, self._works, rows, stack, encoding, n_tokens)
         plan, works = self._plan(stack, encoding) | placed.plan(), self._works
         size = 0 if encoding else self._job.execution.micro_sequences
         parts_of = [micro_batches_of(step, size) for step in batch]
         parts = [part for of in parts_of for part in of]
-        n_tokens = np.array([len(step.experts) for step in batch])
         of_parts = np.array([len(part.experts) for part in parts])
         unions = self._unions(batch, parts_of, plan["FIRST"], len(stack.moe_layers))
         block_of = np.full(stack.n_layers, -1, np.int64)
@@ -251,7 +255,7 @@ class CompiledLoop:
             "COST_READBACK": rows.of_counts(works.readback, n_tokens),
             "COST_DENSE": rows.of_counts(lambda n: works.dense(stack, n), of_parts),
             "COST_SHARED": rows.of_counts(works.shared, unions.n_shared),
-            **self._experts_of(rows, unions, placed, plan, n_tokens),
+            **self._experts_of(rows, unions, placed, plan),
             **self._runs(rows, bool(plan["IN_RUNS"])),
             "UNION_TOKENS": unions.tokens[:hosts],
             "COST_HANDOVER": rows.of_counts(works.handover, of_parts[:hosts]),
@@ -262,7 +266,7 @@ class CompiledLoop:
             "MIXER_OF": np.array(mixer_of, np.int64),
             "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
             **placed.of_layers(),
-            **placed.of_passes(n_tokens, np.array(n_heads)),
+            **placed.of_passes(np.array(n_heads)),
             **placed.of_parts(of_parts),
         }
         plan |= {
@@ -298,13 +302,14 @@ class CompiledLoop:
         return unions_in_parts(batch, parts_of, first, n_blocks, model.n_experts, shared)
 
     def _experts_of(
-        self, rows: Rows, unions: BlockUnions, placed: PlacedTables, plan: dict[str, int], n_tokens: NDArray[np.int64]
+        self, rows: Rows, unions: BlockUnions, placed: PlacedTables, plan: dict[str, int]
     ) -> dict[str, NDArray[np.int64]]:
         """The unions, and what their experts cost on the device: one by one, and of each block in one op those that are
         neither of the host nor one by one.
         """
-        layer = plan["FIRST"] + unions.union % unions.n_blocks
-        here = placed.on_device(layer, unions.experts, n_tokens[unions.union // unions.n_blocks])
+        i_pass, block = np.divmod(unions.union, unions.n_blocks)
+        layer = plan["FIRST"] + block
+        here = placed.on_device(layer, unions.experts, i_pass)
         at_home, each = placed.home[layer], np.zeros(0, np.int64)
         others = unions.tokens
         if plan["ANSWER"] == layout.FETCHED:

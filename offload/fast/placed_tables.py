@@ -28,10 +28,14 @@ _NO_TABLE = np.zeros(0, np.int64)
 
 
 class PlacedTables:
-    """Of passes through one `stack`; an encoder, which `encoding` says, is on the accelerator."""
+    """Of passes of `n_tokens` (n_passes,) through one `stack`; an encoder, which `encoding` says, is on the device."""
 
-    def __init__(self, job: DecodeJob, works: Works, rows: Rows, stack: LayerStack, encoding: bool) -> None:
+    def __init__(
+        self, job: DecodeJob, works: Works, rows: Rows, stack: LayerStack, encoding: bool, n_tokens: NDArray[np.int64]
+    ) -> None:
         assert job.placed is not None
+        self._n_tokens = n_tokens
+        self._streams = np.array([streams_experts(job.execution, job.model, n) for n in n_tokens.tolist()], np.bool_)
         self._job, self._works, self._rows, self._stack, self._placed = job, works, rows, stack, job.placed
         self._is_away = not encoding and not self._placed.is_plain
         self._host_layers = self._placed.host_layers if self._is_away else frozenset[int]()
@@ -43,18 +47,16 @@ class PlacedTables:
             self.kept[i, sorted(kept or ())] = True
 
     def on_device(
-        self, moe_layer: NDArray[np.int64], experts: NDArray[np.int64], n_tokens: NDArray[np.int64]
+        self, moe_layer: NDArray[np.int64], experts: NDArray[np.int64], i_pass: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Whether each of `experts` of `moe_layer` in a pass of so many tokens, (n,) all, is computed on the device."""
+        """Whether each of `experts` of `moe_layer` in a pass, (n,) all, is computed on the device."""
         if not self.home.any():
             return np.ones(len(experts), np.bool_)
-        model, streams = self._job.model, np.zeros(int(n_tokens.max(initial=0)) + 1, np.bool_)
-        for n in np.unique(n_tokens).tolist():
-            streams[n] = streams_experts(self._job.execution, model, n)
+        model = self._job.model
         blocks = [layer in self._host_layers for layer in model.decoder.moe_layers]
         of_host = np.array([*[False] * model.n_encoder_moe_layers, *blocks])
         here = ~self.home[moe_layer] | self.kept[moe_layer, experts]
-        found: NDArray[np.bool_] = here | (streams[n_tokens] & ~of_host[moe_layer])
+        found: NDArray[np.bool_] = here | (self._streams[i_pass] & ~of_host[moe_layer])
         return found
 
     def plan(self) -> dict[str, int]:
@@ -79,24 +81,25 @@ class PlacedTables:
             sizes, share = layer_weight_bytes(model), self._placed.streamed_share
             for layer in self._placed.streamed_layers:
                 weights[layer] = self._rows.of(works.stream(int(sizes[layer] * share)))
-        counts = range(model.n_experts + 1) if self.home.any() else range(0)
+        counts, expert_bytes = range(0), model.expert_bytes
+        if self.home.any() and self._streams.any():
+            counts = range(model.n_experts + 1)
         return {
             "HOST_LAYER": on_host,
             "COST_WEIGHTS": weights,
             "HOME": self.home.astype(np.int64),
             "KEPT": self.kept.astype(np.int64),
-            "COST_STREAM": self._rows.each(lambda n: works.stream(n * model.expert_bytes), counts),
+            "COST_STREAM": self._rows.each(lambda n: works.stream(n * expert_bytes), counts),
         }
 
-    def of_passes(self, n_tokens: NDArray[np.int64], n_heads: NDArray[np.int64]) -> Tables:
+    def of_passes(self, n_heads: NDArray[np.int64]) -> Tables:
         """By pass: whether it streams experts, what sorting its rows costs, and the head on the host."""
-        execution, rows, works = self._job.execution, self._rows, self._works
-        streams = [streams_experts(execution, self._job.model, n) for n in n_tokens.tolist()]
+        rows, works, n_tokens = self._rows, self._works, self._n_tokens
         sort = np.full(len(n_tokens), -1, np.int64)
-        if execution.sorts_on_host:
+        if self._job.execution.sorts_on_host:
             sort = rows.of_counts(lambda n: works.sort(n) if n > 1 else None, n_tokens)
         heads = self._on_host("CPU_HEAD", works.head, n_heads)
-        return {"STREAMS": np.array(streams, np.int64), "COST_SORT": sort, **heads}
+        return {"STREAMS": self._streams.astype(np.int64), "COST_SORT": sort, **heads}
 
     def of_parts(self, n_tokens: NDArray[np.int64]) -> Tables:
         """By micro-batch of `n_tokens`: what layers of the host cost but attention."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -305,6 +305,7 @@ def _determined(bench: RowBench, row: MeasuredRow, key: str) -> float:
     def at(log_factor: float) -> float:
         return min(claimed * math.exp(log_factor), most)
 
+    @cache
     def off(log_factor: float) -> float:
         return math.log(bench.predict(row, {key: at(log_factor)}) / row.value)
 
