@@ -72,7 +72,8 @@ def _model_as_ours(name: str | Path, error: InvalidInput) -> tuple[str, dict[str
     """A model that others call `name`, as we call it, and the formats that this states. Raises `error` with a better
     way out where there is none, or it is a file that is not there.
     """
-    from pregate.spellings import formats_of_file, model_and_format, unknown
+    from pregate.spellings.models import formats_of_file, model_and_format
+    from pregate.spellings.names import unknown
     from traces.model.formats_by_part import parse_formats
 
     text = str(name)
@@ -122,7 +123,7 @@ def _machine_as_ours(
     """What others call a machine, its parts and its software, as we do. Raises `UnknownName` for a machine or a stack
     that we do not have.
     """
-    from pregate.spellings import KNOWN, is_name_of, machine_and_numbers, our_name, part_as_ours, several, unknown
+    from pregate.spellings.names import KNOWN, is_name_of, machine_and_numbers, our_name, part_as_ours, several, unknown
 
     ours, numbers = machine_and_numbers(name)
     if ours == name and not name.endswith((".yaml", ".yml", ".json")) and not is_name_of("hardware", name):

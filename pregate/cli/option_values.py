@@ -51,7 +51,7 @@ def build_model(name: str, dtype: str | None, top_k: int | None, formats: str | 
 def formats_asked(text: str | None, model: str) -> dict[str, str] | None:
     """Formats by part, None where none is asked for; a bare one is that of a file, `Q4_K_M`. Raises `InvalidInput`."""
     if text is not None and "=" not in text:
-        from pregate.spellings import formats_of_file, model_and_format
+        from pregate.spellings.models import formats_of_file, model_and_format
 
         text = formats_of_file(model_and_format(model)[0] or model, text, "llama-cpp")
     return None if text is None else parse_formats(text)
@@ -146,7 +146,7 @@ def as_recorded(
     the model `name` is a file of weights.
     """
     from pregate.ask.recorded_size import with_recorded_experts
-    from pregate.spellings import model_and_format
+    from pregate.spellings.models import model_and_format
 
     stated = {"experts", "all"} & (formats_asked(formats, name) or {}).keys()
     asked = dtype is not None or stated or model_and_format(name)[1]

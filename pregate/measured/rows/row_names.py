@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from hwmodels.specs.processors import channels_of, is_processor
 from pregate.measured.rows.several_cards import on_one_card
 from pregate.measured.rows.written_cells import host_with_memory
-from pregate.spellings import KNOWN, card_with_memory, formats_of_file, model_and_format, our_name, several
+from pregate.spellings.models import formats_of_file, model_and_format
+from pregate.spellings.names import KNOWN, card_with_memory, our_name, several
 
 __all__ = ["with_our_names"]
 

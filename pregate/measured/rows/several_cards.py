@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.engines.flag_table import engine_of
-from pregate.spellings import are_different, several
+from pregate.spellings.names import are_different, several
 from traces.errors import InvalidInput
 
 __all__ = ["check_one_card", "check_one_model", "on_one_card"]

@@ -1,0 +1,97 @@
+"""Models as files, repositories and tags call them, with the format that these state: `Qwen3-30B-A3B-GGUF:Q4_K_M`.
+
+Nothing here imports numpy.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pregate.spellings.names import our_name
+from traces.model.architecture import architecture_names, load_architecture
+from traces.model.same_models import SAME_AS
+
+__all__ = ["formats_as_ours", "formats_of_file", "model_and_format"]
+
+_QUANT = re.compile(
+    r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|AWQ|GPTQ(?:-Int[48])?)"
+    r"(?:-dynamic)?",
+    re.IGNORECASE,
+)
+_AS_A_TAG_SAYS = 0.05
+"""How far off a size in a tag may be."""
+_OF_OLLAMA = re.compile(r"(?P<family>[a-z][\w.-]*):(?P<tag>\d[\w.-]*)", re.ASCII)
+_FILE_SIZE = re.compile(r"(?:^|[\s(])(?P<number>\d{1,5}(?:\.\d{1,4})?)\s?(?P<unit>[MGT]i?B)\)?$", re.ASCII)
+_PLAIN_FORMATS = {
+    "f16": "fp16",
+    "f32": "fp32",
+    "awq": "int4-g128-zp",
+    "gptq": "int4-g128",
+    "gptq-int4": "int4-g128",
+    "gptq-int8": "int8-g128",
+}
+"""Other names of formats; of AWQ and GPTQ the width and group that nearly all of their files have."""
+_DYNAMIC = {"q2_k_xl": "q2_k_s", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_s", "q5_k_xl": "q5_k_m", "q6_k_xl": "q6_k",
+            "q8_k_xl": "q8_0"}  # fmt: skip
+"""Of Unsloth's mixes, which no rule says, the mix of llama.cpp whose size comes nearest: 17.7 GB of Qwen3-30B-A3B and
+131 of MiniMax-M2.1 in UD-Q4_K_XL are met to 2 %, 212 to 239 GiB of DeepSeek-V3 in UD-Q2_K_XL, which differ by release,
+to -1 and -12 %. Sizes: https://huggingface.co/unsloth/DeepSeek-V3.1-GGUF/tree/main/UD-Q2_K_XL and
+https://huggingface.co/unsloth/MiniMax-M2.1-GGUF/discussions/7, read 2026-11-29."""
+_KEEPS_EXPERTS = re.compile(r"gpt-oss-")
+"""Models whose experts every GGUF has as they were published, in mxfp4: files of gpt-oss-120b called Q2_K to F16 have
+58.3 to 60.9 GiB (https://ailocalcheck.com/model/unsloth/gpt-oss-120b-GGUF, read 2026-11-29)."""
+
+
+def model_and_format(text: str) -> tuple[str, str]:
+    """A model as its file, its repository or a tag calls it, as we call it, and the format that this states ("": none):
+    `unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M`. Two empty words for what is no model of ours, or a file that is there.
+    """
+    if not text or len(text) > 200 or Path(text).exists():
+        return "", ""
+    bare, mark, rest = text.partition("?")
+    name = re.sub(r"\.gguf$", "", re.sub(r"-\d{5}-of-\d{5}", "", bare.rpartition("/")[2]), flags=re.IGNORECASE)
+    parts = _QUANT.fullmatch(name.replace(":", "-"))
+    called, quant = (parts["name"], parts["quant"]) if parts else (name, "")
+    called = re.sub(r"[-_.]GGUF$", "", called, flags=re.IGNORECASE)
+    tag = _OF_OLLAMA.fullmatch(called)
+    known = (*architecture_names(), *SAME_AS)
+    spellings = (called, called.partition("_")[2], *(_of_tag(tag["family"], tag["tag"]) if tag else ()))
+    ours = next((name for name in (our_name("model", text) for text in spellings) if name in known), "")
+    return (f"{ours}{mark}{rest}", quant) if ours else ("", "")
+
+
+def _of_tag(family: str, tag: str) -> list[str]:
+    """What a tag of Ollama may be called: `qwen3:30b-a3b`, or its family alone where the tag is its size, as
+    `deepseek-r1:671b` is (`deepseek-r1:8b` is another model).
+    """
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)b", tag)
+    whole = our_name("model", family)
+    if size is None or whole not in (*architecture_names(), *SAME_AS):
+        return [f"{family}-{tag}"]
+    same = abs(load_architecture(whole).total_params / (float(size[1]) * 1e9) - 1) < _AS_A_TAG_SAYS
+    return [f"{family}-{tag}", *([whole] if same else [])]
+
+
+def formats_as_ours(text: str, stack: str) -> str:
+    """A bare format as that of all matrices, the size of a file as theirs: `UD-Q4_K_XL (17.7 GB)` is `all=17.7GB`."""
+    text = text.strip()
+    if "=" in text or "," in text or not text:
+        return text
+    size = _FILE_SIZE.search(text)
+    if size is not None:
+        return f"all={size['number']}{size['unit']}"
+    if text.lower() == "mxfp4":  # of experts; what else there is is of other formats
+        return "all=mxfp4_moe" if "llama" in stack else "experts=mxfp4"
+    if re.match(r"ud[-_]", text, re.IGNORECASE):
+        text = text[3:]
+    text = _DYNAMIC.get(text.lower(), text)
+    return f"all={_PLAIN_FORMATS.get(text.lower(), text)}"
+
+
+def formats_of_file(model: str, text: str, stack: str) -> str:
+    """`formats_as_ours` of a file of `model`: llama.cpp keeps experts that were published in mxfp4."""
+    formats = formats_as_ours(text, stack)
+    if not _KEEPS_EXPERTS.match(model) or "llama" not in stack:
+        return formats
+    return re.sub(r"^(all=(?!mxfp4)[a-z]\w+)$", r"\1,experts=mxfp4", formats, flags=re.IGNORECASE)
