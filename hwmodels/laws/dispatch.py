@@ -20,6 +20,7 @@ __all__ = [
     "FLASHINFER_CUTLASS",
     "FP8_DISPATCH",
     "INSTRUCTION_TILES",
+    "MARLIN_TILES",
     "TRITON_DEFAULT",
     "TRITON_TUNED",
     "Tile",
@@ -99,6 +100,11 @@ INSTRUCTION_TILES: Mapping[str, tuple[tuple[int, int], ...]] = {
 
 DENSE_INSTRUCTION: Mapping[str, str] = {"9.0": "wgmma", "10.x": "tcgen05"}
 """By family of GPUs, what dense products in 16 bits are multiplied by; others have libraries of few tiles."""
+
+MARLIN_TILES = tuple((rows, columns) for rows in (8, 16, 32, 48, 64) for columns in (64, 128, 256))
+"""Of weights alone that are narrow, under vLLM on every card: Marlin (csrc/quantization/marlin, marlin.cu) takes 8 rows
+up to 8, else as many times 16 as hold them, 64 at most, by mma whatever the card has besides, and one block a
+multiprocessor, over which it cuts the inner dimension."""
 
 TRITON_DEFAULT = "triton-default"
 """Fused experts in small tiles where tokens are no more than experts, in tall ones else (`hwmodels.laws.moe`)."""

@@ -14,10 +14,10 @@ import numpy as np
 
 from hwmodels.kernels.fused_counts import RowCounts, row_counts
 from hwmodels.laws.attention import context_attention, decode_attention
-from hwmodels.laws.dispatch import FLASHINFER_CUTLASS, TRITON_DEFAULT
+from hwmodels.laws.dispatch import FLASHINFER_CUTLASS, MARLIN_TILES, TRITON_DEFAULT
 from hwmodels.laws.fitted import FittedLaw
 from hwmodels.laws.forms import KERNELS
-from hwmodels.laws.gemm import dense_gemm
+from hwmodels.laws.gemm import TILES, dense_gemm
 from hwmodels.laws.latent_attention import latent_decode
 from hwmodels.laws.moe import ALIGNED, fused_experts
 from hwmodels.laws.rates import CardRates, KernelTime, Number, larger_of, smooth_maximum
@@ -32,6 +32,10 @@ PricedKernel = tuple[KernelTime, bool]
 """A kernel, and whether its shape and format lie within what its law was fitted on."""
 
 _GEMMS = ("gemm", "quantised_gemm")
+_WIDE, _WIDE_BITS = ("fp32", "bf16", "fp16"), 16
+"""Formats of rows that no kernel quantises: weights alone are narrow then (AWQ, GPTQ), and unpacked where they are
+multiplied (`MARLIN_TILES`)."""
+
 _ALIKE = 1e-6
 """Formats are the same where the logarithms of their bits differ by no more."""
 
@@ -106,10 +110,18 @@ def _within(law: FittedLaw, bits: float, shape: Mapping[str, Number]) -> bool:
     return _apart(law, bits) <= _ALIKE and all(law.covers(corner) for corner in corners)
 
 
-def _dense(gemm: Gemm, work: Work, figures: Figures) -> PricedKernel:
-    law = _law(figures, _GEMMS, work.compute, work.weight_bits)
+def _gemm_law(work: Work, figures: Figures) -> FittedLaw:
+    """Where rows stay wide the law of products of that arithmetic, however narrow the weights are."""
+    law = _law(figures, ("gemm",), work.compute, work.weight_bits) if work.compute in _WIDE else None
+    if law is None:
+        law = _law(figures, _GEMMS, work.compute, work.weight_bits)
     assert law is not None  # a fit of laws has one of GEMMs
-    bits = work.weight_bits
+    return law
+
+
+def _dense(gemm: Gemm, work: Work, figures: Figures) -> PricedKernel:
+    law, bits = _gemm_law(work, figures), work.weight_bits
+    weights_alone = law.form == "gemm" and bits < _WIDE_BITS
     kernel = dense_gemm(
         law.values,
         _rates(law, figures),
@@ -118,7 +130,8 @@ def _dense(gemm: Gemm, work: Work, figures: Figures) -> PricedKernel:
         gemm.k,
         weight_bits=bits,
         activation_bits=law.bits if law.form == "quantised_gemm" else 16.0,
-        dispatch=law.kernel,
+        tiles=MARLIN_TILES if weights_alone else TILES,
+        dispatch="" if weights_alone else law.kernel,
     )
     return kernel.times(gemm.n_gemms), _within(law, bits, {"m": gemm.m, "n": gemm.n, "k": gemm.k})
 
