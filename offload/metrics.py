@@ -115,9 +115,10 @@ def moe_layers(
 
     What the host computes, and its way back, counts as the compute stream's.
     """
-    on_host = (lane == Lane.CPU) & ~np.isin(kind, TRANSFERS)
+    on_host = (lane == Lane.CPU) & ~_TRANSFERS[kind]
     computes = (lane == Lane.COMPUTE) | on_host | (kind == OpKind.RETURN)
-    chosen = np.flatnonzero(computes & (layer >= 0) & np.isin(step, steps))
+    chosen = np.flatnonzero(computes & (layer >= 0))
+    chosen = chosen[np.isin(step[chosen], steps)]
     if not chosen.size:
         return chosen, chosen
     key = step[chosen].astype(np.int64) * (int(layer.max()) + 1) + layer[chosen]
@@ -128,6 +129,9 @@ def moe_layers(
     moe[index[(kind[chosen] == OpKind.GATE) | (kind[chosen] == OpKind.CPU_EXPERT)]] = True
     return chosen[first[moe]], chosen[last[moe]]
 
+
+_TRANSFERS = np.isin(list(OpKind), TRANSFERS)
+"""Whether ops of each kind are transfers."""
 
 _COUNTED = {
     "h2d_bytes": np.isin(list(OpKind), TO_DEVICE),
@@ -145,7 +149,7 @@ def moved_bytes(kind: NDArray[np.int8], n_bytes: NDArray[np.int64]) -> dict[str,
 
 def transfer_s(timeline: Timeline) -> float:
     """Time in which experts were being moved: the union of all copies and storage reads."""
-    moving = np.isin(timeline.schedule.kind, TRANSFERS)
+    moving = _TRANSFERS[timeline.schedule.kind]
     return union_s(timeline.start_s[moving], timeline.end_s[moving])
 
 
@@ -157,7 +161,7 @@ def stall_intervals(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np
     """
     schedule = timeline.schedule
     owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
-    transfers = np.isin(schedule.kind, TRANSFERS)[schedule.dep]
+    transfers = _TRANSFERS[schedule.kind][schedule.dep]
     arrivals = np.zeros(len(schedule))
     np.maximum.at(arrivals, owner[transfers], timeline.end_s[schedule.dep[transfers]])
     compute = np.flatnonzero(schedule.lane == Lane.COMPUTE)
@@ -175,7 +179,7 @@ def stall_s(timeline: Timeline) -> float:
 
 def exposed_s(timeline: Timeline) -> float:
     """Time in which experts moved while the compute lane waited for a transfer: at most `transfer_s`, or `stall_s`."""
-    moving = np.isin(timeline.schedule.kind, TRANSFERS)
+    moving = _TRANSFERS[timeline.schedule.kind]
     return overlap_s((timeline.start_s[moving], timeline.end_s[moving]), stall_intervals(timeline))
 
 

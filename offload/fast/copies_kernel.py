@@ -62,10 +62,10 @@ def issue(o: Any, w: Any, r: Any, lane: int, cost: int, step: int, layer: int, e
         r[r[ROW_OF] + cost] = row
         r[r[USED] + row] = cost
         w[ROWS] = row + 1
-    o[i, LANE], o[i, COST], o[i, STEP], o[i, LAYER] = lane, row, step, layer
-    o[i, EXPERT], o[i, SLOT] = expert, slot
-    o[i, HBM_ACQUIRED], o[i, HBM_RELEASED], o[i, PRIORITY], o[i, CANCELLED_BY] = 0, 0, 0, -1
-    o[i, DEP_END] = w[DEPS]
+    o[LANE, i], o[COST, i], o[STEP, i], o[LAYER, i] = lane, row, step, layer
+    o[EXPERT, i], o[SLOT, i] = expert, slot
+    o[HBM_ACQUIRED, i], o[HBM_RELEASED, i], o[PRIORITY, i], o[CANCELLED_BY, i] = 0, 0, 0, -1
+    o[DEP_END, i] = w[DEPS]
     w[LOCAL] = i + 1
     return w[BASE] + i
 
@@ -88,7 +88,7 @@ def compute(o: Any, d: Any, w: Any, r: Any, cost: int, step: int, layer: int, ex
     if w[N_WAITS]:
         begin = 0
         if w[LOCAL] > 0:
-            begin = o[w[LOCAL] - 1, DEP_END]
+            begin = o[DEP_END, w[LOCAL] - 1]
         for i in range(w[N_WAITS]):
             after_sorted(d, w, begin, w[w[WAITS] + i])
         w[N_WAITS] = 0
@@ -107,8 +107,8 @@ def copy(o: Any, d: Any, w: Any, r: Any, lane: int, cost: int, layer: int, exper
     op = issue(o, w, r, lane, cost, step, r[r[PLACE] + layer], expert, slot)
     i = op - w[BASE]
     if slot >= 0 and (slot < r[N_BUFFERS] or w[w[FILLED] + slot] == -2):
-        o[i, HBM_ACQUIRED] = r[EXPERT_BYTES]
-    o[i, PRIORITY] = 0 if layer == needed else 1
+        o[HBM_ACQUIRED, i] = r[EXPERT_BYTES]
+    o[PRIORITY, i] = 0 if layer == needed else 1
     return op
 
 

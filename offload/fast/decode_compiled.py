@@ -68,8 +68,8 @@ _EXECUTION_FLAGS = ("stage", "fetch_first", "readback_per_fetch", "host_waits", 
 _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
 
-_COPIED_OPS = 1 << 12
-"""Ops that are turned into columns at a time, so that they stay in the caches of the processor."""
+_APART = 136
+"""Room after each column, so that they do not fall on the same lines of a cache."""
 
 _PART_CELLS = 1 << 17
 """Routing cells (tokens x layers x top_k) prepared at a time at most, but always one forward pass."""
@@ -144,7 +144,7 @@ class CompiledLoop:
         max_ops, max_deps = self._most(stack, int(np.diff(r[r[layout.PARTS] :][: len(batch) + 1]).max()))
         done = 0
         while done < len(batch):
-            o = np.empty((max(_PART_OPS, max_ops), layout.N_COLUMNS), np.int64)
+            o = np.empty((layout.N_COLUMNS, max(_PART_OPS, max_ops) + _APART), np.int64)
             d = np.empty(max(2 * _PART_OPS, max_deps), np.int32)
             r[r[layout.ROW_OF] :] = -1
             w[layout.LOCAL] = w[layout.DEPS] = w[layout.ROWS] = 0
@@ -175,15 +175,11 @@ class CompiledLoop:
         w = self._words
         n_ops = int(w[layout.LOCAL])
         places = {name: getattr(layout, name.upper()) for name in COLUMNS if hasattr(layout, name.upper())}
-        columns: dict[str, NDArray[Any]] = {name: np.empty(n_ops, COLUMNS[name]) for name in places}
-        for begin in range(0, n_ops, _COPIED_OPS):
-            rows = o[begin : min(begin + _COPIED_OPS, n_ops)]
-            for name, at in places.items():
-                columns[name][begin : begin + _COPIED_OPS] = rows[:, at]
+        columns: dict[str, NDArray[Any]] = {name: o[at, :n_ops].astype(COLUMNS[name]) for name, at in places.items()}
         kinds = np.array([what.kind for what in works], np.int8)
         sizes = np.array([what.copy_bytes for what in works], np.int64)
         columns |= {"kind": kinds[columns["cost"]], "bytes": sizes[columns["cost"]]}
-        columns |= {"dep_ptr": np.append(0, o[:n_ops, layout.DEP_END]), "dep": d[: w[layout.DEPS]].copy()}
+        columns |= {"dep_ptr": np.append(0, o[layout.DEP_END, :n_ops]), "dep": d[: w[layout.DEPS]].copy()}
         last = w[[layout.LAST_FETCH, layout.EARLIER_FETCH, layout.HOST_LAST]]
         waits = w[w[layout.WAITS] :][: w[layout.N_WAITS]]
         slots, buffers = w[w[layout.READER] : w[layout.FREE]], w[w[layout.BUFFERS] : w[layout.IN_USE]]

@@ -187,7 +187,7 @@ def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, low: int, hig
         key = first_key + expert
         n_hits += x[key, HELD_HIT]
         op = _single(o, d, w, r, t, here, layer, 0, x[key, HELD_READY])
-        o[op - w[BASE], HBM_RELEASED] = r[EXPERT_BYTES] if x[key, HELD_TRANSIENT] else 0
+        o[HBM_RELEASED, op - w[BASE]] = r[EXPERT_BYTES] if x[key, HELD_TRANSIENT] else 0
         hand_on(o, d, x, w, r, moe_layer, expert, op)
 
 
@@ -234,7 +234,7 @@ def run_ffns(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, low: in
                 last = _single(o, d, w, r, t, at, layer, n_arrivals, NONE)
             else:
                 last = _single(o, d, w, r, t, at, layer, 0, _ready(x, r, first_key, at, at_home))
-    o[last - w[BASE], HBM_RELEASED] = freed
+    o[HBM_RELEASED, last - w[BASE]] = freed
     if r[SYNC_AFTER_FFN]:
         after(d, w, last)
         issue(o, w, r, _HOST, r[COST_WAIT], r[r[I_STEP] + t], layer, NONE, NONE)

@@ -1,6 +1,6 @@
 """Where things are in the arrays that the compiled decode loop works on; all are int64 but `d` and `c`.
 
-- `o` (n_ops, N_COLUMNS): the ops being written; `d`: the dependencies of all;
+- `o` (N_COLUMNS, n_ops): the ops being written; `d`: the dependencies of all;
 - `x` (n_moe_layers * n_experts + n_pools, N_EXPERT_COLUMNS): one row an expert, key = layer * n_experts + expert;
 - `w`: counters, then tables (slots, queue, scratch), each at the place that its name holds: `w[w[READER] + slot]`;
 - `r`: what this part reads: the plan, then tables of its forward passes and of the micro-batches of these, of which
@@ -8,14 +8,14 @@
   what answers to misses know of the machine.
 
 One table of words instead of forty arrays: these would be handed over at every call.
-Op indices count from the first op of the schedule, rows of `o` from the first of the part.
+Op indices count from the first op of the schedule, places in `o` from the first of the part.
 """
 
 from __future__ import annotations
 
 NONE = -1
 
-# Columns of `o`, named as those of a schedule; DEP_END is the end of the op's dependencies in `d`.
+# Rows of `o`, named as those of a schedule; DEP_END is the end of the op's dependencies in `d`.
 LANE, COST, STEP, LAYER, EXPERT, SLOT, HBM_ACQUIRED, HBM_RELEASED, PRIORITY, CANCELLED_BY, DEP_END = range(11)
 N_COLUMNS = 11
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from simulator.explain.critical_path import Gradient
 
 __all__ = ["PathSum"]
 
+_FLOP, _HBM_BYTES = Work._fields.index("flop"), Work._fields.index("hbm_bytes")
+
 
 class PathSum:
     """Gradients of one metric, whole or part by part, in memory bounded by the number of GEMM shapes.
@@ -23,23 +26,30 @@ class PathSum:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[Work, bool], NDArray[np.float64]] = {}
+        self._sums: dict[tuple[tuple[Any, ...], bool], tuple[Work, list[float]]] = {}
 
     def add(self, works: Sequence[Work], by: Gradient) -> None:
         """More of the metric: the derivative by the costs of `works`."""
         counted = np.flatnonzero((by.issue_s != 0) | (by.duration_s != 0)).tolist()
         for i, issues, runs in zip(counted, by.issue_s[counted].tolist(), by.duration_s[counted].tolist(), strict=True):
-            work = works[i]
-            key = work._replace(flop=0, hbm_bytes=0), runs < 0
-            known = self._sums.setdefault(key, np.zeros(4))
-            known += (issues, runs, runs * work.flop, runs * work.hbm_bytes)
+            work, flop, hbm_bytes = works[i], works[i].flop, works[i].hbm_bytes
+            key = work[:_FLOP] + work[_FLOP + 1 : _HBM_BYTES] + work[_HBM_BYTES + 1 :], runs < 0
+            known = self._sums.get(key)
+            if known is None:
+                known = self._sums[key] = work, [0.0] * 4
+            sums = known[1]
+            sums[0] += issues
+            sums[1] += runs
+            sums[2] += runs * flop
+            sums[3] += runs * hbm_bytes
 
     def at(self, figures: Figures, n_machines: int) -> NDArray[np.float64]:
         """The metric, (n_machines,), on the machines that `figures` has arrays for, where the paths are the same."""
         works = []
-        for (work, _), (_, runs, flop, hbm_bytes) in self._sums.items():
-            works.append(work._replace(flop=flop / runs, hbm_bytes=hbm_bytes / runs) if runs else work)
+        for work, (_, runs, flop, hbm_bytes) in self._sums.values():
+            mean: Any = (flop / runs, hbm_bytes / runs) if runs else (0, 0)
+            works.append(work._replace(flop=mean[0], hbm_bytes=mean[1]))
         costs = price_figures(works, figures, n_machines)
-        sums = np.array(list(self._sums.values())).reshape(-1, 4)
+        sums = np.array([sums for _, sums in self._sums.values()]).reshape(-1, 4)
         value: NDArray[np.float64] = sums[:, 0] @ costs.issue_s + sums[:, 1] @ costs.duration_s
         return value
