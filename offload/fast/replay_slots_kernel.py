@@ -182,6 +182,63 @@ def _halve(low: int, high: int, rank: Any, until: Any) -> None:
     _fill(until, _STALE)
 
 
+def _leave(victim: Any, of: Any, first: Any, n_of: Any, members: Any, place: Any) -> None:
+    """A resident of the group `of` gives its place to the last one."""
+    n_of[of] -= 1
+    moved = members[first[of] + n_of[of]]
+    members[place[victim]] = moved
+    place[moved] = place[victim]
+    place[victim] = -1
+
+
+def _look_up(kind: int, key: Any, next_use: Any, clock: Any, pool: Any, low: Any, high: Any, halves_after: Any,
+             place: Any, rank: Any, tie: Any, uses: Any, last: Any, now: Any, since: Any,
+             until: Any) -> None:  # fmt: skip
+    """What a key is worth once it was looked up, resident or not; counts of keys `low` to `high` decay together."""
+    if kind == LRU:
+        rank[key] = clock
+    elif kind == LFU:
+        rank[key] += 1
+        if place[key] >= 0:
+            tie[key] = clock
+    elif kind == LFU_DECAY:
+        rank[key] += 1
+        tie[key] = clock
+        since[pool] += 1
+        if since[pool] == halves_after:
+            since[pool] = 0
+            _halve(low, high, rank, until)
+    elif kind == LFRU:
+        uses[key] += 1
+        last[key] = now[pool]
+    elif kind == LFRU_RELEASED:
+        if place[key] >= 0:
+            now[pool] += 1
+            uses[key] += 1
+            last[key] = now[pool]
+    elif kind == LEAST_STALE:
+        rank[key] = 1
+    elif kind == BELADY:
+        rank[key] = -next_use
+    else:
+        tie[key] = clock
+
+
+def _forget(place: Any, rank: Any, tie: Any, uses: Any, last: Any, n_in: Any, n_of: Any, until: Any, now: Any,
+            since: Any) -> None:  # fmt: skip
+    """A request that finds nothing of the one before."""
+    _fill(place, -1)
+    _fill(rank, 0)
+    _fill(tie, 0)
+    _fill(uses, 0)
+    _fill(last, 0)
+    _fill(n_in, 0)
+    _fill(n_of, 0)
+    _fill(until, _STALE)
+    _fill(now, 0)
+    _fill(since, 0)
+
+
 def replay_slots(
     ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, layer_of: Any, step_of: Any, n_tokens: Any,
     begins: Any, group: Any, slots: Any, held: Any, n_experts: int, top_k: int, kind: int, cold: int, budget: int,
@@ -193,7 +250,7 @@ def replay_slots(
 
     Residents lie by layer, those of a lottery by pool: `members` from `first` on, `n_of` each. Of keys: `place` in it,
     `mark`, `taken` (-1 so far), `rank`, `tie`, `uses`, `last`; of groups: `lowest`, `until`; of pools: `n_in`,
-    `n_held`, `now`, `since`. It is longer than a screen because every part would be handed all of them.
+    `n_held`, `now`, `since`.
     """
     n_layers, n_pools = len(held) // n_experts, len(slots)
     n_keys, per_layer = len(held), n_pools > 1
@@ -211,16 +268,7 @@ def replay_slots(
         begin, end, layer = ptr[event], ptr[event + 1], layer_of[event]
         pool, base = (layer if per_layer else 0), layer * n_experts
         if cold and group[event] != previous:
-            _fill(place, -1)
-            _fill(rank, 0)
-            _fill(tie, 0)
-            _fill(uses, 0)
-            _fill(last, 0)
-            _fill(n_in, 0)
-            _fill(n_of, 0)
-            _fill(until, _STALE)
-            _fill(now, 0)
-            _fill(since, 0)
+            _forget(place, rank, tie, uses, last, n_in, n_of, until, now, since)
             begun_in = -1
             step = -1
         previous = group[event]
@@ -265,12 +313,8 @@ def replay_slots(
                     continue
                 n_in[pool] -= 1
                 left_by = own if kind == RANDOM else victim // n_experts
-                n_of[left_by] -= 1
                 until[left_by] = _STALE
-                moved = members[first[left_by] + n_of[left_by]]
-                members[place[victim]] = moved
-                place[moved] = place[victim]
-                place[victim] = -1
+                _leave(victim, left_by, first, n_of, members, place)
             left -= 1
             members[first[own] + n_of[own]] = key
             place[key] = first[own] + n_of[own]
@@ -279,34 +323,12 @@ def replay_slots(
             clock += 1
             _enter(kind, key, clock, now[pool], rank, tie, uses, last)
         until[own] = _STALE
+        low, high = (base, base + n_experts) if per_layer else (0, n_keys)
+        halves_after = max(a_slot * slots[pool], 1)
         for at in range(begin, end):
-            key = keys[at]
             clock += 1
-            if kind == LRU:
-                rank[key] = clock
-            elif kind == LFU:
-                rank[key] += 1
-                if place[key] >= 0:
-                    tie[key] = clock
-            elif kind == LFU_DECAY:
-                rank[key] += 1
-                tie[key] = clock
-                since[pool] += 1
-                if since[pool] == max(a_slot * slots[pool], 1):
-                    since[pool] = 0
-                    _halve(base if per_layer else 0, base + n_experts if per_layer else n_keys, rank, until)
-            elif kind == LFRU:
-                uses[key] += 1
-                last[key] = now[pool]
-            elif kind == LFRU_RELEASED:
-                if place[key] >= 0:
-                    now[pool] += 1
-                    uses[key] += 1
-                    last[key] = now[pool]
-            elif kind == LEAST_STALE:
-                rank[key] = 1
-            elif kind == BELADY:
-                rank[key] = -following[at]
-            else:
-                tie[key] = clock
+            _look_up(
+                kind, keys[at], following[at] if kind == BELADY else 0, clock, pool, low, high, halves_after, place,
+                rank, tie, uses, last, now, since, until,
+            )  # fmt: skip
         until[own] = _STALE

@@ -40,6 +40,17 @@ def refused(path: Path, problem: str, line: int | None = None) -> InvalidFile:
     return InvalidFile(f"{path}:{where} {problem}")
 
 
+def _recorded_weights(path: Path, weights: NDArray[Any]) -> NDArray[Any] | None:
+    """Gate weights; None where any is NaN, which recorders write of those that they have not."""
+    if weights.dtype.kind not in "fiu":
+        raise refused(path, f"gate_weights is {weights.dtype}: numbers are needed")
+    if np.isnan(weights).any():
+        return None
+    if not np.isfinite(weights).all() or weights.min(initial=0) < 0:
+        raise refused(path, "a gate weight is below 0 or infinite: is this the right file?")
+    return weights
+
+
 def recorded_trace(
     path: Path,
     origin: Origin,
@@ -72,12 +83,7 @@ def recorded_trace(
     due = shape.n_moe_layers
     if due is not None and experts.shape[1] != due:
         notes.append(f"{experts.shape[1]} of the model's {due} MoE layers: simulations need all of them")
-    if gate_weights is not None and gate_weights.dtype.kind not in "fiu":
-        raise refused(path, f"gate_weights is {gate_weights.dtype}: numbers are needed")
-    if gate_weights is not None and np.isnan(gate_weights).any():
-        gate_weights = None
-    if gate_weights is not None and not (np.isfinite(gate_weights).all() and gate_weights.min(initial=0) >= 0):
-        raise refused(path, "a gate weight is below 0 or infinite: is this the right file?")
+    gate_weights = None if gate_weights is None else _recorded_weights(path, gate_weights)
     if experts.size and experts.max() == n_experts and not (experts == 0).any():
         raise refused(path, f"experts are numbered from 1 to {n_experts}: subtract 1, they count from 0")
     if n_experts > MAX_EXPERTS:

@@ -191,6 +191,17 @@ def _shared(fields: Fields, d_ff_expert: int, traits: Traits) -> tuple[int, int]
     return (number, d_ff_expert) if number else (0, 0)
 
 
+def _output_gate(fields: Fields, traits: Traits) -> str | None:
+    """What of an attention's output has a gate each: a "channel" or a "head"; None: there is none."""
+    gate: str | None = traits.get("output_gate") if fields.flag("attn_output_gate", default=True) else None
+    if gate is None and fields.flag("mla_use_output_gate"):  # Kimi K3
+        gate = "channel"
+    if gate is None:  # "per-head" where others say true
+        by_head = fields.get("gating") == "per-head" or fields.flag("gating", "use_head_wise_attn_gate")
+        gate = "head" if by_head else None
+    return gate
+
+
 def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
     """The attention that most layers have: latent where a rank of keys and values is stated, else by its heads."""
     n_heads = fields.integer("n_heads", minimum=1)
@@ -205,12 +216,7 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
     }
     compressed = traits.get("compressed", False)
     indexer = indexer if all(indexer.values()) and not compressed else {}
-    gate = traits.get("output_gate") if fields.flag("attn_output_gate", default=True) else None
-    if gate is None and fields.flag("mla_use_output_gate"):  # Kimi K3
-        gate = "channel"
-    if gate is None:  # "per-head" where others say true
-        by_head = fields.get("gating") == "per-head" or fields.flag("gating", "use_head_wise_attn_gate")
-        gate = "head" if by_head else None
+    gate = _output_gate(fields, traits)
     if fields.integer("kv_lora_rank", 0):
         nope, rope = (
             fields.integer("qk_nope_head_dim"),
