@@ -47,7 +47,9 @@ _MEMORY = tuple(
     )
 )
 _DECODE = tuple(f"tests/unit/offload/test_decode{part}.py" for part in ("_by_hand", "_passes", ""))
-_LAWS = ("tests/unit/hwmodels/test_laws_longhand.py",)
+_PRODUCTS = ("tests/unit/hwmodels/test_products_longhand.py",)
+_ATTENTION = ("tests/unit/hwmodels/test_attention_longhand.py",)
+_SYNTHESIS = ("tests/unit/traces/test_synthesis_by_hand.py", "tests/unit/traces/test_synthesis.py")
 
 TARGETS = {
     "offload/work.py": ("tests/unit/offload/test_work.py",),
@@ -115,12 +117,12 @@ TARGETS = {
         )
     ),
     "hwmodels/kernels/roofline.py": ("tests/unit/hwmodels/test_kernels.py", "tests/unit/hwmodels/test_gemm_tables.py"),
-    "hwmodels/laws/rates.py": _LAWS,
-    "hwmodels/laws/gemm.py": (*_LAWS, "tests/unit/hwmodels/test_tile_dispatch.py"),
-    "hwmodels/laws/attention.py": _LAWS,
-    "hwmodels/laws/latent_attention.py": _LAWS,
-    "hwmodels/laws/generated_kernels.py": _LAWS,
-    "hwmodels/laws/moe.py": _LAWS,
+    "hwmodels/laws/rates.py": _PRODUCTS,
+    "hwmodels/laws/gemm.py": (*_PRODUCTS, "tests/unit/hwmodels/test_tile_dispatch.py"),
+    "hwmodels/laws/attention.py": _ATTENTION,
+    "hwmodels/laws/latent_attention.py": _ATTENTION,
+    "hwmodels/laws/generated_kernels.py": _ATTENTION,
+    "hwmodels/laws/moe.py": _PRODUCTS,
     "hwmodels/laws/pricing.py": (
         "tests/unit/hwmodels/test_law_kernels.py",
         "tests/unit/hwmodels/test_law_attention.py",
@@ -130,6 +132,10 @@ TARGETS = {
     "simulator/resources.py": ("tests/analytic/test_sharing.py",),
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
     "pregate/measured/isca24_routing.py": ("tests/unit/pregate/measured/test_isca24_routing.py",),
+    "traces/synthesis/dials.py": _SYNTHESIS,
+    "traces/synthesis/fitting.py": ("tests/unit/traces/test_synthesis_fits.py",),
+    "traces/synthesis/forced.py": _SYNTHESIS,
+    "traces/synthesis/taken_over.py": _SYNTHESIS,
     "traces/statistics/stack_distance.py": (
         "tests/unit/traces/test_stack_distance.py",
         "tests/unit/traces/test_layer_distances.py",

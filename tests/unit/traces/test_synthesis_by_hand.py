@@ -1,0 +1,339 @@
+"""Synthetic traces of a few tokens, by hand: who runs when, what is drawn, taken over and fitted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compiled.machine_code import Kernel
+from traces.errors import InvalidInput
+from traces.phase import Phase
+from traces.routing import RoutingTrace
+from traces.synthesis import dials as synthesis
+from traces.synthesis.dials import AFFINITY_TOKENS, Dials, filler, synthesize_routing, token_layout
+from traces.synthesis.forced import forced_active_routing
+from traces.synthesis.layers_kernel import FILL_LAYERS, pays
+from traces.synthesis.synthesis_kernel import FILL, fill
+from traces.synthesis.taken_over import history_of, longest_start
+
+SHAPE: dict[str, Any] = {"n_moe_layers": 3, "n_encoder_moe_layers": 0, "n_experts": 6, "top_k": 2, "input_tokens": 3,
+                         "output_tokens": 3, "batch": 2}  # fmt: skip
+
+
+def made(dials: Dials, *, seed: int = 0, **changes: Any) -> RoutingTrace:
+    return synthesize_routing(
+        **({"rng": np.random.default_rng(seed), "model_name": "toy", "dials": dials} | SHAPE | changes)
+    )
+
+
+@pytest.mark.parametrize(("has_encoder", "n_decode", "first"), [(False, 2, 3), (True, 3, 0)])
+def test_sequences_run_side_by_side_after_a_pass_of_all_prompts(has_encoder: bool, n_decode: int, first: int) -> None:
+    layout = token_layout(input_tokens=3, output_tokens=3, batch=2, has_encoder=has_encoder)
+    assert layout.sequence.tolist() == [0, 0, 0, 1, 1, 1, *[0, 1] * n_decode]
+    assert layout.position.tolist() == [0, 1, 2, 0, 1, 2, *np.repeat(np.arange(n_decode) + first, 2)]
+    assert layout.phase.tolist() == [Phase.PREFILL] * 6 + [Phase.DECODE] * 2 * n_decode
+    assert layout.step.tolist() == [0] * 6 + np.repeat(np.arange(n_decode) + 1, 2).tolist()
+    types = [column.dtype for column in (layout.sequence, layout.position, layout.phase, layout.step)]
+    assert types == [np.int32, np.int32, np.int8, np.int32]
+
+
+@pytest.mark.parametrize("name", ["input_tokens", "output_tokens", "batch"])
+def test_a_count_is_one_at_least_and_is_named(name: str) -> None:
+    sizes = {"input_tokens": 1, "output_tokens": 1, "batch": 1}
+    assert token_layout(**sizes, has_encoder=False).step.tolist() == [0]
+    with pytest.raises(InvalidInput, match=f"^{name} = 0: it must be at least 1$"):
+        token_layout(**(sizes | {name: 0}), has_encoder=False)
+
+
+@pytest.mark.parametrize(("batch", "n_in", "n_out", "has_encoder"), [
+    (1 << 20, 1 << 10, 1025, False), (1 << 20, 1 << 10, 1024, True), (3, 1 << 29, 1 << 29, False),
+])  # fmt: skip
+def test_more_tokens_than_a_number_of_32_bits_counts_are_no_trace(
+    batch: int, n_in: int, n_out: int, has_encoder: bool
+) -> None:
+    with pytest.raises(InvalidInput, match=r"^\d+ x \(\d+ \+ \d+\) tokens are more than a trace can hold$"):
+        token_layout(input_tokens=n_in, output_tokens=n_out, batch=batch, has_encoder=has_encoder)
+
+
+def test_cells_are_tokens_layers_and_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_cells = (6 + 4) * 3 * 2
+    monkeypatch.setattr(synthesis, "_MAX_CELLS", n_cells)
+    made(Dials(1.0, 0.1, 0.1))
+    monkeypatch.setattr(synthesis, "_MAX_CELLS", n_cells - 1)
+    with pytest.raises(InvalidInput, match=r"^60 routing cells, at most 59: fewer tokens, or a smaller batch$"):
+        made(Dials(1.0, 0.1, 0.1))
+
+
+def test_a_trace_says_that_it_is_made_up_and_by_what() -> None:
+    dials = Dials(1.0, 0.1, 0.1)
+    origin = made(dials).provenance
+    assert (origin.model, origin.source, origin.licence) == ("toy", "synthetic", "none needed")
+    assert (origin.recorder, origin.note) == ("traces.synthesis", str(dials))
+    assert made(dials, origin="dials as given").provenance.note == f"dials as given: {dials}"
+    assert made(dials).n_experts == 6
+    shape = {**SHAPE, "top_k": 1, "input_tokens": 1, "batch": 1}
+    forced = forced_active_routing(**shape, n_active=1).provenance
+    assert (forced.model, forced.source, forced.licence, forced.recorder) == (
+        "any", "synthetic", "none needed", "traces.forced",
+    )  # fmt: skip
+    assert forced.note == "exactly 1 experts active at every step and layer"
+
+
+@pytest.mark.parametrize(
+    ("name", "edges", "beyond"),
+    [
+        ("zipf_exponent", (0.0, 20.0, (0.0, 20.0, 1.0)), (-0.001, 20.001, (1.0, 21.0))),
+        ("repeat_probability", (0.0, 1.0), (-0.001, 1.001)),
+        ("layer_correlation", (0.0, 1.0), (-0.001, 1.001)),
+        ("active_fraction", (0.001, 1.0), (0.0, 1.001, -0.001)),
+        ("sequence_affinity", (0.0, 1.0), (-0.001, 1.001)),
+    ],
+)
+def test_the_ends_of_a_dial_are_values_of_it(name: str, edges: tuple[Any, ...], beyond: tuple[Any, ...]) -> None:
+    plain = Dials(1.0, 0.5, 0.5)
+    assert (plain.active_fraction, plain.sequence_affinity) == (1.0, 0.0)
+    for value in edges:
+        assert getattr(replace(plain, **{name: value}), name) == value
+    for value in beyond:
+        with pytest.raises(InvalidInput, match=f"^{name} = .*it must be"):
+            replace(plain, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"n_moe_layers": 0}, "0 encoder MoE layers of 0: the decoder needs one"),
+        ({"n_encoder_moe_layers": 3}, "3 encoder MoE layers of 3: the decoder needs one"),
+        ({"n_encoder_moe_layers": -1}, "-1 encoder MoE layers of 3: the decoder needs one"),
+        ({"top_k": 0}, "top_k = 0 of n_experts = 6: 1 <= top_k <= n_experts <= 32767"),
+        ({"top_k": 7}, "top_k = 7 of n_experts = 6: 1 <= top_k <= n_experts <= 32767"),
+        ({"n_experts": 32768}, "top_k = 2 of n_experts = 32768: 1 <= top_k <= n_experts <= 32767"),
+    ],
+)
+def test_shapes_that_no_model_has_are_refused_by_both(changes: dict[str, int], told: str) -> None:
+    for make in (
+        lambda: made(Dials(1.0, 0.0, 0.0), **changes),
+        lambda: forced_active_routing(**(SHAPE | changes), n_active=2),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            make()
+        assert str(refused.value) == told
+
+
+def test_the_smallest_and_the_widest_model_have_traces() -> None:
+    assert made(Dials(1.0, 0.0, 0.0), n_moe_layers=1, n_experts=1, top_k=1).experts.tolist() == [[[0]]] * 10
+    assert forced_active_routing(**(SHAPE | {"n_moe_layers": 1, "n_experts": 1, "top_k": 1}), n_active=1).n_tokens == 10
+    assert made(Dials(1.0, 0.0, 0.0), n_experts=32767).n_experts == 32767
+    assert (
+        forced_active_routing(**(SHAPE | {"n_experts": 32767, "batch": 1, "input_tokens": 1}), n_active=2).n_experts
+        == 32767
+    )
+    assert made(Dials(1.0, 0.0, 0.0), n_encoder_moe_layers=2).n_steps == 4
+
+
+def test_popularity_is_cumulative_by_rank_of_the_experts_that_are_active() -> None:
+    found = synthesis._popularity(Dials((0.0, 1.0, 2.0), 0.0, 0.0, 0.5), 3, 5, 2)
+    assert found == pytest.approx(np.array([[0, 1 / 3, 2 / 3, 1], [0, 6 / 11, 9 / 11, 1], [0, 36 / 49, 45 / 49, 1]]))
+    assert synthesis._popularity(Dials(1.0, 0.0, 0.0, 0.4), 2, 5, 2) == pytest.approx(np.array([[0, 2 / 3, 1]] * 2))
+    with pytest.raises(InvalidInput, match=r"^active_fraction = 0\.4 leaves 2 of 5 experts, top_k is 3$"):
+        synthesis._popularity(Dials(1.0, 0.0, 0.0, 0.4), 2, 5, 3)
+    with pytest.raises(InvalidInput, match=r"^2 zipf exponents for 3 MoE layers: give one, or one each$"):
+        synthesis._popularity(Dials((1.0, 2.0), 0.0, 0.0), 3, 5, 2)
+
+
+def test_a_profile_ranks_its_experts_and_leaves_none_impossible() -> None:
+    shares = np.array([[0.2, 0.5, 0.3], [0.5, 0.0, 0.5]])
+    popularity, by_rank = synthesis._ranked(shares, (2, 3), Dials(1.0, 0.0, 0.0))
+    assert by_rank.tolist() == [[1, 2, 0], [0, 2, 1]]  # equal shares: the lower number first
+    assert by_rank.dtype == np.int16
+    assert popularity == pytest.approx(np.array([[0, 0.5, 0.8, 1], [0, 0.5, 1.0, 1]]), abs=2e-9)
+    assert 1 - popularity[1, 2] == pytest.approx(1e-9 / 3 / (1 + 1e-9), rel=1e-6)
+    with pytest.raises(InvalidInput, match=r"^popularity of \(2, 3\) MoE layers and experts, the model has \(3, 6\)$"):
+        made(Dials(1.0, 0.0, 0.0), shares=shares)
+    with pytest.raises(InvalidInput, match="say which experts are used: leave out one"):
+        synthesis._ranked(shares, (2, 3), Dials(1.0, 0.0, 0.0, 0.9))
+
+
+def test_who_has_a_profile_draws_by_it_whatever_the_exponents() -> None:
+    shares = np.tile([0.0, 0.0, 0.5, 0.0, 0.5, 0.0], (3, 1))
+    trace = made(Dials(3.0, 0.2, 0.2), shares=shares, output_tokens=40)
+    assert set(np.unique(trace.experts).tolist()) == {2, 4}
+
+
+def test_experts_of_ranks_are_random_in_each_layer_and_certain_ones_follow_rank_by_rank() -> None:
+    """With a draw that is next to certain the first two ranks are chosen; the map takes a rank to the same rank."""
+    trace = made(Dials(20.0, 0.0, 0.0), n_moe_layers=8, top_k=1)
+    first = trace.experts[0, :, 0]
+    assert (trace.experts[:, :, 0] == first).all()
+    assert len(set(first.tolist())) > 1
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(6), (8, 1)), axis=1)
+    assert first.tolist() == order[:, 0].tolist()
+
+
+@pytest.mark.parametrize("dials", [Dials(0.7, 0.0, 0.0), Dials(0.7, 0.4, 0.0), Dials(0.7, 1.0, 0.0)])
+def test_one_expert_a_token_without_a_loop_is_what_the_loop_chooses(
+    dials: Dials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = made(dials, top_k=1, output_tokens=30)
+    asked: list[int] = []
+
+    def loop(n_cells: int) -> Any:
+        asked.append(n_cells)
+        return fill
+
+    monkeypatch.setattr(synthesis, "filler", loop)
+    assert made(dials, top_k=1, output_tokens=30).digest == whole.digest
+    assert not asked
+    monkeypatch.setattr(synthesis, "_CHUNK_DRAWS", 100)
+    assert made(dials, top_k=1, output_tokens=30).digest == whole.digest
+    assert asked == [64 * 3]
+
+
+@pytest.mark.parametrize("changes", [{"top_k": 2}, {"layer_correlation": 0.1}, {"sequence_affinity": 0.1}])
+def test_everything_else_takes_the_loop(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def loop(n_cells: int) -> Any:
+        asked.append(n_cells)
+        return fill
+
+    monkeypatch.setattr(synthesis, "filler", loop)
+    top_k = changes.pop("top_k", 1)
+    made(replace(Dials(0.7, 0.2, 0.0), **changes), top_k=top_k)
+    assert asked == [10 * 3 * top_k]
+
+
+def test_random_numbers_are_drawn_two_a_choice_and_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    def watched(part: Any, sequence: Any, drawn: Any, *rest: Any) -> None:
+        sizes.append(drawn.shape)
+        fill(part, sequence, drawn, *rest)
+
+    monkeypatch.setattr(synthesis, "filler", lambda _: watched)
+    monkeypatch.setattr(synthesis, "_CHUNK_DRAWS", 48)  # four tokens of three layers and two choices
+    made(Dials(0.7, 0.2, 0.1))
+    assert sizes == [(4, 3, 2, 2), (4, 3, 2, 2), (2, 3, 2, 2)]
+    sizes.clear()
+    monkeypatch.setattr(synthesis, "_CHUNK_DRAWS", 11)  # less than a token needs
+    made(Dials(0.7, 0.2, 0.1))
+    assert sizes == [(1, 3, 2, 2)] * 10
+    rng = np.random.default_rng(0)
+    made(Dials(0.7, 0.2, 0.1), rng=rng)
+    other = np.random.default_rng(0)
+    other.permuted(np.tile(np.arange(6, dtype=np.int16), (3, 1)), axis=1)
+    other.random((10, 3, 2, 2))
+    assert rng.random() == other.random()
+
+
+@pytest.mark.parametrize(("kept", "size", "is_compiled"), [(False, 100, False), (False, 101, True), (True, 1, True)])
+def test_small_traces_are_filled_in_python_unless_machine_code_is_kept(
+    kept: bool, size: int, is_compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(kernel: Kernel) -> bool:
+        assert kernel is FILL
+        return kept
+
+    monkeypatch.setattr(synthesis, "are_kept", of)
+    monkeypatch.setattr(synthesis, "loaded", lambda kernel: ("code of", kernel))
+    monkeypatch.setattr(synthesis, "_SMALL_CELLS", 100)
+    assert filler(size) == (("code of", FILL) if is_compiled else fill)
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_active", "kept", "n_tokens", "at_once"),
+    [
+        ({}, 8, True, 4, True),
+        ({}, 8, True, 3, False),  # as few cells as plain Python fills
+        ({}, 99, True, 4, False),
+        ({"layer_correlation": 0.1}, 8, True, 4, False),
+        ({"sequence_affinity": 0.1}, 8, True, 4, False),
+        ({}, 8, False, 10, False),
+        ({}, 8, False, 11, True),
+    ],
+)
+def test_layers_that_know_nothing_of_one_another_are_filled_at_once_where_that_is_quicker(
+    changes: dict[str, float], n_active: int, kept: bool, n_tokens: int, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(kernel: Kernel) -> bool:
+        assert kernel is FILL_LAYERS
+        return kept
+
+    monkeypatch.setattr(synthesis, "are_kept", of)
+    monkeypatch.setattr(synthesis, "_SMALL_CELLS", 3 * 16 * 2)
+    monkeypatch.setattr(synthesis, "_MANY_CELLS", 10 * 16 * 2)
+    experts, popularity = np.zeros((n_tokens, 16, 2), np.int16), np.zeros((16, n_active + 1))
+    dials = replace(Dials(1.0, 0.1, 0.0), **changes)
+    assert synthesis._may_take_all_layers(experts, popularity, dials) is at_once
+
+
+def test_the_quicker_loop_is_for_several_choices_of_few_experts_in_layers_that_fill_vectors() -> None:
+    assert pays(16, 2, 24, 8)
+    assert not pays(16, 2, 25, 8)
+    assert not pays(16, 1, 24, 8)
+    assert pays(15, 2, 22, 8)  # two vectors of layers, one of them not full
+    assert not pays(15, 2, 23, 8)
+
+
+def test_the_longest_start_that_runs_the_same_sequences_is_taken() -> None:
+    dials, nothing = Dials(1.0, 0.1, 0.1), np.zeros((0, 3, 2), np.int16)
+    short, long = made(dials, input_tokens=1), made(dials, input_tokens=2)
+    sequence = long.sequence
+    assert longest_start((), sequence, nothing) is nothing
+    assert np.array_equal(longest_start((short,), sequence, nothing), short.experts[:1])  # sequence 0, then 1 or 0
+    for begun in ((short, long), (long, short)):
+        assert np.array_equal(longest_start(begun, sequence, nothing), long.experts)
+    assert np.array_equal(longest_start((long,), sequence[:3], nothing), long.experts[:3])
+    same = made(dials, seed=1, input_tokens=2)
+    assert np.array_equal(longest_start((long, same), sequence, nothing), long.experts)  # the first of equals
+
+
+def test_what_was_taken_over_is_remembered_in_a_ring_a_sequence() -> None:
+    """Sequence 0 has had three tokens, of which the last two are kept at places 1 and 0; sequence 1 one, 2 none."""
+    by_rank = np.array([[2, 0, 1, 3], [3, 2, 1, 0]], np.int16)
+    experts = np.array([[[0], [0]], [[1], [1]], [[2], [2]], [[3], [3]]], np.int16)
+    history, seen = history_of(experts, np.array([0, 0, 1, 0], np.int32), by_rank, 3, 2)
+    assert (history.shape, history.dtype, seen.dtype) == ((3, 2, 2, 1), np.int16, np.int64)
+    assert seen.tolist() == [3, 1, 0]
+    # ranks: expert 0 is 1 and 3, 1 is 2 and 2, 2 is 0 and 1, 3 is 3 and 0
+    assert history[0].tolist() == [[[3], [0]], [[2], [2]]]
+    assert history[1].tolist() == [[[0], [1]], [[0], [0]]]
+    assert not history[2].any()
+    nothing, none = history_of(experts[:0], np.zeros(0, np.int32), by_rank, 2, 1)
+    assert not nothing.any()
+    assert none.tolist() == [0, 0]
+
+
+def test_choices_go_round_the_active_experts() -> None:
+    trace = forced_active_routing(**(SHAPE | {"input_tokens": 2}), n_active=3)
+    assert trace.experts[:, 0].tolist() == [[0, 1], [2, 0], [1, 2], [0, 1], [0, 1], [2, 0], [0, 1], [2, 0]]
+    assert (trace.experts == trace.experts[:, :1]).all()
+    dealt = forced_active_routing(**(SHAPE | {"input_tokens": 2}), n_active=3, rng=np.random.default_rng(0))
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(4), (3, 1)), axis=1)
+    plain = np.array([[0, 1], [2, 0], [1, 2], [0, 1]])
+    assert dealt.experts[:4].tolist() == [[plain[order[layer, t]].tolist() for layer in range(3)] for t in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("n_active", "told"),
+    [
+        (1, "n_active = 1: it must be top_k = 2 to n_experts = 6"),
+        (7, "n_active = 7: it must be top_k = 2 to n_experts = 6"),
+        (5, "n_active = 5, but a step of batch 2 x top_k 2 makes 4 choices: a batch of 3 is enough"),
+        (6, "n_active = 6, but a step of batch 2 x top_k 2 makes 4 choices: a batch of 3 is enough"),
+    ],
+)
+def test_a_number_of_active_experts_that_no_step_can_have_is_refused(n_active: int, told: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        forced_active_routing(**SHAPE, n_active=n_active)
+    assert str(refused.value) == told
+    for possible in (2, 4):
+        assert len(np.unique(forced_active_routing(**SHAPE, n_active=possible).experts)) == possible
+    assert len(np.unique(forced_active_routing(**(SHAPE | {"batch": 3}), n_active=6).experts)) == 6
+
+
+def test_affinity_looks_back_over_so_many_tokens() -> None:
+    assert AFFINITY_TOKENS == 64

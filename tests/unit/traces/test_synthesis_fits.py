@@ -1,0 +1,155 @@
+"""What the dials of a synthetic trace are fitted to, how far traces are apart, and what a fit says of itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from traces.phase import Phase
+from traces.routing import RoutingTrace
+from traces.statistics.locality import expert_counts, expert_reuse, layer_entropy_bits, trace_statistics
+from traces.synthesis.dials import Dials, synthesize_routing, token_layout
+from traces.synthesis.fitting import FittedStatistic, _Moments, _moved, fit_dials
+
+SHAPE: dict[str, Any] = {"n_moe_layers": 3, "n_encoder_moe_layers": 0, "n_experts": 6, "top_k": 2, "input_tokens": 3,
+                         "output_tokens": 3, "batch": 2}  # fmt: skip
+
+
+def made(dials: Dials, *, seed: int = 0, **changes: Any) -> RoutingTrace:
+    return synthesize_routing(
+        **({"rng": np.random.default_rng(seed), "model_name": "toy", "dials": dials} | SHAPE | changes)
+    )
+
+
+def test_a_dial_moves_by_the_shortfall_of_its_moment_and_stays_within_its_range() -> None:
+    assert [_moved(0.5, by) for by in (0.2, -0.2, 0.7, -0.7)] == [0.7, 0.3, 1.0, 0.0]
+    assert [_moved(1.0, by, most=2.0) for by in (0.5, 1.5, -1.5)] == [1.5, 2.0, 0.0]
+    assert _moved(0.5, math.nan) == 0.5
+
+
+def moments(**changes: Any) -> _Moments:
+    plain: dict[str, Any] = {
+        "entropy": np.array([2.0, 4.0]),
+        "reuse": 0.5,
+        "late_reuse": 0.4,
+        "following": 0.2,
+        "distinct": 8.0,
+    }
+    return _Moments(**(plain | changes))
+
+
+def test_traces_are_as_far_apart_as_their_fitted_moments() -> None:
+    one = moments()
+    for changes, whole, part, fewest in (
+        ({"reuse": 0.6}, 0.2, 0.2, 0.2),
+        ({"following": 0.1}, 0.5, 0.5, 0.5),
+        ({"late_reuse": 0.5}, 0.25, 0.25, 0.0),
+        ({"distinct": 10.0}, 0.25, 0.0, 0.0),
+        ({"entropy": np.array([2.5, 3.0])}, 0.25, 0.25, 0.25),
+        ({"reuse": math.nan, "following": 0.3}, 0.5, 0.5, 0.5),
+        ({"reuse": 0.0, "late_reuse": 0.0}, 2.0, 2.0, 1.0),
+    ):
+        other = moments(**changes)
+        assert one.distance(other, True, False) == pytest.approx(whole)
+        assert one.distance(other, True, True) == pytest.approx(part)
+        assert one.distance(other, False, False) == pytest.approx(fewest)
+        assert one.distance(other, False, True) == pytest.approx(fewest)
+    assert moments(reuse=0.0).distance(moments(reuse=0.3), False, False) == pytest.approx(0.3)  # 0 is no scale
+    flat = moments(entropy=np.zeros(2))
+    assert flat.distance(moments(entropy=np.full(2, 1e-9)), False, False) == pytest.approx(1.0)
+
+
+def test_a_fitted_statistic_says_by_how_much_it_is_off() -> None:
+    row = FittedStatistic("reuse", 0.4, 0.5, True)
+    assert row.difference == pytest.approx(0.1)
+    assert row.relative == pytest.approx(0.25)
+    assert math.isnan(FittedStatistic("reuse", 0.0, 0.5, True).relative)
+
+
+def recorded() -> RoutingTrace:
+    return made(Dials(0.8, 0.3, 0.2, 1.0, 0.3), n_experts=12, input_tokens=4, output_tokens=60, batch=40, seed=9)
+
+
+@pytest.mark.parametrize(
+    ("how", "fitted"),
+    [
+        ({"all_dials": False}, {"reuse at lag 1", "mean entropy (bits)", "layer following"}),
+        ({"every_expert": True}, {"reuse at lag 1", "mean entropy (bits)", "layer following", "reuse at lag 8"}),
+        (
+            {},
+            {
+                "reuse at lag 1", "mean entropy (bits)", "layer following", "reuse at lag 8",
+                "distinct experts, batch 32",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_a_fit_says_what_it_was_fitted_to_and_how_near_it_comes(how: dict[str, bool], fitted: set[str]) -> None:
+    trace = recorded()
+    found = fit_dials(trace, np.random.default_rng(1), **how)
+    assert {row.name for row in found.comparisons if row.fitted} == fitted
+    statistics = trace_statistics(trace.decode_only())
+    said = {row.name: row.recorded for row in found.comparisons}
+    assert said["reuse at lag 8"] == statistics.reuse[8]
+    assert said["mean entropy (bits)"] == pytest.approx(float(np.mean(statistics.entropy_bits)))
+    assert said["distinct experts, batch 4"] == statistics.distinct_experts[4]
+    assert said["LRU hit rate, 50% of experts"] == statistics.lru_hit_rate[0.5]
+    assert len(said) == 2 + 2 + 5 + 2
+    for row in found.comparisons:
+        if row.fitted:
+            assert abs(row.relative) < 0.05, row
+    dials = found.dials
+    assert isinstance(dials.zipf_exponent, tuple)
+    assert len(dials.zipf_exponent) == 3
+    assert (dials.sequence_affinity > 0) is how.get("all_dials", True)
+    if how:
+        assert dials.active_fraction == 1.0
+    assert found.to_dict()["dials"]["repeat_probability"] == dials.repeat_probability
+    (first, *_) = found.to_dict()["comparisons"]
+    assert first == {
+        "name": "reuse at lag 1", "recorded": said["reuse at lag 1"], "synthetic": found.comparisons[0].synthetic,
+        "fitted": True, "difference": found.comparisons[0].difference, "relative": found.comparisons[0].relative,
+    }  # fmt: skip
+
+
+def test_a_relative_difference_that_is_none_is_null() -> None:
+    layout = token_layout(input_tokens=1, output_tokens=20, batch=2, has_encoder=False)
+    choices = np.array([[0, 1], [2, 3]], np.int16)[layout.step % 2]  # no token repeats the one before
+    trace = layout.routed(np.repeat(choices[:, None], 3, axis=1), 6, "toy", "by hand", "")
+    assert float(expert_reuse(trace, 1).mean()) == 0
+    rows = {row["name"]: row for row in fit_dials(trace, np.random.default_rng(0)).to_dict()["comparisons"]}
+    assert rows["reuse at lag 1"]["relative"] is None
+    assert rows["mean entropy (bits)"]["relative"] is not None
+
+
+def test_a_recorded_trace_whose_experts_are_few_has_that_fraction_fitted() -> None:
+    trace = made(Dials(0.0, 0.1, 0.1, 0.25), n_experts=32, output_tokens=40, batch=40)
+    found = fit_dials(trace, np.random.default_rng(0))
+    assert found.dials.active_fraction == pytest.approx(0.25, abs=0.07)
+    assert fit_dials(trace, np.random.default_rng(0), every_expert=True).dials.active_fraction == 1.0
+
+
+def test_layers_that_no_token_visits_have_the_mean_exponent_of_the_others() -> None:
+    trace = made(Dials((0.2, 0.2, 2.0), 0.1, 0.1), n_encoder_moe_layers=1, output_tokens=60, batch=20)
+    exponents = fit_dials(trace, np.random.default_rng(0)).dials.zipf_exponent
+    assert isinstance(exponents, tuple)
+    encoder, one, other = exponents
+    assert encoder == pytest.approx((one + other) / 2)
+    assert other > one + 0.5
+
+
+def test_imitations_are_as_long_as_what_they_imitate() -> None:
+    from traces.synthesis.fitting import _imitation
+
+    trace = recorded()
+    decoded = trace.decode_only()
+    imitation = _imitation(decoded, 3, Dials(1.0, 0.1, 0.1), np.random.default_rng(0))
+    assert (imitation.n_tokens, imitation.n_sequences, imitation.top_k) == (decoded.n_tokens, 40, 2)
+    assert imitation.n_experts == 12
+    assert imitation.provenance.model == "toy"
+    assert set(imitation.phase.tolist()) == {Phase.DECODE}
+    bits = layer_entropy_bits(expert_counts(decoded))
+    assert _Moments.of(decoded).entropy.tolist() == bits.tolist()
