@@ -262,6 +262,10 @@ def coverage_of(captured: Captured, hw: Platform) -> FitCoverage:
     return coverage(schedule.works, hw, np.bincount(schedule.cost, minlength=len(schedule.works)).tolist())
 
 
+_FILE = "all=mxfp4_moe"
+"""What files of a model whose experts were published in mxfp4 are made by (llama.cpp)."""
+
+
 def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult]) -> str:
     """What the results of one comparison rest on, in plain words."""
     words = hw.describe_calibration(model.dtype.name)
@@ -270,12 +274,20 @@ def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequen
         words += f", but not {', '.join(unseen)}: extrapolated"
     if hw.fit is not None and (hw.fit.laws or hw.fit.gemm_tables):
         words += _told_shares([result.fitted_share for result in results])
+    if hw.stack.packed_compute and _is_as_published(model):
+        words += f"; 16 bits beside the experts of {model.name}: files called MXFP4 have q8_0 there, --formats {_FILE}"
     asked = dict.fromkeys(model.compute_format(stored) for part, stored in model.formats.items() if part != "kv")
     stated = hw.machine.accelerator.peak_flop_per_s
     for wanted in asked:
         if (wider := computes_in(wanted, stated)) != wanted:
             words += f"; {hw.hardware} states no {wanted} rate and computes it in {wider}"
     return words
+
+
+def _is_as_published(model: ModelArchitecture) -> bool:
+    """Whether its experts are in mxfp4 and all else as wide as activations, as gpt-oss is published."""
+    beside = (model.stored_attention_dtype, model.stored_head_dtype)
+    return model.expert_dtype.name == "mxfp4" and not any(stored.is_packed for stored in beside)
 
 
 def _told_shares(shares: Sequence[float]) -> str:

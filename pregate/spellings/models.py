@@ -40,7 +40,9 @@ to -1 and -12 %. Sizes: https://huggingface.co/unsloth/DeepSeek-V3.1-GGUF/tree/m
 https://huggingface.co/unsloth/MiniMax-M2.1-GGUF/discussions/7, read 2026-11-29."""
 _KEEPS_EXPERTS = re.compile(r"gpt-oss-")
 """Models whose experts every GGUF has as they were published, in mxfp4: files of gpt-oss-120b called Q2_K to F16 have
-58.3 to 60.9 GiB (https://ailocalcheck.com/model/unsloth/gpt-oss-120b-GGUF, read 2026-11-29)."""
+58.3 to 60.9 GiB (https://ailocalcheck.com/model/unsloth/gpt-oss-120b-GGUF, read 2026-11-29). The one that repositories
+recommend is MXFP4, q8_0 beside the experts: 12.1 GB of gpt-oss-20b (bartowski/openai_gpt-oss-20b-GGUF, that day), as
+ours; Ollama's tag is as published, 13.8."""
 
 
 def model_and_format(text: str) -> tuple[str, str]:
@@ -53,11 +55,13 @@ def model_and_format(text: str) -> tuple[str, str]:
     name = re.sub(r"\.gguf$", "", re.sub(r"-\d{5}-of-\d{5}", "", bare.rpartition("/")[2]), flags=re.IGNORECASE)
     parts = _QUANT.fullmatch(name.replace(":", "-"))
     called, quant = (parts["name"], parts["quant"]) if parts else (name, "")
-    called = re.sub(r"[-_.]GGUF$", "", called, flags=re.IGNORECASE)
+    called, n_files = re.subn(r"[-_.]GGUF$", "", called, flags=re.IGNORECASE)
     tag = _OF_OLLAMA.fullmatch(called)
     known = (*architecture_names(), *SAME_AS)
     spellings = (called, called.partition("_")[2], *(_of_tag(tag["family"], tag["tag"]) if tag else ()))
     ours = next((name for name in (our_name("model", text) for text in spellings) if name in known), "")
+    if n_files and not quant and _KEEPS_EXPERTS.match(ours):
+        quant = "MXFP4"
     return (f"{ours}{mark}{rest}", quant) if ours else ("", "")
 
 

@@ -12,6 +12,7 @@ import pytest
 import pregate
 from hwmodels.shipped import STACKS_DIR
 from offload.policies.policy_descriptions import DESIGNS
+from pregate.ask.simulation import describe_calibration
 from pregate.cli.checks import names
 from tests.command_line import Run, runner
 from traces.errors import InvalidFile, UnknownName
@@ -111,6 +112,35 @@ def test_a_machine_that_nobody_knows_is_told_the_nearest_in_our_spelling(written
 def test_a_model_is_loaded_by_its_repository_or_tag(written: str, ours: str, format: str) -> None:
     model = pregate.load_model(written)
     assert (model.name, model.expert_dtype.name) == (ours, format)
+
+
+@pytest.mark.parametrize(
+    ("written", "gigabytes"),
+    [
+        ("bartowski/openai_gpt-oss-20b-GGUF", 12.1),
+        ("unsloth/gpt-oss-20b-GGUF", 12.1),
+        ("gpt-oss-20b-MXFP4", 12.1),
+        ("openai/gpt-oss-20b", 13.8),
+        ("gpt-oss:20b", 13.8),
+        ("unsloth/Qwen3-30B-A3B-GGUF", 61.1),  # which of its files nobody said
+    ],
+)
+def test_a_repository_of_files_whose_experts_stay_as_published_is_the_file_that_it_recommends(
+    written: str, gigabytes: float
+) -> None:
+    assert pregate.load_model(written).total_bytes / 1e9 == pytest.approx(gigabytes, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("stack", "formats", "is_told"),
+    [("llama-cpp", None, True), ("vllm", None, False), ("llama-cpp", {"all": "mxfp4_moe"}, False)],
+)
+def test_an_engine_of_files_says_that_they_have_other_formats_beside_the_experts(
+    stack: str, formats: dict[str, str] | None, is_told: bool
+) -> None:
+    model = pregate.load_model("gpt-oss-20b", formats=formats)
+    words = describe_calibration(pregate.load_hardware("rtx-5080", stack), model, [])
+    assert ("--formats all=mxfp4_moe" in words) == is_told
 
 
 def test_a_model_that_does_not_ship_is_told_what_it_is_read_from() -> None:
