@@ -184,10 +184,10 @@ def _attention_law(at: Attending, figures: Figures) -> tuple[FittedLaw, float] |
         bits = 16.0
     form = "latent_decode" if one_each and at.is_latent else "latent_context"
     if form == "latent_decode" or (not one_each and _is_decompressed(at)):
-        law = _law(figures, (form,), "bf16", max(bits, 1.0))
+        law = _law(figures, (form,), "bf16", bits)
         if law is not None:
             return law, bits
-    law = _law(figures, ("decode_attention" if one_each else "context_attention",), "bf16", max(bits, 1.0))
+    law = _law(figures, ("decode_attention" if one_each else "context_attention",), "bf16", bits)
     return None if law is None else (law, bits)
 
 

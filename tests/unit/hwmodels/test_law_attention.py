@@ -9,10 +9,10 @@ from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.fitted import FittedLaw
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.latent_attention import latent_decode
-from hwmodels.laws.pricing import kernels_of
+from hwmodels.laws.pricing import _at_least, kernels_of
 from hwmodels.laws.rates import KernelTime
 from offload.ops import Attending, Gemm, OpKind, Work
-from tests.unit.hwmodels.laws_of_our_own import CARD, DENSE, KERNEL_S, alike, law, machine, product
+from tests.unit.hwmodels.laws_of_our_own import CARD, DENSE, FP8, KERNEL_S, alike, law, machine, product
 
 
 def attention(at: Attending, read: float, flop: float = 1.0, gemms: tuple[Gemm, ...] = ()) -> Work:
@@ -44,6 +44,11 @@ def test_one_new_token_a_sequence_is_priced_over_the_mean_context() -> None:
     first, _ = kernel_of(attention(ONE_EACH, 0), DENSE, DECODE)
     sizes = 8, 32, 4, 1.0, ONE_EACH.token_bytes
     alike(first, decode_attention(DECODE.values, CARD, KERNELS["flash-attention-3"], *sizes))
+
+
+def test_a_context_is_a_token_at_least() -> None:
+    for least, inside in ((1.0, True), (1.5, False)):
+        assert kernel_of(attention(ONE_EACH, 0), DENSE, law("decode_attention", context=(least, 1e5)))[1] is inside
 
 
 def test_a_window_bounds_the_context_of_one_new_token() -> None:
@@ -80,6 +85,28 @@ def test_of_laws_of_two_formats_that_of_the_cache_is_taken() -> None:
             assert seen
             sizes = 8, 32, 4, 700.0, at.token_bytes
             alike(kernel, decode_attention(wanted.values, CARD, KERNELS["flash-attention-3"], *sizes))
+
+
+@pytest.mark.parametrize(
+    ("form", "at", "read"),
+    [
+        ("decode_attention", ONE_EACH, 5600),
+        ("context_attention", ONE_EACH._replace(n_tokens=900, n_sequences=3), 1200),
+        ("latent_decode", Attending(8, 8, 128, 1, 576, 512, 1152.0), 5600),
+        ("latent_context", Attending(900, 3, 128, 128, 192, 128, 1152.0), 1200),
+    ],
+)
+def test_of_two_laws_of_one_cache_that_of_products_in_16_bits_is_taken(form: str, at: Attending, read: int) -> None:
+    own, other = law(form, scale=1.1), law(form, "bf16", "fp8", scale=3.0)
+    alone, _ = kernel_of(attention(at, read), DENSE, own)
+    for order in ((own, other), (other, own)):
+        alike(kernel_of(attention(at, read), DENSE, *order)[0], alone)
+
+
+@pytest.mark.parametrize(("stored", "bits", "inside"), [("bf16", 16, True), ("fp8", 8, True), ("bf16", 8, False)])
+def test_a_prompt_reads_numbers_of_the_format_of_its_cache(stored: str, bits: int, inside: bool) -> None:
+    at = ONE_EACH._replace(n_tokens=900, n_sequences=3, token_bytes=4 * 224 * bits / 8)
+    assert kernel_of(attention(at, 1200), DENSE, law("context_attention", stored))[1] is inside
 
 
 @pytest.mark.parametrize(("read", "inside"), [(900, True), (1200, True), (1800, True), (1803, False), (2700, False)])
@@ -182,6 +209,27 @@ def test_without_a_law_an_attention_is_a_roofline_beyond_what_was_measured(at: A
     assert not seen
     bound = flop_s > 3.9e-3
     assert [float(part) for part in kernel] == pytest.approx([0.0, both * bound, both * (not bound)], rel=1e-6)
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp8"])
+def test_scores_without_a_law_are_multiplied_and_read_as_dense_products_of_their_format(compute: str) -> None:
+    laws = {"bf16": DENSE, "fp8": law("gemm", "bf16", "fp8", scale=1.25)}
+    what = Work(OpKind.SELF_ATTENTION, (), "bf16", 16.0, flop=10**12, flop_compute=compute)
+    for order in (laws.values(), reversed(laws.values())):
+        ((kernel, _),) = kernels_of(what, machine(*order, self_attention=1))
+        rate = (CARD if compute == "bf16" else FP8).flop_per_s * laws[compute].values["peak"]
+        assert float(kernel.total_s) == pytest.approx(1e12 / rate)
+    halfway = law("gemm", "fp8", "fp8", scale=1.1), law("gemm", "fp32", "fp32", scale=1.2)
+    for order in (halfway, halfway[::-1]):  # as far from 16 bits: the first
+        ((kernel, _),) = kernels_of(what._replace(flop_compute="bf16"), machine(*order, self_attention=1))
+        assert float(kernel.total_s) == pytest.approx(1e12 / CARD.flop_per_s / order[0].values["peak"])
+
+
+def test_scores_that_take_as_long_as_the_kernel_bind_nothing() -> None:
+    found = KernelTime(1.0, 0.0, 2.0)
+    assert [tuple(map(float, _at_least(found, flop_s))) for flop_s in (1.9, 2.0, 2.1)] == [
+        (1.0, 0.0, 2.0), (1.0, 0.0, 2.0), (1.0, 2.1, 0.0),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("flop", "n_bytes"), [(10**9, 0), (0, 10**9)])

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from hwmodels.laws.gemm import dense_gemm
+from hwmodels.laws.dispatch import MARLIN_TILES
+from hwmodels.laws.gemm import TILES, dense_gemm
 from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
 from hwmodels.laws.pricing import kernels_of, law_kernel
-from hwmodels.laws.rates import KernelTime
+from hwmodels.laws.rates import CardRates, KernelTime
 from offload.ops import FusedExperts, Gemm, OpKind, Work
 from tests.unit.hwmodels.laws_of_our_own import CARD, DENSE, DENSE_FP8, FP8, KERNEL_S, alike, law, machine, product
 
@@ -33,18 +34,33 @@ def test_a_gate_launches_nothing_but_its_product() -> None:
     alike(kernel, product(3, 128, 512))
 
 
-@pytest.mark.parametrize(
-    ("bits", "compute", "chosen"),
-    [(16.0, "bf16", 0), (8.0, "fp8", 1), (8.0, "bf16", 1), (4.0, "bf16", 1), (11.0, "fp8", 1), (12.0, "bf16", 0)],
-)
-def test_the_law_is_that_of_the_format_next_to_the_weights(bits: float, compute: str, chosen: int) -> None:
-    what = Work(OpKind.HEAD, (Gemm(2, 700, 512),), compute, bits)
+@pytest.mark.parametrize(("bits", "chosen"), [(16.0, 0), (12.0, 0), (11.0, 1), (8.0, 1), (4.0, 1)])
+def test_the_law_of_quantised_rows_is_that_of_the_format_next_to_the_weights(bits: float, chosen: int) -> None:
+    what = Work(OpKind.HEAD, (Gemm(2, 700, 512),), "fp8", bits)
     kernel, seen = next(iter(kernels_of(what, machine(DENSE, DENSE_FP8, head=1))))
     if chosen:
         alike(kernel, dense_gemm(DENSE_FP8.values, FP8, 2, 700, 512, weight_bits=bits, activation_bits=8.0))
     else:
-        alike(kernel, product(2, 700, 512, weight_bits=bits))
+        tiles = TILES if bits == 16 else MARLIN_TILES
+        alike(kernel, product(2, 700, 512, weight_bits=bits, tiles=tiles))
     assert seen is (bits in (8.0, 16.0))
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("bits", [4.0, 8.0, 15.9, 16.0, 32.0])
+def test_rows_that_stay_wide_are_multiplied_in_wide_arithmetic_however_narrow_the_weights(
+    bits: float, compute: str
+) -> None:
+    """By weights alone narrow in tiles that unpack them (AWQ, GPTQ), whatever chooses those of others."""
+    wide = law("gemm", kernel="wgmma", scale=1.2)
+    what = Work(OpKind.HEAD, (Gemm(300, 700, 512),), compute, bits)
+    for order in ((wide, DENSE_FP8), (DENSE_FP8, wide)):
+        kernel, seen = next(iter(kernels_of(what, machine(*order, head=1))))
+        how: dict[str, Any] = {"tiles": MARLIN_TILES} if bits < 16 else {"dispatch": "wgmma"}
+        alike(kernel, dense_gemm(wide.values, CARD, 300, 700, 512, weight_bits=bits, **how))
+        assert seen is (bits == 16)
+    only, _ = next(iter(kernels_of(what, machine(DENSE_FP8, head=1))))
+    alike(only, dense_gemm(DENSE_FP8.values, FP8, 300, 700, 512, weight_bits=bits, activation_bits=8.0))
 
 
 def test_of_two_laws_of_one_format_that_of_the_arithmetic_is_taken_and_else_the_nearer_one() -> None:
@@ -57,6 +73,14 @@ def test_of_two_laws_of_one_format_that_of_the_arithmetic_is_taken_and_else_the_
     near = Work(OpKind.HEAD, (Gemm(2, 700, 512),), "fp8", 16.0)  # arithmetic stands behind the bits of a weight
     kernel, _ = next(iter(kernels_of(near, machine(DENSE, DENSE_FP8, head=1))))
     alike(kernel, product(2, 700, 512))
+
+
+def test_only_a_quantised_product_reads_activations_of_fewer_bits() -> None:
+    weights_alone = law("gemm", "fp8", scale=1.3)
+    what = Work(OpKind.HEAD, (Gemm(300, 700, 512),), "bf16", 8.0)
+    kernel, seen = next(iter(kernels_of(what, machine(DENSE, weights_alone, head=1))))
+    alike(kernel, dense_gemm(weights_alone.values, CARD, 300, 700, 512, weight_bits=8.0, tiles=MARLIN_TILES))
+    assert seen
 
 
 @pytest.mark.parametrize("dispatch", ["cutlass-sm90", "cutlass-sm120"])
@@ -113,6 +137,16 @@ def test_weights_of_experts_are_read_in_their_own_format() -> None:
     rows = expert_rows_of([ExpertGroup(3, 1)], 1)
     alike(kernel, fused_experts(EXPERTS.values, CARD, rows, 512, 320, 2, weight_bits=4.5))
     assert not seen
+
+
+@pytest.mark.parametrize(("compute", "card"), [("bf16", CARD), ("fp8", FP8)])
+def test_of_two_laws_of_experts_that_of_the_arithmetic_is_taken(compute: str, card: CardRates) -> None:
+    laws = {"bf16": EXPERTS, "fp8": law("experts", "bf16", "fp8", scale=1.4)}
+    rows = expert_rows_of([ExpertGroup(3, 1)], 1)
+    for order in (laws.values(), reversed(laws.values())):
+        what = fused((3, 1), n_tokens=1)._replace(compute=compute)
+        kernel, _ = next(iter(kernels_of(what, machine(DENSE, *order, experts=9))))
+        alike(kernel, fused_experts(laws[compute].values, card, rows, 512, 320, 2))
 
 
 def test_without_a_law_of_experts_their_products_are_dense() -> None:

@@ -192,8 +192,11 @@ def test_one_expert_a_token_without_a_loop_is_what_the_loop_chooses(
     assert asked == [64 * 3]
 
 
-@pytest.mark.parametrize("changes", [{"top_k": 2}, {"layer_correlation": 0.1}, {"sequence_affinity": 0.1}])
-def test_everything_else_takes_the_loop(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("top_k", "dials"),
+    [(2, Dials(0.7, 0.2, 0.0)), (1, Dials(0.7, 0.2, 0.1)), (1, Dials(0.7, 0.2, 0.0, sequence_affinity=0.1))],
+)
+def test_everything_else_takes_the_loop(top_k: int, dials: Dials, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def loop(n_cells: int) -> Any:
@@ -201,8 +204,7 @@ def test_everything_else_takes_the_loop(changes: dict[str, Any], monkeypatch: py
         return fill
 
     monkeypatch.setattr(synthesis, "filler", loop)
-    top_k = changes.pop("top_k", 1)
-    made(replace(Dials(0.7, 0.2, 0.0), **changes), top_k=top_k)
+    made(dials, top_k=top_k)
     assert asked == [10 * 3 * top_k]
 
 
