@@ -299,9 +299,9 @@ def _measured_parts(work: Work, figures: Figures) -> Parts:
     rest = figures.peak_flop_per_s(work.flop_format)
     work = work._replace(weight_bits=figures.read_bits(work))
     for name, (flop_s, bytes_s) in kernel_terms(work, table, rate, bandwidth, rest).items():
-        factor = _or(figures.kernel(work.kind, name), 1.0 if name == "gemm" else 0.0)
+        factor = _or(figures.kernel_of(work, name), 1.0 if name == "gemm" else 0.0)
         compute_s, hbm_s = compute_s + flop_s * factor, hbm_s + bytes_s * factor
-    fixed_s = _or(figures.kernel(work.kind, "fixed_s"), 0.0)
+    fixed_s = _or(figures.kernel_of(work, "fixed_s"), 0.0)
     beside = _beside(work, figures) * figures.scatter.get(work.kind.name.lower(), 1.0)
     return Parts(fixed_s * beside, compute_s * beside, hbm_s * beside)
 

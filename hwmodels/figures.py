@@ -126,6 +126,16 @@ class Figures:
         """A measured constant of a kind of op; None where there is none."""
         return self.values.get(f"kernel.{kind.name.lower()}.{name}")
 
+    def kernel_of(self, work: Work, name: str) -> Number | None:
+        """A fitted constant of ops like `work`: of the format whose GEMMs they are priced by, where the kind was fitted
+        by format.
+        """
+        table = self.gemm_table(work.compute)
+        of_format = (
+            None if table is None else self.values.get(f"kernel.{work.kind.name.lower()}.{table.table.dtype}.{name}")
+        )
+        return self.kernel(work.kind, name) if of_format is None else of_format
+
     def gemm_table(self, compute: str) -> ExtendedTable | None:
         """The utilisation of GEMMs in `compute`; of another format where that one was not measured."""
         found = self.gemm_tables.get(self.computes_in(compute))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,6 +44,12 @@ _LEAST_SIZES = 3
 
 _WIDE, _LEAST_GROWTH = 4096, 1.1
 """A copy of so many times the bytes of another takes at least so many times as long."""
+
+_LEAST_OF_FORMAT = 6
+"""Samples of ops in a format that are worth constants of their own."""
+
+_LEAST_GEMM = 1e-3
+"""Of what GEMMs take alone, where samples tell nothing of them."""
 
 _MOST_OF_LINK, _MOST_OF_STORAGE = 2.0, 16.0
 """What copies may achieve of the rates that the machine claims: a link is what it is, a disk may be a better one."""
@@ -80,7 +87,7 @@ def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING, 
     kernels = _fit_kernels(measured, extended_tables(tables, device), rates)
     of_stack, of_kinds = _by_fit_name(constants, of_kinds=False), _by_fit_name(kernels, of_kinds=True)
     order, covariance = _joined([*of_stack, *of_kinds])
-    left_out = {name: summary(one.left_out, one.weights) for name, one in {**kernels, **constants}.items()}
+    left_out = _left_out(kernels) | {name: summary(one.left_out, one.weights) for name, one in constants.items()}
     found = Fit(
         name=f"{hardware}.{stack.name}",
         hardware=hardware,
@@ -175,7 +182,8 @@ def _n_bytes(sample: Sample) -> int:
 
 
 def _fit_kernels(measured: Measurements, tables: Mapping[str, ExtendedTable], rates: Rates) -> dict[str, Fitted]:
-    """The constants of each kind of op, and by `kind/offloaded` what they are multiplied by beside fetches.
+    """The constants of each kind of op, by `kind.dtype` where several formats were measured, whose kernels differ in
+    more than their rates; and by `kind/offloaded` what they are multiplied by beside fetches.
 
     Raises `InvalidInput` when a kind was not measured.
     """
@@ -184,7 +192,7 @@ def _fit_kernels(measured: Measurements, tables: Mapping[str, ExtendedTable], ra
         samples = [sample for sample in measured.of("op", kind=kind) if counts(sample)]
         if not samples:
             raise InvalidInput(f"no op of kind {kind} was measured: measure again")
-        fitted[kind] = _fit_kind(samples, tables, rates)
+        fitted |= {f"{kind}{at}": _fit_kind(some, tables, rates) for at, some in _by_format(samples).items()}
         beside = fit_offloaded_slowdown(list(measured.of("op", kind=kind)))
         if beside is not None:
             fitted[f"{kind}/offloaded"] = beside
@@ -192,6 +200,35 @@ def _fit_kernels(measured: Measurements, tables: Mapping[str, ExtendedTable], ra
     if readback:
         fitted["readback"] = fit_median("fixed_s", readback)
     return fitted
+
+
+def _by_format(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """Samples by the suffix of their constants: ".bf16", or "" of all together where a format has too few."""
+    of: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        of[f".{sample.work.compute}"].append(sample)
+    if len(of) == 1 or min(map(len, of.values())) < _LEAST_OF_FORMAT:
+        return {"": list(samples)}
+    return of
+
+
+def _left_out(kernels: Mapping[str, Fitted]) -> dict[str, LeftOut]:
+    """By kind of op, the errors of its formats together, and what else was fitted of it."""
+    errors: dict[str, list[Fitted]] = defaultdict(list)
+    for key, one in kernels.items():
+        errors[key.partition(".")[0]].append(one)
+    return {
+        name: summary(
+            np.concatenate([one.left_out for one in several]),
+            np.concatenate(
+                [
+                    np.ones(len(one.left_out)) if one.weights is None else one.weights[: len(one.left_out)]
+                    for one in several
+                ]
+            ),
+        )
+        for name, several in errors.items()
+    }
 
 
 def _fit_kind(samples: Sequence[Sample], tables: Mapping[str, ExtendedTable], rates: Rates) -> Fitted:
@@ -208,7 +245,10 @@ def _fit_kind(samples: Sequence[Sample], tables: Mapping[str, ExtendedTable], ra
             )
         terms = kernel_terms(work, tables[work.compute], rate, rates.hbm_bytes_per_s, rest)
         rows.append([1.0 if name == "fixed_s" else sum(terms[name]) for name in names])
-    return fit_sum(names, np.array(rows), samples)
+    found = fit_sum(names, np.array(rows), samples, kept_always="gemm")
+    if "gemm" not in found.values:
+        return found
+    return replace(found, values=ReadOnly({**found.values, "gemm": max(found.values["gemm"], _LEAST_GEMM)}))
 
 
 def gemm_tables(measured: Measurements, rates: Rates) -> tuple[GemmTable, ...]:

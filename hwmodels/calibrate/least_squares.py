@@ -70,16 +70,22 @@ class Fitted:
 
 
 def fit_sum(
-    names: Sequence[str], terms: NDArray[np.float64], samples: Sequence[Sample], *, keep_all: bool = False
+    names: Sequence[str],
+    terms: NDArray[np.float64],
+    samples: Sequence[Sample],
+    *,
+    keep_all: bool = False,
+    kept_always: str | None = None,
 ) -> Fitted:
     """Positive constants c that make terms @ c the means of `samples`: least squares of ln(terms @ c / mean).
 
     `terms`: (n_samples, n_names), seconds that each constant is multiplied by. Unless `keep_all`, a term that has no
-    part in any sample, or that samples do not tell from nothing, is left out.
+    part in any sample, or that samples do not tell from nothing, is left out, `kept_always` never.
     """
     times = np.array([sample.mean_s for sample in samples])
     weights = np.array([_PREFILL_WEIGHT if s.parameters.get("phase") == "prefill" else 1.0 for s in samples])
-    kept = list(range(len(names))) if keep_all else _kept(terms, times, weights)
+    always = names.index(kept_always) if kept_always in names else None
+    kept = list(range(len(names))) if keep_all else _kept(terms, times, weights, always)
     log_c, covariance = solve(terms[:, kept], times, weights)
     left_out = np.zeros(len(times) if len(times) > len(kept) else 0)
     for i in range(len(left_out)):
@@ -89,9 +95,11 @@ def fit_sum(
     return Fitted(values, covariance, _rows(samples), left_out, weights)
 
 
-def _kept(terms: NDArray[np.float64], times: NDArray[np.float64], weights: NDArray[np.float64]) -> list[int]:
+def _kept(
+    terms: NDArray[np.float64], times: NDArray[np.float64], weights: NDArray[np.float64], always: int | None = None
+) -> list[int]:
     """The terms worth fitting, two samples each at least: none that vanishes, is like another, or is known to a factor
-    of e only; one that explains less goes before one that explains more.
+    of e only; one that explains less goes before one that explains more. Term `always` goes only where it vanishes.
     """
     directions = terms / np.maximum(np.linalg.norm(terms, axis=0), 1e-300)
     kept: list[int] = []
@@ -101,11 +109,12 @@ def _kept(terms: NDArray[np.float64], times: NDArray[np.float64], weights: NDArr
     while len(kept) > 1:
         log_c, covariance = solve(terms[:, kept], times, weights)
         shares = (terms[:, kept] * np.exp(log_c) / times[:, None]).max(axis=0)
-        doubtful = (shares <= _SMALL) | (np.sqrt(np.diag(covariance)) >= _UNKNOWN)
+        may_go = np.array(kept) != always
+        doubtful = ((shares <= _SMALL) | (np.sqrt(np.diag(covariance)) >= _UNKNOWN)) & may_go
         if not doubtful.any():
             if 2 * len(kept) <= len(times):
                 break
-            doubtful[:] = True
+            doubtful = may_go
         del kept[int(np.argmin(np.where(doubtful, shares, np.inf)))]
     return kept
 

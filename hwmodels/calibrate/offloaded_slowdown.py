@@ -80,4 +80,4 @@ def _fit_cache(pairs: Sequence[Sample], over_s: Sequence[float], sizes: NDArray[
 
 def _same_op(sample: Sample) -> tuple[str, ...]:
     """What an op has in common with itself under another policy."""
-    return tuple(str(sample.parameters[name]) for name in ("probe", "phase", "kind", "gemms"))
+    return tuple(str(sample.parameters[name]) for name in ("probe", "phase", "kind", "gemms", "dtype"))

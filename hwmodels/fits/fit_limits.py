@@ -56,7 +56,7 @@ _NOT_KINDS = ("gemm", "rounds", "link", "disk_read")
 
 def can_be_ratio(name: str, value: float) -> bool:
     """Whether a ratio of a kind of op, such as "experts.live", can be `value`."""
-    low, high = _BOUNDS[name.partition(".")[2]]
+    low, high = _BOUNDS[name.rpartition(".")[2]]
     return low <= value <= high
 
 
@@ -125,7 +125,7 @@ def _check_laws(fit: Fit) -> None:
 
 
 def _check_kernel(name: str, constant: FittedConstant) -> None:
-    value, what = constant.value, name.partition(".")[2]
+    value, what = constant.value, name.rpartition(".")[2]
     dimension = kernel_constant(name)
     if dimension is None:
         raise InvalidInput(f"kernels: {name!r} is no constant of a kind of op, such as experts.fixed_s")

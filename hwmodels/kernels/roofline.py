@@ -41,7 +41,7 @@ KERNEL_CONSTANTS: dict[str, str] = {
     "traffic": "ratio",
     "arithmetic": "ratio",
 }
-"""What is fitted of a kind of op, by dimension.
+"""What is fitted of a kind of op, by dimension; of each format it was measured in, where these are several.
 
 fixed_s: per op. gemm: its GEMMs over what they take alone. activations: what goes into and comes out of its GEMMs,
 over its time at the claimed memory rate. traffic, arithmetic: what lies outside of them (KV cache, attention scores)
@@ -74,10 +74,15 @@ _MAX_TABLE = 4096
 
 
 def kernel_constant(key: str) -> str | None:
-    """The dimension of `kind.constant`; None when there is no such thing."""
+    """The dimension of `kind.constant`, or of `kind.dtype.constant`, which ops that compute in a format have; None when
+    there is no such thing.
+    """
     kind, _, name = key.partition(".")
     if kind.upper() not in OpKind.__members__:
         return None
+    dtype, dot, of_format = name.partition(".")
+    if dot:
+        return KERNEL_CONSTANTS.get(of_format) if dtype in DTYPES else None
     begin, end = _AFTER
     if name.startswith(begin) and name.endswith(end):
         after = name[len(begin) : -len(end)]
@@ -87,7 +92,7 @@ def kernel_constant(key: str) -> str | None:
 
 def measured_alone(key: str) -> bool:
     """Whether `kind.constant` is a figure of samples, beside the covariance of what was fitted."""
-    return kernel_constant(key) is not None and key.partition(".")[2] not in _FITTED_TOGETHER
+    return kernel_constant(key) is not None and key.rpartition(".")[2] not in _FITTED_TOGETHER
 
 
 @dataclass(frozen=True, slots=True)

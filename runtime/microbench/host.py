@@ -22,8 +22,10 @@ __all__ = ["host_samples"]
 
 _LANES = (Lane.COMPUTE, Lane.H2D)
 
-_LEAST, _MOST = 20, 400
-"""Ops of a run."""
+_LEAST, _MOST = 20, 200
+"""Ops of a run. With their events they fill a device's queue, of some thousand commands, no further than that: a host
+that waits for room in it is not ahead (LOG.md, 2026-11-29).
+"""
 
 _EACH_S = 200e-6
 """More than an op of a run takes on any machine worth measuring, when their number is chosen."""

@@ -71,6 +71,61 @@ def test_what_was_fitted_prices_ops_as_they_were_measured(exact: Fit) -> None:
         assert found.tolist() == pytest.approx([slower * op_s(work) for work in ops(OpKind.EXPERTS)], rel=2e-3)
 
 
+def test_ops_that_take_as_long_whatever_their_gemms_are_priced_so() -> None:
+    """A GEMM that samples do not tell from nothing is not charged at what it takes alone either."""
+    kind, seconds = "cross_attention", 400e-6
+    measured = synthetic()
+    samples = tuple(
+        dataclasses.replace(one, median_s=seconds, p25_s=seconds, p75_s=seconds, mean_s=seconds)
+        if one.what == "op" and one.parameters["kind"] == kind and one.parameters["beside"] == "nothing"
+        else one
+        for one in measured.samples
+    )
+    hw = dataclasses.replace(
+        load_platform("a100-sxm4-80gb", "pytorch-eager"), fit=calibrate(dataclasses.replace(measured, samples=samples))
+    )
+    assert price(ops(OpKind.CROSS_ATTENTION), hw).duration_s.tolist() == pytest.approx(
+        [seconds] * len(ops(OpKind.CROSS_ATTENTION)), rel=0.05
+    )
+
+
+def in_two_formats() -> Measurements:
+    """The same ops and GEMMs again in bf16: a GEMM takes as long there, and an op, by other kernels, twice."""
+    measured, again = synthetic(), []
+    for one in measured.samples:
+        if one.what == "gemm":
+            again.append(dataclasses.replace(one, parameters={**one.parameters, "dtype": "bf16"}))
+        elif one.what == "op" and one.work.kind in KERNEL_KINDS:
+            work = work_parameters(one.work._replace(compute="bf16", weight_bits=16))
+            twice = {name: 2 * getattr(one, name) for name in ("median_s", "p25_s", "p75_s", "mean_s")}
+            again.append(dataclasses.replace(one, parameters={**one.parameters, **work}, **twice))
+    return dataclasses.replace(measured, samples=(*measured.samples, *again))
+
+
+def test_ops_of_two_formats_have_constants_of_their_own(tmp_path: Path) -> None:
+    fit = calibrate(in_two_formats())
+    assert {"experts.fp32.fixed_s", "experts.bf16.fixed_s"} <= set(fit.kernels)
+    assert "experts.fixed_s" not in fit.kernels
+    assert fit.kernels["experts.offloaded"].value == pytest.approx(OFFLOADED, rel=1e-3), "of the same format"
+    assert fit.left_out["experts"].n == 2 * len(ops(OpKind.EXPERTS))
+    (tmp_path / "fit.yaml").write_text(fit.to_yaml())
+    hw = dataclasses.replace(load_platform("a100-sxm4-80gb", "pytorch-eager"), fit=load_fit(tmp_path / "fit.yaml"))
+    for compute, bits, slower in (("fp32", 32, 1.0), ("bf16", 16, 2.0)):
+        works = [work._replace(compute=compute, weight_bits=bits) for work in ops(OpKind.EXPERTS)]
+        wanted = [slower * op_s(work) for work in ops(OpKind.EXPERTS)]
+        assert price(works, hw).duration_s.tolist() == pytest.approx(wanted, rel=5e-3), compute
+
+
+def test_a_format_of_few_samples_has_its_constants_with_the_others() -> None:
+    measured = in_two_formats()
+    few = [one for one in measured.samples if one.what != "op" or one.work.compute == "fp32"]
+    more = [one for one in measured.samples if one.what == "op" and one.work.compute == "bf16"]
+    kept = [one for one in more if one.parameters["probe"] in ("probe-0", "probe-1", "probe-2")]
+    fit = calibrate(dataclasses.replace(measured, samples=(*few, *kept)))
+    assert "experts.fixed_s" in fit.kernels
+    assert not any(name.startswith("experts.bf16") for name in fit.kernels)
+
+
 def test_a_noisy_machine_is_recovered_within_its_intervals_on_the_whole(noisy: Fit) -> None:
     """All constants of one session: about 95 % of them, and none of them far off."""
     kinds = [kind.name.lower() for kind in KERNEL_KINDS]

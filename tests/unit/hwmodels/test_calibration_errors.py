@@ -85,6 +85,9 @@ def test_what_samples_do_not_tell_is_left_out() -> None:
     together = np.stack([x, 3.0 * x, 0.05 * y], axis=1)  # of two that only come together one goes, not a lesser third
     sums = timed(*(x + 0.05 * y).tolist())
     assert list(fit_sum(["a", "b", "c"], together, sums).values) == ["a", "c"], "the first of two that are alike"
+    assert list(fit_sum(["a", "b"], few, timed(2.0, 3.0, 5.0), kept_always="a").values) == ["a"]
+    told = fit_sum(["a", "b", "c"], together, sums, kept_always="b")
+    assert list(told.values) == ["a", "c"], "what vanishes or is like another goes all the same"
     kept = fit_sum(["a", "b"], few, timed(2.0, 3.0, 5.0), keep_all=True)
     assert list(kept.values.values()) == pytest.approx([1.0, 1.0], rel=1e-6)
 
