@@ -9,6 +9,7 @@ from typing import Any
 
 from offload.fast.kernel_layout import (
     BASE,
+    BLOCK_BITS,
     CANCELLED_BY,
     COST,
     COST_DISK,
@@ -22,6 +23,7 @@ from offload.fast.kernel_layout import (
     FILLED,
     HBM_ACQUIRED,
     HBM_RELEASED,
+    IN_BLOCK,
     LANE,
     LAST_FETCH,
     LAST_OP,
@@ -62,10 +64,11 @@ def issue(o: Any, w: Any, r: Any, lane: int, cost: int, step: int, layer: int, e
         r[r[ROW_OF] + cost] = row
         r[r[USED] + row] = cost
         w[ROWS] = row + 1
-    o[LANE, i], o[COST, i], o[STEP, i], o[LAYER, i] = lane, row, step, layer
-    o[EXPERT, i], o[SLOT, i] = expert, slot
-    o[HBM_ACQUIRED, i], o[HBM_RELEASED, i], o[PRIORITY, i], o[CANCELLED_BY, i] = 0, 0, 0, -1
-    o[DEP_END, i] = w[DEPS]
+    ops, at = o[i >> BLOCK_BITS], i & IN_BLOCK
+    ops[LANE, at], ops[COST, at], ops[STEP, at], ops[LAYER, at] = lane, row, step, layer
+    ops[EXPERT, at], ops[SLOT, at] = expert, slot
+    ops[HBM_ACQUIRED, at], ops[HBM_RELEASED, at], ops[PRIORITY, at], ops[CANCELLED_BY, at] = 0, 0, 0, -1
+    ops[DEP_END, at] = w[DEPS]
     w[LOCAL] = i + 1
     return w[BASE] + i
 
@@ -86,9 +89,9 @@ def after_sorted(d: Any, w: Any, begin: int, op: int) -> None:
 def compute(o: Any, d: Any, w: Any, r: Any, cost: int, step: int, layer: int, expert: int) -> int:
     """An op of the compute stream, which also waits for what comes from the host."""
     if w[N_WAITS]:
-        begin = 0
-        if w[LOCAL] > 0:
-            begin = o[DEP_END, w[LOCAL] - 1]
+        begin, last = 0, w[LOCAL] - 1
+        if last >= 0:
+            begin = o[last >> BLOCK_BITS, DEP_END, last & IN_BLOCK]
         for i in range(w[N_WAITS]):
             after_sorted(d, w, begin, w[w[WAITS] + i])
         w[N_WAITS] = 0
@@ -106,9 +109,10 @@ def copy(o: Any, d: Any, w: Any, r: Any, lane: int, cost: int, layer: int, exper
         after(d, w, high)
     op = issue(o, w, r, lane, cost, step, r[r[PLACE] + layer], expert, slot)
     i = op - w[BASE]
+    ops, at = o[i >> BLOCK_BITS], i & IN_BLOCK
     if slot >= 0 and (slot < r[N_BUFFERS] or w[w[FILLED] + slot] == -2):
-        o[HBM_ACQUIRED, i] = r[EXPERT_BYTES]
-    o[PRIORITY, i] = 0 if layer == needed else 1
+        ops[HBM_ACQUIRED, at] = r[EXPERT_BYTES]
+    ops[PRIORITY, at] = 0 if layer == needed else 1
     return op
 
 

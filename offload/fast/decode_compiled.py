@@ -48,7 +48,7 @@ _KERNEL = "offload.fast.decode_kernel"
 RUN_STEPS = Kernel(
     _KERNEL,
     "run_steps",
-    ("int64[2]", "int32[1]", "int64[2]", "int64[1]", "int64[1]", "float64[1]", "int64", "int64", "int64"),
+    ("int64[3]", "int32[1]", "int64[2]", "int64[1]", "int64[1]", "float64[1]", "int64", "int64", "int64"),
     returns=True,
     sources=(
         "offload.fast.answers_kernel",
@@ -67,9 +67,6 @@ _EXECUTION_FLAGS = ("stage", "fetch_first", "readback_per_fetch", "host_waits", 
 
 _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
-
-_APART = 136
-"""Room after each column, so that they do not fall on the same lines of a cache."""
 
 _PART_CELLS = 1 << 17
 """Routing cells (tokens x layers x top_k) prepared at a time at most, but always one forward pass."""
@@ -144,7 +141,8 @@ class CompiledLoop:
         max_ops, max_deps = self._most(stack, int(np.diff(r[r[layout.PARTS] :][: len(batch) + 1]).max()))
         done = 0
         while done < len(batch):
-            o = np.empty((layout.N_COLUMNS, max(_PART_OPS, max_ops) + _APART), np.int64)
+            n_blocks = -(-max(_PART_OPS, max_ops) >> layout.BLOCK_BITS)
+            o = np.empty((n_blocks, layout.N_COLUMNS, layout.BLOCK_ROOM), np.int64)
             d = np.empty(max(2 * _PART_OPS, max_deps), np.int32)
             r[r[layout.ROW_OF] :] = -1
             w[layout.LOCAL] = w[layout.DEPS] = w[layout.ROWS] = 0
@@ -175,11 +173,14 @@ class CompiledLoop:
         w = self._words
         n_ops = int(w[layout.LOCAL])
         places = {name: getattr(layout, name.upper()) for name in COLUMNS if hasattr(layout, name.upper())}
-        columns: dict[str, NDArray[Any]] = {name: o[at, :n_ops].astype(COLUMNS[name]) for name, at in places.items()}
+        columns: dict[str, NDArray[Any]] = {name: _column(o, at, n_ops, COLUMNS[name]) for name, at in places.items()}
         kinds = np.array([what.kind for what in works], np.int8)
         sizes = np.array([what.copy_bytes for what in works], np.int64)
         columns |= {"kind": kinds[columns["cost"]], "bytes": sizes[columns["cost"]]}
-        columns |= {"dep_ptr": np.append(0, o[layout.DEP_END, :n_ops]), "dep": d[: w[layout.DEPS]].copy()}
+        columns |= {
+            "dep_ptr": np.append(0, _column(o, layout.DEP_END, n_ops, np.int64)),
+            "dep": d[: w[layout.DEPS]].copy(),
+        }
         last = w[[layout.LAST_FETCH, layout.EARLIER_FETCH, layout.HOST_LAST]]
         waits = w[w[layout.WAITS] :][: w[layout.N_WAITS]]
         slots, buffers = w[w[layout.READER] : w[layout.FREE]], w[w[layout.BUFFERS] : w[layout.IN_USE]]
@@ -373,3 +374,14 @@ class CompiledLoop:
         self._projected.update(sequences.tolist())
         fresh = np.bincount(seen.of_pair[first[new]], tokens[new], seen.n_passes).astype(np.int64)
         return seen.by_pair(tokens[place]).tolist(), fresh.tolist()
+
+
+def _column(o: NDArray[np.int64], column: int, n_ops: int, dtype: Any) -> NDArray[Any]:
+    """A column of the ops written, (n_ops,), put together of its blocks."""
+    found = np.empty(n_ops, dtype)
+    n_block = layout.IN_BLOCK + 1
+    n_whole, rest = divmod(n_ops, n_block)
+    found[: n_ops - rest].reshape(n_whole, n_block)[:] = o[:n_whole, column, :n_block]
+    if rest:
+        found[n_ops - rest :] = o[n_whole, column, :rest]
+    return found

@@ -15,6 +15,7 @@ from offload.fast.kernel_layout import (
     ARRIVALS,
     AWAY,
     BARE,
+    BLOCK_BITS,
     BLOCK_OF,
     COST_CROSS_ATTENTION,
     COST_DENSE,
@@ -279,7 +280,7 @@ def run_steps(
 ) -> int:
     """Write steps from `begin` on while a largest step still fits; returns how many, or -1 - the one that failed."""
     for t in range(begin, r[N_STEPS]):
-        if w[LOCAL] + max_ops_a_step > o.shape[1] or w[DEPS] + max_deps_a_step > len(d):
+        if w[LOCAL] + max_ops_a_step > len(o) << BLOCK_BITS or w[DEPS] + max_deps_a_step > len(d):
             return t - begin
         if not _run_pass(o, d, x, w, r, c, t):
             return -1 - t

@@ -13,6 +13,7 @@ from offload.fast.copies_kernel import after, after_sorted, compute, issue
 from offload.fast.kernel_layout import (
     ARRIVALS,
     BASE,
+    BLOCK_BITS,
     COST_GATE,
     COST_GROUPED,
     COST_NOTHING,
@@ -38,6 +39,7 @@ from offload.fast.kernel_layout import (
     HITS,
     HOST_WAITS,
     I_STEP,
+    IN_BLOCK,
     LAST_OP,
     LOOKUPS,
     N_BLOCKS,
@@ -187,7 +189,8 @@ def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, low: int, hig
         key = first_key + expert
         n_hits += x[key, HELD_HIT]
         op = _single(o, d, w, r, t, here, layer, 0, x[key, HELD_READY])
-        o[HBM_RELEASED, op - w[BASE]] = r[EXPERT_BYTES] if x[key, HELD_TRANSIENT] else 0
+        at = op - w[BASE]
+        o[at >> BLOCK_BITS, HBM_RELEASED, at & IN_BLOCK] = r[EXPERT_BYTES] if x[key, HELD_TRANSIENT] else 0
         hand_on(o, d, x, w, r, moe_layer, expert, op)
 
 
@@ -234,7 +237,8 @@ def run_ffns(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, low: in
                 last = _single(o, d, w, r, t, at, layer, n_arrivals, NONE)
             else:
                 last = _single(o, d, w, r, t, at, layer, 0, _ready(x, r, first_key, at, at_home))
-    o[HBM_RELEASED, last - w[BASE]] = freed
+    at = last - w[BASE]
+    o[at >> BLOCK_BITS, HBM_RELEASED, at & IN_BLOCK] = freed
     if r[SYNC_AFTER_FFN]:
         after(d, w, last)
         issue(o, w, r, _HOST, r[COST_WAIT], r[r[I_STEP] + t], layer, NONE, NONE)

@@ -1,6 +1,7 @@
 """Where things are in the arrays that the compiled decode loop works on; all are int64 but `d` and `c`.
 
-- `o` (N_COLUMNS, n_ops): the ops being written; `d`: the dependencies of all;
+- `o` (n_blocks, N_COLUMNS, BLOCK_ROOM): the ops being written, `1 << BLOCK_BITS` a block, column by column; `d`: the
+  dependencies of all;
 - `x` (n_moe_layers * n_experts + n_pools, N_EXPERT_COLUMNS): one row an expert, key = layer * n_experts + expert;
 - `w`: counters, then tables (slots, queue, scratch), each at the place that its name holds: `w[w[READER] + slot]`;
 - `r`: what this part reads: the plan, then tables of its forward passes and of the micro-batches of these, of which
@@ -18,6 +19,9 @@ NONE = -1
 # Rows of `o`, named as those of a schedule; DEP_END is the end of the op's dependencies in `d`.
 LANE, COST, STEP, LAYER, EXPERT, SLOT, HBM_ACQUIRED, HBM_RELEASED, PRIORITY, CANCELLED_BY, DEP_END = range(11)
 N_COLUMNS = 11
+BLOCK_BITS = 12
+IN_BLOCK = (1 << BLOCK_BITS) - 1
+BLOCK_ROOM = (1 << BLOCK_BITS) + 8  # columns a power of 2 apart would fall on the same lines of a cache
 
 # Columns of `x`. Held for the next FFN of its layer: slot (-2 not held), last op of the copy, first op of a copy that
 # no cache keeps (-1), found resident, slot to be given back; WAITING for a slot. HELD, PINS: the i-th row of a layer

@@ -12,6 +12,7 @@ from offload.fast.eviction_kernel import cache_slot, leave, look_up
 from offload.fast.kernel_layout import (
     ALONE,
     BASE,
+    BLOCK_BITS,
     CACHED,
     CANCELLED_BY,
     COST_FETCH_RUN,
@@ -32,6 +33,7 @@ from offload.fast.kernel_layout import (
     HELD_READY,
     HELD_SLOT,
     HELD_TRANSIENT,
+    IN_BLOCK,
     IN_RUNS,
     LAST_FETCH,
     MARK,
@@ -103,7 +105,8 @@ def _place_run(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, 
     ready = first
     if staged:
         ready = copy(o, d, w, r, _H2D, r[r[COST_STAGE_RUN] + n], layer, expert, buffer, step, first, reader, needed)
-    o[HBM_ACQUIRED, ready - w[BASE]] = n * r[EXPERT_BYTES]
+    at = ready - w[BASE]
+    o[at >> BLOCK_BITS, HBM_ACQUIRED, at & IN_BLOCK] = n * r[EXPERT_BYTES]
     issue(o, w, r, _HOST, r[r[COST_ISSUE] + n], step, r[r[PLACE] + layer], NONE, NONE)
     w[LAST_FETCH] = first
     w[WAIT_HEAD] = (w[WAIT_HEAD] + n) % w[QUEUE_SIZE]
@@ -248,7 +251,8 @@ def cancel(o: Any, x: Any, w: Any, r: Any, layer: int, stamp: int, by: int) -> N
         first = x[first_key + expert, HELD_FIRST]
         if w[w[NEEDED] + expert] != stamp and first >= 0 and not x[first_key + expert, HELD_HIT]:
             for op in range(first, x[first_key + expert, HELD_READY] + 1):
-                o[CANCELLED_BY, op - w[BASE]] = by
+                at = op - w[BASE]
+                o[at >> BLOCK_BITS, CANCELLED_BY, at & IN_BLOCK] = by
 
 
 def _no_longer_held(x: Any, w: Any, r: Any, layer: int, expert: int) -> None:
@@ -291,7 +295,8 @@ def give_up(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int) -> b
             continue
         ready, slot = x[key, HELD_READY], x[key, HELD_SLOT]
         _free(x, w, slot, max(ready, w[w[READER] + slot]))
-        o[HBM_RELEASED, ready - w[BASE]] += r[EXPERT_BYTES]
+        at = ready - w[BASE]
+        o[at >> BLOCK_BITS, HBM_RELEASED, at & IN_BLOCK] += r[EXPERT_BYTES]
         _no_longer_held(x, w, r, layer, expert)
         found = True
     _grant(o, d, x, w, r, layer)
@@ -311,7 +316,8 @@ def release(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, reader: int, all
             w[w[FREE] + (w[FREE_HEAD] + w[FREE_N]) % w[FREE_SIZE]] = slot
             w[FREE_N] += 1
             if not used:
-                o[HBM_RELEASED, ready - w[BASE]] += r[EXPERT_BYTES]
+                at = ready - w[BASE]
+                o[at >> BLOCK_BITS, HBM_RELEASED, at & IN_BLOCK] += r[EXPERT_BYTES]
         x[first_key + expert, HELD_SLOT] = -2
     w[w[N_HELD] + layer] = 0
     for i in range(w[w[N_PINS] + layer]):
