@@ -16,28 +16,32 @@ __all__ = ["LEAST_CORES", "OnFastestCore", "loop_s", "loop_s_by_core"]
 LEAST_CORES = 4
 """With fewer, there is none to spare for a thread alone."""
 
-_N = 20_000
+_N, _SHORT_N = 20_000, 4_000
+"""Steps of the loop; of the one that picks a core before a run, of which there are hundreds in a session."""
+
 _TRIES = 3
 
 
-def loop_s(n_tries: int) -> float:
-    """The time of a fixed loop, the best of several: a processor whose clock fell, or is shared, takes longer."""
+def loop_s(n_tries: int, n: int = _N) -> float:
+    """The time of a fixed loop of `n` steps, the best of several: a processor whose clock fell, or is shared, takes
+    longer.
+    """
     times = []
     for _ in range(n_tries):
         begin = time.perf_counter()
-        sum(range(_N))
+        sum(range(n))
         times.append(time.perf_counter() - begin)
     return min(times)
 
 
-def loop_s_by_core(cores: Iterable[int]) -> dict[int, float]:
+def loop_s_by_core(cores: Iterable[int], n: int = _N) -> dict[int, float]:
     """The same on each of `cores`, on which this thread runs in turn; where it may run is as before in the end."""
     before = os.sched_getaffinity(0)
     found = {}
     try:
         for core in cores:
             os.sched_setaffinity(0, {core})
-            found[core] = loop_s(_TRIES)
+            found[core] = loop_s(_TRIES, n)
     finally:
         os.sched_setaffinity(0, before)
     return found
@@ -55,7 +59,7 @@ class OnFastestCore:
         """Move this thread."""
         cores = _mine()
         if self._before is None and len(cores) >= LEAST_CORES:
-            times = loop_s_by_core(sorted(cores))
+            times = loop_s_by_core(sorted(cores), _SHORT_N)
             self._before = cores
             os.sched_setaffinity(0, {min(times, key=lambda core: times[core])})
 

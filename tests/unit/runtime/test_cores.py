@@ -22,7 +22,7 @@ class Machine:
         assert pid == 0
         self.may_run, self.moves = set(mine), self.moves + 1
 
-    def loop(self, n_tries: int) -> float:
+    def loop(self, n_tries: int, n: int) -> float:
         assert n_tries > 1
         (core,) = self.may_run
         return self.loop_s[core]
@@ -58,7 +58,7 @@ def test_few_cores_are_left_to_the_system(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_interrupt_while_cores_are_timed_leaves_the_thread_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     here = machine(monkeypatch, dict.fromkeys(range(4), 1.0))
 
-    def interrupted(n_tries: int) -> float:
+    def interrupted(n_tries: int, n: int) -> float:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cores, "loop_s", interrupted)
