@@ -22,19 +22,19 @@ _ROWS, _COLUMNS = 2048, 2048
 _COPY_BYTES = 8 << 20
 _POOL_BYTES = 256 << 20
 _N = 60
-_NAMES = {Lane.COMPUTE: "gemv", Lane.CPU: "cpu", Lane.H2D: "h2d"}
+_NAMES = {Lane.COMPUTE: "gemv", Lane.CPU: "cpu", Lane.H2D: "h2d", Lane.D2H: "readback"}
+_READBACK_BYTES = 64
 
 
 def contention_samples(make: Callable[[], Backend], dtype: str, *, hold: Action | None = None) -> list[Sample]:
     """Samples "contention": a GEMV of the device or of the host and a copy to the device, alone and beside each other.
 
-    Parameters: of ("gemv", "cpu", "h2d"), beside ("nothing" or another of these), n_bytes. What the host multiplies
-    lies in its memory, in fp32; a back end that computes nothing there leaves "cpu" out. `hold`: keeps the compute lane
-    busy while the host issues all.
+    Parameters: of ("gemv", "cpu", "h2d", "readback"), beside ("nothing" or another of these), n_bytes. What the host
+    multiplies lies in its memory, in fp32. A back end that computes nothing there leaves "cpu" out, and reads a few
+    bytes back instead, which cross the link of the copies. `hold`: keeps the compute lane busy while the host issues.
     """
-    together = [(Lane.COMPUTE,), (Lane.H2D,), (Lane.COMPUTE, Lane.H2D)]
-    if _computes_on_host(make):
-        together += [(Lane.CPU,), (Lane.CPU, Lane.H2D)]
+    other = Lane.CPU if _computes_on_host(make) else Lane.D2H
+    together = [(Lane.COMPUTE,), (Lane.H2D,), (Lane.COMPUTE, Lane.H2D), (other,), (other, Lane.H2D)]
     samples = []
     for lanes in together:
         samples += _together(
@@ -66,7 +66,8 @@ def _together(
         mine = slice(i, None, len(lanes))
         both = end_s[mine] <= min(ends)  # while the other lane was busy too
         others = [_NAMES[other] for other in lanes if other is not lane]
-        n_bytes = _COPY_BYTES if lane is Lane.H2D else _ROWS * _COLUMNS * TYPES[dtype].itemsize
+        of_copy = {Lane.H2D: _COPY_BYTES, Lane.D2H: _READBACK_BYTES}
+        n_bytes = of_copy.get(lane, _ROWS * _COLUMNS * TYPES[dtype].itemsize)
         taken = durations[mine][both][2:].tolist() or durations[mine][:1].tolist()  # a slow link is one copy long
         samples.append(
             sample_of("contention", taken, of=_NAMES[lane], beside=others[0] if others else "nothing", n_bytes=n_bytes)
@@ -79,6 +80,9 @@ def _actions(backend: Backend, lane: Lane, dtype: str) -> Sequence[Action]:
         host, device = (take(_POOL_BYTES, "copies") for take in (backend.allocate_host, backend.allocate))
         parts = [slice(at, at + _COPY_BYTES) for at in range(0, _POOL_BYTES, _COPY_BYTES)]
         return [Copy(device[parts[i % len(parts)]], host[parts[i % len(parts)]]) for i in range(_N)]
+    if lane is Lane.D2H:
+        few = backend.allocate_host(_READBACK_BYTES, "copies"), backend.allocate(_READBACK_BYTES, "copies")
+        return [Copy(*few)] * _N
     kind = TYPES[dtype]
     allocate = backend.allocate_host if lane is Lane.CPU else backend.allocate
     matrices = allocate(_POOL_BYTES, "matrices").view(kind).uniform_(-0.1, 0.1)

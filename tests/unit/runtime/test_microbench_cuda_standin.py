@@ -235,4 +235,5 @@ def test_beside_copies_a_device_computes_and_its_host_does_not() -> None:
     found = contention.contention_samples(make, "fp32", hold=lambda: None)
     assert {(one.parameters["of"], one.parameters["beside"]) for one in found} == {
         ("gemv", "nothing"), ("h2d", "nothing"), ("gemv", "h2d"), ("h2d", "gemv"),
+        ("readback", "nothing"), ("readback", "h2d"), ("h2d", "readback"),
     }  # fmt: skip
