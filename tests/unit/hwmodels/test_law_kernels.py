@@ -53,14 +53,14 @@ def test_rows_that_stay_wide_are_multiplied_in_wide_arithmetic_however_narrow_th
 ) -> None:
     """By weights alone narrow in tiles that unpack them (AWQ, GPTQ), whatever chooses those of others."""
     wide = law("gemm", kernel="wgmma", scale=1.2)
-    what = Work(OpKind.HEAD, (Gemm(300, 700, 512),), compute, bits)
+    what = Work(OpKind.HEAD, (Gemm(2, 7000, 512),), compute, bits)
     for order in ((wide, DENSE_FP8), (DENSE_FP8, wide)):
         kernel, seen = next(iter(kernels_of(what, machine(*order, head=1))))
         how: dict[str, Any] = {"tiles": MARLIN_TILES} if bits < 16 else {"dispatch": "wgmma"}
-        alike(kernel, dense_gemm(wide.values, CARD, 300, 700, 512, weight_bits=bits, **how))
+        alike(kernel, dense_gemm(wide.values, CARD, 2, 7000, 512, weight_bits=bits, **how))
         assert seen is (bits == 16)
     only, _ = next(iter(kernels_of(what, machine(DENSE_FP8, head=1))))
-    alike(only, dense_gemm(DENSE_FP8.values, FP8, 300, 700, 512, weight_bits=bits, activation_bits=8.0))
+    alike(only, dense_gemm(DENSE_FP8.values, FP8, 2, 7000, 512, weight_bits=bits, activation_bits=8.0))
 
 
 def test_of_two_laws_of_one_format_that_of_the_arithmetic_is_taken_and_else_the_nearer_one() -> None:

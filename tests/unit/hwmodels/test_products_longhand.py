@@ -168,7 +168,7 @@ def test_experts_pad_their_rows_to_tiles_of_their_own(seed: int) -> None:
     c, card = drawn("experts", seed)
     for rows_of, n_tokens in (
         ([1], 1), ([1] * 8, 1), ([1, 1, 17], 9), ([33] * 5, 20), ([200, 1, 64, 65], 80), ([700] * 64, 6000),
-        ([2] * 7, 7),
+        ([2] * 7, 7), ([20] * 20, 20), ([20] * 20, 21),
     ):  # fmt: skip
         counts = {n: rows_of.count(n) for n in rows_of}
         rows = expert_rows_of([ExpertGroup(n_experts, n) for n, n_experts in counts.items()], n_tokens)

@@ -249,7 +249,7 @@ def test_exponent_may_differ_by_layer() -> None:
 )
 def test_impossible_numbers_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
-        made(changes.pop("dials", Dials(1.0, 0.0, 0.0)), **changes)
+        made(**({"dials": Dials(1.0, 0.0, 0.0)} | changes))
 
 
 @pytest.mark.parametrize(
