@@ -319,6 +319,17 @@ def test_choices_go_round_the_active_experts() -> None:
     assert dealt.experts[:4].tolist() == [[plain[order[layer, t]].tolist() for layer in range(3)] for t in range(4)]
 
 
+@pytest.mark.parametrize("n_encoder", [0, 1])
+def test_forced_tokens_run_as_those_of_any_synthetic_trace(n_encoder: int) -> None:
+    for output_tokens in (1, 2, 3):
+        shape = SHAPE | {"n_encoder_moe_layers": n_encoder, "output_tokens": output_tokens}
+        forced, any_other = forced_active_routing(**shape, n_active=3), made(Dials(1.0, 0.0, 0.0), **shape)
+        for name in ("sequence", "position", "phase", "step"):
+            assert getattr(forced, name).tolist() == getattr(any_other, name).tolist()
+        assert ((forced.experts >= 0) == (any_other.experts >= 0)).all()
+        assert forced.experts.dtype == any_other.experts.dtype == np.int16
+
+
 @pytest.mark.parametrize(
     ("n_active", "told"),
     [
