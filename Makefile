@@ -1,13 +1,14 @@
 # make demo: what pregate predicts, on a fresh machine with Python and make. make test: everything CI runs.
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Compiled once, whatever the shell says, not by each of the processes that tests start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint types contracts notebooks current docs benchmarks clean
+.PHONY: demo test lint types contracts notebooks current docs benchmarks lowest clean
 
 demo: $(VENV)/core.done
 	$(BIN)/pregate compare switch-base-128 --hardware a100-sxm4-80gb
@@ -50,5 +51,12 @@ benchmarks: $(VENV)/dev.done
 	$(BIN)/python -m pytest benchmarks -q --benchmark-json=.benchmarks.json
 	$(BIN)/python docs/build.py --benchmarks .benchmarks.json
 
+# Not part of the tests: the bounds of pyproject.toml, with the lowest releases that they allow. Warnings of those are their own.
+lowest:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) -m benchmarks.lowest > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/constraints.txt -e '.[dev,notebooks]'
+	$(LOWEST)/bin/python -m pytest -q -n auto -W default tests/unit tests/hostile tests/agree tests/analytic tests/golden
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -42,7 +42,11 @@ def test_a_picture_is_drawn(rules: ModuleType, tmp_path: Path) -> None:
 
 
 def test_a_label_that_would_be_cut_is_no_picture(rules: ModuleType, tmp_path: Path) -> None:
-    words = {"title": "t", "x": "x", "y": "time a token, copied over computed on the host (ratio)"}
+    words = {
+        "title": "t",
+        "x": "x",
+        "y": "time a token with experts copied over the link, over experts computed on the host (ratio)",
+    }
     with pytest.raises(ValueError, match=r"on the host \(ratio\)' is longer than the picture"):
         rules.draw([1, 2], {"a": [1.0, 2.0]}, tmp_path / "p.png", **words, even=1.0)
     assert not list(tmp_path.iterdir())
