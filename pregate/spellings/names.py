@@ -75,6 +75,7 @@ KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
 
 CARDS: Mapping[str, str] = {
     "rtx-2050": "rtx-2050-mobile",
+    "rtx-8000": "quadro-rtx-8000",
     "rtx-pro-6000-blackwell": "rtx-pro-6000",
     "rtx-pro-6000-blackwell-workstation-edition": "rtx-pro-6000",
     "rtx-6000-ada-generation": "rtx-6000-ada",
@@ -161,6 +162,12 @@ def part_as_ours(column: str, text: str) -> str:
     return f"{our_name(column, name)}{mark}{memory}"
 
 
+_READ_FROM = {"model": "its config.json or GGUF file"} | dict.fromkeys(
+    ("hardware", "host", "link", "stack"), "a YAML file (docs/extend.md)"
+)
+"""What describes one of a column that does not ship."""
+
+
 def unknown(column: str, text: str) -> UnknownName:
     """The error for a name of a column of `KNOWN` that nobody knows: it names the nearest, as we write them."""
     known, wanted = list(KNOWN[column]()), _spelled(column, text)
@@ -174,7 +181,7 @@ def unknown(column: str, text: str) -> UnknownName:
     if column == "hardware" and _OF_APPLE.search(wanted):
         known = [name for name in known if name.startswith("apple-")]
     error = unknown_name(column, text, known, spelled=wanted)
-    return UnknownName(f"{error}; another is read from its config.json or GGUF file") if column == "model" else error
+    return UnknownName(f"{error}; another is read from {_READ_FROM[column]}")
 
 
 def our_name(column: str, text: str) -> str:

@@ -14,6 +14,7 @@ from hwmodels.shipped import STACKS_DIR
 from offload.policies.policy_descriptions import DESIGNS
 from pregate.ask.simulation import describe_calibration
 from pregate.cli.checks import names
+from pregate.spellings.names import unknown
 from tests.command_line import Run, runner
 from traces.errors import InvalidFile, UnknownName
 
@@ -27,6 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     ("written", "ours"),
     [
         ("RTX 3060", "rtx-3060-12gb"),
+        ("RTX 8000", "quadro-rtx-8000"),
         ("3060", "rtx-3060-12gb"),
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
         ("RTX4090", "rtx-4090"),
@@ -86,7 +88,7 @@ def test_hosts_links_and_software_are_loaded_by_what_people_call_them() -> None:
     ("written", "told"),
     [
         ("RTX 9999 Ti", "did you mean 'rtx-"),
-        ("Mac Studio", "known: apple-m2-ultra, apple-m3-ultra, apple-m4-max$"),
+        ("Mac Studio", "known: apple-m2-ultra, apple-m3-ultra, apple-m4-max; another is read from a YAML file"),
         ("M3 Max", "did you mean 'apple-m"),
         ("none", "gpu_only@layers=cpu of --stack llama-cpp"),
         ("CPU only", "gpu_only@layers=cpu of --stack llama-cpp"),
@@ -107,6 +109,7 @@ def test_a_machine_that_nobody_knows_is_told_the_nearest_in_our_spelling(written
         ("openai/gpt-oss-20b", "gpt-oss-20b", "mxfp4"),
         ("unsloth/Qwen3-30B-A3B-GGUF:Q8_0", "qwen3-30b-a3b", "q8_0"),
         ("Mixtral-8x7B", "mixtral-8x7b", "bf16"),
+        ("allenai/OLMoE-1B-7B-0924", "olmoe-1b-7b", "bf16"),
     ],
 )
 def test_a_model_is_loaded_by_its_repository_or_tag(written: str, ours: str, format: str) -> None:
@@ -151,6 +154,11 @@ def test_a_model_that_does_not_ship_is_told_what_it_is_read_from() -> None:
 def test_a_format_that_is_given_stands_before_that_of_the_name() -> None:
     model = pregate.load_model("unsloth/Qwen3-30B-A3B-GGUF:Q8_0", formats={"all": "q4_0"})
     assert model.expert_dtype.name == "q4_0"
+
+
+@pytest.mark.parametrize(("column", "written"), [("hardware", "Jetson AGX Orin"), ("host", "8088"), ("stack", "TGI")])
+def test_what_does_not_ship_is_told_that_a_file_describes_it(column: str, written: str) -> None:
+    assert re.search(r"unknown .*; another is read from a YAML file \(docs/extend.md\)$", str(unknown(column, written)))
 
 
 def test_a_file_that_is_not_there_is_not_taken_for_a_model_of_its_name() -> None:
