@@ -161,8 +161,8 @@ machine_code.loaded = lambda kernel: (
 _CONTEXT = 40
 """Characters shown on either side of what a mutant changes."""
 
-_NOTICED = {1, 3, 24, 36, 152, 255, -24}
-"""Exit codes by which mutmut says that a test failed, or that time ran out."""
+_NOTICED = {1, 3, 24, 36, 152, 255, -24, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGSEGV}
+"""Exit codes by which mutmut says that a test failed, that time ran out, or that machine code ended the process."""
 
 
 def configuration(target: str) -> str:

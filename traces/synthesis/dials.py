@@ -343,8 +343,7 @@ def _fill_alone(
 ) -> None:
     """`fill` of one expert a token that repeats the token before or is drawn by popularity: no loop over tokens."""
     for layer, edges in enumerate(popularity):
-        place = np.searchsorted(edges[1:], draws[:, layer, 1], side="right")
-        ranks[:, layer] = np.minimum(place, len(edges) - 2)
+        ranks[:, layer] = np.searchsorted(edges[1:], draws[:, layer, 1], side="right")
     if dials.repeat_probability:
         order = np.argsort(sequence, kind="stable")
         repeats = draws[order, :, 0] < dials.repeat_probability

@@ -150,6 +150,9 @@ def test_a_profile_ranks_its_experts_and_leaves_none_impossible() -> None:
     assert by_rank.tolist() == [[1, 2, 0], [0, 2, 1]]  # equal shares: the lower number first
     assert by_rank.dtype == np.int16
     assert popularity == pytest.approx(np.array([[0, 0.5, 0.8, 1], [0, 0.5, 1.0, 1]]), abs=2e-9)
+    many = np.tile([0.25, 0.75], 500)
+    _, order = synthesis._ranked(np.stack([many / many.sum()] * 2), (2, 1000), Dials(1.0, 0.0, 0.0))
+    assert order.tolist() == [[*range(1, 1000, 2), *range(0, 1000, 2)]] * 2
     assert 1 - popularity[1, 2] == pytest.approx(1e-9 / 3 / (1 + 1e-9), rel=1e-6)
     with pytest.raises(InvalidInput, match=r"^popularity of \(2, 3\) MoE layers and experts, the model has \(3, 6\)$"):
         made(Dials(1.0, 0.0, 0.0), shares=shares)
@@ -246,20 +249,22 @@ def test_small_traces_are_filled_in_python_unless_machine_code_is_kept(
 
 
 @pytest.mark.parametrize(
-    ("changes", "n_active", "kept", "n_tokens", "at_once"),
+    ("changes", "more", "kept", "n_tokens", "at_once"),
     [
-        ({}, 8, True, 4, True),
-        ({}, 8, True, 3, False),  # as few cells as plain Python fills
-        ({}, 99, True, 4, False),
-        ({"layer_correlation": 0.1}, 8, True, 4, False),
-        ({"sequence_affinity": 0.1}, 8, True, 4, False),
-        ({}, 8, False, 10, False),
-        ({}, 8, False, 11, True),
+        ({}, 0, True, 4, True),
+        ({}, 0, True, 3, False),  # as few cells as plain Python fills
+        ({}, 1, True, 4, False),
+        ({"layer_correlation": 0.1}, 0, True, 4, False),
+        ({"sequence_affinity": 0.1}, 0, True, 4, False),
+        ({}, 0, False, 10, False),
+        ({}, 0, False, 11, True),
     ],
 )
 def test_layers_that_know_nothing_of_one_another_are_filled_at_once_where_that_is_quicker(
-    changes: dict[str, float], n_active: int, kept: bool, n_tokens: int, at_once: bool, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, float], more: int, kept: bool, n_tokens: int, at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """`more`: experts than the most for which it is quicker."""
+
     def of(kernel: Kernel) -> bool:
         assert kernel is FILL_LAYERS
         return kept
@@ -267,6 +272,7 @@ def test_layers_that_know_nothing_of_one_another_are_filled_at_once_where_that_i
     monkeypatch.setattr(synthesis, "are_kept", of)
     monkeypatch.setattr(synthesis, "_SMALL_CELLS", 3 * 16 * 2)
     monkeypatch.setattr(synthesis, "_MANY_CELLS", 10 * 16 * 2)
+    n_active = more + max(n for n in range(1, 200) if pays(16, 2, n))
     experts, popularity = np.zeros((n_tokens, 16, 2), np.int16), np.zeros((16, n_active + 1))
     dials = replace(Dials(1.0, 0.1, 0.0), **changes)
     assert synthesis._may_take_all_layers(experts, popularity, dials) is at_once
@@ -278,6 +284,30 @@ def test_the_quicker_loop_is_for_several_choices_of_few_experts_in_layers_that_f
     assert not pays(16, 1, 24, 8)
     assert pays(15, 2, 22, 8)  # two vectors of layers, one of them not full
     assert not pays(15, 2, 23, 8)
+
+
+@pytest.mark.parametrize("n_layers", [1, 7, 32, 33, 70])
+def test_all_layers_at_once_go_on_from_what_was_taken_over(n_layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    exponents = tuple(np.linspace(0.0, 2.0, n_layers).tolist())
+    shape = {"n_moe_layers": n_layers, "n_experts": 9, "top_k": 3}
+    plain = {n: made(Dials(exponents, 0.6, 0.0), **shape, output_tokens=n) for n in (2, 9)}
+    monkeypatch.setattr(synthesis, "_may_take_all_layers", lambda *_: True)
+    for begun in ((), (plain[2],)):
+        found = made(Dials(exponents, 0.6, 0.0), **shape, output_tokens=9, begun=begun)
+        assert np.array_equal(found.experts, plain[9].experts)
+
+
+def test_a_draw_on_an_edge_is_of_the_rank_above_and_one_at_the_chance_of_a_repeat_is_none() -> None:
+    ranks = np.zeros((3, 1), np.int16)
+    draws = np.array([[[0.0, 0.5]], [[0.3, 0.25]], [[0.3, 0.5]]])
+    edges = np.array([[0.0, 0.25, 0.5, 1.0]])
+    synthesis._fill_alone(ranks, np.zeros(3, np.int32), draws, edges, Dials(1.0, 0.3, 0.0))
+    assert ranks[:, 0].tolist() == [2, 1, 2]
+    synthesis._fill_alone(ranks, np.array([0, 1, 0], np.int32), draws, edges, Dials(1.0, 0.31, 0.0))
+    assert ranks[:, 0].tolist() == [2, 1, 2]
+    draws[2, 0] = 0.3, 0.1
+    synthesis._fill_alone(ranks, np.array([0, 1, 0], np.int32), draws, edges, Dials(1.0, 0.31, 0.0))
+    assert ranks[:, 0].tolist() == [2, 1, 2]  # of the last token of sequence 0
 
 
 def test_the_longest_start_that_runs_the_same_sequences_is_taken() -> None:
