@@ -1,7 +1,7 @@
 """A trained model generates with its experts offloaded: its own gates decide what a policy fetches, as the run goes.
 
-The decode loop writes the schedule op by op and every op is issued at once (`growing`). What a policy may see it is
-told when the host has it: the ids that a read-back brought, or, of a design that reads none back, what the device
+The decode loop writes the schedule op by op and every op is issued at once (`growing_program`). What a policy may see
+it is told when the host has it: the ids that a read-back brought, or, of a design that reads none back, what the device
 holds once the gate has ended; for that wait a schedule has no op. In the end every gate is compared with what ran.
 """
 
