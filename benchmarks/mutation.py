@@ -114,6 +114,7 @@ TARGETS = {
             "floors",
             "row_blocks",
             "fused_counts",
+            "issue_times",
         )
     ),
     "hwmodels/kernels/roofline.py": ("tests/unit/hwmodels/test_kernels.py", "tests/unit/hwmodels/test_gemm_tables.py"),

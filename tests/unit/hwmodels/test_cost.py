@@ -261,3 +261,29 @@ def test_a_pass_that_is_cut_launches_its_kernels_one_by_one() -> None:
     assert price_figures([gate, Work(OpKind.STREAM)], figures).issue_s[0] == pytest.approx(launches * 1e-3)
     plain = figures_of(load_platform("rtx-5090", "llama-cpp"))
     assert price_figures([gate, across], plain).issue_s[0] == price_figures([gate], plain).issue_s[0]
+
+
+MORE = {"issue_rows_s": 3.0, "issue_gated_s": 5.0}
+"""Of an expert, what its host pays on top."""
+
+
+@pytest.mark.parametrize(
+    ("rows", "n_up", "issue_s"), [((1, 1), 1, 10), ((2, 2), 1, 13), ((1, 1), 2, 15), ((1, 3), 2, 18), ((1, 1), 3, 15)]
+)
+def test_gathering_rows_and_a_third_matrix_are_more_to_issue_of_an_expert(
+    rows: tuple[int, int], n_up: int, issue_s: float
+) -> None:
+    measured = {f"kernel.{kind}.issue_s": 10.0 for kind in ("experts", "head")}
+    more = {f"kernel.{kind}.{name}": s for kind in ("experts", "head") for name, s in MORE.items()}
+    gemms = (Gemm(rows[0], 10, 10, n_up), Gemm(rows[1], 10, 10))
+
+    def issued(kind: OpKind, values: dict[str, float]) -> float:
+        figures = dataclasses.replace(ROUND, values={**ROUND.values, **values})
+        return float(price_figures([Work(kind, gemms)], figures).issue_s[0])
+
+    assert issued(OpKind.EXPERTS, {**measured, **more}) == issue_s
+    assert issued(OpKind.EXPERTS, measured) == 10  # a fit of before
+    assert issued(OpKind.HEAD, {**measured, **more}) == 10
+    for name, s in MORE.items():
+        alone = issued(OpKind.EXPERTS, {**measured, f"kernel.experts.{name}": s})
+        assert alone == 10 + s * (max(rows) > 1 if name == "issue_rows_s" else n_up > 1)
