@@ -144,6 +144,15 @@ def test_popularity_is_cumulative_by_rank_of_the_experts_that_are_active() -> No
         synthesis._popularity(Dials((1.0, 2.0), 0.0, 0.0), 3, 5, 2)
 
 
+def test_a_search_for_a_draw_begins_at_the_rank_of_its_eighth() -> None:
+    """Of three experts: a power of two cells, more than twice as many; the last number is of the last rank."""
+    guides = synthesis._guides(np.array([[0.0, 0.25, 0.5, 1.0], [0.0, 0.1, 0.9, 1.0]]))
+    assert guides.tolist() == [[0, 0, 1, 1, 2, 2, 2, 2, 2], [0, 1, 1, 1, 1, 1, 1, 1, 2]]
+    assert guides.dtype == np.int16
+    assert synthesis._guides(np.array([[0.0, 1.0]])).tolist() == [[0] * 5]
+    assert synthesis._guides(np.linspace(0, 1, 5)[None]).shape == (1, 17)
+
+
 def test_a_profile_ranks_its_experts_and_leaves_none_impossible() -> None:
     shares = np.array([[0.2, 0.5, 0.3], [0.5, 0.0, 0.5]])
     popularity, by_rank = synthesis._ranked(shares, (2, 3), Dials(1.0, 0.0, 0.0))
