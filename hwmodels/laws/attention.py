@@ -27,8 +27,8 @@ from hwmodels.laws.rates import (
 
 __all__ = ["context_attention", "decode_attention"]
 
-_CONTEXT_BLOCK = 128
-"""Cached tokens that a part of a split context keeps at least."""
+_CONTEXT_BLOCK, _WIDE_CONTEXT_BLOCK = 128, 64
+"""Cached tokens that a part of a split context keeps at least; of heads wider than any that a kernel names."""
 
 _MOST_PARTS = 128
 _PACKED_ROWS = 64
@@ -45,10 +45,11 @@ def decode_attention(
     context: Number,
     token_bytes: Number,
     *,
+    head_width: Number = 128.0,
     window: Number = 0.0,
     warm: bool = False,
 ) -> KernelTime:
-    """One new token for each of `n_sequences` over `context` cached tokens of `token_bytes`.
+    """One new token for each of `n_sequences` over `context` cached tokens of `token_bytes`, heads `head_width` wide.
 
     `window`: 0 where all of them are seen, else how many at most, and `context` is no more than that; it is read in
     whole blocks of keys, of which it touches one more. `warm`: they were read just before, as in a benchmark.
@@ -60,7 +61,8 @@ def decode_attention(
     read_bytes = n_sequences * context * token_bytes
     rows = rows_of_block(shared) if kernel.generated else float(_PACKED_ROWS)
     n_blocks = n_sequences * np.where(apart, n_heads, n_kv_heads) * rounded_up(shared / rows)
-    pieces = rounded_up(context / _CONTEXT_BLOCK)
+    block = _key_block(kernel, head_width)
+    pieces = rounded_up(context / block)
     wave_s = c["wave_s"]
     if kernel.generated:
         parts = smaller_of(np.floor(np.real(rates.n_sm) / n_blocks), rounded_up(context / LEAST_PART))
@@ -71,7 +73,7 @@ def decode_attention(
     if not kernel.splits_alone:
         parts = np.where(np.real(shared) > 1, parts, 1.0)
     waves = rounded_up(n_blocks * parts / rates.n_sm)
-    piece_bytes = _CONTEXT_BLOCK * token_bytes / n_kv_heads
+    piece_bytes = block * token_bytes / n_kv_heads
     piece_s = piece_bytes * rates.n_sm / (c["core"] * rates.bytes_per_s)
     blocks_s = waves * ((rounded_up(pieces / parts) + c["fill"]) * piece_s + wave_s)
     blocks_s = blocks_s + np.where(parts > 1, c["split_s"] + c["part_s"] * parts, 0.0)
@@ -84,6 +86,16 @@ def decode_attention(
         turned = (np.real(n_sequences) > 1) & (np.real(n_kv_heads) > 1) & (np.real(shared) > 1)
         fixed_s = fixed_s + np.where(turned, c["permute_s"], 0.0)
     return overlapped(fixed_s, blocks_s, read_bytes / rates.bytes_per_s * share, (0.0, 1.0))
+
+
+def _key_block(kernel: AttentionKernel, head_width: Number) -> Number:
+    """Cached tokens that a block of threads takes at a time."""
+    if not kernel.key_blocks:
+        return float(_CONTEXT_BLOCK)
+    block: Number = np.full(np.shape(head_width), float(_WIDE_CONTEXT_BLOCK))
+    for widest, keys in reversed(kernel.key_blocks):
+        block = np.where(np.real(head_width) <= widest, float(keys), block)
+    return block
 
 
 def context_attention(

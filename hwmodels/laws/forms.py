@@ -117,7 +117,8 @@ class AttentionKernel:
     context is split also where no heads share keys. `packs_window`: heads that share keys share a block also where a
     sliding window is asked for. `splits`: the context of one new token is split at all. `generated`: FlashInfer chooses
     among many of one new token (`hwmodels.laws.generated_kernels`); over latents what a block costs overlaps what
-    others read.
+    others read. `key_blocks`: the widest head, and the cached tokens that a block of threads then takes at a
+    time, ascending; 64 for wider heads. Where there are none it takes 128 of any.
     """
 
     name: str
@@ -128,14 +129,22 @@ class AttentionKernel:
     packs_window: bool = True
     splits: bool = True
     generated: bool = False
+    key_blocks: tuple[tuple[int, int], ...] = ()
 
 
 KERNELS: Mapping[str, AttentionKernel] = {
     one.name: one
     for one in (
-        # FlashAttention 2: csrc/flash_attn/flash_api.cpp, mha_varlen_fwd (seqlenq_ngroups_swapped).
+        # FlashAttention 2: csrc/flash_attn/flash_api.cpp, mha_varlen_fwd (seqlenq_ngroups_swapped), set_params_splitkv
+        # (block_n by head size).
         AttentionKernel(
-            "flash-attention-2", 64, packs_prompt=False, permutes=True, splits_alone=False, packs_window=False
+            "flash-attention-2",
+            64,
+            packs_prompt=False,
+            permutes=True,
+            splits_alone=False,
+            packs_window=False,
+            key_blocks=((64, 256), (128, 128)),
         ),
         # FlashAttention 3: hopper/flash_api.cpp and heuristics.h (should_pack_gqa).
         AttentionKernel("flash-attention-3", 128, packs_prompt=True, permutes=False, splits_alone=True),

@@ -32,11 +32,13 @@ def _gemm(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float
 
 def _decode(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:
     """`window` where a table has it: as many tokens are read at most."""
-    n_kv_heads, context, window = shapes["n_kv_heads"], shapes["context"], shapes.get("window")
-    token_bytes = 2 * n_kv_heads * shapes["head_width"] * bits / 8
+    n_kv_heads, width, context = (shapes[name] for name in ("n_kv_heads", "head_width", "context"))
+    window = shapes.get("window")
+    token_bytes = 2 * n_kv_heads * width * bits / 8
     seen = context if window is None else smaller_of(context, window)
     sizes = shapes["n_sequences"], shapes["n_heads"], n_kv_heads, seen, token_bytes
-    return decode_attention(c, rates, KERNELS[kernel], *sizes, window=0.0 if window is None else window, warm=True)
+    window = 0.0 if window is None else window
+    return decode_attention(c, rates, KERNELS[kernel], *sizes, head_width=width, window=window, warm=True)
 
 
 def _context(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:

@@ -217,7 +217,7 @@ def _attending(
         return found, {**shape, "context": context}, True
     if law.form == "decode_attention":
         sizes = at.n_sequences, at.n_heads, at.n_kv_heads, context, at.token_bytes
-        found = decode_attention(law.values, rates, kernel, *sizes, window=at.window)
+        found = decode_attention(law.values, rates, kernel, *sizes, head_width=at.key_width, window=at.window)
         return found, {**shape, "context": context}, True
     new = at.n_tokens / at.n_sequences
     before = larger_of(context - new, 0.0)

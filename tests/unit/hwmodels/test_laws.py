@@ -99,6 +99,23 @@ def test_quantising_activations_is_a_kernel_of_its_own() -> None:
     assert more - less == pytest.approx(c["quantise_s"] + 4096**2 * 3 / H100.bytes_per_s * c["quantise"])
 
 
+@pytest.mark.parametrize(
+    ("kernel", "width", "block"),
+    [("flash-attention-2", 64, 256), ("flash-attention-2", 96, 128), ("flash-attention-2", 128, 128),
+     ("flash-attention-2", 192, 64), ("flash-attention-3", 64, 128), ("flash-attention-3", 256, 128)],
+)  # fmt: skip
+def test_a_context_is_split_by_blocks_of_keys_that_heads_of_a_width_have(kernel: str, width: int, block: int) -> None:
+    """One token more than a block has is a second part, whose results are added up by a kernel of its own."""
+    c = START["decode_attention"]
+
+    def taken_s(context: int) -> float:
+        sizes = 1, 8, 1, float(context), 4.0 * width
+        return float(decode_attention(c, H100, KERNELS[kernel], *sizes, head_width=float(width)).total_s)
+
+    assert taken_s(block) - taken_s(block - 1) < 0.01 * c["split_s"]
+    assert taken_s(block + 1) - taken_s(block) > 0.99 * c["split_s"]
+
+
 def test_decoding_a_long_context_reads_its_cache_and_a_short_one_its_fixed_time() -> None:
     token_bytes = 2.0 * 8 * 128 * 2
     long = decode_attention(START["decode_attention"], H100, FA3, 64, 32, 8, 32768.0, token_bytes)
