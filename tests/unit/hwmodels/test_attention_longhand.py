@@ -22,8 +22,11 @@ from tests.unit.hwmodels.longhand import SEEDS, Constants, alike, drawn, either,
 
 def decode_longhand(
     c: Constants, card: CardRates, kernel: AttentionKernel, n_sequences: int, n_heads: int, n_kv_heads: int,
-    context: float, token_bytes: float, window: float, warm: bool,
+    context: float, token_bytes: float, window: float, warm: bool, head_width: float = 128.0,
 ) -> tuple[float, float, float]:  # fmt: skip
+    keys = 128.0
+    if kernel.key_blocks:
+        keys = next((float(n) for widest, n in kernel.key_blocks if head_width <= widest), 64.0)
     windowed, per_head = window > 0, n_heads // n_kv_heads
     if windowed and context >= window:
         context += 64
@@ -33,7 +36,7 @@ def decode_longhand(
         n_kv_heads_of_blocks = n_kv_heads
     rows = next(rows for rows in (8, 16, 32, 64, 128) if per_head <= rows or rows == 128) if kernel.generated else 64
     n_blocks = n_sequences * n_kv_heads_of_blocks * math.ceil(per_head / rows)
-    pieces = math.ceil(context / 128)
+    pieces = math.ceil(context / keys)
     if kernel.generated:
         parts, wave_s = min(card.n_sm // n_blocks, math.ceil(context / 512)), c["wave_s"] * math.sqrt(rows / 8)
     else:
@@ -41,7 +44,7 @@ def decode_longhand(
     parts = max(parts, 1)
     if not kernel.splits_alone and per_head == 1:
         parts = 1
-    piece_s = 128 * token_bytes / n_kv_heads * card.n_sm / (c["core"] * card.bytes_per_s)
+    piece_s = keys * token_bytes / n_kv_heads * card.n_sm / (c["core"] * card.bytes_per_s)
     blocks_s = math.ceil(n_blocks * parts / card.n_sm) * ((math.ceil(pieces / parts) + c["fill"]) * piece_s + wave_s)
     if parts > 1:
         blocks_s += c["split_s"] + c["part_s"] * parts
@@ -70,6 +73,13 @@ def test_one_new_token_waits_for_its_blocks_beside_reading_its_context(name: str
                     alike(found, *decode_longhand(c, card, kernel, *sizes, window, warm))
     sizes = 3, 32, 8, 5000.0, 4096.0
     alike(decode_attention(c, card, kernel, *sizes), *decode_longhand(c, card, kernel, *sizes, 0.0, False))
+    for width in (1.0, 63.0, 64.0, 65.0, 96.0, 128.0, 129.0, 192.0, 256.0, 257.0, 600.0):
+        found = decode_attention(c, card, kernel, *sizes, head_width=width)
+        alike(found, *decode_longhand(c, card, kernel, *sizes, 0.0, False, width))
+    widths = np.array([64.0, 128.0, 600.0])
+    together = decode_attention(c, card, kernel, *sizes, head_width=widths).total_s
+    alone = [sum(decode_longhand(c, card, kernel, *sizes, 0.0, False, width)) for width in widths.tolist()]
+    assert np.broadcast_to(together, 3).tolist() == pytest.approx(alone, rel=1e-12)
 
 
 def context_longhand(

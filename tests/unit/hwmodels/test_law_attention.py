@@ -46,6 +46,15 @@ def test_one_new_token_a_sequence_is_priced_over_the_mean_context() -> None:
     alike(first, decode_attention(DECODE.values, CARD, KERNELS["flash-attention-3"], *sizes))
 
 
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_a_kernel_takes_keys_by_the_width_of_its_heads(width: int) -> None:
+    at = Attending(1, 1, 32, 4, width, 48, 4 * (width + 48) * 2.0)
+    one = law("decode_attention", kernel="flash-attention-2", scale=1.2)
+    kernel, _ = kernel_of(attention(at, 9000), DENSE, one)
+    sizes = 1, 32, 4, 9000.0, at.token_bytes
+    alike(kernel, decode_attention(one.values, CARD, KERNELS["flash-attention-2"], *sizes, head_width=width))
+
+
 def test_a_context_is_a_token_at_least() -> None:
     for least, inside in ((1.0, True), (1.5, False)):
         assert kernel_of(attention(ONE_EACH, 0), DENSE, law("decode_attention", context=(least, 1e5)))[1] is inside
