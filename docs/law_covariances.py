@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from hwmodels.compute_formats import computes_in
 from hwmodels.fits.fit_files import fit_names, load_fit
-from hwmodels.laws.fitted import FittedLaw
-from hwmodels.laws.measured import MEASURED
+from hwmodels.laws.benchmark_conditions import MEASURED
+from hwmodels.laws.fitted_law import FittedLaw
 from hwmodels.laws.rates import CardRates
 from hwmodels.specs.machine_files import load_machine
 from hwmodels.specs.spec import Accelerator

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pregate import api
+from pregate import routing_traces
 from pregate.named import load_model
 from traces.recorded.dials import MODEL_OF, PATH, SHARES
 from traces.routing import RoutingTrace
@@ -34,7 +34,7 @@ def main() -> None:
 
 def entry(name: str, trace_name: str) -> dict[str, Any]:
     """Dials and hit rates of one model."""
-    trace = api.load_trace(trace_name)
+    trace = routing_traces.load_trace(trace_name)
     dials = fit_dials(trace, np.random.default_rng(0), every_expert=True).dials
     dials = Dials(**{key: _rounded(value) for key, value in asdict(dials).items()})
     model = load_model(name, top_k=trace.top_k)
@@ -42,14 +42,18 @@ def entry(name: str, trace_name: str) -> dict[str, Any]:
     length = max(2, round(trace.decode_only().n_tokens / trace.n_sequences))
 
     def made(given: Dials) -> dict[str, float]:
-        return rates(api.synthesize(model, prompt, length, trace.n_sequences, 0, dials=given))
+        return rates(routing_traces.synthesize(model, prompt, length, trace.n_sequences, 0, dials=given))
 
     return {
         "trace": trace_name,
         "digest": trace.digest,
         "note": f"top-{trace.top_k}, {trace.n_sequences} sequences, {trace.decode_only().n_tokens} decode tokens",
         "dials": asdict(dials),
-        "lru_hit_rate": {"recorded": rates(trace), "synthetic": made(dials), "default_dials": made(api.DEFAULT_DIALS)},
+        "lru_hit_rate": {
+            "recorded": rates(trace),
+            "synthetic": made(dials),
+            "default_dials": made(routing_traces.DEFAULT_DIALS),
+        },
     }
 
 

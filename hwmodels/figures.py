@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hwmodels.compute_formats import PEAK_DTYPES, UNPACKED_BITS, computes_in, is_unpacked
 from hwmodels.laws.beyond_table import ExtendedTable, extended_tables
-from hwmodels.laws.fitted import FittedLaw
+from hwmodels.laws.fitted_law import FittedLaw
 from hwmodels.platform import Platform, measured_machine
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.machine_fields import FIELDS, WAYS, check_figure, find_field

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from hwmodels.specs.machine_files import hardware_names
     from offload.policy import BlockView, Buffers, Cache, Decisions, Fetch, MissAction, Policy, RunFacts
     from offload.slots.memory import CapacityExceeded
-    from pregate.api import import_trace, load_popularity, load_trace, synthesize
     from pregate.ask.comparison import Comparison, compare
     from pregate.ask.largest_batch import largest_batch
     from pregate.ask.replays.cache_hits import CacheHits, cache_hits
@@ -31,10 +30,10 @@ if TYPE_CHECKING:
     from pregate.check.cases import CaseGroup, CaseWorkload
     from pregate.check.devices import Device
     from pregate.check.gate_study import GateStudy, load_gate_study, train
-    from pregate.check.generated import Generation
     from pregate.check.generation import generate
+    from pregate.check.generation_result import Generation
+    from pregate.check.measured_run import RunResult, run
     from pregate.check.outcome import Validation
-    from pregate.check.running import RunResult, run
     from pregate.check.session import ValidationPlan, validate
     from pregate.economics.assumptions import Assumptions, load_assumptions
     from pregate.economics.costing import CostReport, costs
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from pregate.monitoring.report import MonitorReport, ServedDesign, monitor
     from pregate.named import load_hardware, load_model, load_policy
     from pregate.page.writing import explore_page
+    from pregate.routing_traces import import_trace, load_popularity, load_trace, synthesize
     from pregate.tuning.tuned import Tuned, tune
     from runtime.microbench.session import measure
     from runtime.pacing import Link
@@ -90,7 +90,7 @@ _HOMES = {
     "Explanation": "pregate.explore.explanation",
     "Fetch": "offload.policy",
     "GateStudy": "pregate.check.gate_study",
-    "Generation": "pregate.check.generated",
+    "Generation": "pregate.check.generation_result",
     "InvalidInput": "traces.errors",
     "LatencyPromise": "pregate.economics.serving",
     "LatinHypercube": "pregate.explore.sweeps.axes",
@@ -116,7 +116,7 @@ _HOMES = {
     "Residency": "pregate.ask.replays.replay",
     "RoutingTrace": "traces.routing",
     "RunFacts": "offload.policy",
-    "RunResult": "pregate.check.running",
+    "RunResult": "pregate.check.measured_run",
     "ServedDesign": "pregate.monitoring.report",
     "SimulationResult": "pregate.ask.simulation",
     "SweepFailed": "pregate.explore.sweeps.sweep",
@@ -136,7 +136,7 @@ _HOMES = {
     "fit_dials": "traces.synthesis.fitting",
     "generate": "pregate.check.generation",
     "hardware_names": "hwmodels.specs.machine_files",
-    "import_trace": "pregate.api",
+    "import_trace": "pregate.routing_traces",
     "largest_batch": "pregate.ask.largest_batch",
     "load_assumptions": "pregate.economics.assumptions",
     "load_gate_study": "pregate.check.gate_study",
@@ -144,8 +144,8 @@ _HOMES = {
     "load_measurements": "hwmodels.calibrate.measurements",
     "load_model": "pregate.named",
     "load_policy": "pregate.named",
-    "load_popularity": "pregate.api",
-    "load_trace": "pregate.api",
+    "load_popularity": "pregate.routing_traces",
+    "load_trace": "pregate.routing_traces",
     "lru_curve": "pregate.ask.replays.replay",
     "measure": "runtime.microbench.session",
     "monitor": "pregate.monitoring.report",
@@ -158,11 +158,11 @@ _HOMES = {
     "record": "runtime.recording.record",
     "reproduce": "pregate.measured.reproduction",
     "residency": "pregate.ask.replays.replay",
-    "run": "pregate.check.running",
+    "run": "pregate.check.measured_run",
     "save_trace": "traces.storage",
     "simulate": "pregate.ask.simulation",
     "sweep": "pregate.explore.sweeps.sweep",
-    "synthesize": "pregate.api",
+    "synthesize": "pregate.routing_traces",
     "trace_statistics": "traces.statistics.locality",
     "train": "pregate.check.gate_study",
     "tune": "pregate.tuning.tuned",

@@ -58,7 +58,7 @@ def _platform(name: str | Path) -> Any:
 
 
 def _trace(path: str | Path) -> Any:
-    from pregate.api import load_trace
+    from pregate.routing_traces import load_trace
 
     return load_trace(path)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from offload.ops import Lane
 from offload.slots.memory import CapacityExceeded
-from runtime.order import Order
+from runtime.precedence import Order
 from traces.errors import PregateError
 
 __all__ = ["Action", "Backend", "Copy", "DeviceBudget", "LaneFailure", "Times"]

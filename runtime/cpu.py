@@ -24,8 +24,8 @@ from torch import Tensor
 from offload.ops import Lane
 from runtime.backend import Action, Copy, DeviceBudget, LaneFailure, Times
 from runtime.memory import aligned, host_memory
-from runtime.order import Order
 from runtime.pacing import Link, now_ns, paced_copy, spin_until_set, without_timer_slack
+from runtime.precedence import Order
 from traces.errors import InvalidInput
 
 __all__ = ["CpuBackend"]

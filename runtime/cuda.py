@@ -28,8 +28,8 @@ from runtime.backend import Action, Copy, DeviceBudget, LaneFailure, Times
 from runtime.cores import OnFastestCore
 from runtime.graphs import capture_graphs
 from runtime.memory import host_array
-from runtime.order import Order, follows_of
 from runtime.pacing import now_ns
+from runtime.precedence import Order, follows_of
 from traces.errors import InvalidInput
 
 __all__ = ["CudaBackend"]
@@ -49,7 +49,7 @@ class CudaBackend:
 
     Times on streams are CUDA events' (resolution about 0.5 us); the host's clock is aligned with them at the start, to
     within one launch, so an edge between host and device can seem some 10 us early. An op that follows another of its
-    lane (`runtime.order.follows`) begins when that has ended, whenever it was launched. Raises `InvalidInput` when
+    lane (`runtime.precedence.follows`) begins when that has ended, whenever it was launched. Raises `InvalidInput` when
     there is no CUDA device.
     """
 

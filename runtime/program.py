@@ -18,8 +18,8 @@ from offload.caches.residency import ResidentSet
 from offload.ops import KINDS, Lane, OpKind, Piece, Work
 from offload.schedule import Schedule
 from runtime.host_layers import HostLayers
-from runtime.order import Order, order_of
 from runtime.passes import Passes, plan_passes
+from runtime.precedence import Order, order_of
 from runtime.touches import WAY_OUT, ExpertKey, Routed, Touches
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from offload.ops import KINDS, Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
+from offload.uncollected import uncollected
 from runtime.backend import Action, Backend, Times
 from runtime.loading import Loaded, load_program
 from runtime.model.weights import Experts
 from runtime.pools import pool_bytes
 from runtime.program import ExpertKey, Program, build_program
-from runtime.quiet import no_collections
 from runtime.races import check_races
 from runtime.storage import ExpertFile
 from traces.errors import InvalidInput, PregateError
@@ -159,7 +159,7 @@ def _prepare(program: Program, experts: Experts, storage: Path | None) -> Expert
 def _issue_in_order(backend: Backend, program: Program, actions: list[Action | None]) -> Times:
     """The host lane: issue every op in order, wait where the schedule does."""
     backend.load(program.order, actions)
-    with no_collections():
+    with uncollected():
         for op, action in enumerate(actions):
             if action is None:
                 backend.wait(op)

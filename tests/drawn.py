@@ -32,11 +32,10 @@ from hwmodels.cost import Costs
 from offload.ops import OpKind
 from offload.timeline import Timeline
 from pregate import draw
-from pregate.api import load_trace
 from pregate.ask.comparison import DoesNotFit
 from pregate.ask.replays.cache_hits import CacheRow
 from pregate.check.outcome import OpTime, Validation
-from pregate.check.scores import summarise_validation
+from pregate.check.validation_summary import summarise_validation
 from pregate.draw.sweep_plot import _best_map, _value_map
 from pregate.economics.cost_draws import Estimate
 from pregate.explore.crossover import Crossover
@@ -45,6 +44,7 @@ from pregate.measured.isca24 import RowPrediction
 from pregate.measured.isca24_routing import Activation
 from pregate.measured.isca24_rows import read_rows
 from pregate.measured.reproduction import PUBLISHED_ROWS
+from pregate.routing_traces import load_trace
 from simulator import recurrence
 from tests import small_fits
 from tests.small_validations import ZERO, outcome, validation

@@ -8,7 +8,7 @@ from functools import cache
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, Sample, work_parameters
 from hwmodels.fits.fit import Fit
-from hwmodels.fits.shared import COMMAND
+from hwmodels.fits.shared_fit import COMMAND
 from hwmodels.platform import Platform, platform_of
 from hwmodels.quantity import ReadOnly
 from offload.ops import Gemm, OpKind, Work

@@ -5,7 +5,7 @@ from __future__ import annotations
 from offload.miss_costs import MissCosts
 from offload.policies import PRESETS, policy_named
 from offload.policy import Policy
-from pregate.api import synthesize
+from pregate.routing_traces import synthesize
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.synthesis.dials import Dials

@@ -14,7 +14,7 @@ from hwmodels.calibrate.law_fits import drawn_rows, errors_of, fit_law, predicte
 from hwmodels.fits.fit import Fit, law_errors
 from hwmodels.fits.fit_limits import check_fit
 from hwmodels.laws.families import family_of
-from hwmodels.laws.fitted import FittedLaw, HeldOut
+from hwmodels.laws.fitted_law import FittedLaw, HeldOut
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.machine_files import load_machine
 from hwmodels.specs.spec import Accelerator

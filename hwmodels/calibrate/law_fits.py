@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from hwmodels.calibrate.clock_ticks import RankAgreement, rank_agreement
 from hwmodels.calibrate.kernel_tables import KernelTable
 from hwmodels.compute_formats import computes_in
-from hwmodels.laws.fitted import MOST_TIME_S, FittedLaw, HeldOut
-from hwmodels.laws.forms import FORMS
-from hwmodels.laws.measured import MEASURED
+from hwmodels.laws.benchmark_conditions import MEASURED
+from hwmodels.laws.fitted_law import MOST_TIME_S, FittedLaw, HeldOut
+from hwmodels.laws.law_forms import FORMS
 from hwmodels.laws.rates import CardRates
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.spec import Accelerator

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hwmodels.calibrate.contention import contention_figures
 from hwmodels.calibrate.host_memory import memory_figures
 from hwmodels.calibrate.measurements import Measurements, Sample
-from hwmodels.fits.shared import SOURCES
+from hwmodels.fits.shared_fit import SOURCES
 from hwmodels.specs.machine_fields import WAYS
 from hwmodels.specs.machine_files import load_machine, read_machine
 from hwmodels.specs.spec import MachineSpec

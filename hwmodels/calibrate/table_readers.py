@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.laws.dispatch import DENSE_INSTRUCTION, FLASHINFER_CUTLASS, FP8_DISPATCH, TRITON_DEFAULT
-from hwmodels.laws.forms import FORMS
+from hwmodels.laws.law_forms import FORMS
 from hwmodels.laws.moe import ALIGNED
 from hwmodels.quantity import ReadOnly
 

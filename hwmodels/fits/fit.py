@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from hwmodels.kernels.roofline import GemmTable, kernel_constant
-from hwmodels.laws.fitted import FittedLaw
+from hwmodels.laws.fitted_law import FittedLaw
 from hwmodels.quantity import DIMENSIONS, ReadOnly
 from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import machine_document

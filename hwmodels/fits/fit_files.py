@@ -12,9 +12,9 @@ import yaml
 from hwmodels.fits.conditions import read_conditions
 from hwmodels.fits.fit import Fit, FittedConstant, LeftOut, digest_of
 from hwmodels.fits.fit_limits import check_fit
-from hwmodels.fits.shared import check_shared, is_shared
+from hwmodels.fits.shared_fit import check_shared, is_shared
 from hwmodels.kernels.roofline import GemmTable, kernel_constant, read_gemm_table
-from hwmodels.laws.fitted import FittedLaw, read_law
+from hwmodels.laws.fitted_law import FittedLaw, read_law
 from hwmodels.quantity import DIMENSIONS, ReadOnly
 from hwmodels.shipped import FITS_DIR, shipped
 from hwmodels.specs.machine_fields import FIELDS, possible_figure

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hwmodels.laws.forms import AttentionKernel
 from hwmodels.laws.generated_kernels import LEAST_PART, LEAST_ROWS, rows_of_block
+from hwmodels.laws.law_forms import AttentionKernel
 from hwmodels.laws.rates import (
     CardRates,
     KernelTime,

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from hwmodels.compute_formats import computes_in
 from hwmodels.kernels.roofline import GemmTable
-from hwmodels.laws.forms import FORMS
 from hwmodels.laws.gemm import TILES, dense_gemm
+from hwmodels.laws.law_forms import FORMS
 from hwmodels.laws.rates import CardRates
 from hwmodels.specs.spec import Accelerator
 from offload.ops import Gemm

@@ -15,10 +15,10 @@ import numpy as np
 from hwmodels.kernels.fused_counts import RowCounts, row_counts
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.dispatch import FLASHINFER_CUTLASS, MARLIN_TILES, TRITON_DEFAULT
-from hwmodels.laws.fitted import FittedLaw
-from hwmodels.laws.forms import KERNELS
+from hwmodels.laws.fitted_law import FittedLaw
 from hwmodels.laws.gemm import TILES, dense_gemm
 from hwmodels.laws.latent_attention import latent_decode
+from hwmodels.laws.law_forms import KERNELS
 from hwmodels.laws.moe import ALIGNED, fused_experts
 from hwmodels.laws.rates import CardRates, KernelTime, Number, larger_of, smooth_maximum
 from offload.ops import Attending, Gemm, OpKind, Work

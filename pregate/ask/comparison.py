@@ -16,7 +16,7 @@ from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
 from pregate.ask.ranked_designs import Standing, are_ranked, told_apart
-from pregate.ask.shown import html_table
+from pregate.ask.result_display import html_table
 from pregate.ask.simulation import SimulationResult, describe_calibration, simulate, to_dataframe
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput

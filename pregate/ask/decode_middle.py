@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from pregate.api import synthesize
+from pregate.routing_traces import synthesize
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile

@@ -22,7 +22,7 @@ from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.choices import ENGINES
-from pregate.ask.shown import fields_of, html_table, one_line
+from pregate.ask.result_display import fields_of, html_table, one_line
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.timing.claimed_intervals import claimed_intervals
 from pregate.ask.timing.intervals import UNCERTAIN, Interval, intervals

@@ -13,8 +13,8 @@ import numpy as np
 
 from offload.metrics import decode_steps
 from offload.placing.footprint import Workload, measure_workload
-from pregate.api import synthesize
 from pregate.ask.decode_middle import middle_of_decode
+from pregate.routing_traces import synthesize
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase

@@ -10,8 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from pregate.api import DEFAULT_DIALS, load_trace, synthesize
 from pregate.named import load_model
+from pregate.routing_traces import DEFAULT_DIALS, load_trace, synthesize
 from traces.errors import unknown_name
 from traces.model.architecture import ModelArchitecture, PublishedCounts
 from traces.routing import RoutingTrace

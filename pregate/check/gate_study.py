@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pregate.ask.shown import html_rows
+from pregate.ask.result_display import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.extras import require_torch
 from traces.documents import read_text
@@ -20,7 +20,7 @@ from traces.whole_file import require_writable, whole_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from runtime.pregated.plan import ExperimentPlan
+    from runtime.pregated.experiment_plan import ExperimentPlan
 
 __all__ = ["GateStudy", "load_gate_study", "train"]
 
@@ -137,7 +137,7 @@ def load_gate_study(path: str | Path) -> GateStudy:
 
 def _plan(short: bool, layout: str, seeds: int | None, base_steps: int | None, arm_steps: int | None) -> ExperimentPlan:
     """The plan that the options change. Raises `InvalidInput`."""
-    from runtime.pregated.plan import FULL, SHORT
+    from runtime.pregated.experiment_plan import FULL, SHORT
 
     if max(seeds or 0, base_steps or 0, arm_steps or 0) > _MOST:
         raise InvalidInput(f"seeds and steps: at most {_MOST:,} each")

@@ -157,8 +157,8 @@ class Validation:
             raise InvalidInput(f"a validation has two cases named {twice[0]!r}: give each its own name")
 
     def summary(self) -> dict[str, Any]:
-        """Every score, JSON-ready (`pregate.check.scores`)."""
-        from pregate.check.scores import summarise_validation
+        """Every score, JSON-ready (`pregate.check.validation_summary`)."""
+        from pregate.check.validation_summary import summarise_validation
 
         return summarise_validation(self)
 
@@ -178,7 +178,7 @@ class Validation:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a case and metric, then a row a case and kind of op."""
-        from pregate.check.scores import rows
+        from pregate.check.validation_summary import rows
 
         return rows(self)
 
@@ -192,7 +192,7 @@ class Validation:
         return f"Validation({len(self.outcomes)} cases: {self.verdict()})"
 
     def _repr_html_(self) -> str:
-        from pregate.ask.shown import html_rows
+        from pregate.ask.result_display import html_rows
 
         names = ("name", "predicted", "measured", "error", "unit")
         tpot = [row for row in self.rows() if row["what"] == "metric" and row["kind"] == "tpot_s"]

@@ -10,8 +10,8 @@ from functools import partial
 from html import escape
 from typing import Any
 
-from pregate.check import figures
-from pregate.check.compared import compared_metric
+from pregate.check import validation_plots
+from pregate.check.compared_number import compared_metric
 from pregate.check.markup import STYLE, cell, drawn_figure, number, policy_cell, section, table, word_cell, yes_cell
 from pregate.check.outcome import COMPARED_METRICS, CaseOutcome, Validation
 from pregate.check.verdict import percent, verdict
@@ -132,7 +132,7 @@ def _pictures(validation: Validation) -> str:
         "Above, predicted against measured, each axis logarithmic; below, the error. A point is a configuration; bars "
         "across span its runs, bars upwards the predicted interval. Grey: within 10 %."
     )
-    drawn = drawn_figure(partial(figures.predicted_against_measured, validation), "scatter", caption)
+    drawn = drawn_figure(partial(validation_plots.predicted_against_measured, validation), "scatter", caption)
     return section("Predicted against measured", "", drawn) if drawn else ""
 
 
@@ -209,7 +209,7 @@ def _naive(summary: Mapping[str, Any]) -> str:
         "Rules of thumb at claimed rates, for the time per output token: roofline has transfers free, bandwidth has "
         "compute free, serialised adds both."
     )
-    drawn = drawn_figure(partial(figures.naive_bars, summary), "naive", caption)
+    drawn = drawn_figure(partial(validation_plots.naive_bars, summary), "naive", caption)
     return section("Beside naive predictions", note, table(heads, lines), drawn)
 
 
@@ -228,7 +228,7 @@ def _ops(validation: Validation, summary: Mapping[str, Any]) -> str:
         "the time of all ops; lanes overlap, so these are shares of the sum of op times, not of the wall."
     )
     heads = ["op", "share of op time", *_SCORE_HEADS[:-2], "worst configuration"]
-    drawn = drawn_figure(partial(figures.op_errors, validation), "ops", caption)
+    drawn = drawn_figure(partial(validation_plots.op_errors, validation), "ops", caption)
     return section("By op", "", drawn, table(heads, lines, (0, -1))) if lines else ""
 
 
@@ -236,7 +236,7 @@ def _timelines(validation: Validation) -> str:
     drawn = []
     for i, outcome in enumerate(validation.outcomes):
         caption = f"{outcome.case.name}: one decode step as predicted and, below, as measured, on one time axis."
-        drawn.append(drawn_figure(partial(figures.predicted_above_measured, outcome), f"timeline{i}", caption))
+        drawn.append(drawn_figure(partial(validation_plots.predicted_above_measured, outcome), f"timeline{i}", caption))
     return section("Both timelines", "", *drawn) if any(drawn) else ""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pregate.check.outcome import Validation
 from pregate.check.page import page
-from pregate.check.scores import rows, summarise_validation
+from pregate.check.validation_summary import rows, summarise_validation
 from pregate.check.verdict import failures, verdict
 from traces.errors import InvalidFile
 from traces.whole_file import whole_file

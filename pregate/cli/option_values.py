@@ -121,20 +121,20 @@ def build_trace(
     yes: bool = True,
 ) -> RoutingTrace:
     """The trace of the options: a file (its sequences run at the batch asked for) or a synthetic one."""
-    from pregate import api
+    from pregate import routing_traces
 
     if path is not None:
         if active is not None:
             raise InvalidInput("--active forces a synthetic trace: leave it out, or leave out --trace")
         if (input_tokens, output_tokens, seed) != (256, 256, 0):
             raise InvalidInput("--input-tokens, --output-tokens and --seed make a synthetic trace: leave out --trace")
-        return api.load_trace(path, batch=batch, model=model)
+        return routing_traces.load_trace(path, batch=batch, model=model)
     if not yes:
         from pregate.cli.consent import require_consent
 
         require_consent(model, input_tokens=input_tokens, output_tokens=output_tokens, batch=batch)
-    counted = None if popularity is None else api.load_popularity(popularity, model=model)
-    return api.synthesize(
+    counted = None if popularity is None else routing_traces.load_popularity(popularity, model=model)
+    return routing_traces.synthesize(
         model, input_tokens, output_tokens, 1 if batch is None else batch, seed, n_active=active, popularity=counted
     )
 

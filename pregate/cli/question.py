@@ -161,7 +161,7 @@ def placed_by_counts(
     policies, cache = [policy_named(name) for name in names], build_cache(cache_text)
     if counts is None:
         return policies, cache
-    from pregate.api import load_popularity
+    from pregate.routing_traces import load_popularity
 
     counted = load_popularity(counts, model=model)
     placed = [policy.placed(counted) for policy in policies], None if cache is None else cache.placed(counted)

@@ -15,15 +15,15 @@ from hwmodels.platform import Platform
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
-from pregate.api import synthesize
 from pregate.ask.capturing.request import request as plan_request
 from pregate.ask.choices import BASES
 from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
-from pregate.ask.shown import html_rows
+from pregate.ask.result_display import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions
 from pregate.economics.cost_draws import DrawnCost, Draws, Estimate, estimate
 from pregate.economics.serving import BATCHES, LatencyPromise, RequestShape, Served, Unserved, serve
+from pregate.routing_traces import synthesize
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 

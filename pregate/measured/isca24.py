@@ -20,11 +20,11 @@ from offload.placing.footprint import Workload, measure_workload
 from offload.policies import policy_named
 from offload.policy import Cache
 from offload.slots.memory import CapacityExceeded
-from pregate.api import synthesize
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import Request, check_trace, request
 from pregate.measured.isca24_routing import INPUT_TOKENS, OUTPUT_TOKENS, Activation, natural_routing
 from pregate.measured.isca24_rows import EVICTIONS, Row
+from pregate.routing_traces import synthesize
 from simulator import recurrence
 from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.routing import RoutingTrace

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from hwmodels.platform import Platform, load_platform
-from pregate.api import default_dials
 from pregate.ask.capturing.kept_answers import Answer, kept_answer, said_key
 from pregate.ask.capturing.own_policy_checks import is_own
 from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_policy
 from pregate.measured.reproduction import published_activation
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.table import COLUMNS, MeasuredRow
+from pregate.routing_traces import default_dials
 from traces.errors import PregateError
 
 __all__ = ["KeptRows"]

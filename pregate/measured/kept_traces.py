@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pregate.api import routed_by_dials
 from pregate.measured.latest_values import Latest
+from pregate.routing_traces import routed_by_dials
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 

@@ -14,7 +14,7 @@ import numpy as np
 from hwmodels.platform import Platform, load_platform
 from pregate.ask.capturing.kept_answers import Answer, kept_answer, said_key
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
-from pregate.ask.shown import html_rows
+from pregate.ask.result_display import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.measured.isca24 import MANY_SCHEDULES, RowPrediction, Workbench
 from pregate.measured.isca24_fit import ASSUMPTIONS, HARDWARE, STACK, is_fitted

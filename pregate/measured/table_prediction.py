@@ -17,9 +17,9 @@ from offload.slots.memory import CapacityExceeded
 from offload.uncollected import uncollected
 from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
-from pregate.ask.shown import html_rows
+from pregate.ask.result_display import html_rows
 from pregate.ask.simulation import to_dataframe
-from pregate.check.ranking import kendall_tau
+from pregate.check.rank_agreement import kendall_tau
 from pregate.measured.kept_rows import KeptRows
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.table import COLUMNS, MeasuredRow, predictions_csv

@@ -22,7 +22,6 @@ from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate import __version__
-from pregate.api import synthesize
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import Request, request
@@ -33,6 +32,7 @@ from pregate.draw.timelines import LANE_NAMES
 from pregate.page.page_arrays import ArrayBlock
 from pregate.page.priced_works import PricedWorks
 from pregate.page.subject import AS_ROUTED, PageSubject, Stop, active_experts, link_stops, with_hbm
+from pregate.routing_traces import synthesize
 from simulator.batched.batch import Compiled
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

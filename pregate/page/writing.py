@@ -79,7 +79,7 @@ def _key(subject: PageSubject) -> str | None:
     designs = [None if is_own(design) else lasting_policy(design) for design in subject.designs]
     if None in designs:
         return None
-    from pregate.api import default_dials
+    from pregate.routing_traces import default_dials
 
     models = [(model, default_dials(model)) for model in subject.models]
     machines = [(hw.hardware, hw.machine, hw.stack, hw.overridden, hw.fit) for hw in subject.machines]

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from offload.ops import Lane
+from offload.uncollected import uncollected
 from runtime.backend import Action, Backend, Times
-from runtime.order import Order
 from runtime.pacing import now_ns
-from runtime.quiet import no_collections
+from runtime.precedence import Order
 from traces.errors import InvalidInput
 
 __all__ = ["Timed", "timed"]
@@ -43,7 +43,7 @@ def timed(
         order = _order(lanes, len(actions), waits)
         with torch.inference_mode():
             backend.load(order, actions)
-            with no_collections():
+            with uncollected():
                 for op, action in enumerate(actions):
                     begin = now_ns()
                     if action is None:

@@ -26,9 +26,9 @@ from runtime.cpu import CpuBackend
 from runtime.microbench.lanes import timed
 from runtime.model.weights import Experts
 from runtime.pacing import CHUNK_BYTES, now_ns
+from runtime.pregated.experiment_plan import ExperimentPlan
 from runtime.pregated.given_weights import TrainedWeights
 from runtime.pregated.offloaded import Granted, OffloadedRun, generate_offloaded
-from runtime.pregated.plan import ExperimentPlan
 from runtime.pregated.prompts import unrouted
 from runtime.pregated.transformer import MoeTransformer
 from runtime.program import resident_slots

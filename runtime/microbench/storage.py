@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from hwmodels.calibrate.measurements import Sample, sample_of
+from offload.uncollected import uncollected
 from runtime.memory import PAGE_BYTES, aligned
-from runtime.quiet import no_collections
 from traces.errors import InvalidFile, InvalidInput
 
 __all__ = ["read_samples"]
@@ -116,7 +116,7 @@ def _read(reader: int, direct: bool, places: Sequence[int], n_bytes: int, share_
     target = aligned(n_bytes).numpy().data
     durations: list[float] = []
     begin = time.perf_counter()
-    with no_collections():
+    with uncollected():
         for place in places:
             if not direct and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(reader, place, n_bytes, os.POSIX_FADV_DONTNEED)

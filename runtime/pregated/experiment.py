@@ -21,8 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from runtime.pregated.batches import TextBatch, fixed_batches
 from runtime.pregated.evaluation import loss_and_accuracy, recalls
+from runtime.pregated.experiment_plan import CONVENTIONAL, PREDICTABLE, ExperimentPlan
 from runtime.pregated.model_file import load_trained, save_model
-from runtime.pregated.plan import CONVENTIONAL, PREDICTABLE, ExperimentPlan
 from runtime.pregated.predictors import Predictors, installed
 from runtime.pregated.rewire import pregate_from
 from runtime.pregated.text import Corpus, python_documentation

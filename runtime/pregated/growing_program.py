@@ -26,9 +26,9 @@ from runtime.loading import Binder
 from runtime.memory import aligned
 from runtime.model.layers import Choice, Layers
 from runtime.model.weights import Experts
-from runtime.order import GrowingOrder, Order
 from runtime.pacing import now_ns
 from runtime.passes import Pass, Passes
+from runtime.precedence import GrowingOrder, Order
 from runtime.pregated.gate_positions import gates_at
 from runtime.pregated.own_gates import Guessing, OwnGates
 from runtime.pregated.prompts import UnroutedRun

@@ -34,6 +34,7 @@ from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots
 from offload.timeline import Timeline
+from offload.uncollected import uncollected
 from runtime.backend import Backend
 from runtime.host_layers import HostLayers
 from runtime.model.fewer_bits import check_bits
@@ -45,7 +46,6 @@ from runtime.pregated.growing_program import GatePlaces, GrowingProgram, Issuing
 from runtime.pregated.own_gates import Guessing
 from runtime.pregated.prompts import UnroutedRun, trace_of
 from runtime.program import Rounding, build_program
-from runtime.quiet import no_collections
 from runtime.races import check_races
 from runtime.run import MeasuredRun, OutputMismatch
 from runtime.storage import ExpertFile
@@ -250,7 +250,7 @@ class _Live:
             n_slots=settings.n_slots, file=file, host=host, on_host=on_host, rounding=rounding,
             n_staging=0 if through is None else through.most_places(settings.execution.n_host_buffers),
         )  # fmt: skip
-        with no_collections():
+        with uncollected():
             self.changes.left, self.changes.left_out = self.program.left, self.program.binder.left_out
             for step in self.unrouted.steps:
                 for one, n_heads in passes_of(step, self.model, settings.execution):

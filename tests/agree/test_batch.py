@@ -23,8 +23,8 @@ from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule, ScheduleDigest
 from offload.timeline import Timeline
-from pregate.api import load_trace
 from pregate.named import load_model
+from pregate.routing_traces import load_trace
 from simulator import recurrence
 from simulator.batched import batch
 from simulator.batched.batch_small import evaluate_small

@@ -20,9 +20,9 @@ from offload.placing.footprint import measure_workload
 from offload.policies import eviction_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule
-from pregate.api import load_trace
 from pregate.ask.capturing.demands import demands
 from pregate.named import load_model
+from pregate.routing_traces import load_trace
 from simulator import event, recurrence
 from simulator.definition import des
 from simulator.modes import FIFO, LINKS, Modes

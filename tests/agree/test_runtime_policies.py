@@ -29,8 +29,8 @@ from runtime import bound_pass  # noqa: E402
 from runtime.backend import Times  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
-from runtime.order import order_of  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
+from runtime.precedence import order_of  # noqa: E402
 from runtime.program import ExpertKey, build_program, cached_slots, resident_slots  # noqa: E402
 from runtime.races import UnsafeSchedule  # noqa: E402
 from runtime.run import MeasuredRun, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pregate.api import synthesize
 from pregate.ask.capturing.request import request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.cli import main as cli
@@ -25,6 +24,7 @@ from pregate.explore.sweeps.sweep import SweepFailed, sweep
 from pregate.explore.sweeps.sweep_file import read_sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
 from pregate.named import load_hardware
+from pregate.routing_traces import synthesize
 from tests.small_models import MODELS
 
 MODEL = MODELS["encoder-decoder"]

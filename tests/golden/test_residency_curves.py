@@ -11,8 +11,8 @@ import pytest
 
 from offload.caches.replay import replay_residency, residency_curve
 from offload.caches.residency import ResidentSet
-from pregate.api import load_trace
 from pregate.ask.replays.cache_hits import cache_hits
+from pregate.routing_traces import load_trace
 from traces.importers import import_trace
 from traces.importers.route_trace_v1 import read_residency
 from traces.phase import Phase

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pregate.api import load_trace
+from pregate.routing_traces import load_trace
 from traces.importers import import_trace
 from traces.routing import RoutingTrace
 from traces.statistics.locality import expert_reuse, lru_hit_rates, trace_statistics

@@ -13,7 +13,7 @@ import yaml
 
 from hwmodels.fits.fit import digest_of
 from hwmodels.fits.fit_files import FITS_DIR, fit_names, load_fit
-from hwmodels.fits.shared import check_shared
+from hwmodels.fits.shared_fit import check_shared
 from tests import small_fits
 from tests.command_line import Run
 from traces.errors import PregateError

@@ -84,8 +84,8 @@ def _subject(
         return model, machine, TraceRecipe(batch="max", path=question.trace) if question.fills_memory else trace
     model = question.architecture()
     _require_free(question, axis)
-    from pregate.api import load_popularity
     from pregate.explore.sweeps.workloads import TraceRecipe
+    from pregate.routing_traces import load_popularity
 
     recipe = TraceRecipe(
         question.input_tokens,

@@ -21,7 +21,7 @@ from traces.storage import save_trace
 from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
-    from pregate.check.generated import Generation
+    from pregate.check.generation_result import Generation
 
 _PROMPT = "Return a list of the items in the container, in the order in which "
 

@@ -44,9 +44,9 @@ def monitor(
     names = [str(path) for path in traces]
     if len(set(names)) < len(names):
         raise InvalidInput(f"{max(names, key=names.count)} is given twice: each window once")
-    from pregate.api import load_trace
     from pregate.monitoring.alerts import Thresholds
     from pregate.monitoring.report import monitor as run_monitor
+    from pregate.routing_traces import load_trace
 
     limits = Thresholds(alpha, hit_rate_loss, stall_rise)
     design = _design(model, hardware, policy)

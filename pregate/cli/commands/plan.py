@@ -107,9 +107,9 @@ def plan(
         found = find_machine()
         hardware, overrides = found.hardware, found.with_given(overrides)
         told, brief = found.told(), found.briefly()
-    from pregate.api import load_popularity, load_trace
     from pregate.card.job import RequestLoad
     from pregate.card.plan import plan as run_plan
+    from pregate.routing_traces import load_popularity, load_trace
 
     recorded = None if trace is None else load_trace(trace, batch=batch, model=architecture)
     job = None if trace is not None else RequestLoad(input_tokens, output_tokens, batch or 1)

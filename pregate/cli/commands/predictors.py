@@ -57,9 +57,9 @@ def predictors(
         _require_lessons(save, trace)
     names = None if predictors is None else distinct(predictors, "--predictors")
     ahead, beyond = _numbers(lookahead, "--lookahead"), _numbers(more, "--more")
-    from pregate.api import load_trace
     from pregate.ask.replays.predictors import learning_part
     from pregate.ask.replays.predictors import predictors as judge
+    from pregate.routing_traces import load_trace
     from traces.storage import save_trace
 
     recorded = load_trace(trace)

@@ -90,7 +90,7 @@ def _by_bytes(
     """The replay by bytes, of what is typed or all there is."""
     chosen = distinct(BY_BYTES if policies is None else policies, "--policies")
     sizes = [_mib(text) for text in distinct(BUDGETS if budgets_mib is None else budgets_mib, "--budgets-mib")]
-    from pregate.api import load_trace
+    from pregate.routing_traces import load_trace
 
     recorded = load_trace(trace)
     from pregate.ask.replays.replay import residency
@@ -105,7 +105,7 @@ def _in_slots(trace: str, caches: str | None, capacity: str | None, how: dict[st
     for name in asked:
         build_cache(name)
     capacities = [] if capacity is None else distinct(capacity, "--capacity")
-    from pregate.api import load_trace
+    from pregate.routing_traces import load_trace
 
     recorded = load_trace(trace)
     from pregate.ask.replays.cache_hits import CACHES, CAPACITIES, cache_hits

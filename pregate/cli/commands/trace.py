@@ -61,11 +61,11 @@ def import_(
     """
     refuse_overwriting(output, file)
     require_trace_file(output)
-    from pregate import api
+    from pregate import routing_traces
     from traces.storage import save_trace
     from traces.transforms.rebatching import rebatch
 
-    trace = api.import_trace(file, format, model=_model(model))
+    trace = routing_traces.import_trace(file, format, model=_model(model))
     if sequences is not None:
         trace = trace.of_sequences(_numbers(sequences))
     if not gate_weights:
@@ -145,7 +145,7 @@ def synth(
     Example: pregate trace synth mixtral-8x7b --output-tokens 64 --repeat 0.3 -o trace.safetensors
     """
     require_trace_file(output)
-    from pregate import api
+    from pregate import routing_traces
     from traces.storage import save_trace
 
     architecture = build_model(model, None, top_k)
@@ -156,9 +156,9 @@ def synth(
         "active_fraction": active_fraction, "sequence_affinity": affinity,
     }  # fmt: skip
     dials = _dials(architecture, {name: value for name, value in given.items() if value is not None})
-    trace = api.synthesize(
+    trace = routing_traces.synthesize(
         architecture, input_tokens, output_tokens, 1 if batch is None else batch, seed, dials=dials, n_active=active,
-        popularity=None if popularity is None else api.load_popularity(popularity, model=architecture),
+        popularity=None if popularity is None else routing_traces.load_popularity(popularity, model=architecture),
     )  # fmt: skip
     save_trace(trace, output)
     typer.echo(f"wrote {output}: {trace.n_tokens} tokens, digest {trace.digest}", err=True)
@@ -166,9 +166,9 @@ def synth(
 
 def _dials(model: ModelArchitecture, given: dict[str, float]) -> Dials | None:
     """The model's dials with those given in their place; None where none is given."""
-    from pregate import api
+    from pregate import routing_traces
 
-    return replace(api.default_dials(model)[0], **given) if given else None
+    return replace(routing_traces.default_dials(model)[0], **given) if given else None
 
 
 @app.command("fit", cls=Command)
@@ -184,11 +184,11 @@ def fit(
     """
     import numpy as np
 
-    from pregate import api
+    from pregate import routing_traces
     from traces.synthesis.fitting import fit_dials
 
     with spinner("fitting"):
-        fitted = fit_dials(api.load_trace(trace), np.random.default_rng(seed), every_expert=every_expert)
+        fitted = fit_dials(routing_traces.load_trace(trace), np.random.default_rng(seed), every_expert=every_expert)
     document = fitted.to_dict()
     if render.print_data(format, document, document["comparisons"]):
         return
@@ -215,11 +215,11 @@ def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.ta
 
     Example: pregate trace stats trace.safetensors --format json
     """
-    from pregate import api
+    from pregate import routing_traces
     from traces.statistics.locality import trace_statistics
 
     with spinner("counting"):
-        document = trace_statistics(api.load_trace(trace)).to_dict()
+        document = trace_statistics(routing_traces.load_trace(trace)).to_dict()
     if render.print_data(format, document, [_load_row(layer) for layer in document["load"]]):
         return
     for key in ("n_tokens", "n_decode_tokens", "n_sequences", "n_moe_layers", "n_experts", "top_k"):

@@ -62,7 +62,7 @@ def tune(
         require_folder(output)
         if after is not None and not output.is_symlink():
             refuse_overwriting(output, after)
-    from pregate.api import load_trace
+    from pregate.routing_traces import load_trace
     from pregate.tuning.tuned import tune as run_tune
     from pregate.tuning.tuned_file import read_tuned, write_tuned
     from traces.recorded import recorded_path

@@ -198,7 +198,7 @@ def _write(found: Validation, output: Path | None, timeline: Path | None, say: C
 
 def _told(found: Validation, max_mape: float | None, busy: bool, format: options.OutputFormat) -> int:
     """Print what was found; the exit status."""
-    from pregate.check.scores import rows, summarise_validation
+    from pregate.check.validation_summary import rows, summarise_validation
     from pregate.check.verdict import doubts, failures, verdict
 
     summary = summarise_validation(found)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pregate.api import load_trace, synthesize
 from pregate.explore.sweeps.axes import FORMATS, Axis
+from pregate.routing_traces import load_trace, synthesize
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace

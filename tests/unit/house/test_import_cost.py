@@ -62,7 +62,7 @@ def test_what_is_known_of_traces_needs_arrays_only(words: tuple[str, ...]) -> No
 
 
 def test_a_trace_is_made_without_masked_arrays() -> None:
-    code = "import sys; from pregate.api import load_trace; load_trace(sys.argv[1]); print('numpy.ma' in sys.modules)"
+    code = "import pregate, sys; pregate.load_trace(sys.argv[1]); print('numpy.ma' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code, "gpt-oss-20b-mmlu"], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from hwmodels.laws.forms import FORMS
-from hwmodels.laws.measured import MEASURED
+from hwmodels.laws.benchmark_conditions import MEASURED
+from hwmodels.laws.law_forms import FORMS
 from hwmodels.laws.rates import CardRates
 from hwmodels.specs.machine_files import load_machine
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from hwmodels.figures import Figures, figures_of
-from hwmodels.laws.fitted import FittedLaw, HeldOut
-from hwmodels.laws.forms import FORMS
+from hwmodels.laws.fitted_law import FittedLaw, HeldOut
 from hwmodels.laws.gemm import dense_gemm
+from hwmodels.laws.law_forms import FORMS
 from hwmodels.laws.rates import CardRates, KernelTime
 from hwmodels.platform import load_platform
 from offload.ops import OpKind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwmodels.laws.forms import FORMS
+from hwmodels.laws.law_forms import FORMS
 from hwmodels.laws.rates import (
     CardRates,
     KernelTime,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from hwmodels.laws.attention import context_attention, decode_attention
-from hwmodels.laws.forms import KERNELS, AttentionKernel
 from hwmodels.laws.generated_kernels import LatentBlocks, latent_blocks, rows_of_block
 from hwmodels.laws.latent_attention import latent_decode
+from hwmodels.laws.law_forms import KERNELS, AttentionKernel
 from hwmodels.laws.rates import (
     CardRates,
 )

@@ -15,10 +15,10 @@ from hwmodels.calibrate.from_tables import fit_tables
 from hwmodels.calibrate.kernel_tables import kernel_tables, tables_folder
 from hwmodels.figures import figures_of
 from hwmodels.laws.attention import context_attention, decode_attention
-from hwmodels.laws.forms import FORMS, KERNELS
+from hwmodels.laws.benchmark_conditions import MEASURED
 from hwmodels.laws.generated_kernels import latent_blocks, rows_of_block
 from hwmodels.laws.latent_attention import latent_decode
-from hwmodels.laws.measured import MEASURED
+from hwmodels.laws.law_forms import FORMS, KERNELS
 from hwmodels.laws.pricing import kernels_of
 from hwmodels.platform import load_platform
 from offload import work

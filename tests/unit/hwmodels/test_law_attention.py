@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hwmodels.laws.attention import context_attention, decode_attention
-from hwmodels.laws.fitted import FittedLaw
-from hwmodels.laws.forms import KERNELS
+from hwmodels.laws.fitted_law import FittedLaw
 from hwmodels.laws.latent_attention import latent_decode
+from hwmodels.laws.law_forms import KERNELS
 from hwmodels.laws.pricing import _at_least, kernels_of
 from hwmodels.laws.rates import KernelTime
 from offload.ops import Attending, Gemm, OpKind, Work

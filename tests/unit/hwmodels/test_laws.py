@@ -16,8 +16,8 @@ from hwmodels.calibrate.law_fits import drawn_rows, errors_of, predicted, rates_
 from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.families import family_of
-from hwmodels.laws.forms import FORMS, KERNELS
 from hwmodels.laws.gemm import dense_gemm
+from hwmodels.laws.law_forms import FORMS, KERNELS
 from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
 from hwmodels.laws.rates import CardRates, share_within, smooth_maximum
 from hwmodels.platform import load_platform

@@ -11,11 +11,11 @@ import pytest
 
 from hwmodels.calibrate.table_readers import READERS
 from hwmodels.fits.fit_files import load_fit
+from hwmodels.laws.benchmark_conditions import MEASURED
 from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, INSTRUCTION_TILES, TRITON_DEFAULT, Tile
 from hwmodels.laws.families import family_of
-from hwmodels.laws.forms import FORMS
 from hwmodels.laws.gemm import dense_gemm, tile_of, tile_seconds
-from hwmodels.laws.measured import MEASURED
+from hwmodels.laws.law_forms import FORMS
 from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
 from hwmodels.laws.rates import CardRates
 from hwmodels.specs.machine_files import hardware_names, load_machine

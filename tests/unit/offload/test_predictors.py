@@ -17,7 +17,7 @@ from offload.predictors.guesser import Scores, one_hot, ranked
 from offload.predictors.histories import Histories, tokens_of_sequences
 from offload.predictors.judged_predictors import judge_predictors
 from offload.predictors.judged_unions import batches_of
-from pregate.api import load_trace
+from pregate.routing_traces import load_trace
 from tests.command_line import runner
 from traces.errors import InvalidInput, UnknownName
 from traces.importers import import_trace

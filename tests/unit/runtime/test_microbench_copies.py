@@ -28,8 +28,8 @@ from runtime.backend import Action, Backend, Copy, DeviceBudget, Times  # noqa: 
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.microbench.copies import SIZES, Ring, copy_samples, planned_copies  # noqa: E402
-from runtime.order import Order  # noqa: E402
 from runtime.pacing import Link, now_ns  # noqa: E402
+from runtime.precedence import Order  # noqa: E402
 
 KIB = 1 << 10
 LINK = Link(200e6, latency_s=2e-4)

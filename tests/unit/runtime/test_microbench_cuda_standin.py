@@ -26,11 +26,11 @@ from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check import running, runs  # noqa: E402
+from pregate.check import case_runner, measured_run  # noqa: E402
 from pregate.check import session as validation_session  # noqa: E402
 from pregate.check.cases import GPU_POLICIES, CaseGroup, CaseWorkload, suite_named  # noqa: E402
-from pregate.check.scores import summarise_validation  # noqa: E402
 from pregate.check.session import ValidationPlan, validate  # noqa: E402
+from pregate.check.validation_summary import summarise_validation  # noqa: E402
 from runtime.backend import LaneFailure  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.microbench import contention, gemms, host, parts, rounds, session  # noqa: E402
@@ -72,14 +72,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
 def equip(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small pools and probes, and a device that sleeps for nothing."""
     monkeypatch.setattr(parts, "CudaBackend", make)
-    for module in (running, runs):
+    for module in (measured_run, case_runner):
         monkeypatch.setattr(module, "make_backend", lambda device: make(device.graphs))
     monkeypatch.setattr(session, "describe_device", lambda _: dict(H100))
     monkeypatch.setattr(validation_session, "describe_device", lambda _: dict(H100))
     monkeypatch.setattr(parts, "_sleep", lambda cycles: None)
     monkeypatch.setattr(parts, "device_node", lambda: 0)
     monkeypatch.setattr(rounds, "LoadWatch", Watch)
-    monkeypatch.setattr(runs, "LoadWatch", Watch)
+    monkeypatch.setattr(case_runner, "LoadWatch", Watch)
     monkeypatch.setattr(parts, "PARAMS", (1 << 12, 1 << 14))
     monkeypatch.setattr(parts, "_LARGE_PARAMS", (1 << 16,))
     monkeypatch.setattr(parts, "_QUICK_ROWS", (1, 4, 16))
@@ -193,14 +193,14 @@ def test_a_driver_fault_costs_its_group_alone(
     path.write_text(calibrate(measurements, {"command": "a test"}).to_yaml(), encoding="utf-8")
     group = CaseGroup(MODELS["decoder-only"], CaseWorkload(1, 3, 3, seed=6), ("on_demand",), hbm_share=0.9)
     groups = [group, dataclasses.replace(group, workload=CaseWorkload(2, 3, 3, seed=6))]
-    real = runs.execute_captured
+    real = case_runner.execute_captured
 
     def faulty(captured: Captured, *rest: Any, **named: Any) -> Any:
         if captured.workload.n_sequences == 1:
             raise LaneFailure("op 3 on lane COMPUTE failed: CUDA error")
         return real(captured, *rest, **named)
 
-    monkeypatch.setattr(runs, "execute_captured", faulty)
+    monkeypatch.setattr(case_runner, "execute_captured", faulty)
     found = validate(groups, load_platform(str(path)), ValidationPlan("cuda", repeats=1))
     assert [outcome.case.group for outcome in found.outcomes] == [groups[1].name]
     assert found.failed == {group.name: "op 3 on lane COMPUTE failed: CUDA error"}

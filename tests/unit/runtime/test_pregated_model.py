@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from offload.policies import policy_named
+from runtime.pregated.experiment_plan import SHORT
 from runtime.pregated.gate_positions import gates_at
-from runtime.pregated.plan import SHORT
 from runtime.pregated.predictors import Predictors, installed
 from runtime.pregated.rewire import pregate_from
 from runtime.pregated.transformer import ExpertLayer, GateChoice, MoeTransformer, choose_experts

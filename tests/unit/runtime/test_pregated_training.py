@@ -20,9 +20,9 @@ import pregate
 from runtime.pregated.batches import drawn_batch, fixed_batches
 from runtime.pregated.evaluation import balance_loss, load_balance, loss_and_accuracy, recalls
 from runtime.pregated.experiment import run_experiment
+from runtime.pregated.experiment_plan import SHORT, ExperimentPlan
 from runtime.pregated.findings import findings, recall_curves, seed_estimate
 from runtime.pregated.model_file import load_trained, save_model
-from runtime.pregated.plan import SHORT, ExperimentPlan
 from runtime.pregated.predictors import Predictors, RecallCounts
 from runtime.pregated.text import Corpus, corpus_of_file, python_documentation
 from runtime.pregated.tokens import Tokenizer, learn_tokens

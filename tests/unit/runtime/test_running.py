@@ -16,9 +16,9 @@ import pytest
 from offload import metrics
 from offload.ops import Lane, OpKind
 from pregate.ask.timing.captured_metrics import metrics_of
-from pregate.check import running
+from pregate.check import measured_run
 from pregate.check.devices import Device, capture_on
-from pregate.check.running import RunResult, execute_captured, run
+from pregate.check.measured_run import RunResult, execute_captured, run
 from runtime.pacing import Link
 from tests.small_models import MODELS, routing
 from tests.small_runs import CPU, HBM_BYTES, MODEL
@@ -181,15 +181,15 @@ def test_a_run_to_warm_up_comes_first_with_repeats_or_when_asked_for(
     assert said[-1] == f"run {repeats} of {repeats}"
 
 
-def record(monkeypatch: pytest.MonkeyPatch) -> list[running.Run]:
+def record(monkeypatch: pytest.MonkeyPatch) -> list[measured_run.Run]:
     """The runs to come, in order."""
-    executed: list[running.Run] = []
+    executed: list[measured_run.Run] = []
 
-    def execute(*args: object, **options: object) -> running.Run:
+    def execute(*args: object, **options: object) -> measured_run.Run:
         executed.append(execute_captured(*args, **options))  # type: ignore[arg-type]
         return executed[-1]
 
-    monkeypatch.setattr(running, "execute_captured", execute)
+    monkeypatch.setattr(measured_run, "execute_captured", execute)
     return executed
 
 
@@ -214,12 +214,12 @@ def test_repeats_that_end_in_other_states_are_refused(
 ) -> None:
     real, calls = execute_captured, itertools.count()
 
-    def broken(*args: object, **options: object) -> running.Run:
+    def broken(*args: object, **options: object) -> measured_run.Run:
         done = real(*args, **options)  # type: ignore[arg-type]
         digests = (str(next(calls)), *done.pass_digests[1:])
         return dataclasses.replace(done, pass_digests=digests)
 
-    monkeypatch.setattr(running, "execute_captured", broken)
+    monkeypatch.setattr(measured_run, "execute_captured", broken)
     with pytest.raises(OutputMismatch, match="run 2 and run 1 disagree in the hidden states of forward pass 0"):
         run(MODEL, routing(MODEL), "pregate", device=CPU, repeats=2)
 

@@ -14,7 +14,7 @@ from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import Captured
 from pregate.check import devices
 from pregate.check.devices import Device, capture_on, memory_of_device, resolve
-from pregate.check.running import execute_captured, run
+from pregate.check.measured_run import execute_captured, run
 from runtime.pacing import Link
 from tests.small_models import MODELS, routing
 from tests.small_runs import CPU, MODEL

@@ -26,8 +26,8 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 from runtime.backend import Action, Copy, LaneFailure, Times  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.memory import aligned  # noqa: E402
-from runtime.order import order_of  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
+from runtime.precedence import order_of  # noqa: E402
 
 N_BYTES = 4096
 Tensor = torch.Tensor

@@ -28,7 +28,7 @@ from runtime.backend import Copy, LaneFailure  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
-from runtime.order import follows_of, order_of  # noqa: E402
+from runtime.precedence import follows_of, order_of  # noqa: E402
 from runtime.program import resident_slots  # noqa: E402
 from runtime.run import STATES_TOLERANCE, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
 from tests.cuda_standin import Graph, Rounded, StandIn  # noqa: E402

@@ -10,9 +10,9 @@ from offload.execution import EXECUTIONS
 from offload.placing.footprint import measure_workload, plan_memory
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
-from pregate.api import synthesize
 from pregate.ask.capturing.capture import capture
 from pregate.ask.capturing.request import request
+from pregate.routing_traces import synthesize
 from tests.small_models import MODELS, routing
 from traces.model.architecture import architecture_names, load_architecture
 from traces.phase import Phase

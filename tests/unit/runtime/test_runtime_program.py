@@ -17,8 +17,8 @@ from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import COLUMNS, Schedule
 from offload.work import expert_copy_work, experts_work, gate_work
-from runtime.order import order_of
 from runtime.passes import plan_passes
+from runtime.precedence import order_of
 from runtime.program import Program, build_program, cached_slots, resident_slots
 from runtime.races import UnsafeSchedule, check_races
 from tests.small_models import MODELS, decoder_only, routing

@@ -1,6 +1,6 @@
 """The listing of recorded traces is counted from their files: it says what the traces themselves hold."""
 
-from pregate.api import load_trace
+from pregate.routing_traces import load_trace
 from traces.phase import Phase
 from traces.recorded import recorded_names
 from traces.recorded.listing import RecordedListing, recorded_listing

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pregate.api import synthesize
 from pregate.ask.capturing.demands import demands, passes_that_ask
 from pregate.named import load_model
+from pregate.routing_traces import synthesize
 
 
 def test_passes_that_ask_are_those_of_which_demands_names_an_expert() -> None:

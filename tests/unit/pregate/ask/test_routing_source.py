@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import pregate
-from pregate.api import DEFAULT_DIALS, default_dials
 from pregate.ask.recorded_size import describe_size, with_recorded_experts
 from pregate.ask.routing_source import describe_routing
 from pregate.ask.simulation import SimulationResult, simulate
+from pregate.routing_traces import DEFAULT_DIALS, default_dials
 from traces.recorded import recorded_names
 from traces.recorded.dials import MODEL_OF, recorded_dials, recorded_hit_rates
 from traces.routing import RoutingTrace

@@ -71,13 +71,13 @@ def test_it_is_asked_of_every_command(name: str, run: Run, tmp_path: Path, monke
 def test_a_model_runs_and_generates_by_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`validate` predicts it and runs it for real, `generate` has the gates of a trained model decide under it."""
     pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
-    from pregate.check import runs
+    from pregate.check import case_runner
     from runtime.pregated.model_file import save_model
     from runtime.pregated.tokens import Tokenizer
     from tests.pregated_models import seeded_model
     from tests.unit.pregate.check.test_validation_session import Watch
 
-    monkeypatch.setattr(runs, "LoadWatch", Watch)  # a quiet machine, whatever else runs here
+    monkeypatch.setattr(case_runner, "LoadWatch", Watch)  # a quiet machine, whatever else runs here
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(CODE)
     Path("fit.yaml").write_text(small_fits.fit().to_yaml())

@@ -13,13 +13,13 @@ from tests.small_models import MODELS
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check import group_runs, runs, session  # noqa: E402
+from pregate.check import case_runner, group_runner, session  # noqa: E402
+from pregate.check.case_runner import Runner  # noqa: E402
 from pregate.check.cases import CaseGroup, CaseWorkload  # noqa: E402
 from pregate.check.page import page  # noqa: E402
 from pregate.check.report import gate  # noqa: E402
-from pregate.check.runs import Runner  # noqa: E402
-from pregate.check.scores import summarise_validation  # noqa: E402
 from pregate.check.session import ValidationPlan, validate  # noqa: E402
+from pregate.check.validation_summary import summarise_validation  # noqa: E402
 from pregate.check.verdict import verdict  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
 from tests.unit.pregate.check.test_validation_session import Watch  # noqa: E402
@@ -34,7 +34,7 @@ NAMES = [group.name for group in GROUPS]
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "LoadWatch", Watch)
+    monkeypatch.setattr(case_runner, "LoadWatch", Watch)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def ten_seconds_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(self, group, drawn)
 
     monkeypatch.setattr(Runner, "measure", measure)
-    monkeypatch.setattr(group_runs, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
+    monkeypatch.setattr(group_runner, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
 
 
 @pytest.mark.parametrize(("budget_s", "n_run"), [(None, 3), (35.0, 3), (25.0, 2), (15.0, 1), (0.0, 0)])

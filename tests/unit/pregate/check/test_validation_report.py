@@ -15,11 +15,11 @@ import pytest
 import pregate
 from offload.timeline import Timeline
 from pregate.check import report
-from pregate.check.figures import naive_bars, op_errors, predicted_above_measured, predicted_against_measured
 from pregate.check.outcome import OpTime, Validation
 from pregate.check.report import FILES, gate, verdict, write_report
-from pregate.check.scores import rows, summarise_validation
 from pregate.check.theme import inline_svg
+from pregate.check.validation_plots import naive_bars, op_errors, predicted_above_measured, predicted_against_measured
+from pregate.check.validation_summary import rows, summarise_validation
 from pregate.draw.palette import colours_of
 from tests.small_validations import ZERO, outcome, validation
 from traces.errors import InvalidFile, InvalidInput

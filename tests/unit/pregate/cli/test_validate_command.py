@@ -18,9 +18,9 @@ from traces.errors import InvalidInput, PregateError
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check import cases, runs  # noqa: E402
+from pregate.check import case_runner, cases  # noqa: E402
 from pregate.check.ledger import load_ledger  # noqa: E402
-from pregate.check.scores import summarise_validation  # noqa: E402
+from pregate.check.validation_summary import summarise_validation  # noqa: E402
 from pregate.check.verdict import doubts, failures  # noqa: E402
 from tests.unit.pregate.check.test_validation_session import LOUD, Watch  # noqa: E402
 
@@ -41,7 +41,7 @@ def model(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "LoadWatch", Watch)
+    monkeypatch.setattr(case_runner, "LoadWatch", Watch)
 
 
 def run(*words: str) -> tuple[int, str]:
@@ -64,7 +64,7 @@ def test_one_model_with_a_report(model: str, fitted: str, tmp_path: Path) -> Non
     assert summary["n"] == 2
     assert summary["bytes_exact"] is True
     assert summary["provenance"]["command"].startswith("pregate validate --model")
-    names = {"report.html", "rows.csv", "summary.json", "predictions.json", "runs.npz"}
+    names = {"report.html", "rows.csv", "summary.json", "predictions.json", "case_runner.npz"}
     assert {path.name for path in folder.iterdir()} == names
 
 
@@ -73,13 +73,13 @@ def test_predictions_are_in_the_ledger_before_the_first_run(
 ) -> None:
     path = tmp_path / "ledger.jsonl"
     seen: list[int] = []
-    whole = runs.Runner.measure
+    whole = case_runner.Runner.measure
 
-    def watched(self: runs.Runner, *arguments: Any) -> Any:
+    def watched(self: case_runner.Runner, *arguments: Any) -> Any:
         seen.append(len(load_ledger(path).predictions))
         return whole(self, *arguments)
 
-    monkeypatch.setattr(runs.Runner, "measure", watched)
+    monkeypatch.setattr(case_runner.Runner, "measure", watched)
     words = ("--model", model, "--fit", fitted, *SMALL, "--policies", "on_demand,pregate", "--ledger", str(path))
     assert run(*words)[0] == 0
     assert seen == [2]
@@ -112,7 +112,7 @@ def test_the_gate_shuts_on_an_error_above_the_limit(model: str, fitted: str) -> 
 def test_a_busy_machine_is_judged_and_its_error_has_a_status_of_its_own(
     model: str, fitted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "LoadWatch", type("Loud", (Watch,), {"seen": LOUD}))
+    monkeypatch.setattr(case_runner, "LoadWatch", type("Loud", (Watch,), {"seen": LOUD}))
     words = ("--model", model, "--fit", fitted, *SMALL, "--policies", "on_demand")
     status, text = run(*words)
     assert status == 0
@@ -171,7 +171,7 @@ def test_runs_that_were_kept_are_judged_again(fitted: str, monkeypatch: pytest.M
     assert sum("cname" in event for event in timelines["traceEvents"]) == 2 * said["n_mismatches"]
     found = [json.loads((folder / "summary.json").read_text())["mape"] for folder in (live, again)]
     assert found[1] == pytest.approx(found[0], rel=1e-9)
-    assert not (again / "runs.npz").exists()
+    assert not (again / "case_runner.npz").exists()
     provenance = json.loads((again / "summary.json").read_text())["provenance"]
     assert provenance["command"] == "pregate validate --suite quick"
     assert provenance["judged again: command"] == "pregate validate --suite quick --recorded"

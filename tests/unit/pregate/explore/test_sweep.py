@@ -19,7 +19,6 @@ from offload.policies import cache_named, policy_named
 from offload.policy import BlockView, Fetch
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
-from pregate.api import synthesize
 from pregate.ask.capturing.capture import capture
 from pregate.ask.simulation import simulate
 from pregate.explore.sweeps.axes import LatinHypercube
@@ -29,6 +28,7 @@ from pregate.explore.sweeps.summary import best_policy, summarise
 from pregate.explore.sweeps.sweep import SweepFailed, sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
 from pregate.named import load_hardware
+from pregate.routing_traces import synthesize
 from simulator.modes import Modes
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName

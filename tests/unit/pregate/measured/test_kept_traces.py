@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from pregate.api import synthesize
 from pregate.measured import kept_traces
 from pregate.measured.kept_traces import KeptTraces
 from pregate.named import load_model
+from pregate.routing_traces import synthesize
 
 
 def test_kept_traces_are_those_of_synthesize(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,12 @@ import pytest
 
 from hwmodels.platform import load_platform
 from offload.ops import OpKind
-from pregate.api import synthesize
 from pregate.ask.capturing.capture import capture
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.microbatches import as_microbatches, without_outputs
 from pregate.measured.rows.table import RESIDENT_TABLE, read_table
 from pregate.named import load_policy
+from pregate.routing_traces import synthesize
 from traces.model.architecture import load_architecture
 
 MINI = load_architecture("mixtral-mini-8")

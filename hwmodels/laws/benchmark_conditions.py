@@ -8,9 +8,9 @@ import numpy as np
 
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.dispatch import FLASHINFER_CUTLASS, TRITON_DEFAULT, TRITON_TUNED
-from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import CYCLED_WEIGHTS, dense_gemm
 from hwmodels.laws.latent_attention import latent_decode
+from hwmodels.laws.law_forms import KERNELS
 from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
 from hwmodels.laws.rates import CardRates, KernelTime, Number, rounded_up, smaller_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.laws.dispatch import DISPATCHES, FLASHINFER_CUTLASS, INSTRUCTION_TILES, TRITON_DEFAULT
-from hwmodels.laws.forms import FORMS, KERNELS, Form
+from hwmodels.laws.law_forms import FORMS, KERNELS, Form
 from hwmodels.quantity import DIMENSIONS, ReadOnly
 from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput, unknown_name

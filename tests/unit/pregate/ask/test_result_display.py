@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import pregate
-from pregate.ask.shown import html_rows
+from pregate.ask.result_display import html_rows
 from runtime.microbench.session import measure
 from tests import drawn, small_fits
 from tests.unit.pregate.check.test_validation_report import full

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pregate.check.devices import Device, make_backend
+from pregate.check.measured_run import execute_captured, initial_slots
 from pregate.check.outcome import Measurement
 from pregate.check.predictions import PreparedCase, exact_counts
 from pregate.check.recording import RecordedCase, measurement_of
-from pregate.check.running import execute_captured, initial_slots
 from runtime.model.weights import Experts
 from runtime.run import MeasuredRun, OutputMismatch
 from runtime.watch import Clock, LoadWatch, Seen, counting
