@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable
 
-__all__ = ["LEAST_CORES", "OnFastestCore", "loop_s", "loop_s_by_core"]
+__all__ = ["LEAST_CORES", "OnFastestCore", "loop_s", "loop_s_by_core", "own_cores"]
 
 LEAST_CORES = 4
 """With fewer, there is none to spare for a thread alone."""
@@ -57,7 +57,7 @@ class OnFastestCore:
 
     def enter(self) -> None:
         """Move this thread."""
-        cores = _mine()
+        cores = own_cores()
         if self._before is None and len(cores) >= LEAST_CORES:
             times = loop_s_by_core(sorted(cores), _SHORT_N)
             self._before = cores
@@ -70,5 +70,6 @@ class OnFastestCore:
             os.sched_setaffinity(0, before)
 
 
-def _mine() -> set[int]:
+def own_cores() -> set[int]:
+    """The cores that this thread may run on; none where the system does not say."""
     return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set()

@@ -74,9 +74,7 @@ class CudaBackend:
         self._actions: list[Action | None] = []
         self._waits: list[tuple[int, ...]] = []
         self._lanes: list[Lane] = []
-        self._events: dict[
-            int, tuple[Any | None, Any]
-        ] = {}  # of ops on streams: where it has one its start's, its end's
+        self._events: dict[int, tuple[Any | None, Any]] = {}  # of ops on streams: of its start, if it has one, and end
         self._copies: dict[int, list[tuple[Tensor, Tensor]]] = {}  # of ops that copy: the parts, target and source
         self._core = OnFastestCore()  # the thread that issues
         self._grows = False  # ops come one by one, and what the caller does in between is none

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.cores import LEAST_CORES, loop_s, loop_s_by_core
+from runtime.cores import LEAST_CORES, loop_s, loop_s_by_core, own_cores
 from traces.errors import PregateError
 
 __all__ = [
@@ -77,7 +77,7 @@ class Reading:
     def now(cls, *, any_core: bool = False) -> Reading:
         """Read the counters and time the clock loop; with `any_core`, on the core where it is fastest."""
         busy, steal = _processors()
-        cores = sorted(os.sched_getaffinity(0)) if any_core else []
+        cores = sorted(own_cores()) if any_core else []
         taken_s = min(loop_s_by_core(cores).values()) if len(cores) >= LEAST_CORES else loop_s(_N_LOOPS)
         return cls(time.monotonic(), _own_s(), busy, steal, taken_s)
 
