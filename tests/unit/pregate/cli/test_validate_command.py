@@ -64,7 +64,7 @@ def test_one_model_with_a_report(model: str, fitted: str, tmp_path: Path) -> Non
     assert summary["n"] == 2
     assert summary["bytes_exact"] is True
     assert summary["provenance"]["command"].startswith("pregate validate --model")
-    names = {"report.html", "rows.csv", "summary.json", "predictions.json", "case_runner.npz"}
+    names = {"report.html", "rows.csv", "summary.json", "predictions.json", "runs.npz"}
     assert {path.name for path in folder.iterdir()} == names
 
 
@@ -171,7 +171,7 @@ def test_runs_that_were_kept_are_judged_again(fitted: str, monkeypatch: pytest.M
     assert sum("cname" in event for event in timelines["traceEvents"]) == 2 * said["n_mismatches"]
     found = [json.loads((folder / "summary.json").read_text())["mape"] for folder in (live, again)]
     assert found[1] == pytest.approx(found[0], rel=1e-9)
-    assert not (again / "case_runner.npz").exists()
+    assert not (again / "runs.npz").exists()
     provenance = json.loads((again / "summary.json").read_text())["provenance"]
     assert provenance["command"] == "pregate validate --suite quick"
     assert provenance["judged again: command"] == "pregate validate --suite quick --recorded"
