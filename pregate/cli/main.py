@@ -28,8 +28,15 @@ _NEW_OBJECTS = 100_000
 """Objects made between two looks for circles of them: schedules are many small ones, and hold none."""
 
 
+_NO_THREADS = "OPENBLAS_NUM_THREADS"
+"""Read when NumPy is loaded: its linear algebra starts a thread a core, which spin for a tenth of a second, and nothing
+here has products for them (LOG.md, 2026-11-29). PyTorch has its own.
+"""
+
+
 def main() -> None:
     """Entry point: run the command line; what a user can mend ends in one line and status 2."""
+    os.environ.setdefault(_NO_THREADS, "1")
     gc.set_threshold(_NEW_OBJECTS)
     if sys.stdout is None:  # closed before Python began
         raise SystemExit(_refused("standard output: cannot be written (it is closed)"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -265,3 +266,16 @@ def test_a_machine_is_printed_as_a_file_that_reads_back(run: Run, name: str, tmp
     for key, quantity in theirs.quantities().items():
         assert mine.quantities()[key].value == quantity.value, key
         assert mine.quantities()[key].source == quantity.source, key
+
+
+@pytest.mark.parametrize(("given", "asked"), [(None, "1"), ("2", "2")])
+def test_linear_algebra_has_one_thread_unless_the_user_says_more(
+    given: str | None, asked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    monkeypatch.setattr("sys.argv", ["pregate", "--help"])
+    with pytest.raises(SystemExit):
+        command_line.main()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == asked
