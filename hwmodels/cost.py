@@ -28,9 +28,6 @@ from traces.errors import InvalidInput
 
 __all__ = ["Costs", "Parts", "parts_of", "price", "price_figures"]
 
-_UNGATED = 2
-"""Matrices of an expert without a gate of its own."""
-
 _COPIES = tuple(kind for kind, row in KINDS.items() if row.lane in (Lane.H2D, Lane.D2H))
 
 
@@ -198,9 +195,9 @@ def _read_parts(work: Work, figures: Figures, rate: Number) -> Parts:
     takes a reader at its own rate, or all bytes at the drive's.
     """
     latency_s, reader_rate = figures.values.get("storage.read_latency_s", 0.0), "storage.reader_bytes_per_s"
-    if work.reading is None:
-        return Parts(latency_s, disk_s=work.copy_bytes / rate)
     disk_s: Number = work.copy_bytes / rate
+    if work.reading is None:
+        return Parts(latency_s, disk_s=disk_s)
     if reader_rate in figures.values:
         one_s = work.reading.n_rounds * work.reading.n_bytes / figures[reader_rate]
         disk_s = sum(binding_term(disk_s, one_s))
@@ -221,7 +218,7 @@ def _more_to_issue_s(work: Work, figures: Figures) -> Number:
     more_s: Number = 0.0
     if any(gemm.m > 1 for gemm in work.gemms):
         more_s = _or(figures.kernel(work.kind, "issue_rows_s"), 0.0)
-    if sum(gemm.n_gemms for gemm in work.gemms) > _UNGATED:
+    if sum(gemm.n_gemms for gemm in work.gemms) > 2:  # beside those up and down, that of a gate
         more_s = more_s + _or(figures.kernel(work.kind, "issue_gated_s"), 0.0)
     return more_s
 

@@ -49,8 +49,8 @@ class CudaBackend:
 
     Times on streams are CUDA events' (resolution about 0.5 us); the host's clock is aligned with them at the start, to
     within one launch, so an edge between host and device can seem some 10 us early. An op that follows another of its
-    lane (`runtime.precedence.follows`) begins when that has ended, whenever it was launched. Raises `InvalidInput` when
-    there is no CUDA device.
+    lane (`runtime.precedence.follows_of`) begins when that has ended, whenever it was launched. Raises `InvalidInput`
+    when there is no CUDA device.
     """
 
     name = "cuda"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from offload.ops import Lane
 from offload.schedule import Schedule
 
-__all__ = ["GrowingOrder", "Order", "follows", "follows_of", "order_of"]
+__all__ = ["GrowingOrder", "Order", "follows_of", "order_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,13 +86,8 @@ def follows_of(order: Order) -> list[bool]:
     """Of each op whether it comes right after another of the compute lane: it waits for nothing else, and the host,
     which waits for nothing in between, may have issued it long before.
     """
-    return follows(order.lane.tolist(), order.waits)
-
-
-def follows(lanes: Sequence[int], waits: Sequence[Sequence[int]]) -> list[bool]:
-    """As `follows_of`: `waits` of each op for ops of other lanes."""
     found, after = [], False
-    for lane, needed in zip(lanes, waits, strict=True):
+    for lane, needed in zip(order.lane.tolist(), order.waits, strict=True):
         found.append(after and lane == Lane.COMPUTE and not needed)
         after = lane != _HOST and (after or lane == Lane.COMPUTE)
     return found
