@@ -37,7 +37,7 @@ long requests."""
 def commands() -> list[str]:
     """What README and docs/questions.md tell a reader to run, in their order, after `pregate --help`; then `LARGE`."""
     text = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/questions.md"))
-    found = re.findall(r"^\$ (pregate .+?)(?:\s+#.*)?$", text, re.MULTILINE)
+    found = re.findall(r"^\$ (pregate(?: .+?)??)(?:\s+#.*)?$", text, re.MULTILINE)
     return ["pregate --help", *(c for c in dict.fromkeys(found) if not c.startswith(LEFT_OUT)), *LARGE]
 
 
