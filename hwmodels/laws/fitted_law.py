@@ -178,7 +178,8 @@ def read_law(section: Section) -> FittedLaw:
     if any(len(span) != 2 for span in within.values()):
         raise InvalidFile(f"{section.where}: within: a least and a most for each number of a shape")
     families = _held_out(section.section("left_family_out"))
-    elsewhere, windows = (section.optional_section(name) for name in ("left_machine_out", "windows_left_out"))
+    others = (section.optional_section(name) for name in ("left_machine_out", "windows_left_out"))
+    elsewhere, windows = (None if one is None else _held_out(one) for one in others)
     source = section.section("source")
     told = {key: str(source.take(key)) for key in source.remaining()}
     section.done()
@@ -192,8 +193,8 @@ def read_law(section: Section) -> FittedLaw:
             covariance=covariance,
             within=ReadOnly({name: (span[0], span[1]) for name, span in within.items()}),
             families=families,
-            elsewhere=None if elsewhere is None else _held_out(elsewhere),
-            windows=None if windows is None else _held_out(windows),
+            elsewhere=elsewhere,
+            windows=windows,
             source=ReadOnly(told),
         )
     except InvalidInput as error:
@@ -210,9 +211,12 @@ def _symmetric(rows: list[tuple[float, ...]], where: str) -> tuple[tuple[float, 
 
 def _held_out(entry: Section) -> HeldOut:
     n = entry.integer("n")
-    found = HeldOut(n, *(entry.number(name) for name in _ERRORS))
+    errors = [entry.number(name) for name in _ERRORS]
     entry.done()
-    return found
+    try:
+        return HeldOut(n, *errors)
+    except InvalidInput as error:
+        raise InvalidFile(f"{entry.where}: {error}") from None
 
 
 def _numbers(raw: object, where: str) -> tuple[float, ...]:

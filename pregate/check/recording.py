@@ -227,21 +227,23 @@ def _case(section: Section, times: NDArray[Any]) -> RecordedCase:
     slots = section.items("slots")
     if len(slots) != 2 or not all(type(n) is int and 0 <= n < 1 << 31 for n in slots):
         raise InvalidFile(f"{section.where}: slots = {slots}: two whole numbers, of buffers and of the cache")
+    schedule, source, output = (section.text(name) for name in ("schedule", "source", "output"))
+    counted = {key: exact.integer(key, minimum=0) for key in exact.remaining()}
+    disturbances, load = section.items("disturbances"), section.number("load", minimum=0)
+    section.done()
     try:
-        case = RecordedCase(
-            schedule_digest=section.text("schedule"),
+        return RecordedCase(
+            schedule_digest=schedule,
             n_buffers=slots[0],
             n_cache_slots=slots[1],
-            source=section.text("source"),
+            source=source,
             link_bytes_per_s=link,
             start_ns=start,
             end_ns=start + times[:, 1],
-            exact=ReadOnly({key: exact.integer(key, minimum=0) for key in exact.remaining()}),
-            output_digest=section.text("output"),
-            disturbances=tuple(str(line) for line in section.items("disturbances")),
-            load=section.number("load", minimum=0),
+            exact=ReadOnly(counted),
+            output_digest=output,
+            disturbances=tuple(str(line) for line in disturbances),
+            load=load,
         )
     except InvalidInput as error:
         raise InvalidFile(f"{section.where}: {error}") from None
-    section.done()
-    return case

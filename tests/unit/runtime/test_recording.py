@@ -150,6 +150,7 @@ WHOLE = {"version": 2, "stack": "streams", "machine": {}, "provenance": {}, "cas
         ({**WHOLE, "cases": [{**CASE, "load": -1.0}]}, np.zeros((1, 2, 3), dtype=np.int64), "load"),
         ({**WHOLE, "cases": [{**CASE, "slots": [1]}]}, np.zeros((1, 2, 3), dtype=np.int64), r"slots = \[1\]"),
         ({**WHOLE, "cases": [{**CASE, "slots": [1, -1]}]}, np.zeros((1, 2, 3), dtype=np.int64), r"slots = \[1, -1\]"),
+        ({**WHOLE, "cases": [{**CASE, "source": 1}]}, np.zeros((1, 2, 3), dtype=np.int64), "source = 1 is not text"),
         ({**WHOLE, "more": 1}, np.zeros((1, 2, 3), dtype=np.int64), "more"),
     ],
 )
@@ -157,8 +158,9 @@ def test_a_file_that_is_no_recording_is_refused_by_name(
     about: object, array: np.ndarray | None, line: str, tmp_path: Path
 ) -> None:
     path = rewritten(tmp_path / "runs.npz", about, {} if array is None else {"case0": array})
-    with pytest.raises((InvalidFile, InvalidInput), match=line):
+    with pytest.raises((InvalidFile, InvalidInput), match=line) as error:
         load_recording(path)
+    assert str(error.value).count(str(path)) == 1
 
 
 def test_pickles_and_other_files_are_refused(tmp_path: Path) -> None:
