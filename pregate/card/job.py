@@ -13,7 +13,7 @@ import numpy as np
 
 from offload.metrics import decode_steps
 from offload.placing.footprint import Workload, measure_workload
-from pregate.ask.decode_middle import middle_of_decode
+from pregate.ask.decode_middle import DECODED, middle_of_decode
 from pregate.routing_traces import synthesize
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -96,9 +96,16 @@ def workpiece(
 
 
 def _counted(model: ModelArchitecture, prompt: RoutingTrace, job: RequestLoad, seed: int) -> PopularityProfile:
-    """How often the prompt asks for each expert, or where it is short a longer one with the same dials."""
-    long_enough = job.input_tokens * job.batch >= _COUNTED
-    return popularity_of(prompt if long_enough else synthesize(model, _COUNTED, 2, 1, seed))
+    """How often the prompt asks for each expert, or where it is short a longer one with the same dials. A decoder that
+    does not read the prompt is counted on an answer, behind the tokens that are timed.
+    """
+    if not model.is_encoder_decoder:
+        long_enough = job.input_tokens * job.batch >= _COUNTED
+        return popularity_of(prompt if long_enough else synthesize(model, _COUNTED, 2, 1, seed))
+    answer = synthesize(model, max(job.input_tokens, _COUNTED), DECODED + _COUNTED, 1, seed)
+    whole, timed = popularity_of(answer), popularity_of(answer.first_steps(DECODED + 1))
+    in_decoder = np.arange(model.n_moe_layers)[:, None] >= model.n_encoder_moe_layers
+    return PopularityProfile(whole.counts - timed.counts * in_decoder, whole.provenance)
 
 
 def recorded_job(

@@ -15,6 +15,7 @@ from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.schedule import Schedule
 from pregate.ask.capturing.capture import capture_request
+from pregate.ask.capturing.demands import passes_that_ask
 from pregate.ask.capturing.kept_answers import Answer, answer_key, kept_answer
 from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import Request, request
@@ -22,6 +23,7 @@ from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.card.job import Workpiece
 from pregate.card.judged_design import objective_of
 from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
 from traces.routing import RoutingTrace
 
 __all__ = ["ROOMY", "Limit", "speed_limit", "with_memory"]
@@ -49,7 +51,7 @@ def with_memory(hw: Platform, hbm_bytes: int, dram_bytes: int = ROOMY) -> Machin
 
 
 def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece, kept: ScheduleCache | None = None) -> Limit:
-    """The limit of a job. The experts that HBM has room for are those asked for most, known beforehand.
+    """The limit of a job. In HBM are the experts for which most passes of the phase ask, known beforehand.
 
     `kept`: where answers of earlier runs lie.
     """
@@ -59,18 +61,19 @@ def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece, kept: S
     ]
     room = hw.machine.n_cards * hw.machine.accelerator.hbm_bytes - asked[0].plan.static_bytes
     experts_bytes = model.n_moe_layers * model.n_experts * model.expert_bytes
-    resident = _share_of_uses(work.popularity.counts, (room + experts_bytes) / max(model.expert_bytes, 1))
+    n_experts = max(int((room + experts_bytes) / max(model.expert_bytes, 1)), 0)
+    resident = [_share_of_uses(model, one, n_experts) for one in (_prompt_of(work.prompt), work.tokens.decode_only())]
     key = answer_key(f"speed limit with {resident!r} of uses in HBM", asked, hw)
     return Limit(**kept_answer(kept, key, lambda: _limit(asked, hw, work, resident)))
 
 
-def _limit(asked: Sequence[Request], hw: Platform, work: Workpiece, resident: float) -> Answer:
+def _limit(asked: Sequence[Request], hw: Platform, work: Workpiece, resident: Sequence[float]) -> Answer:
     schedules = [capture_request(one).decoded.schedule for one in asked]
     first = _first_token(schedules[0], work.prompt)
     rest = np.isin(schedules[1].step, decode_steps(work.tokens))
     n_tokens = max(len(decode_steps(work.tokens)), 1)
-    ttft_s, prompt_binds = _least(schedules[0], first, hw, resident)
-    token_s, token_binds = _least(schedules[1], rest, hw, resident)
+    ttft_s, prompt_binds = _least(schedules[0], first, hw, resident[0])
+    token_s, token_binds = _least(schedules[1], rest, hw, resident[1])
     return asdict(Limit(ttft_s, token_s / n_tokens, prompt_binds, token_binds))
 
 
@@ -85,10 +88,15 @@ def limit_of(limit: Limit, work: Workpiece, objective: str) -> float:
     return abs(float(objective_of(limit.ttft_s, limit.tpot_s, work.job, objective)))
 
 
-def _share_of_uses(counts: NDArray[np.float64], n_experts: float) -> float:
-    """The share of all uses that the `n_experts` asked for most have."""
-    shares = np.sort((counts / counts.sum(axis=1, keepdims=True)).ravel())[::-1]
-    return float(shares[: max(int(n_experts), 0)].sum() / shares.sum())
+def _prompt_of(trace: RoutingTrace) -> RoutingTrace:
+    """The passes before the first token: the prompt, and where none was recorded the first."""
+    return trace.select(phase=Phase.PREFILL) if (trace.phase == Phase.PREFILL).any() else trace.first_steps(1)
+
+
+def _share_of_uses(model: ModelArchitecture, trace: RoutingTrace, n_experts: int) -> float:
+    """The share of what passes ask for that the `n_experts` asked for most have; 1 where nothing is asked for."""
+    uses = np.sort(passes_that_ask(model, trace), axis=None)[::-1]
+    return float(uses[:n_experts].sum() / max(uses.sum(), 1)) if uses.any() else 1.0
 
 
 def _least(schedule: Schedule, counted: NDArray[np.bool_], hw: Platform, resident: float) -> tuple[float, str]:

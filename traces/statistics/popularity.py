@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
-from traces.statistics.locality import expert_counts
 from traces.typed import check_value
 
 if TYPE_CHECKING:
@@ -97,4 +96,6 @@ class PopularityProfile:
 
 def popularity_of(trace: RoutingTrace) -> PopularityProfile:
     """The popularity of experts in a trace, over tokens of both phases."""
-    return PopularityProfile(expert_counts(trace).astype(np.float64), trace.provenance)
+    layers = (chosen[chosen >= 0] for chosen in np.moveaxis(trace.experts, 1, 0))
+    counts = np.array([np.bincount(used, minlength=trace.n_experts) for used in layers])
+    return PopularityProfile(counts, trace.provenance)

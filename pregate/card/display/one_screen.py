@@ -103,7 +103,7 @@ def _longer(card: Card, width: int) -> dict[str, list[str]]:
     """The parts that have more to say where there is room for it."""
     words = in_words(card.best)
     return {
-        "words": cut(folded(f"1 is: {words}", width, "  "), 1, width) if words else [],
+        "words": folded(f"1 is: {words}", width, "  ") if words else [],
         "run": run_lines("Run 1", card.flags, width),
         "measure": command_lines(_measured(card), card.narrowing.command, width),
         "changes": folded(": ".join(changed_by(card, 2)), width, "  "),
