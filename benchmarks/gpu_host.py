@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtime.cores import loop_s_by_core
+from runtime.machine.cores import loop_s_by_core
 
 WATCHED_S = 6.0
 RUNS, CALLS = 5, 200

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from runtime.device import describe_device, software
+from runtime.machine.device import describe_device, software
 
 PACKAGES = (
     "numpy", "scipy", "llvmlite", "simpy", "yaml", "safetensors", "typer", "rich", "matplotlib", "xarray", "h5py",

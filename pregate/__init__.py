@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from pregate.page.writing import explore_page
     from pregate.routing_traces import import_trace, load_popularity, load_trace, synthesize
     from pregate.tuning.tuned import Tuned, tune
+    from runtime.backends.pacing import Link
     from runtime.microbench.session import measure
-    from runtime.pacing import Link
     from runtime.recording.record import record
     from simulator.modes import Modes
     from traces.errors import InvalidInput, PregateError
@@ -94,7 +94,7 @@ _HOMES = {
     "InvalidInput": "traces.errors",
     "LatencyPromise": "pregate.economics.serving",
     "LatinHypercube": "pregate.explore.sweeps.axes",
-    "Link": "runtime.pacing",
+    "Link": "runtime.backends.pacing",
     "LruCurve": "pregate.ask.replays.replay",
     "MachineRanking": "pregate.economics.machine_ranking",
     "MachineRecipe": "pregate.explore.sweeps.machines",

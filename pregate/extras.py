@@ -23,7 +23,7 @@ def backend_named(name: str) -> str:
     if name not in BACKENDS:
         raise unknown_name("back end", name, BACKENDS)
     require_torch()
-    from runtime.device import has_cuda
+    from runtime.machine.device import has_cuda
 
     there = has_cuda()
     if name == "cuda" and not there:

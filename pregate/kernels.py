@@ -8,7 +8,7 @@ from offload.decoding.choice_counts import COUNT
 from offload.fast import replay_compiled
 from offload.fast.block_unions import UNIONS
 from offload.fast.decode_compiled import RUN_STEPS
-from runtime.pacing_kernel import COPY, SPIN
+from runtime.backends.pacing_kernel import COPY, SPIN
 from simulator.batched.batch import RUN
 from simulator.batched.batch_waits import WAITS
 from simulator.event import FIFO_LOOP, INDEX, TIMED_LOOP

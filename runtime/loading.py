@@ -17,19 +17,19 @@ from torch import Tensor
 
 from offload.granularity import matrix_bytes
 from offload.ops import KINDS, KindRow, Lane, OpKind, Place
-from runtime.backend import Action, Backend, Copy
-from runtime.bound_pass import BoundPass, bind_pass
-from runtime.buffer_rows import as_rows
-from runtime.host_layers import KIND_OF_PART
+from runtime.backends.backend import Action, Backend, Copy
 from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
 from runtime.model.attention import KvCache
+from runtime.model.bound_pass import BoundPass, bind_pass
+from runtime.model.buffer_rows import as_rows
 from runtime.model.fewer_bits import PackedExpert, unpack
 from runtime.model.layers import Choice, FfnWeights, Layers, Masked, Scratch, ffn_weights
 from runtime.model.shapes import expert_shapes
 from runtime.model.weights import Experts
-from runtime.passes import Pass
 from runtime.pools import FEWER_BITS, IDS, SLOTS, carvers, low_bytes, pool_bytes, scratch_shapes, sides
-from runtime.program import Program
+from runtime.programs.host_layers import KIND_OF_PART
+from runtime.programs.passes import Pass
+from runtime.programs.program import Program
 from runtime.storage import ExpertFile
 
 __all__ = ["Binder", "Loaded", "load_program"]

@@ -6,13 +6,13 @@ from collections.abc import Collection
 
 import torch
 
-from runtime.host_layers import HostLayers, layer_of, names_by_side
 from runtime.memory import PAGE_BYTES, Carver, element_type, round_up
 from runtime.model.fewer_bits import packed_bytes
 from runtime.model.shapes import Shapes, static_shapes
-from runtime.passes import Passes
-from runtime.program import Rounding
-from runtime.sliding_windows import ring_tokens
+from runtime.model.sliding_windows import ring_tokens
+from runtime.programs.host_layers import HostLayers, layer_of, names_by_side
+from runtime.programs.passes import Passes
+from runtime.programs.program import Rounding
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["FEWER_BITS", "IDS", "SLOTS", "STATIC", "carvers", "low_bytes", "pool_bytes", "scratch_shapes", "sides"]

@@ -18,12 +18,12 @@ from offload.ops import KINDS, Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from offload.uncollected import uncollected
-from runtime.backend import Action, Backend, Times
+from runtime.backends.backend import Action, Backend, Times
 from runtime.loading import Loaded, load_program
 from runtime.model.weights import Experts
 from runtime.pools import pool_bytes
-from runtime.program import ExpertKey, Program, build_program
-from runtime.races import check_races
+from runtime.programs.program import ExpertKey, Program, build_program
+from runtime.programs.races import check_races
 from runtime.storage import ExpertFile
 from traces.errors import InvalidInput, PregateError
 from traces.model.architecture import ModelArchitecture
@@ -46,7 +46,7 @@ class MeasuredRun:
     """What happened. `timeline.source` names the back end.
 
     `digest`: of the final hidden states of all forward passes, `pass_digests` of each; `states` (n_tokens, d_model)
-    float32, those states, in the order of `runtime.passes`. `moved_bytes`: by lane, equal to the schedule's.
+    float32, those states, in the order of `runtime.programs.passes`. `moved_bytes`: by lane, equal to the schedule's.
     `pool_bytes`: HBM taken, by what for. `lookups`: by phase, experts looked up a (step, layer) union, and found
     resident.
     """

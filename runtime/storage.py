@@ -13,7 +13,7 @@ from torch import Tensor
 
 from runtime.memory import PAGE_BYTES, aligned, round_up
 from runtime.model.weights import Experts
-from runtime.program import ExpertKey
+from runtime.programs.program import ExpertKey
 from traces.errors import InvalidFile
 
 __all__ = ["ExpertFile"]

@@ -13,9 +13,9 @@ from pregate.check.measured_run import execute_captured, initial_slots
 from pregate.check.outcome import Measurement
 from pregate.check.predictions import PreparedCase, exact_counts
 from pregate.check.recording import RecordedCase, measurement_of
+from runtime.machine.watch import Clock, LoadWatch, Seen, counting
 from runtime.model.weights import Experts
 from runtime.run import MeasuredRun, OutputMismatch
-from runtime.watch import Clock, LoadWatch, Seen, counting
 from traces.phase import Phase
 
 __all__ = ["Runner"]

@@ -23,14 +23,14 @@ from pregate.ask.capturing.machine_memory import MachineMemory
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.capturing.tier_names import tier_named
 from pregate.extras import BACKENDS, backend_named
-from runtime.pacing import Link
+from runtime.backends.pacing import Link
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
 if TYPE_CHECKING:
-    from runtime.backend import Backend
-    from runtime.passes import Passes
+    from runtime.backends.backend import Backend
+    from runtime.programs.passes import Passes
 
 __all__ = [
     "Device",
@@ -108,10 +108,10 @@ def require_storage(expert_tier: str, storage: Path | None) -> None:
 def make_backend(device: Device) -> Backend:
     """The back end of a resolved device, for one run."""
     if device.backend == "cuda":
-        from runtime.cuda import CudaBackend
+        from runtime.backends.cuda import CudaBackend
 
         return CudaBackend(device.hbm_bytes, device.chunk_bytes, device.graphs)
-    from runtime.cpu import CpuBackend
+    from runtime.backends.cpu import CpuBackend
 
     return CpuBackend(device.hbm_bytes, device.h2d, device.d2h)
 
@@ -121,7 +121,7 @@ def memory_of_device(device: Device) -> MachineMemory:
     `resolve`.
     """
     device = resolve(device)
-    from runtime.device import describe_device
+    from runtime.machine.device import describe_device
 
     free = _free_bytes(device)
     if device.hbm_bytes is not None and device.hbm_bytes > free:
@@ -182,7 +182,7 @@ def request_on(
 ) -> tuple[Request, Passes]:
     """What `capture_on` captures on a resolved device: memory is granted so that its pools fit. Raises as that does."""
     from runtime.memory import element_type
-    from runtime.passes import plan_passes
+    from runtime.programs.passes import plan_passes
 
     require_storage(expert_tier, device.storage)
     element_type(model)
@@ -218,9 +218,9 @@ def _reserve_bytes(asked: Request, passes: Passes, hbm_bytes: int) -> int:
 
 def _pool_bytes(asked: Request, passes: Passes, n_slots: int) -> int:
     """HBM of a run with `n_slots` expert slots."""
-    from runtime.host_layers import HostLayers
     from runtime.pools import pool_bytes
-    from runtime.program import Rounding
+    from runtime.programs.host_layers import HostLayers
+    from runtime.programs.program import Rounding
 
     low = asked.plan.low
     rounding = None if asked.policy.is_exact else Rounding() if low is None else Rounding(low.n, low.bits)

@@ -42,10 +42,10 @@ from traces.phase import Phase
 from traces.routing import RoutingTrace
 
 if TYPE_CHECKING:
+    from runtime.machine.watch import Seen
     from runtime.pregated.offloaded import OffloadedRun
     from runtime.pregated.tokens import Tokenizer
     from runtime.pregated.transformer import MoeTransformer
-    from runtime.watch import Seen
 
 __all__ = ["ReplayMismatch", "generate", "ids_wait_s"]
 
@@ -181,7 +181,7 @@ def _at_pace(designs: Sequence[DesignGeneration], ran: Sequence[_Ran], machine: 
 
 
 def _counting(ran: _Ran) -> list[int]:
-    from runtime.watch import counting
+    from runtime.machine.watch import counting
 
     return counting(ran.seen)
 
@@ -193,10 +193,10 @@ class _Session:
         self, trained: MoeTransformer, tokenizer: Tokenizer, prompts: Sequence[str] | Path, new_tokens: int, batch: int,
         device: Device, tier: str,
     ) -> None:  # fmt: skip
+        from runtime.machine.watch import Clock
         from runtime.model.weights import Experts
         from runtime.pregated.given_weights import TrainedWeights
         from runtime.pregated.prompts import unrouted
-        from runtime.watch import Clock
 
         self._clock = Clock()
         self._model, self._lookahead, self._tokenizer = trained.architecture, trained.lookahead, tokenizer
@@ -228,7 +228,7 @@ class _Session:
 
     def run(self, ran: _Ran) -> None:
         """Run a design once more, watching the machine."""
-        from runtime.watch import LoadWatch
+        from runtime.machine.watch import LoadWatch
 
         gc.collect()
         with LoadWatch(self._clock) as watch:
@@ -237,7 +237,7 @@ class _Session:
 
     def figures_of(self, ran: _Ran, machine: Platform | None) -> DesignGeneration:
         """What the runs of a design came to, and what is predicted. Raises `OutputMismatch`, `ReplayMismatch`."""
-        from runtime.watch import counting
+        from runtime.machine.watch import counting
 
         asked, runs, seen, policy = ran.asked, ran.runs, ran.seen, ran.asked.policy
         captured = self._replayed(asked, runs)

@@ -11,7 +11,7 @@ from offload.slots.memory import CapacityExceeded
 from pregate.check.case_runner import Runner
 from pregate.check.outcome import CaseOutcome, CasePrediction
 from pregate.check.predictions import PreparedCase
-from runtime.backend import LaneFailure
+from runtime.backends.backend import LaneFailure
 from runtime.run import OutputMismatch
 
 __all__ = ["GroupErrors", "PredictedGroup", "TimeBudget", "run_groups"]

@@ -15,7 +15,7 @@ from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.draw.perfetto import simulated_again
-from runtime.pacing import CHUNK_BYTES
+from runtime.backends.pacing import CHUNK_BYTES
 from simulator.live_issue import Deciding, issued_live
 
 __all__ = ["deciding_of", "knows_deciding", "predicted_live"]

@@ -33,10 +33,10 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
+    from runtime.machine.watch import Clock, Seen
     from runtime.model.weights import Experts
-    from runtime.program import ExpertKey
+    from runtime.programs.program import ExpertKey
     from runtime.run import MeasuredRun
-    from runtime.watch import Clock, Seen
 
 __all__ = [
     "Device",
@@ -140,7 +140,7 @@ def run(
     if repeats > 1 if warmup is None else warmup:
         say("warming up")
         execute_captured(captured, device, experts)
-    from runtime.watch import Clock
+    from runtime.machine.watch import Clock
 
     runs, seen, clock = [], [], Clock(any_core=device.backend == "cuda")
     for i in range(repeats):
@@ -191,7 +191,7 @@ def execute_captured(
 
 def initial_slots(asked: Request) -> dict[int, ExpertKey]:
     """The experts in slots before the start: the resident ones, those of a warm cache, those a placement keeps."""
-    from runtime.program import cached_slots, kept_slots
+    from runtime.programs.program import cached_slots, kept_slots
 
     model, plan = asked.model, asked.plan
     kept = [(layer, experts) for layer, experts in enumerate(asked.placed.kept) if experts is not None]
@@ -207,7 +207,7 @@ def _watched(
     captured: Captured, device: Device, experts: Experts, clock: Clock, *, prove: bool
 ) -> tuple[MeasuredRun, Seen]:
     """A run, and what else the machine did during it."""
-    from runtime.watch import LoadWatch
+    from runtime.machine.watch import LoadWatch
 
     gc.collect()  # the pools of the run before
     with LoadWatch(clock) as watch:
@@ -216,9 +216,9 @@ def _watched(
 
 
 def _result(captured: Captured, device: Device, runs: Sequence[MeasuredRun], seen: Sequence[Seen]) -> RunResult:
-    from runtime.device import describe_device
+    from runtime.machine.device import describe_device
+    from runtime.machine.watch import counting
     from runtime.run import check_same_output
-    from runtime.watch import counting
 
     output = check_same_output({f"run {i + 1}": one for i, one in enumerate(runs)})
     disturbances = [one.disturbance() for one in seen]

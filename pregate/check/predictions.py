@@ -28,7 +28,7 @@ from pregate.ask.simulation import interpret
 from pregate.ask.timing.intervals import full_intervals
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import COMPARED_METRICS, Case, CasePrediction, OpTime
-from runtime.precedence import follows_of, order_of
+from runtime.programs.precedence import follows_of, order_of
 from simulator.explain.bounds import lower_bounds
 from simulator.explain.explained_metrics import METRICS as SIMULATED
 from traces.errors import InvalidInput

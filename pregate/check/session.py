@@ -22,7 +22,7 @@ from pregate.check.ledger import Predicted, append_measured, append_predictions
 from pregate.check.outcome import CaseOutcome, Validation
 from pregate.check.predictions import PreparedCase, predict, predictions_document, prepare_cases
 from pregate.check.recording import Recording, save_recording
-from runtime.device import describe_device, software, stack_of
+from runtime.machine.device import describe_device, software, stack_of
 from runtime.microbench.session import cpu_link
 from traces.errors import InvalidInput
 from traces.whole_file import whole_file

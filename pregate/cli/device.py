@@ -38,8 +38,8 @@ class DeviceOptions:
     def device(self, chunk: str | None = None, graphs: bool = False) -> Device:
         """The device; `chunk`: the size of parts that experts are copied in, `graphs` as of the option."""
         from pregate.check.devices import Device
+        from runtime.backends.pacing import Link
         from runtime.microbench.session import LINK_LATENCY_S
-        from runtime.pacing import Link
 
         speed = None if self.link in (None, "memory") else parse_override(str(self.link), "bandwidth")
         default_s = 0.0 if speed is None else LINK_LATENCY_S

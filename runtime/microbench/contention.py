@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hwmodels.calibrate.measurements import Sample, sample_of
 from offload.ops import Lane
-from runtime.backend import Action, Backend, Copy
-from runtime.cpu import CpuBackend
+from runtime.backends.backend import Action, Backend, Copy
+from runtime.backends.cpu import CpuBackend
 from runtime.memory import TYPES
 from runtime.microbench.lanes import timed
 

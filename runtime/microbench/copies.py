@@ -14,10 +14,10 @@ from torch import Tensor
 
 from hwmodels.calibrate.measurements import Sample, sample_of
 from offload.ops import Lane
-from runtime.backend import Action, Backend, Copy
+from runtime.backends.backend import Action, Backend, Copy
+from runtime.machine.numa import on_node
 from runtime.memory import aligned, mapped
 from runtime.microbench.lanes import timed
-from runtime.numa import on_node
 from traces.errors import InvalidInput
 
 __all__ = ["POOL_BYTES", "SIZES", "Ring", "copy_samples", "planned_copies"]

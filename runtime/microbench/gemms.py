@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hwmodels.calibrate.measurements import Sample, sample_of
 from offload.ops import Lane
-from runtime.backend import Action, Backend
+from runtime.backends.backend import Action, Backend
 from runtime.memory import TYPES
 from runtime.microbench.lanes import timed
 

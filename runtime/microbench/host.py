@@ -15,7 +15,7 @@ import numpy as np
 
 from hwmodels.calibrate.measurements import Sample, sample_of
 from offload.ops import Lane
-from runtime.backend import Action, Backend, Copy
+from runtime.backends.backend import Action, Backend, Copy
 from runtime.microbench.lanes import Timed, timed
 
 __all__ = ["host_samples"]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from offload.ops import Lane
 from offload.uncollected import uncollected
-from runtime.backend import Action, Backend, Times
-from runtime.pacing import now_ns
-from runtime.precedence import Order
+from runtime.backends.backend import Action, Backend, Times
+from runtime.backends.pacing import now_ns
+from runtime.programs.precedence import Order
 from traces.errors import InvalidInput
 
 __all__ = ["Timed", "timed"]

@@ -21,17 +21,17 @@ from offload.ops import Lane, OpKind
 from offload.placing.placement import place
 from offload.policies import policy_named
 from offload.schedule import Schedule
-from runtime.backend import Action, Backend, Copy
-from runtime.cpu import CpuBackend
+from runtime.backends.backend import Action, Backend, Copy
+from runtime.backends.cpu import CpuBackend
+from runtime.backends.pacing import CHUNK_BYTES, now_ns
 from runtime.microbench.lanes import timed
 from runtime.model.weights import Experts
-from runtime.pacing import CHUNK_BYTES, now_ns
 from runtime.pregated.experiment_plan import ExperimentPlan
 from runtime.pregated.given_weights import TrainedWeights
 from runtime.pregated.offloaded import Granted, OffloadedRun, generate_offloaded
 from runtime.pregated.prompts import unrouted
 from runtime.pregated.transformer import MoeTransformer
-from runtime.program import resident_slots
+from runtime.programs.program import resident_slots
 from traces.routing import RoutingTrace
 
 __all__ = ["live_samples"]

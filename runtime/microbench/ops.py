@@ -18,12 +18,12 @@ from offload.ops import KERNEL_KINDS, KINDS, Gemm, Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.schedule import Schedule
-from runtime.backend import Action, Backend, Times
+from runtime.backends.backend import Action, Backend, Times
 from runtime.loading import load_program
 from runtime.microbench.lanes import timed
 from runtime.microbench.probes import Probe
 from runtime.model.weights import Experts
-from runtime.program import Program, build_program, resident_slots
+from runtime.programs.program import Program, build_program, resident_slots
 from traces.phase import Phase
 
 __all__ = ["offloaded_samples", "op_samples"]

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from hwmodels.calibrate.measurements import Sample
-from runtime.backend import Action, Backend
-from runtime.conditions import device_node
-from runtime.cpu import CpuBackend
-from runtime.cuda import CudaBackend
-from runtime.device import stack_of
+from runtime.backends.backend import Action, Backend
+from runtime.backends.cpu import CpuBackend
+from runtime.backends.cuda import CudaBackend
+from runtime.backends.pacing import Link
+from runtime.machine.conditions import device_node
+from runtime.machine.device import stack_of
+from runtime.machine.numa import other_node
 from runtime.microbench.contention import contention_samples
 from runtime.microbench.copies import copy_samples
 from runtime.microbench.gemms import PARAMS, gemm_samples
@@ -27,9 +29,7 @@ from runtime.microbench.probes import Probe, probes
 from runtime.microbench.rounds import Microbenchmark
 from runtime.microbench.storage import read_samples
 from runtime.model.weights import Experts
-from runtime.numa import other_node
-from runtime.pacing import Link
-from runtime.program import resident_slots
+from runtime.programs.program import resident_slots
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.dtypes import DTYPES

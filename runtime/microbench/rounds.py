@@ -18,7 +18,7 @@ import numpy as np
 from hwmodels.calibrate.measurements import Sample
 from hwmodels.calibrate.rounds import merged_rounds
 from hwmodels.fits.trust import Trust, trust_of
-from runtime.watch import Clock, LoadWatch, Seen, counting
+from runtime.machine.watch import Clock, LoadWatch, Seen, counting
 
 __all__ = ["Microbenchmark", "Round", "Session", "in_rounds"]
 

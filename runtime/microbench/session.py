@@ -12,10 +12,10 @@ from typing import Any
 
 from hwmodels.calibrate.measurements import Measurements, workload_digest
 from hwmodels.quantity import ReadOnly
-from runtime.device import describe_device, software
+from runtime.machine.device import describe_device, software
+from runtime.machine.watch import Busy, Clock
 from runtime.microbench.parts import LINK_LATENCY_S, Settings, cpu_link, microbenchmarks_of, probes_of
 from runtime.microbench.rounds import in_rounds
-from runtime.watch import Busy, Clock
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["LINK_LATENCY_S", "Settings", "cpu_link", "measure"]

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from offload.ops import Piece
-from runtime.bound_pass import BoundPass
-from runtime.buffer_rows import BoundRows
 from runtime.model.attention import Block, KvCache, Span, position_bias, seen_in
+from runtime.model.bound_pass import BoundPass
+from runtime.model.buffer_rows import BoundRows
+from runtime.model.sliding_windows import WindowedPass
 from runtime.model.window_attention import attend_several
-from runtime.sliding_windows import WindowedPass
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["Choice", "FfnWeights", "Layers", "Masked", "Scratch", "ffn_weights"]

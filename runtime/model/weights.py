@@ -21,7 +21,7 @@ from torch import Tensor
 from runtime.memory import PAGE_BYTES, Carver, aligned, available_bytes, element_type, host_memory, round_up
 from runtime.model.fewer_bits import PackedExpert, pack_expert, packed_bytes
 from runtime.model.shapes import expert_shapes, static_shapes
-from runtime.touches import ExpertKey
+from runtime.programs.touches import ExpertKey
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["Experts", "ModelWeights", "fill_expert", "fill_static"]

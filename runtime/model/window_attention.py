@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from runtime.model.attention import Block, KvCache, Span
-from runtime.sliding_windows import SeveralTokens
+from runtime.model.sliding_windows import SeveralTokens
 
 __all__ = ["attend_several"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from offload.decoding.unions import Union
 from offload.policy import BlockView, MissAction, OnMiss, Policy
-from runtime.passes import Pass
+from runtime.programs.passes import Pass
 from traces.errors import InvalidInput
 from traces.routing import Step
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from runtime.memory import element_type
 from runtime.model.shapes import expert_shapes, static_shapes
 from runtime.pregated.transformer import ExpertLayer, MoeTransformer, Stack
-from runtime.touches import ExpertKey
+from runtime.programs.touches import ExpertKey
 from traces.errors import InvalidInput
 
 __all__ = ["TrainedWeights"]

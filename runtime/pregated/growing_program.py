@@ -19,22 +19,22 @@ from torch import Tensor
 from offload.ops import KINDS, Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
-from runtime.backend import Action, Backend, Copy
-from runtime.bound_pass import BoundPass, bind_pass
-from runtime.host_layers import HostLayers
+from runtime.backends.backend import Action, Backend, Copy
+from runtime.backends.pacing import now_ns
 from runtime.loading import Binder
 from runtime.memory import aligned
+from runtime.model.bound_pass import BoundPass, bind_pass
 from runtime.model.layers import Choice, Layers
 from runtime.model.weights import Experts
-from runtime.pacing import now_ns
-from runtime.passes import Pass, Passes
-from runtime.precedence import GrowingOrder, Order
 from runtime.pregated.gate_positions import gates_at
 from runtime.pregated.own_gates import Guessing, OwnGates
 from runtime.pregated.prompts import UnroutedRun
-from runtime.program import Program, Rounding
+from runtime.programs.host_layers import HostLayers
+from runtime.programs.passes import Pass, Passes
+from runtime.programs.precedence import GrowingOrder, Order
+from runtime.programs.program import Program, Rounding
+from runtime.programs.touches import ExpertKey, Touches
 from runtime.storage import ExpertFile
-from runtime.touches import ExpertKey, Touches
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["GatePlaces", "GrowingProgram", "IssuingRecorder", "most_ops"]

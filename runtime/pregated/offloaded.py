@@ -35,21 +35,21 @@ from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots
 from offload.timeline import Timeline
 from offload.uncollected import uncollected
-from runtime.backend import Backend
-from runtime.host_layers import HostLayers
+from runtime.backends.backend import Backend
 from runtime.model.fewer_bits import check_bits
 from runtime.model.weights import Experts
-from runtime.passes import plan_passes
 from runtime.pools import pool_bytes
 from runtime.pregated.changes import FORESEES, Changes
 from runtime.pregated.growing_program import GatePlaces, GrowingProgram, IssuingRecorder
 from runtime.pregated.own_gates import Guessing
 from runtime.pregated.prompts import UnroutedRun, trace_of
-from runtime.program import Rounding, build_program
-from runtime.races import check_races
+from runtime.programs.host_layers import HostLayers
+from runtime.programs.passes import plan_passes
+from runtime.programs.program import Rounding, build_program
+from runtime.programs.races import check_races
+from runtime.programs.touches import ExpertKey
 from runtime.run import MeasuredRun, OutputMismatch
 from runtime.storage import ExpertFile
-from runtime.touches import ExpertKey
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, Step

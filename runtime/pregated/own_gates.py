@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime.backend import Backend, Copy
-from runtime.bound_pass import BoundPass
+from runtime.backends.backend import Backend, Copy
+from runtime.model.bound_pass import BoundPass
 from runtime.model.layers import Layers
-from runtime.passes import Pass
 from runtime.pregated.transformer import choose_experts
+from runtime.programs.passes import Pass
 
 __all__ = ["Guessing", "OwnGates"]
 

@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from runtime.cuda import CudaBackend  # noqa: E402
+from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.run import execute  # noqa: E402
 
 

@@ -20,10 +20,10 @@ from traces.routing import Provenance, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.backends.cpu import CpuBackend  # noqa: E402
 from runtime.model.shapes import expert_shapes, static_shapes  # noqa: E402
 from runtime.model.weights import Experts, fill_static  # noqa: E402
-from runtime.passes import Passes, plan_passes  # noqa: E402
+from runtime.programs.passes import Passes, plan_passes  # noqa: E402
 from runtime.run import MeasuredRun, execute  # noqa: E402
 
 Tensor = torch.Tensor

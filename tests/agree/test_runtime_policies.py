@@ -25,14 +25,14 @@ from traces.routing import RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime import bound_pass  # noqa: E402
-from runtime.backend import Times  # noqa: E402
-from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.backends.backend import Times  # noqa: E402
+from runtime.backends.cpu import CpuBackend  # noqa: E402
+from runtime.backends.pacing import Link  # noqa: E402
+from runtime.model import bound_pass  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
-from runtime.pacing import Link  # noqa: E402
-from runtime.precedence import order_of  # noqa: E402
-from runtime.program import ExpertKey, build_program, cached_slots, resident_slots  # noqa: E402
-from runtime.races import UnsafeSchedule  # noqa: E402
+from runtime.programs.precedence import order_of  # noqa: E402
+from runtime.programs.program import ExpertKey, build_program, cached_slots, resident_slots  # noqa: E402
+from runtime.programs.races import UnsafeSchedule  # noqa: E402
 from runtime.run import MeasuredRun, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
 
 HW = load_platform("rtx-4090", "pytorch-eager")

@@ -24,10 +24,10 @@ from traces.routing import Provenance, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.backends.cpu import CpuBackend  # noqa: E402
+from runtime.backends.pacing import Link  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
-from runtime.pacing import Link  # noqa: E402
-from runtime.program import resident_slots  # noqa: E402
+from runtime.programs.program import resident_slots  # noqa: E402
 from runtime.run import check_same_output, execute  # noqa: E402
 
 EXECUTION = EXECUTIONS["streams"]

@@ -27,10 +27,10 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
-from runtime.cpu import CpuBackend  # noqa: E402
-from runtime.cuda import CudaBackend  # noqa: E402
+from runtime.backends.cpu import CpuBackend  # noqa: E402
+from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
-from runtime.program import cached_slots, resident_slots  # noqa: E402
+from runtime.programs.program import cached_slots, resident_slots  # noqa: E402
 from runtime.run import MeasuredRun, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
 
 HW = load_platform("rtx-4090", "pytorch-eager")

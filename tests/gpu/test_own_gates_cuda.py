@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
-from runtime.cpu import CpuBackend  # noqa: E402
-from runtime.cuda import CudaBackend  # noqa: E402
+from runtime.backends.cpu import CpuBackend  # noqa: E402
+from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.microbench.live import live_samples  # noqa: E402
 from tests.agree.test_own_gates import Generated  # noqa: E402
 from tests.live_designs import AHEAD, CHANGING, CONVENTIONAL  # noqa: E402

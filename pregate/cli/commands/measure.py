@@ -59,7 +59,7 @@ def measure(
     _require_places(output, storage)
     from pregate.check.devices import require_graphs
     from pregate.check.session import provenance_of
-    from runtime.conditions import ConditionsWatch
+    from runtime.machine.conditions import ConditionsWatch
     from runtime.microbench.session import Settings, cpu_link
     from runtime.microbench.session import measure as run_measure
 

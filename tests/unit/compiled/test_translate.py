@@ -11,7 +11,7 @@ import pytest
 from compiled import machine_code, system, vector
 from compiled.machine_code import Kernel
 from compiled.translate import module_of
-from runtime.pacing_kernel import COPY, SPIN
+from runtime.backends.pacing_kernel import COPY, SPIN
 
 LIMIT, HALF, ON = 7, 0.5, True
 RECORD = np.dtype([("time_s", "f8"), ("look", "i8"), ("flag", "i1")])

@@ -18,7 +18,7 @@ from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.check.live_prediction import deciding_of, knows_deciding, predicted_live
-from runtime.pacing import CHUNK_BYTES
+from runtime.backends.pacing import CHUNK_BYTES
 from tests.made_up_measurements import op_s, synthetic
 
 GATE = Work(OpKind.GATE, (Gemm(1, 512, 128),))

@@ -140,7 +140,7 @@ def test_a_shared_fit_is_a_yaml_file(run: Run, tmp_path: Path) -> None:
 
 def test_conditions_of_a_processor_name_nobody() -> None:
     pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
-    from runtime.conditions import ConditionsWatch
+    from runtime.machine.conditions import ConditionsWatch
 
     watch = ConditionsWatch("cpu")
     watch.look()
@@ -154,7 +154,7 @@ def test_conditions_of_a_processor_name_nobody() -> None:
 
 def test_conditions_of_a_device_are_what_its_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
-    from runtime import conditions
+    from runtime.machine import conditions
 
     clocks = iter([1410, 1200, 1305])
     library = SimpleNamespace(
@@ -189,7 +189,7 @@ def test_conditions_of_a_device_are_what_its_driver_says(monkeypatch: pytest.Mon
 
 def test_a_device_without_the_library_is_shared_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
-    from runtime import conditions
+    from runtime.machine import conditions
 
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(name="NVIDIA L4"))
@@ -202,7 +202,7 @@ def test_a_device_without_the_library_is_shared_with_what_there_is(monkeypatch: 
 
 def test_the_slot_of_a_device_is_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
-    from runtime import conditions
+    from runtime.machine import conditions
 
     slot = tmp_path / "0000:3b:00.0"
     slot.mkdir()

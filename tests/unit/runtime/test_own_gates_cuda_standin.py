@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime.cuda import CudaBackend  # noqa: E402
+from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.microbench.live import live_samples  # noqa: E402
 from tests.agree.test_own_gates import Generated  # noqa: E402
 from tests.cuda_standin import StandIn  # noqa: E402

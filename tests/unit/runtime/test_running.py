@@ -19,17 +19,17 @@ from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.check import measured_run
 from pregate.check.devices import Device, capture_on
 from pregate.check.measured_run import RunResult, execute_captured, run
-from runtime.pacing import Link
+from runtime.backends.pacing import Link
 from tests.small_models import MODELS, routing
 from tests.small_runs import CPU, HBM_BYTES, MODEL
 from traces.errors import InvalidInput
 from traces.phase import Phase
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
-from runtime import watch as watch_module  # noqa: E402
-from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.backends.cpu import CpuBackend  # noqa: E402
+from runtime.machine import watch as watch_module  # noqa: E402
+from runtime.machine.watch import Seen  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
-from runtime.watch import Seen  # noqa: E402
 
 QUIET, LOUD = Seen(foreign=0.0, steal=0.0, clock=1.0), Seen(foreign=0.0, steal=0.0, clock=2.0)
 

@@ -15,7 +15,7 @@ from pregate.ask.capturing.capture import Captured
 from pregate.check import devices
 from pregate.check.devices import Device, capture_on, memory_of_device, resolve
 from pregate.check.measured_run import execute_captured, run
-from runtime.pacing import Link
+from runtime.backends.pacing import Link
 from tests.small_models import MODELS, routing
 from tests.small_runs import CPU, MODEL
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
@@ -23,8 +23,8 @@ from traces.model.architecture import load_architecture
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 from runtime import memory  # noqa: E402
-from runtime.passes import plan_passes  # noqa: E402
 from runtime.pools import pool_bytes  # noqa: E402
+from runtime.programs.passes import plan_passes  # noqa: E402
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -90,7 +90,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(n_bytes: int) -> None:
         raise AssertionError(f"{n_bytes} bytes were taken")
 
-    monkeypatch.setattr("runtime.device._dram_bytes", lambda: 32_000_000_000)
+    monkeypatch.setattr("runtime.machine.device._dram_bytes", lambda: 32_000_000_000)
     monkeypatch.setattr(memory, "available_bytes", lambda: 20_000_000_000)
     monkeypatch.setattr(memory, "_aligned_array", refuse)
 
@@ -131,9 +131,9 @@ def test_more_hbm_than_is_free_is_refused(untouched: None) -> None:
 def test_a_cuda_device_keeps_some_memory_for_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "backend_named", lambda _: "cuda")
     monkeypatch.setattr(
-        "runtime.cuda.CudaBackend", lambda *_: SimpleNamespace(budget=SimpleNamespace(hbm_bytes=8 << 30))
+        "runtime.backends.cuda.CudaBackend", lambda *_: SimpleNamespace(budget=SimpleNamespace(hbm_bytes=8 << 30))
     )
-    monkeypatch.setattr("runtime.device.describe_device", lambda _: {"dram_bytes": 64 << 30})
+    monkeypatch.setattr("runtime.machine.device.describe_device", lambda _: {"dram_bytes": 64 << 30})
     assert 7 << 30 < memory_of_device(Device("auto")).hbm_bytes < 8 << 30
     with pytest.raises(CapacityExceeded, match=r"the cuda back end has 8\.3 GB free here"):
         memory_of_device(Device("auto", 8 << 30))

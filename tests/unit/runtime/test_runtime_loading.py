@@ -20,11 +20,11 @@ from traces.routing import Step
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.backends.cpu import CpuBackend  # noqa: E402
 from runtime.memory import PAGE_BYTES  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
-from runtime.passes import plan_passes  # noqa: E402
 from runtime.pools import pool_bytes  # noqa: E402
+from runtime.programs.passes import plan_passes  # noqa: E402
 from runtime.run import execute  # noqa: E402
 
 HW = load_platform("rtx-4090", "pytorch-eager", overrides={"accelerator.hbm_bytes": 1e12})

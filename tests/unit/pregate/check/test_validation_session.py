@@ -27,8 +27,8 @@ from pregate.check.predictions import predict, predictions_document, prepare_cas
 from pregate.check.recording import achieved_bound_s, load_recording  # noqa: E402
 from pregate.check.session import PREDICTIONS, RUNS, ValidationPlan, rejudge, validate  # noqa: E402
 from pregate.check.validation_summary import summarise_validation  # noqa: E402
+from runtime.machine.watch import Seen  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
-from runtime.watch import Seen  # noqa: E402
 
 SMALL = MODELS["decoder-only"]
 GROUP = CaseGroup(SMALL, CaseWorkload(1, 4, 4, seed=3), SUITE_POLICIES, link_bytes_per_s=20e6, hbm_share=0.5)

@@ -24,11 +24,11 @@ from traces.errors import InvalidFile, InvalidInput, PregateError
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime import device  # noqa: E402
+from runtime.machine import device  # noqa: E402
+from runtime.machine.watch import Busy, Seen  # noqa: E402
 from runtime.microbench import contention, gemms, live, parts, rounds, session  # noqa: E402
 from runtime.microbench.probes import Probe  # noqa: E402
 from runtime.microbench.rounds import Microbenchmark  # noqa: E402
-from runtime.watch import Busy, Seen  # noqa: E402
 
 PROBES = [
     Probe(MODELS["decoder-only"], 1, 4, 5, 2, offloaded=True, quick=True),

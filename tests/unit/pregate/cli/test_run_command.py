@@ -16,9 +16,9 @@ from traces.storage import save_trace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime import watch as watch_module  # noqa: E402
-from runtime.cpu import CpuBackend  # noqa: E402
-from runtime.watch import Seen  # noqa: E402
+from runtime.backends.cpu import CpuBackend  # noqa: E402
+from runtime.machine import watch as watch_module  # noqa: E402
+from runtime.machine.watch import Seen  # noqa: E402
 
 QUIET, LOUD = Seen(foreign=0.0, steal=0.0, clock=1.0), Seen(foreign=0.0, steal=0.0, clock=2.0)
 

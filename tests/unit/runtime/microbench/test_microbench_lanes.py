@@ -1,0 +1,102 @@
+"""Hand-made ops on a back end: times in, nothing left behind, and what could never run is refused before it hangs."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offload.ops import Lane
+from tests.cuda_standin import StandIn
+from traces.errors import InvalidInput
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+from runtime.backends.backend import Action, Copy, LaneFailure  # noqa: E402
+from runtime.backends.cpu import CpuBackend  # noqa: E402
+from runtime.backends.cuda import CudaBackend  # noqa: E402
+from runtime.backends.pacing import Link  # noqa: E402
+from runtime.memory import aligned  # noqa: E402
+from runtime.microbench.lanes import timed  # noqa: E402
+
+N_BYTES = 64 << 10
+LINK = Link(20e6, latency_s=1e-4)
+
+
+def nothing() -> None:
+    pass
+
+
+def a_copy() -> Copy:
+    return Copy(aligned(N_BYTES), aligned(N_BYTES))
+
+
+def lane_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("pregate-")]
+
+
+def test_ops_wait_for_the_ops_named_and_the_host_for_its_own() -> None:
+    actions = [a_copy(), nothing, None, nothing]
+    run = timed(CpuBackend(h2d=LINK), [Lane.H2D, Lane.COMPUTE, Lane.HOST, Lane.COMPUTE], actions, [(), (0,), (1,), ()])
+    start_s, end_s = run.times.start_s, run.times.end_s
+    assert end_s[0] - start_s[0] >= LINK.latency_s + N_BYTES / 20e6
+    assert start_s[1] >= end_s[0]
+    assert end_s[2] >= end_s[1]
+    assert start_s[3] >= end_s[2], "issued before the host had waited"
+    assert run.times.moved_bytes[Lane.H2D] == N_BYTES
+    assert run.issue_s.shape == (4,)
+    assert np.all(run.issue_s > 0)
+
+
+def test_ops_of_one_lane_follow_each_other_and_are_over_when_the_host_has_synchronised() -> None:
+    run = timed(CpuBackend(h2d=LINK), [Lane.H2D] * 2, [a_copy(), a_copy()])
+    assert np.diff(run.times.end_s)[0] >= N_BYTES / 20e6 - 5e-5
+    assert run.times.start_s[1] >= run.times.end_s[0]
+
+
+@pytest.mark.parametrize(
+    ("lanes", "actions", "waits", "message"),
+    [
+        ([Lane.COMPUTE], [nothing, nothing], None, r"^1 lanes, 2 actions, waits of 1 ops: give each op one"),
+        ([Lane.COMPUTE], [nothing], [(), ()], r"^1 lanes, 1 actions, waits of 2 ops"),
+        ([Lane.COMPUTE, Lane.D2H], [nothing, nothing], [(1,), ()], r"^op 0 waits for \[1\]: it can wait for ops be"),
+        ([Lane.COMPUTE], [nothing], [(-1,)], r"^op 0 waits for \[-1\]"),
+    ],
+)  # fmt: skip
+def test_what_could_never_run_is_refused_and_the_back_end_closed(
+    lanes: list[Lane], actions: list[Action | None], waits: Any, message: str
+) -> None:
+    backend = CpuBackend()
+    with pytest.raises(InvalidInput, match=message):
+        timed(backend, lanes, actions, waits)
+    with pytest.raises(InvalidInput, match="a back end serves one run"):
+        timed(backend, [Lane.COMPUTE], [nothing])
+
+
+def test_a_failure_leaves_no_thread_and_no_setting_behind() -> None:
+    def fail() -> None:
+        raise RuntimeError("no such kernel")
+
+    assert gc.isenabled()
+    with pytest.raises(LaneFailure, match=r"^op 1 on lane COMPUTE failed: no such kernel: nothing of this run"):
+        timed(CpuBackend(), [Lane.H2D, Lane.COMPUTE, Lane.HOST], [a_copy(), fail, None], [(), (), (1,)])
+    assert gc.isenabled()
+    assert not lane_threads()
+
+
+def test_no_garbage_is_collected_while_ops_are_timed() -> None:
+    seen: list[bool] = []
+    timed(CpuBackend(), [Lane.COMPUTE], [lambda: seen.append(gc.isenabled())])
+    assert seen == [False]
+    assert gc.isenabled()
+
+
+def test_streams_are_driven_by_the_same_code() -> None:
+    backend = CudaBackend(device="cpu", api=StandIn())
+    run = timed(backend, [Lane.H2D, Lane.COMPUTE, Lane.HOST], [a_copy(), nothing, None], [(), (0,), (1,)])
+    assert np.all(run.times.end_s >= run.times.start_s)
+    assert run.times.start_s[1] >= run.times.end_s[0]
+    assert run.times.moved_bytes[Lane.H2D] == N_BYTES
