@@ -90,7 +90,7 @@ if [ "$(left_s)" -ge 120 ]; then
   compiling=$!
 fi
 part tests 120 15 "$python" -m pytest -q -W default -p no:cacheprovider --junitxml "$rest/tests.xml" \
-  tests/gpu tests/unit/runtime/backends/test_runtime_cuda.py tests/unit/runtime/test_own_gates_cuda_standin.py
+  tests/gpu tests/unit/runtime/backends/test_runtime_cuda.py tests/unit/runtime/live/test_own_gates_cuda_standin.py
 [ -z "$compiling" ] || wait "$compiling" || failed=1
 
 graphs=() link=()

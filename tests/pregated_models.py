@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from runtime.pregated.experiment_plan import SHORT
+from runtime.pregated.training.experiment_plan import SHORT
 from runtime.pregated.transformer import MoeTransformer
 from traces.model.architecture import ModelArchitecture
 

@@ -20,7 +20,7 @@ from traces.whole_file import require_writable, whole_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from runtime.pregated.experiment_plan import ExperimentPlan
+    from runtime.pregated.training.experiment_plan import ExperimentPlan
 
 __all__ = ["GateStudy", "load_gate_study", "train"]
 
@@ -100,14 +100,14 @@ def train(
     require_torch()
     folder = Path(output)
     require_writable(folder)
-    from runtime.pregated.text import corpus_of_file
+    from runtime.pregated.corpus.text import corpus_of_file
 
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers = {workers}: at least 1")
     plan = _plan(short, layout, seeds, base_steps, arm_steps)
     corpus = None if text is None else corpus_of_file(Path(text))
-    from runtime.pregated.experiment import run_experiment
-    from runtime.pregated.findings import findings
+    from runtime.pregated.training.experiment import run_experiment
+    from runtime.pregated.training.findings import findings
 
     document = run_experiment(plan, folder, corpus, workers or (1 if short else 2), progress)
     versions = {"python": platform.python_version(), "torch": version("torch")}
@@ -137,7 +137,7 @@ def load_gate_study(path: str | Path) -> GateStudy:
 
 def _plan(short: bool, layout: str, seeds: int | None, base_steps: int | None, arm_steps: int | None) -> ExperimentPlan:
     """The plan that the options change. Raises `InvalidInput`."""
-    from runtime.pregated.experiment_plan import FULL, SHORT
+    from runtime.pregated.training.experiment_plan import FULL, SHORT
 
     if max(seeds or 0, base_steps or 0, arm_steps or 0) > _MOST:
         raise InvalidInput(f"seeds and steps: at most {_MOST:,} each")

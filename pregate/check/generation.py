@@ -42,9 +42,9 @@ from traces.phase import Phase
 from traces.routing import RoutingTrace
 
 if TYPE_CHECKING:
+    from runtime.live.offloaded import OffloadedRun
     from runtime.machine.watch import Seen
-    from runtime.pregated.offloaded import OffloadedRun
-    from runtime.pregated.tokens import Tokenizer
+    from runtime.pregated.corpus.tokens import Tokenizer
     from runtime.pregated.transformer import MoeTransformer
 
 __all__ = ["ReplayMismatch", "generate", "ids_wait_s"]
@@ -98,8 +98,8 @@ def generate(
             f"gates that run have not said yet: take lru, lfu, fifo, lifo or random, without warm"
         )
     named = [policy_named(one) if isinstance(one, str) else one for one in policies]
+    from runtime.live.offloaded import check_policy
     from runtime.pregated.model_file import load_trained
-    from runtime.pregated.offloaded import check_policy
 
     trained, tokenizer = load_trained(Path(model))
     for policy in named:
@@ -193,10 +193,10 @@ class _Session:
         self, trained: MoeTransformer, tokenizer: Tokenizer, prompts: Sequence[str] | Path, new_tokens: int, batch: int,
         device: Device, tier: str,
     ) -> None:  # fmt: skip
+        from runtime.live.given_weights import TrainedWeights
+        from runtime.live.prompts import unrouted
         from runtime.machine.watch import Clock
         from runtime.model.weights import Experts
-        from runtime.pregated.given_weights import TrainedWeights
-        from runtime.pregated.prompts import unrouted
 
         self._clock = Clock()
         self._model, self._lookahead, self._tokenizer = trained.architecture, trained.lookahead, tokenizer
@@ -208,7 +208,7 @@ class _Session:
 
     def refer(self) -> None:
         """Run with all experts resident: the tokens and the routing that every design must come to."""
-        from runtime.pregated.prompts import placeholder
+        from runtime.live.prompts import placeholder
 
         asked, _ = request_on(self._device, self._model, placeholder(self._model, self._unrouted()), "gpu_only")
         self._reference = self._run(asked, None)
@@ -263,7 +263,7 @@ class _Session:
 
     def _replayed(self, asked: Request, runs: Sequence[OffloadedRun]) -> Captured:
         """The schedule of the recorded trace. Raises where it, the tokens or the routing are not those of the runs."""
-        from runtime.pregated.offloaded import GivenGuesses
+        from runtime.live.offloaded import GivenGuesses
         from runtime.run import OutputMismatch, check_same_output
 
         name, first, policy = asked.policy.name, runs[0], asked.policy
@@ -290,7 +290,7 @@ class _Session:
         return captured
 
     def _run(self, asked: Request, known: RoutingTrace | None, *, prove: bool = True) -> OffloadedRun:
-        from runtime.pregated.offloaded import Granted, generate_offloaded
+        from runtime.live.offloaded import Granted, generate_offloaded
 
         initial = initial_slots(asked)
         n_slots = max([asked.plan.n_slots, *(slot + 1 for slot in initial)])

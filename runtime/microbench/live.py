@@ -24,12 +24,12 @@ from offload.schedule import Schedule
 from runtime.backends.backend import Action, Backend, Copy
 from runtime.backends.cpu import CpuBackend
 from runtime.backends.pacing import CHUNK_BYTES, now_ns
+from runtime.live.given_weights import TrainedWeights
+from runtime.live.offloaded import Granted, OffloadedRun, generate_offloaded
+from runtime.live.prompts import unrouted
 from runtime.microbench.lanes import timed
 from runtime.model.weights import Experts
-from runtime.pregated.experiment_plan import ExperimentPlan
-from runtime.pregated.given_weights import TrainedWeights
-from runtime.pregated.offloaded import Granted, OffloadedRun, generate_offloaded
-from runtime.pregated.prompts import unrouted
+from runtime.pregated.training.experiment_plan import ExperimentPlan
 from runtime.pregated.transformer import MoeTransformer
 from runtime.programs.program import resident_slots
 from traces.routing import RoutingTrace

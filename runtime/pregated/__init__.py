@@ -1,1 +1,1 @@
-"""Models whose gates look ahead: a small Mixture-of-Experts transformer, its training, its predictors, its run."""
+"""Models whose gates look ahead: a small transformer, others rewired, their training, and what guesses their gates."""

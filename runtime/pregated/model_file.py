@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from runtime.pregated.corpus.tokens import Tokenizer
 from runtime.pregated.model_header import FORM, model_header
-from runtime.pregated.tokens import Tokenizer
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import parse_architecture

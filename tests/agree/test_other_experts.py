@@ -16,10 +16,10 @@ from offload.ops import OpKind  # noqa: E402
 from offload.policies import policy_named  # noqa: E402
 from offload.policy import BlockView, MissAction, Policy  # noqa: E402
 from pregate.ask.capturing.capture import capture_request  # noqa: E402
+from runtime.live.offloaded import GivenGuesses, OffloadedRun  # noqa: E402
 from runtime.model.fewer_bits import unpack  # noqa: E402
 from runtime.model.shapes import expert_shapes  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
-from runtime.pregated.offloaded import GivenGuesses, OffloadedRun  # noqa: E402
 from runtime.pregated.transformer import ExpertLayer, GateChoice  # noqa: E402
 from tests.agree.test_own_gates import PROMPTS, Generated  # noqa: E402
 from tests.pregated_models import seeded_model  # noqa: E402

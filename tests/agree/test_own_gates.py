@@ -27,16 +27,16 @@ from pregate.ask.capturing.starting_host_cache import storage_of  # noqa: E402
 from pregate.check.measured_run import initial_slots  # noqa: E402
 from runtime.backends.backend import Backend  # noqa: E402
 from runtime.backends.cpu import CpuBackend  # noqa: E402
-from runtime.model.weights import Experts  # noqa: E402
-from runtime.pregated.given_weights import TrainedWeights  # noqa: E402
-from runtime.pregated.offloaded import (  # noqa: E402
+from runtime.live.given_weights import TrainedWeights  # noqa: E402
+from runtime.live.offloaded import (  # noqa: E402
     GivenGuesses,
     Granted,
     OffloadedRun,
     generate_offloaded,
 )
-from runtime.pregated.own_gates import OwnGates  # noqa: E402
-from runtime.pregated.prompts import placeholder, unrouted  # noqa: E402
+from runtime.live.own_gates import OwnGates  # noqa: E402
+from runtime.live.prompts import placeholder, unrouted  # noqa: E402
+from runtime.model.weights import Experts  # noqa: E402
 from runtime.pregated.transformer import MoeTransformer  # noqa: E402
 from runtime.run import OutputMismatch, check_same_output  # noqa: E402
 from tests.pregated_models import seeded_model  # noqa: E402

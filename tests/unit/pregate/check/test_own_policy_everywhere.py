@@ -72,8 +72,8 @@ def test_a_model_runs_and_generates_by_it(run: Run, tmp_path: Path, monkeypatch:
     """`validate` predicts it and runs it for real, `generate` has the gates of a trained model decide under it."""
     pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
     from pregate.check import case_runner
+    from runtime.pregated.corpus.tokens import Tokenizer
     from runtime.pregated.model_file import save_model
-    from runtime.pregated.tokens import Tokenizer
     from tests.pregated_models import seeded_model
     from tests.unit.pregate.check.test_validation_session import Watch
 

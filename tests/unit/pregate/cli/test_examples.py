@@ -18,8 +18,8 @@ import pregate
 from pregate.check.ledger import Predicted, append_predictions
 from pregate.cli.commands import plan
 from pregate.cli.option_values import build_model
+from runtime.pregated.corpus.tokens import Tokenizer
 from runtime.pregated.model_file import save_model
-from runtime.pregated.tokens import Tokenizer
 from tests import small_fits
 from tests.command_line import Run
 from tests.pregated_models import seeded_model

@@ -13,7 +13,7 @@ from offload.ops import Lane  # noqa: E402
 from runtime.backends.cpu import CpuBackend  # noqa: E402
 from runtime.microbench import live  # noqa: E402
 from runtime.microbench.live import AtOnce, live_samples  # noqa: E402
-from runtime.pregated.experiment_plan import SHORT  # noqa: E402
+from runtime.pregated.training.experiment_plan import SHORT  # noqa: E402
 
 CORE = {("fetch", "core"), ("readback", "core"), ("host", "copies")}
 """What is measured where host and copies have one core."""

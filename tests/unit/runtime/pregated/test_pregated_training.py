@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 import pregate
-from runtime.pregated.batches import drawn_batch, fixed_batches
-from runtime.pregated.evaluation import balance_loss, load_balance, loss_and_accuracy, recalls
-from runtime.pregated.experiment import run_experiment
-from runtime.pregated.experiment_plan import SHORT, ExperimentPlan
-from runtime.pregated.findings import findings, recall_curves, seed_estimate
+from runtime.pregated.corpus.batches import drawn_batch, fixed_batches
+from runtime.pregated.corpus.text import Corpus, corpus_of_file, python_documentation
+from runtime.pregated.corpus.tokens import Tokenizer, learn_tokens
 from runtime.pregated.model_file import load_trained, save_model
 from runtime.pregated.predictors import Predictors, RecallCounts
-from runtime.pregated.text import Corpus, corpus_of_file, python_documentation
-from runtime.pregated.tokens import Tokenizer, learn_tokens
-from runtime.pregated.training import train, train_predictors
-from runtime.pregated.training_settings import Schooling
+from runtime.pregated.training.evaluation import balance_loss, load_balance, loss_and_accuracy, recalls
+from runtime.pregated.training.experiment import run_experiment
+from runtime.pregated.training.experiment_plan import SHORT, ExperimentPlan
+from runtime.pregated.training.findings import findings, recall_curves, seed_estimate
+from runtime.pregated.training.training import train, train_predictors
+from runtime.pregated.training.training_settings import Schooling
 from runtime.pregated.transformer import Routing, choose_experts
 from tests.command_line import Run
 from tests.pregated_models import seeded_model

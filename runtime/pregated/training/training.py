@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from runtime.pregated.batches import drawn_batch
-from runtime.pregated.evaluation import balance_loss
+from runtime.pregated.corpus.batches import drawn_batch
 from runtime.pregated.predictors import Predictors
-from runtime.pregated.training_settings import Schooling
+from runtime.pregated.training.evaluation import balance_loss
+from runtime.pregated.training.training_settings import Schooling
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidInput
 

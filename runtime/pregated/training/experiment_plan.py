@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 
 from runtime.pregated.gate_positions import check_lookahead
-from runtime.pregated.training_settings import Schooling
+from runtime.pregated.training.training_settings import Schooling
 from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.typed import check_fields

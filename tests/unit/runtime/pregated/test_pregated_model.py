@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from offload.policies import policy_named
-from runtime.pregated.experiment_plan import SHORT
 from runtime.pregated.gate_positions import gates_at
 from runtime.pregated.predictors import Predictors, installed
 from runtime.pregated.rewire import pregate_from
+from runtime.pregated.training.experiment_plan import SHORT
 from runtime.pregated.transformer import ExpertLayer, GateChoice, MoeTransformer, choose_experts
 from tests.pregated_models import architecture, model_by_hand, seeded_model
 from traces.errors import InvalidInput

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from runtime.pregated.batches import TextBatch, fixed_batches
-from runtime.pregated.evaluation import loss_and_accuracy, recalls
-from runtime.pregated.experiment_plan import CONVENTIONAL, PREDICTABLE, ExperimentPlan
+from runtime.pregated.corpus.batches import TextBatch, fixed_batches
+from runtime.pregated.corpus.text import Corpus, python_documentation
+from runtime.pregated.corpus.tokens import Tokenizer, learn_tokens
 from runtime.pregated.model_file import load_trained, save_model
 from runtime.pregated.predictors import Predictors, installed
 from runtime.pregated.rewire import pregate_from
-from runtime.pregated.text import Corpus, python_documentation
-from runtime.pregated.tokens import Tokenizer, learn_tokens
-from runtime.pregated.training import train, train_predictors
+from runtime.pregated.training.evaluation import loss_and_accuracy, recalls
+from runtime.pregated.training.experiment_plan import CONVENTIONAL, PREDICTABLE, ExperimentPlan
+from runtime.pregated.training.training import train, train_predictors
 from runtime.pregated.transformer import MoeTransformer
 from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runtime.pregated.batches import TextBatch
+from runtime.pregated.corpus.batches import TextBatch
 from runtime.pregated.predictors import Predictors, RecallCounts
 from runtime.pregated.transformer import MoeTransformer, Routing
 

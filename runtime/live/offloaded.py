@@ -36,13 +36,13 @@ from offload.slots.low_copies import LowSlots
 from offload.timeline import Timeline
 from offload.uncollected import uncollected
 from runtime.backends.backend import Backend
+from runtime.live.changes import FORESEES, Changes
+from runtime.live.growing_program import GatePlaces, GrowingProgram, IssuingRecorder
+from runtime.live.own_gates import Guessing
+from runtime.live.prompts import UnroutedRun, trace_of
 from runtime.model.fewer_bits import check_bits
 from runtime.model.weights import Experts
 from runtime.pools import pool_bytes
-from runtime.pregated.changes import FORESEES, Changes
-from runtime.pregated.growing_program import GatePlaces, GrowingProgram, IssuingRecorder
-from runtime.pregated.own_gates import Guessing
-from runtime.pregated.prompts import UnroutedRun, trace_of
 from runtime.programs.host_layers import HostLayers
 from runtime.programs.passes import plan_passes
 from runtime.programs.program import Rounding, build_program

@@ -21,14 +21,14 @@ from offload.recorder import Recorder
 from offload.schedule import Schedule
 from runtime.backends.backend import Action, Backend, Copy
 from runtime.backends.pacing import now_ns
+from runtime.live.own_gates import Guessing, OwnGates
+from runtime.live.prompts import UnroutedRun
 from runtime.loading import Binder
 from runtime.memory import aligned
 from runtime.model.bound_pass import BoundPass, bind_pass
 from runtime.model.layers import Choice, Layers
 from runtime.model.weights import Experts
 from runtime.pregated.gate_positions import gates_at
-from runtime.pregated.own_gates import Guessing, OwnGates
-from runtime.pregated.prompts import UnroutedRun
 from runtime.programs.host_layers import HostLayers
 from runtime.programs.passes import Pass, Passes
 from runtime.programs.precedence import GrowingOrder, Order
