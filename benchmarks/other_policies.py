@@ -28,7 +28,7 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.check.cases import CaseGroup, suite_named
 from pregate.check.predictions import PreparedCase, prepare_cases
-from pregate.check.recording import RecordedCase, Recording, load_recording
+from pregate.check.running.recording import RecordedCase, Recording, load_recording
 from pregate.check.session import RUNS
 from simulator import recurrence
 

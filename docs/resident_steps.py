@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pregate.check.rank_agreement import kendall_tau
+from pregate.check.scores.rank_agreement import kendall_tau
 from pregate.measured.rows.table import RESIDENT_TABLE, MeasuredRow, read_table
 from pregate.measured.table_prediction import predict_table
 

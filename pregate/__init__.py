@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from pregate.card.job import RequestLoad
     from pregate.card.plan import plan
     from pregate.check.cases import CaseGroup, CaseWorkload
-    from pregate.check.devices import Device
-    from pregate.check.gate_study import GateStudy, load_gate_study, train
-    from pregate.check.generation import generate
-    from pregate.check.generation_result import Generation
-    from pregate.check.measured_run import RunResult, run
     from pregate.check.outcome import Validation
+    from pregate.check.running.devices import Device
+    from pregate.check.running.measured_run import RunResult, run
     from pregate.check.session import ValidationPlan, validate
+    from pregate.check.trained.gate_study import GateStudy, load_gate_study, train
+    from pregate.check.trained.generation import generate
+    from pregate.check.trained.generation_result import Generation
     from pregate.economics.assumptions import Assumptions, load_assumptions
     from pregate.economics.costing import CostReport, costs
     from pregate.economics.machine_ranking import MachineRanking, rank_machines
@@ -85,12 +85,12 @@ _HOMES = {
     "CostReport": "pregate.economics.costing",
     "Crossovers": "pregate.explore.crossover",
     "Decisions": "offload.policy",
-    "Device": "pregate.check.devices",
+    "Device": "pregate.check.running.devices",
     "Dials": "traces.synthesis.dials",
     "Explanation": "pregate.explore.explanation",
     "Fetch": "offload.policy",
-    "GateStudy": "pregate.check.gate_study",
-    "Generation": "pregate.check.generation_result",
+    "GateStudy": "pregate.check.trained.gate_study",
+    "Generation": "pregate.check.trained.generation_result",
     "InvalidInput": "traces.errors",
     "LatencyPromise": "pregate.economics.serving",
     "LatinHypercube": "pregate.explore.sweeps.axes",
@@ -116,7 +116,7 @@ _HOMES = {
     "Residency": "pregate.ask.replays.replay",
     "RoutingTrace": "traces.routing",
     "RunFacts": "offload.policy",
-    "RunResult": "pregate.check.measured_run",
+    "RunResult": "pregate.check.running.measured_run",
     "ServedDesign": "pregate.monitoring.report",
     "SimulationResult": "pregate.ask.simulation",
     "SweepFailed": "pregate.explore.sweeps.sweep",
@@ -134,12 +134,12 @@ _HOMES = {
     "explain": "pregate.explore.explanation",
     "explore_page": "pregate.page.writing",
     "fit_dials": "traces.synthesis.fitting",
-    "generate": "pregate.check.generation",
+    "generate": "pregate.check.trained.generation",
     "hardware_names": "hwmodels.specs.machine_files",
     "import_trace": "pregate.routing_traces",
     "largest_batch": "pregate.ask.largest_batch",
     "load_assumptions": "pregate.economics.assumptions",
-    "load_gate_study": "pregate.check.gate_study",
+    "load_gate_study": "pregate.check.trained.gate_study",
     "load_hardware": "pregate.named",
     "load_measurements": "hwmodels.calibrate.measurements",
     "load_model": "pregate.named",
@@ -158,13 +158,13 @@ _HOMES = {
     "record": "runtime.recording.record",
     "reproduce": "pregate.measured.reproduction",
     "residency": "pregate.ask.replays.replay",
-    "run": "pregate.check.measured_run",
+    "run": "pregate.check.running.measured_run",
     "save_trace": "traces.storage",
     "simulate": "pregate.ask.simulation",
     "sweep": "pregate.explore.sweeps.sweep",
     "synthesize": "pregate.routing_traces",
     "trace_statistics": "traces.statistics.locality",
-    "train": "pregate.check.gate_study",
+    "train": "pregate.check.trained.gate_study",
     "tune": "pregate.tuning.tuned",
     "validate": "pregate.check.session",
 }

@@ -35,7 +35,7 @@ from pregate import draw
 from pregate.ask.comparison import DoesNotFit
 from pregate.ask.replays.cache_hits import CacheRow
 from pregate.check.outcome import OpTime, Validation
-from pregate.check.validation_summary import summarise_validation
+from pregate.check.scores.validation_summary import summarise_validation
 from pregate.draw.sweep_plot import _best_map, _value_map
 from pregate.economics.cost_draws import Estimate
 from pregate.explore.crossover import Crossover

@@ -157,14 +157,14 @@ class Validation:
             raise InvalidInput(f"a validation has two cases named {twice[0]!r}: give each its own name")
 
     def summary(self) -> dict[str, Any]:
-        """Every score, JSON-ready (`pregate.check.validation_summary`)."""
-        from pregate.check.validation_summary import summarise_validation
+        """Every score, JSON-ready (`pregate.check.scores.validation_summary`)."""
+        from pregate.check.scores.validation_summary import summarise_validation
 
         return summarise_validation(self)
 
     def verdict(self) -> str:
         """How right the times and their order are, what is exact, and how far times can be trusted, in words."""
-        from pregate.check.verdict import verdict
+        from pregate.check.scores.verdict import verdict
 
         return verdict(self.summary())
 
@@ -178,7 +178,7 @@ class Validation:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a case and metric, then a row a case and kind of op."""
-        from pregate.check.validation_summary import rows
+        from pregate.check.scores.validation_summary import rows
 
         return rows(self)
 

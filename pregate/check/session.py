@@ -14,14 +14,14 @@ from hwmodels.calibrate.measurements import workload_digest
 from hwmodels.fits.trust import Trust, recorded_trust
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from pregate.check.case_runner import Runner
 from pregate.check.cases import CaseGroup
-from pregate.check.devices import Device, require_storage
-from pregate.check.group_runner import GroupErrors, PredictedGroup, TimeBudget, run_groups
 from pregate.check.ledger import Predicted, append_measured, append_predictions
 from pregate.check.outcome import CaseOutcome, Validation
 from pregate.check.predictions import PreparedCase, predict, predictions_document, prepare_cases
-from pregate.check.recording import Recording, save_recording
+from pregate.check.running.case_runner import Runner
+from pregate.check.running.devices import Device, require_storage
+from pregate.check.running.group_runner import GroupErrors, PredictedGroup, TimeBudget, run_groups
+from pregate.check.running.recording import Recording, save_recording
 from runtime.machine.device import describe_device, software, stack_of
 from runtime.microbench.session import cpu_link
 from traces.errors import InvalidInput

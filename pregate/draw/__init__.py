@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pregate.check.validation_plots import (
+    from pregate.check.report.validation_plots import (
         naive_bars,
         op_errors,
         predicted_above_measured,
@@ -49,10 +49,10 @@ _HOMES = {
     "hit_curves": "pregate.draw.hit_rates",
     "gantt": "pregate.draw.timelines",
     "locality": "pregate.draw.trace_plots",
-    "naive_bars": "pregate.check.validation_plots",
-    "op_errors": "pregate.check.validation_plots",
-    "predicted_above_measured": "pregate.check.validation_plots",
-    "predicted_against_measured": "pregate.check.validation_plots",
+    "naive_bars": "pregate.check.report.validation_plots",
+    "op_errors": "pregate.check.report.validation_plots",
+    "predicted_above_measured": "pregate.check.report.validation_plots",
+    "predicted_against_measured": "pregate.check.report.validation_plots",
     "predictor_curves": "pregate.draw.predictor_plot",
     "published_against_predicted": "pregate.draw.accuracy_plot",
     "residency_curves": "pregate.draw.trace_plots",

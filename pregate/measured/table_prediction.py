@@ -19,7 +19,7 @@ from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.result_display import html_rows
 from pregate.ask.simulation import to_dataframe
-from pregate.check.rank_agreement import kendall_tau
+from pregate.check.scores.rank_agreement import kendall_tau
 from pregate.measured.kept_rows import KeptRows
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.table import COLUMNS, MeasuredRow, predictions_csv

@@ -24,7 +24,7 @@ from pregate.ask.capturing.machine_memory import MachineMemory  # noqa: E402
 from pregate.ask.capturing.request import Request, request  # noqa: E402
 from pregate.ask.capturing.starting_cache import resident_set  # noqa: E402
 from pregate.ask.capturing.starting_host_cache import storage_of  # noqa: E402
-from pregate.check.measured_run import initial_slots  # noqa: E402
+from pregate.check.running.measured_run import initial_slots  # noqa: E402
 from runtime.backends.backend import Backend  # noqa: E402
 from runtime.backends.cpu import CpuBackend  # noqa: E402
 from runtime.live.given_weights import TrainedWeights  # noqa: E402

@@ -21,7 +21,7 @@ from traces.storage import save_trace
 from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
-    from pregate.check.generation_result import Generation
+    from pregate.check.trained.generation_result import Generation
 
 _PROMPT = "Return a list of the items in the container, in the order in which "
 
@@ -74,7 +74,7 @@ def generate(
 
     model_header(model)
     named = [policy_named(one) for one in listed(policies)]
-    from pregate.check.generation import generate as run
+    from pregate.check.trained.generation import generate as run
 
     with spinner("generating") as update:
         found = run(

@@ -57,7 +57,7 @@ def measure(
     if share:
         _require_yaml(output)
     _require_places(output, storage)
-    from pregate.check.devices import require_graphs
+    from pregate.check.running.devices import require_graphs
     from pregate.check.session import provenance_of
     from runtime.machine.conditions import ConditionsWatch
     from runtime.microbench.session import Settings, cpu_link

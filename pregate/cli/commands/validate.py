@@ -90,7 +90,7 @@ def validate(
         require_folder(timeline)
     name = extras.backend_named(backend)
     from pregate.check.cases import CaseWorkload
-    from pregate.check.devices import require_graphs
+    from pregate.check.running.devices import require_graphs
     from pregate.check.session import ValidationPlan
 
     if recorded is None:
@@ -175,7 +175,7 @@ def _judged_anew(
     groups: Sequence[CaseGroup], recorded: Path, hardware: str, command: str, say: Callable[[str], None]
 ) -> Validation:
     """The runs that `recorded` has, held against what is predicted now."""
-    from pregate.check.recording import load_recording
+    from pregate.check.running.recording import load_recording
     from pregate.check.session import RUNS, provenance_of, rejudge
 
     made, again = load_recording(recorded / RUNS), provenance_of(f"{command} --recorded")
@@ -185,7 +185,7 @@ def _judged_anew(
 def _write(found: Validation, output: Path | None, timeline: Path | None, say: Callable[[str], None]) -> None:
     """The files that were asked for."""
     if output is not None:
-        from pregate.check.report import write_report
+        from pregate.check.report.report_files import write_report
 
         say("writing the report")
         write_report(found, output)
@@ -198,8 +198,8 @@ def _write(found: Validation, output: Path | None, timeline: Path | None, say: C
 
 def _told(found: Validation, max_mape: float | None, busy: bool, format: options.OutputFormat) -> int:
     """Print what was found; the exit status."""
-    from pregate.check.validation_summary import rows, summarise_validation
-    from pregate.check.verdict import doubts, failures, verdict
+    from pregate.check.scores.validation_summary import rows, summarise_validation
+    from pregate.check.scores.verdict import doubts, failures, verdict
 
     summary = summarise_validation(found)
     if not render.print_data(format, summary, rows(found)):
@@ -221,7 +221,7 @@ def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
 
 def _tier(tier: str, storage: Path | None) -> str:
     """Where experts wait. Raises `InvalidInput` for a tier that is none, or a folder missing or not asked for."""
-    from pregate.check.devices import require_storage
+    from pregate.check.running.devices import require_storage
 
     check_storage(tier, storage)
     require_storage(tier, storage)

@@ -17,7 +17,7 @@ from offload.ops import Gemm, Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.check.live_prediction import deciding_of, knows_deciding, predicted_live
+from pregate.check.trained.live_prediction import deciding_of, knows_deciding, predicted_live
 from runtime.backends.pacing import CHUNK_BYTES
 from tests.made_up_measurements import op_s, synthetic
 

@@ -295,7 +295,7 @@ def test_a_draft_of_an_encoder_decoder_is_refused() -> None:
 @pytest.mark.parametrize("shape", [decoder_only(n_shared=1), encoder_decoder()], ids=["decoder", "encoder_decoder"])
 def test_the_runtime_executes_the_passes_that_were_predicted(shape: ModelArchitecture) -> None:
     pytest.importorskip("torch")
-    from pregate.check.devices import Device
+    from pregate.check.running.devices import Device
 
     device = Device(backend="cpu", hbm_bytes=1 << 27)
     trace, drafts = pregate.synthesize(shape, 3, 6, 2), "@gamma=3:acceptance=0.6:rejected=elsewhere"

@@ -71,7 +71,7 @@ def test_it_is_asked_of_every_command(name: str, run: Run, tmp_path: Path, monke
 def test_a_model_runs_and_generates_by_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`validate` predicts it and runs it for real, `generate` has the gates of a trained model decide under it."""
     pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
-    from pregate.check import case_runner
+    from pregate.check.running import case_runner
     from runtime.pregated.corpus.tokens import Tokenizer
     from runtime.pregated.model_file import save_model
     from tests.pregated_models import seeded_model

@@ -13,14 +13,15 @@ from tests.small_models import MODELS
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check import case_runner, group_runner, session  # noqa: E402
-from pregate.check.case_runner import Runner  # noqa: E402
+from pregate.check import session  # noqa: E402
 from pregate.check.cases import CaseGroup, CaseWorkload  # noqa: E402
-from pregate.check.page import page  # noqa: E402
-from pregate.check.report import gate  # noqa: E402
+from pregate.check.report.page import page  # noqa: E402
+from pregate.check.report.report_files import gate  # noqa: E402
+from pregate.check.running import case_runner, group_runner  # noqa: E402
+from pregate.check.running.case_runner import Runner  # noqa: E402
+from pregate.check.scores.validation_summary import summarise_validation  # noqa: E402
+from pregate.check.scores.verdict import verdict  # noqa: E402
 from pregate.check.session import ValidationPlan, validate  # noqa: E402
-from pregate.check.validation_summary import summarise_validation  # noqa: E402
-from pregate.check.verdict import verdict  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
 from tests.unit.pregate.check.test_validation_session import Watch  # noqa: E402
 

@@ -14,12 +14,17 @@ import pytest
 
 import pregate
 from offload.timeline import Timeline
-from pregate.check import report
 from pregate.check.outcome import OpTime, Validation
-from pregate.check.report import FILES, gate, verdict, write_report
-from pregate.check.theme import inline_svg
-from pregate.check.validation_plots import naive_bars, op_errors, predicted_above_measured, predicted_against_measured
-from pregate.check.validation_summary import rows, summarise_validation
+from pregate.check.report import report_files
+from pregate.check.report.report_files import FILES, gate, verdict, write_report
+from pregate.check.report.theme import inline_svg
+from pregate.check.report.validation_plots import (
+    naive_bars,
+    op_errors,
+    predicted_above_measured,
+    predicted_against_measured,
+)
+from pregate.check.scores.validation_summary import rows, summarise_validation
 from pregate.draw.palette import colours_of
 from tests.small_validations import ZERO, outcome, validation
 from traces.errors import InvalidFile, InvalidInput
@@ -195,7 +200,7 @@ def test_a_crash_midway_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
 
     for place in ("page", "_csv", "_json"):
         with monkeypatch.context() as patch:
-            patch.setattr(report, place, crash)
+            patch.setattr(report_files, place, crash)
             with pytest.raises(KeyboardInterrupt):
                 write_report(validation(), tmp_path)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old

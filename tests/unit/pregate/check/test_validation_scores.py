@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pregate.check.outcome import COMPARED_METRICS, OpTime, Validation
-from pregate.check.rank_agreement import kendall_tau, regret, resolved_tau
-from pregate.check.validation_summary import baselines_of, rows, summarise_validation
+from pregate.check.scores.rank_agreement import kendall_tau, regret, resolved_tau
+from pregate.check.scores.validation_summary import baselines_of, rows, summarise_validation
 from tests.small_validations import metrics, outcome, validation
 from traces.errors import InvalidInput
 

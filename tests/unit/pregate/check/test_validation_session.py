@@ -21,12 +21,12 @@ from traces.errors import InvalidInput, UnknownName
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check import case_runner as runs_module  # noqa: E402
 from pregate.check.cases import SUITE_POLICIES, SUITES, CaseGroup, CaseWorkload, suite_named  # noqa: E402
 from pregate.check.predictions import predict, predictions_document, prepare_cases  # noqa: E402
-from pregate.check.recording import achieved_bound_s, load_recording  # noqa: E402
+from pregate.check.running import case_runner as runs_module  # noqa: E402
+from pregate.check.running.recording import achieved_bound_s, load_recording  # noqa: E402
+from pregate.check.scores.validation_summary import summarise_validation  # noqa: E402
 from pregate.check.session import PREDICTIONS, RUNS, ValidationPlan, rejudge, validate  # noqa: E402
-from pregate.check.validation_summary import summarise_validation  # noqa: E402
 from runtime.machine.watch import Seen  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
 

@@ -18,10 +18,11 @@ from traces.errors import InvalidInput, PregateError
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check import case_runner, cases  # noqa: E402
+from pregate.check import cases  # noqa: E402
 from pregate.check.ledger import load_ledger  # noqa: E402
-from pregate.check.validation_summary import summarise_validation  # noqa: E402
-from pregate.check.verdict import doubts, failures  # noqa: E402
+from pregate.check.running import case_runner  # noqa: E402
+from pregate.check.scores.validation_summary import summarise_validation  # noqa: E402
+from pregate.check.scores.verdict import doubts, failures  # noqa: E402
 from tests.unit.pregate.check.test_validation_session import LOUD, Watch  # noqa: E402
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pregate.check.devices import Device, make_backend
-from pregate.check.measured_run import execute_captured, initial_slots
 from pregate.check.outcome import Measurement
 from pregate.check.predictions import PreparedCase, exact_counts
-from pregate.check.recording import RecordedCase, measurement_of
+from pregate.check.running.devices import Device, make_backend
+from pregate.check.running.measured_run import execute_captured, initial_slots
+from pregate.check.running.recording import RecordedCase, measurement_of
 from runtime.machine.watch import Clock, LoadWatch, Seen, counting
 from runtime.model.weights import Experts
 from runtime.run import MeasuredRun, OutputMismatch

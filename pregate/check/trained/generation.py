@@ -31,10 +31,10 @@ from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.capturing.starting_host_cache import knows_run, storage_of
 from pregate.ask.capturing.tier_names import tier_named
 from pregate.ask.timing.captured_metrics import metrics_of
-from pregate.check.devices import Device, make_backend, request_on, resolve
-from pregate.check.generation_result import DesignGeneration, Generation
-from pregate.check.live_prediction import knows_deciding, predicted_live
-from pregate.check.measured_run import initial_slots
+from pregate.check.running.devices import Device, make_backend, request_on, resolve
+from pregate.check.running.measured_run import initial_slots
+from pregate.check.trained.generation_result import DesignGeneration, Generation
+from pregate.check.trained.live_prediction import knows_deciding, predicted_live
 from pregate.extras import require_torch
 from traces.errors import InvalidInput, PregateError
 from traces.model.architecture import ModelArchitecture

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from offload.slots.memory import CapacityExceeded
-from pregate.check.case_runner import Runner
 from pregate.check.outcome import CaseOutcome, CasePrediction
 from pregate.check.predictions import PreparedCase
+from pregate.check.running.case_runner import Runner
 from runtime.backends.backend import LaneFailure
 from runtime.run import OutputMismatch
 

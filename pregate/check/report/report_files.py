@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pregate.check.outcome import Validation
-from pregate.check.page import page
-from pregate.check.validation_summary import rows, summarise_validation
-from pregate.check.verdict import failures, verdict
+from pregate.check.report.page import page
+from pregate.check.scores.validation_summary import rows, summarise_validation
+from pregate.check.scores.verdict import failures, verdict
 from traces.errors import InvalidFile
 from traces.whole_file import whole_file
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from pregate.check.theme import inline_svg
+from pregate.check.report.theme import inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

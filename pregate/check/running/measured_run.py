@@ -24,7 +24,7 @@ from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.result_display import fields_of
 from pregate.ask.simulation import to_dataframe
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
-from pregate.check.devices import Device, capture_on, make_backend, memory_of_device, resolve
+from pregate.check.running.devices import Device, capture_on, make_backend, memory_of_device, resolve
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pregate.check.compared_number import Compared, compared_metric, compared_ops
 from pregate.check.outcome import CaseOutcome, Validation
+from pregate.check.scores.compared_number import Compared, compared_metric, compared_ops
 from pregate.draw.palette import PALETTE, SeriesStyle, styles_of
 from pregate.draw.style import INK, LINE, PAPER, bare, log_axis, picture
 from pregate.draw.timelines import gantt

@@ -16,9 +16,9 @@ import pytest
 from offload import metrics
 from offload.ops import Lane, OpKind
 from pregate.ask.timing.captured_metrics import metrics_of
-from pregate.check import measured_run
-from pregate.check.devices import Device, capture_on
-from pregate.check.measured_run import RunResult, execute_captured, run
+from pregate.check.running import measured_run
+from pregate.check.running.devices import Device, capture_on
+from pregate.check.running.measured_run import RunResult, execute_captured, run
 from runtime.backends.pacing import Link
 from tests.small_models import MODELS, routing
 from tests.small_runs import CPU, HBM_BYTES, MODEL

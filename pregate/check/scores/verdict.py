@@ -23,7 +23,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
     """How right the times and their order are; what is exact and what was thrown away; how far times can be trusted;
     and where groups are missing, which.
 
-    `summary`: of `pregate.check.validation_summary.summarise`.
+    `summary`: of `pregate.check.scores.validation_summary.summarise`.
     """
     if not summary["n"]:
         nothing = "Nothing was measured, so nothing is known of how right the predictions are"

@@ -16,7 +16,7 @@ from offload.metrics import of_timeline
 from pregate.ask.simulation import interpret
 from pregate.check.cases import CaseGroup, CaseWorkload
 from pregate.check.predictions import PreparedCase, exact_figures, prepare_cases
-from pregate.check.recording import RecordedCase, Recording, load_recording, measurement_of, save_recording
+from pregate.check.running.recording import RecordedCase, Recording, load_recording, measurement_of, save_recording
 from pregate.named import load_hardware, load_model
 from traces.errors import InvalidFile, InvalidInput
 

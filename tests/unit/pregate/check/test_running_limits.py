@@ -12,9 +12,9 @@ import pregate
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import Captured
-from pregate.check import devices
-from pregate.check.devices import Device, capture_on, memory_of_device, resolve
-from pregate.check.measured_run import execute_captured, run
+from pregate.check.running import devices
+from pregate.check.running.devices import Device, capture_on, memory_of_device, resolve
+from pregate.check.running.measured_run import execute_captured, run
 from runtime.backends.pacing import Link
 from tests.small_models import MODELS, routing
 from tests.small_runs import CPU, MODEL

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pregate.check.outcome import Case, CaseOutcome, OpTime
-from pregate.check.rank_agreement import kendall_tau
+from pregate.check.scores.rank_agreement import kendall_tau
 
 __all__ = ["SHARES", "Compared", "compared_metric", "compared_naive", "compared_ops", "compared_unit", "score"]
 

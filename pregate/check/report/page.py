@@ -10,11 +10,21 @@ from functools import partial
 from html import escape
 from typing import Any
 
-from pregate.check import validation_plots
-from pregate.check.compared_number import compared_metric
-from pregate.check.markup import STYLE, cell, drawn_figure, number, policy_cell, section, table, word_cell, yes_cell
 from pregate.check.outcome import COMPARED_METRICS, CaseOutcome, Validation
-from pregate.check.verdict import percent, verdict
+from pregate.check.report import validation_plots
+from pregate.check.report.markup import (
+    STYLE,
+    cell,
+    drawn_figure,
+    number,
+    policy_cell,
+    section,
+    table,
+    word_cell,
+    yes_cell,
+)
+from pregate.check.scores.compared_number import compared_metric
+from pregate.check.scores.verdict import percent, verdict
 from pregate.draw.palette import colours_of
 from pregate.draw.render import si
 

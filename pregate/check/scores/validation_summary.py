@@ -1,7 +1,7 @@
 """How right the predictions were: a row a number, and what all rows come to. Pure functions of a `Validation`.
 
 Errors are signed, positive when too much was predicted: relative, except for `stall_s`, whose error is a difference of
-shares of the measured makespan (`pregate.check.compared_number`). What is undefined is None, never NaN.
+shares of the measured makespan (`pregate.check.scores.compared_number`). What is undefined is None, never NaN.
 """
 
 from __future__ import annotations
@@ -10,10 +10,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from pregate.check.compared_number import Compared, compared_metric, compared_naive, compared_ops, compared_unit, score
 from pregate.check.outcome import COMPARED_METRICS, CaseOutcome, Validation
-from pregate.check.rank_agreement import kendall_tau, regret, resolved_tau
-from pregate.check.trustworthiness import trust_in
+from pregate.check.scores.compared_number import (
+    Compared,
+    compared_metric,
+    compared_naive,
+    compared_ops,
+    compared_unit,
+    score,
+)
+from pregate.check.scores.rank_agreement import kendall_tau, regret, resolved_tau
+from pregate.check.scores.trustworthiness import trust_in
 
 __all__ = ["baselines_of", "rows", "summarise_validation"]
 

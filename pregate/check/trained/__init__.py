@@ -1,0 +1,1 @@
+"""Trained models whose own gates choose: gates moved ahead and trained here, tokens made under every design."""
