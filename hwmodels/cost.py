@@ -28,7 +28,7 @@ from traces.errors import InvalidInput
 
 __all__ = ["Costs", "Parts", "parts_of", "price", "price_figures"]
 
-_COPIES = tuple(kind for kind, row in KINDS.items() if row.lane in (Lane.H2D, Lane.D2H))
+_COPIES = tuple(k for k, row in KINDS.items() if row.lane in (Lane.H2D, Lane.D2H) and k is not OpKind.ZERO_COPY)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +131,7 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
     """The duration of `work` by what it is spent on; of fused ops like it with `counts`, the durations."""
     constant = figures.stack_constant
     match work.kind:
-        case OpKind.FETCH:
+        case OpKind.FETCH | OpKind.ZERO_COPY:
             latency_s = work.n_copies * figures.fetch_latency_s
             return Parts(latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
         case OpKind.READBACK:

@@ -48,6 +48,8 @@ class Execution:
     each expert on average; `streams_from`: when.
     `micro_sequences`: sequences of a pass that a layer computes together, 0 all; what was fetched for the layer serves
     one such micro-batch after the other.
+    `zero_copy_rows`: rows of activations that a kernel multiplies by weights which it reads once over the link, where
+    they lie in host memory; more rows read them again. 0: kernels of this engine read no weights there.
     """
 
     name: str
@@ -74,15 +76,19 @@ class Execution:
     selects_on_host: bool = False
     loads_prompt_kernels: bool = False
     gathers_cells: bool = False
+    zero_copy_rows: int = 0
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
             if how not in get_args(Fusing):
                 raise unknown_name("way to fuse experts", how, get_args(Fusing), f"execution {self.name}")
-        if min(self.micro_batch, self.stream_tokens, self.workspace_tokens, self.micro_sequences) < 0:
+        if (
+            min(self.micro_batch, self.stream_tokens, self.workspace_tokens, self.micro_sequences, self.zero_copy_rows)
+            < 0
+        ):
             raise InvalidInput(
-                f"execution {self.name}: micro_batch, stream_tokens, workspace_tokens and micro_sequences are counts, "
-                f"0 or more"
+                f"execution {self.name}: micro_batch, stream_tokens, workspace_tokens, micro_sequences and "
+                f"zero_copy_rows are counts, 0 or more"
             )
         if self.streams_from not in get_args(StreamsFrom):
             raise unknown_name("start of a stream", self.streams_from, get_args(StreamsFrom), f"execution {self.name}")
@@ -144,7 +150,10 @@ EXECUTIONS |= {
         replace(EXECUTIONS["streams"], name="streams_fused", resident="layer", workspace_tokens=8192),
         # vLLM: one fused op a layer (vllm/model_executor/layers/fused_moe), prompts in chunks of max_num_batched_tokens
         # (2,048 where latency counts, 8,192 otherwise), keys and values made of latents for a prompt (mla/common.py).
-        replace(_FUSED, name="vllm", micro_batch=8192, decompresses=True),
+        # Weights on the host are views that kernels read (model_executor/offloader/uva.py); tiles of experts have 64
+        # rows where no other configuration is kept (get_default_config). Nothing says that the device caches what it
+        # reads so: CUDA's guide has repeated accesses repeat the transfer.
+        replace(_FUSED, name="vllm", micro_batch=8192, decompresses=True, zero_copy_rows=64),
         # ggml's scheduler: layers split by where their tensors are; the thread that issues computes what is on the CPU.
         # llama.cpp: src/llama-graph.cpp (build_moe_ffn), ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows
         # and more are copied to the device).

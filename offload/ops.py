@@ -92,6 +92,8 @@ class OpKind(IntEnum):
     """One expert that a cache lets go, a slot in HBM to host memory."""
     FILE = 21
     """One expert that was read, copied within host memory to where it is used from."""
+    ZERO_COPY = 22
+    """Weights that a kernel reads in host memory, over the link, while it computes: no copy, no buffer."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -163,6 +165,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.DRAFT: KindRow(Lane.COMPUTE, "kernel", "draft", "#99993A"),
         OpKind.WRITE_BACK: KindRow(Lane.D2H, "h2d", "write-back", "#5A3C0A", takes="slot", puts="host"),
         OpKind.FILE: KindRow(Lane.CPU, "cpu", "filing", "#4B3264", takes="buffer", puts="buffer"),
+        OpKind.ZERO_COPY: KindRow(Lane.H2D, "h2d", "zero-copy read", "#C8643C", streams=True),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""

@@ -40,6 +40,7 @@ __all__ = [
     "self_attention_work",
     "sort_work",
     "stream_work",
+    "zero_copy_work",
 ]
 
 _IDS_BYTES = 4
@@ -322,6 +323,11 @@ def return_work(model: ModelArchitecture, n_tokens: int) -> Work:
 def stream_work(n_bytes: int) -> Work:
     """`n_bytes` from host memory into a buffer in HBM, for one use."""
     return Work(OpKind.STREAM, copy_bytes=n_bytes)
+
+
+def zero_copy_work(n_bytes: int) -> Work:
+    """`n_bytes` of weights that a kernel reads where they lie in host memory."""
+    return Work(OpKind.ZERO_COPY, copy_bytes=n_bytes, n_copies=0)
 
 
 def cpu_layer_work(model: ModelArchitecture, what: Work) -> Work:

@@ -28,6 +28,7 @@ _UNFITTED = {
     OpKind.CPU_LAYER: ("cpu_efficiency", "layers on the CPU"),
     OpKind.FETCH: ("link_efficiency", "copies over the link"),
     OpKind.STREAM: ("link_efficiency", "copies over the link"),
+    OpKind.ZERO_COPY: ("link_efficiency", "copies over the link"),
 }
 """Kinds of op whose time rests on a constant of their own, which a fit may not have."""
 

@@ -163,12 +163,14 @@ class DecodeLoop:
     def _layer(self, layer: int, layers: _Layers) -> None:
         """One layer: what mixes its tokens, then its experts or its dense part, where it has one."""
         placed, micro = self.host_side.placed, self.micro
-        on_host = layers.away and layer in placed.host_layers
+        on_host, before = layers.away and layer in placed.host_layers, self.last_op
         if micro is not None:
             micro.mix(layer, placed.kv)
         else:
             for what in layers.mixing[layer]:
                 self.mix(what, layer, on_host, layers.away)
+        if layers.away:
+            self.host_side.read_mixing(layer, before)
         block = layers.block_of.get(layer)
         if block is not None:
             layers.blocks.run(block, layer)
@@ -179,7 +181,10 @@ class DecodeLoop:
         elif on_host:
             self.host_side.compute(self.pass_works.dense, layer)
         else:
+            before = self.last_op
             self.compute(self.pass_works.dense, layer)
+            if layers.away:
+                self.host_side.read_ffn(layer, before)
 
     def _deciding(self, encoding: bool) -> tuple[Policy, Decisions]:
         """Who decides in a pass: an encoder may be served on demand whatever the policy does in decoding."""

@@ -59,6 +59,8 @@ class Blocks:
             block = self._named(i, layer)
             loop.count(len(block.named.experts), len(block.named.experts))
             self._ffns.run(block, block.named, [])
+            if not self._encoding:
+                loop.host_side.read_ffn(layer, gate, block.named.tokens)
         elif self._policy.resident and kept is not None:
             run_at_home(loop, self._ffns, self._named(i, layer), kept, gate)
         elif kept is not None:

@@ -173,6 +173,10 @@ class Works:
         """Bytes from the host that pass through HBM."""
         return self._once(("stream", n_bytes), lambda: work.stream_work(n_bytes))
 
+    def zero_copy(self, n_bytes: int) -> Work:
+        """Bytes that a kernel reads where they lie in host memory."""
+        return self._once(("zero copy", n_bytes), lambda: work.zero_copy_work(n_bytes))
+
     def copy(self, kind: OpKind) -> Work:
         """One expert moved."""
         return self._once(("copy", kind), lambda: work.expert_copy_work(self._model, kind))

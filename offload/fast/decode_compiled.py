@@ -263,6 +263,7 @@ class CompiledLoop:
             "MIXER_OF": np.array(mixer_of, np.int64),
             "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
             **placed.of_layers(),
+            **placed.of_zero_copies(unions),
             **placed.of_passes(np.array(n_heads)),
             **placed.of_parts(of_parts),
         }

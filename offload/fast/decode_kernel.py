@@ -10,7 +10,7 @@ from typing import Any
 from offload.fast.answers_kernel import answer_misses
 from offload.fast.copies_kernel import after, compute, issue
 from offload.fast.ffns_kernel import each_gate, read_back, run_experts, run_ffns, sorted_arrivals
-from offload.fast.host_kernel import attend, compute_on_host, end_pass, enter, leave_layer
+from offload.fast.host_kernel import attend, compute_on_host, end_pass, enter, leave_layer, read_in_host
 from offload.fast.kernel_layout import (
     ARRIVALS,
     AWAY,
@@ -21,6 +21,8 @@ from offload.fast.kernel_layout import (
     COST_DENSE,
     COST_GATE,
     COST_HEAD,
+    COST_READ_FFN,
+    COST_READ_MIXING,
     COST_SELF_ATTENTION,
     COST_STEP,
     COST_WAIT,
@@ -65,6 +67,7 @@ from offload.fast.kernel_layout import (
     UNION_PTR,
     WAITING,
     WANTED,
+    ZERO_COPIES,
 )
 from offload.fast.placed_kernel import run_at_home, run_block_on_host
 from offload.fast.slots_kernel import bring, cancel, drop_waiting
@@ -176,6 +179,8 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: in
         w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
         w[HITS + 2 * r[r[PHASE] + t]] += high - low
         run_ffns(o, d, x, w, r, t, block, low, high, layer, moe_layer, 0, 0, False, 1)
+        if r[ZERO_COPIES]:
+            read_in_host(o, d, w, r, t, r[COST_READ_FFN], layer, gate)
         return n_revealed
     later_low, later_high = _first_later(r, block), _last_later(r, block)
     w[STAMP] += 1
@@ -250,7 +255,10 @@ def _run_pass(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int) -> bool:
         on_host = r[r[HOST_LAYER] + layer]
         if away:
             enter(o, d, w, r, t, layer)
+        before = w[LAST_OP]
         _mix(o, d, w, r, t, layer, on_host)
+        if r[ZERO_COPIES]:
+            read_in_host(o, d, w, r, t, r[COST_READ_MIXING], layer, before)
         block = r[r[BLOCK_OF] + layer]
         if block >= 0:
             n_revealed = _run_block(o, d, x, w, r, c, t, block, layer, n_revealed)
@@ -259,7 +267,10 @@ def _run_pass(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int) -> bool:
         elif block != BARE and on_host:
             compute_on_host(o, d, w, r, r[r[CPU_DENSE] + r[r[PARTS] + t]], step, layer)
         elif block != BARE:
+            before = w[LAST_OP]
             _of_every_part(o, d, w, r, t, r[COST_DENSE], layer)
+            if r[ZERO_COPIES]:
+                read_in_host(o, d, w, r, t, r[COST_READ_FFN], layer, before)
         if away:
             leave_layer(w)
     stays = 0

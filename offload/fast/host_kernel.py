@@ -157,6 +157,16 @@ def enter(o: Any, d: Any, w: Any, r: Any, t: int, layer: int) -> None:
     wait_for(w, mine)
 
 
+def read_in_host(o: Any, d: Any, w: Any, r: Any, t: int, costs: int, layer: int, op: int) -> None:
+    """Kernels just issued behind `op` read weights over the link; what comes next waits for both."""
+    cost = r[costs + t * r[N_LAYERS] + layer]
+    if cost < 0:
+        return
+    if op >= 0:
+        after(d, w, op)
+    wait_for(w, issue(o, w, r, _H2D, cost, r[r[I_STEP] + t], layer, NONE, NONE))
+
+
 def leave_layer(w: Any) -> None:
     """A layer has been issued: what it streamed has been read by then."""
     for what in range(3):

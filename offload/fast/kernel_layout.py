@@ -72,7 +72,9 @@ N_HOST_LAYERS, N_MATRICES, COST_SORT, SELECTS = range(79, 83)
 PARTS, ENTRY_AT, PART_WAITS, N_EACH_WAITS, N_BLOCKS, NO_COSTS, COST_GATHER = range(
     83, 90
 )  # by pass: first micro-batch, first cost
-N_PART_WORDS = 90
+# Whether kernels read weights in host memory; by pass and layer what mixing tokens and what its FFN reads so, -1 none.
+ZERO_COPIES, COST_READ_MIXING, COST_READ_FFN = range(90, 93)
+N_PART_WORDS = 93
 
 KV_DEVICE, KV_HOST, KV_STREAM = range(3)
 """In `KV`: where keys and values are."""

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.work_rows import Rows, Works
 from offload.fast import kernel_layout as layout
+from offload.fast.block_unions import BlockUnions
 from offload.ops import Work
 from offload.placing.host_side import listed_cells, scores_of, split_attention, streams_experts
+from offload.placing.zero_copies import ZeroCopies
 from traces.model.architecture import LayerStack
 from traces.model.layer_bytes import layer_weight_bytes
 
@@ -70,6 +72,7 @@ class PlacedTables:
             "N_HOST_LAYERS": len(self._host_layers),
             "N_MATRICES": self._job.model.n_expert_matrices,
             "SELECTS": int(execution.selects_on_host),
+            "ZERO_COPIES": int(self._is_away and self._placed.zero_copies),
         }
 
     def of_layers(self) -> Tables:
@@ -91,6 +94,24 @@ class PlacedTables:
             "KEPT": self.kept.astype(np.int64),
             "COST_STREAM": self._rows.each(lambda n: works.stream(n * expert_bytes), counts),
         }
+
+    def of_zero_copies(self, unions: BlockUnions) -> Tables:
+        """By pass and layer what kernels read in host memory."""
+        if not (self._is_away and self._placed.zero_copies):
+            return {"COST_READ_MIXING": _NO_TABLE, "COST_READ_FFN": _NO_TABLE}
+        reads = ZeroCopies(self._job.model, self._placed, self._job.execution.zero_copy_rows)
+        block_of = {layer: i for i, layer in enumerate(self._stack.moe_layers)}
+        n_reads = np.diff(np.append(0, np.cumsum(reads.blocks(unions.tokens)))[unions.ptr]).reshape(-1, unions.n_blocks)
+        n_bytes = np.zeros((2, len(self._n_tokens), self._stack.n_layers), np.int64)
+        for layer in range(self._stack.n_layers):
+            n_bytes[0, :, layer] = reads.mixing(layer, self._n_tokens)
+            if layer not in self._stack.bare_layers:
+                asked = n_reads[:, block_of[layer]] if layer in block_of else 0
+                n_bytes[1, :, layer] = reads.ffn(layer, self._n_tokens, asked)
+        sizes, place = np.unique(n_bytes, return_inverse=True)
+        rows = np.array([self._rows.of(self._works.zero_copy(n) if n else None) for n in sizes.tolist()], np.int64)
+        mixing, ffn = rows[place].reshape(2, -1)
+        return {"COST_READ_MIXING": mixing, "COST_READ_FFN": ffn}
 
     def of_passes(self, n_heads: NDArray[np.int64]) -> Tables:
         """By pass: whether it streams experts, what sorting its rows costs, and the head on the host."""

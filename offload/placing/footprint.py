@@ -17,6 +17,7 @@ from offload.decoding.unions import most_distinct
 from offload.execution import Execution
 from offload.own_policies.policy_calls import ask
 from offload.placing.placement import Placed, place
+from offload.placing.zero_copies import check_zero_copies, experts_read
 from offload.policy import Buffers, Policy
 from offload.slots.low_copies import LowSlots
 from offload.slots.memory import CapacityExceeded
@@ -142,12 +143,13 @@ def plan_memory(
     Raises `CapacityExceeded`, naming both sizes and the way out, when even the least does not fit.
     """
     placed = place(model, policy.placement) if placed is None else placed
+    check_zero_copies(policy, execution, placed)
     static = _static_bytes(model, workload, execution, placed) + reserve_bytes
     if policy.speculation is not None and policy.speculation.draft is not None:
         static += _draft_bytes(policy.speculation.draft, workload)
     if policy.resident:
         n_resident = placed.n_decided * model.n_experts
-        needed = static + n_resident * model.expert_bytes
+        needed = static + n_resident * model.expert_bytes - experts_read(model, placed)
         if needed > hbm_bytes:
             raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"), needed)
         return MemoryPlan(needed, 0, 0)
@@ -234,13 +236,14 @@ def host_bytes(
     n_experts = (model.n_moe_layers - placed.n_decided) * model.n_experts - placed.n_kept
     if not policy.resident:
         n_experts += placed.n_decided * model.n_experts
-    away = placed.host_layers | placed.streamed_layers
+    away = placed.host_layers | placed.streamed_layers | placed.zero_copy_weights
     weights = layer_weight_bytes(model) if away else ()
     keys = _kv_bytes(model, workload, placed.host_layers)
     if placed.kv != "device":
         others = (layer for layer in range(model.decoder.n_layers) if layer not in placed.host_layers)
         keys += int(_kv_bytes(model, workload, others) * placed.kv_share)
-    return n_experts * experts * model.expert_bytes + sum(_away(weights, placed, layer) for layer in away) + keys
+    routed = (n_experts * model.expert_bytes + experts_read(model, placed)) * experts
+    return routed + sum(_away(weights, placed, layer) for layer in away) + keys
 
 
 def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execution, placed: Placed) -> int:
@@ -293,10 +296,11 @@ def _share_of_micro_batch(workload: Workload, execution: Execution) -> float:
 
 def _weights_away(model: ModelArchitecture, placed: Placed) -> int:
     """Weights outside the routed experts that are not in HBM."""
-    if not placed.host_layers and not placed.streamed_layers:
+    layers = placed.host_layers | placed.streamed_layers | placed.zero_copy_weights
+    if not layers:
         return 0
     weights = layer_weight_bytes(model)
-    away = sum(_away(weights, placed, layer) for layer in placed.host_layers | placed.streamed_layers)
+    away = sum(_away(weights, placed, layer) for layer in layers)
     away -= 2 * max((_away(weights, placed, layer) for layer in placed.streamed_layers), default=0)
     if len(placed.host_layers) == model.decoder.n_layers:
         away += head_bytes(model)
@@ -304,8 +308,9 @@ def _weights_away(model: ModelArchitecture, placed: Placed) -> int:
 
 
 def _away(weights: Sequence[int], placed: Placed, layer: int) -> int:
-    """Of the weights of a layer on the host, or streamed, what is not in HBM."""
-    return int(weights[layer] * placed.streamed_share) if layer in placed.streamed_layers else weights[layer]
+    """Of the weights of a layer on the host, streamed or read there, what is not in HBM."""
+    shared = layer in placed.streamed_layers or layer in placed.zero_copy_weights
+    return int(weights[layer] * placed.streamed_share) if shared else weights[layer]
 
 
 def _kv_bytes(model: ModelArchitecture, workload: Workload, layers: Iterable[int]) -> int:

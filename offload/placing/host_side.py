@@ -13,6 +13,7 @@ from offload.decoding.work_rows import Works
 from offload.execution import Execution
 from offload.ops import Lane, OpKind, Work
 from offload.placing.placement import Placed
+from offload.placing.zero_copies import ZeroCopies
 from offload.recorder import Recorder
 from offload.slots.host_tier import HostTier
 from traces.model.architecture import ModelArchitecture
@@ -91,6 +92,8 @@ class HostSide:
         self._in_use: dict[int, list[str]] = {}  # layer -> what of it has a buffer
         weights = layer_weight_bytes(loop.model) if placed.streamed_layers else ()
         self._weights = [int(n_bytes * placed.streamed_share) for n_bytes in weights]
+        rows = loop.execution.zero_copy_rows
+        self._zero_copies = ZeroCopies(loop.model, placed, rows) if placed.zero_copies else None
 
     def live_ops(self) -> list[int]:
         """The ops that a later op may have to wait for."""
@@ -139,6 +142,24 @@ class HostSide:
             self._is_here = False
         stays, self._is_here = self._is_here, False
         return stays
+
+    def read_mixing(self, layer: int, after: int) -> None:
+        """What mixes the tokens of a layer, which has been issued behind op `after` (-1 none), reads its weights."""
+        if self._zero_copies is not None:
+            self._read(self._zero_copies.mixing(layer, self._loop.n_tokens), layer, after)
+
+    def read_ffn(self, layer: int, after: int, tokens: Sequence[int] = ()) -> None:
+        """The same of the FFN of a layer, whose routed experts serve so many `tokens` each."""
+        if self._zero_copies is not None:
+            n_reads = sum(map(self._zero_copies.blocks, tokens))
+            self._read(self._zero_copies.ffn(layer, self._loop.n_tokens, n_reads), layer, after)
+
+    def _read(self, n_bytes: int, layer: int, after: int) -> None:
+        """Kernels just issued read so many bytes over the link while they compute; what comes next waits for both."""
+        if n_bytes:
+            loop, waits = self._loop, (after,) if after >= 0 else ()
+            read = loop.recorder.issue(Lane.H2D, loop.works.zero_copy(n_bytes), waits, step=loop.i_step, layer=layer)
+            self.waits.append(read)
 
     def compute(self, what: Work, layer: int) -> int:
         """An op of a layer, by the host's processor."""

@@ -23,9 +23,9 @@ __all__ = ["AS_DECIDED", "EVERYWHERE", "LayerRange", "Placed", "Placement", "pla
 
 _LAYERS = re.compile(r"(?P<low>\d{1,4})(?P<dash>-(?P<high>\d{1,4})?)?", re.ASCII)
 _FORM = (
-    "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], experts=cpu:fit, layers=cpu[:LAYERS], "
-    "weights=stream[:LAYERS][:share=S], kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, "
-    "micro=SEQUENCES, host=beside"
+    "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], experts=cpu:fit, experts=zerocopy[:LAYERS][:share=S], "
+    "layers=cpu[:LAYERS], weights=stream[:LAYERS][:share=S], weights=zerocopy[:LAYERS][:share=S], kv=cpu[:share=S], "
+    "kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, micro=SEQUENCES, host=beside"
 )
 _SHARED = ("experts", "weights", "kv")
 """Parts of which a share of the bytes may be elsewhere."""
@@ -71,15 +71,17 @@ class Placement:
     `n_kept` of each layer, which stay in HBM (the most popular, or, `uniform`, the first, whatever is asked for).
     `host_layers`: layers that live and run there whole, attention and KV cache included; all of them take the head
     along. `streamed`: layers whose weights outside the routed experts wait in host memory and pass through HBM in every
-    forward pass. `kv`: the KV cache of the other layers is in HBM ("device"), in host memory and attended to there
-    ("host"), or streamed from there ("stream"). `expert_share`, `streamed_share`, `kv_share`: of the bytes of each,
-    what is there and not in HBM, above 0, at most 1; of experts, whole ones, over all layers as near as can be. How a
-    prompt passes, None as the execution has it: `micro_batch` tokens in one pass, 0 all; `stream_from` tokens of a pass
-    on experts of the host are streamed, 0 never. `micro_sequences`: sequences that a layer computes together, what was
-    fetched for it serving one such micro-batch after the other. `fits`: as many layers are kept off the host as HBM has
-    room for, which is known where memory is planned. `beside`: threads of their own compute the host's experts while
-    the device computes those of the same layer that are in HBM, in an engine whose issuing thread would do one after
-    the other. Raises `InvalidInput` for anything else.
+    forward pass. `zero_copy_experts`, `zero_copy_weights`: layers whose routed experts, or weights outside of those,
+    wait in host memory, where the device's kernels read them. `kv`: the KV cache of the other layers is in HBM
+    ("device"), in host memory and attended to there ("host"), or streamed from there ("stream"). `expert_share`,
+    `streamed_share`, `kv_share`: of the bytes of each, what is there and not in HBM, above 0, at most 1; of experts of
+    the host, whole ones, over all layers as near as can be. How a prompt passes, None as the execution has it:
+    `micro_batch` tokens in one pass, 0 all; `stream_from` tokens of a pass on experts of the host are streamed, 0
+    never. `micro_sequences`: sequences that a layer computes together, what was fetched for it serving one such micro-
+    batch after the other. `fits`: as many layers are kept off the host as HBM has room for, which is known where memory
+    is planned. `beside`: threads of their own compute the host's experts while the device computes those of the same
+    layer that are in HBM, in an engine whose issuing thread would do one after the other. Raises `InvalidInput` for
+    anything else.
     """
 
     host_experts: LayerRange | None = None
@@ -87,6 +89,8 @@ class Placement:
     uniform: bool = False
     host_layers: LayerRange | None = None
     streamed: LayerRange | None = None
+    zero_copy_experts: LayerRange | None = None
+    zero_copy_weights: LayerRange | None = None
     kv: str = "device"
     expert_share: float = 1.0
     streamed_share: float = 1.0
@@ -104,6 +108,7 @@ class Placement:
             raise InvalidInput(f"kv = {self.kv!r}: a KV cache is on the device, on the host, or streamed (stream)")
         if self.beside and self.host_experts is None:
             raise InvalidInput("host=beside says how experts of the host run: give experts=cpu with it")
+        self._check_zero_copies()
         if self.n_kept < 0:
             raise InvalidInput(f"keep = {self.n_kept} experts a layer is below 0")
         if self.micro_sequences is not None and self.micro_sequences < 1:
@@ -119,8 +124,8 @@ class Placement:
             )
 
         for part, share, away in (
-            ("experts", self.expert_share, self.host_experts is not None),
-            ("weights", self.streamed_share, self.streamed is not None),
+            ("experts", self.expert_share, (self.host_experts or self.zero_copy_experts) is not None),
+            ("weights", self.streamed_share, (self.streamed or self.zero_copy_weights) is not None),
             ("kv", self.kv_share, self.kv != "device"),
         ):
             if not 0 < share <= 1:
@@ -132,10 +137,30 @@ class Placement:
         if self.expert_share < 1 and self.n_kept:
             raise InvalidInput("experts: keep and share both say what stays in HBM: give one")
 
+    def _check_zero_copies(self) -> None:
+        """Kernels that read host memory have the link to themselves."""
+        if not self.zero_copies:
+            return
+        beside = {
+            "experts=cpu": self.host_experts, "layers=cpu": self.host_layers, "weights=stream": self.streamed,
+            f"kv={self.kv}": None if self.kv == "device" else self.kv, "micro": self.micro_sequences,
+        }  # fmt: skip
+        for clause, where in beside.items():
+            if where is not None:
+                raise InvalidInput(
+                    f"zerocopy: kernels that read weights in host memory have the link to themselves here: leave out "
+                    f"{clause}"
+                )
+
+    @property
+    def zero_copies(self) -> bool:
+        """Whether kernels of the device read weights in host memory."""
+        return self.zero_copy_experts is not None or self.zero_copy_weights is not None
+
     @property
     def keeps(self) -> bool:
         """Whether some experts of layers on the host stay in HBM, so that their popularity matters."""
-        return self.n_kept > 0 or self.expert_share < 1
+        return self.n_kept > 0 or (self.expert_share < 1 and self.host_experts is not None)
 
     def execution(self, execution: Execution) -> Execution:
         """`execution` with the prompt passing, and the host computing, as the placement says."""
@@ -157,10 +182,14 @@ class Placement:
                 + (f":keep={self.n_kept}" if self.n_kept else _said(self.expert_share))
                 + ":uniform" * (self.uniform and self.keeps)
             )
+        if self.zero_copy_experts is not None:
+            said.append(f"experts=zerocopy{self.zero_copy_experts}{_said(self.expert_share)}")
         if self.host_layers is not None:
             said.append(f"layers=cpu{self.host_layers}")
         if self.streamed is not None:
             said.append(f"weights=stream{self.streamed}{_said(self.streamed_share)}")
+        if self.zero_copy_weights is not None:
+            said.append(f"weights=zerocopy{self.zero_copy_weights}{_said(self.streamed_share)}")
         if self.kv != "device":
             said.append("kv=" + {"host": "cpu"}.get(self.kv, self.kv) + _said(self.kv_share))
         if self.micro_batch is not None:
@@ -179,8 +208,10 @@ class Placed:
     """A placement of one model.
 
     `host_layers`, `streamed_layers`: of the decoder. `kept`: by MoE layer (numbered through the model) the experts in
-    HBM where the others run on the host; None where a policy decides. `streamed_share`, `kv_share`: of the bytes of
-    each streamed layer, and of the KV cache, what is not in HBM.
+    HBM where the others run on the host; None where a policy decides. `zero_copy_experts`, `zero_copy_weights`: layers
+    of the decoder whose kernels read such weights in host memory. `streamed_share`, `kv_share`, `expert_share`: of the
+    bytes of each layer that is streamed or read so, of the KV cache, and of each expert that is read so, what is not in
+    HBM.
     """
 
     host_layers: frozenset[int]
@@ -189,11 +220,19 @@ class Placed:
     kv: str
     streamed_share: float = 1.0
     kv_share: float = 1.0
+    zero_copy_experts: frozenset[int] = frozenset()
+    zero_copy_weights: frozenset[int] = frozenset()
+    expert_share: float = 1.0
+
+    @property
+    def zero_copies(self) -> bool:
+        """Whether kernels of the device read weights in host memory."""
+        return bool(self.zero_copy_experts or self.zero_copy_weights)
 
     @property
     def is_plain(self) -> bool:
         """Whether all is in HBM but what a policy moves."""
-        plain = not self.host_layers and not self.streamed_layers and self.kv == "device"
+        plain = not (self.host_layers or self.streamed_layers or self.zero_copies) and self.kv == "device"
         return plain and all(one is None for one in self.kept)
 
     @property
@@ -220,6 +259,7 @@ def place(model: ModelArchitecture, placement: Placement, popularity: NDArray[np
         name: frozenset(() if where is None else where.of(stack.n_layers))
         for name, where in (
             ("host", placement.host_layers), ("experts", placement.host_experts), ("streamed", placement.streamed),
+            ("zero-copy experts", placement.zero_copy_experts), ("zero-copy weights", placement.zero_copy_weights),
         )
     }  # fmt: skip
     if placement.n_kept > model.n_experts:
@@ -239,8 +279,17 @@ def place(model: ModelArchitecture, placement: Placement, popularity: NDArray[np
             n_kept = placement.n_kept or int(n_here + here + 0.5) - int(n_here + 0.5)
             n_here += here
             kept[at] = frozenset(order[:n_kept].tolist())
-    streamed, shares = layers["streamed"] - layers["host"], (placement.streamed_share, placement.kv_share)
-    return Placed(layers["host"], streamed, tuple(kept), placement.kv, *shares)
+    return Placed(
+        layers["host"],
+        layers["streamed"] - layers["host"],
+        tuple(kept),
+        placement.kv,
+        placement.streamed_share,
+        placement.kv_share,
+        layers["zero-copy experts"] & set(stack.moe_layers),
+        layers["zero-copy weights"],
+        placement.expert_share,
+    )
 
 
 AS_DECIDED = Placement()
@@ -253,7 +302,8 @@ def placement_named(text: str) -> Placement:
     `experts=cpu` (all layers), `experts=cpu:26` (the first 26 layers), `experts=cpu:12-47`, `experts=cpu:12-`,
     `experts=cpu:keep=28`, `experts=cpu:keep=28:uniform`; `experts=cpu:fit` (as few layers on the host as HBM allows);
     `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`; a share of the bytes, `experts=cpu:share=0.4`,
-    `weights=stream:share=0.4`, `kv=cpu:share=0.5`; `ubatch=2048`, `stream=32`, `stream=never`; `micro=8` (sequences in
+    `weights=stream:share=0.4`, `kv=cpu:share=0.5`; `experts=zerocopy:18`, `weights=zerocopy:18` (kernels read them in
+    host memory); `ubatch=2048`, `stream=32`, `stream=never`; `micro=8` (sequences in
     a micro-batch); `host=beside` (experts of the host while the device computes its own). Raises `InvalidInput` for
     anything else.
     """
@@ -286,7 +336,9 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
             raise InvalidInput(f"placement {text!r}: micro={where} is no number of sequences")
         return replace(found, micro_sequences=int(where))
     home, *rest = where.split(":")
-    wanted = {"experts": ("cpu",), "layers": ("cpu",), "weights": ("stream",), "kv": ("cpu", "stream")}
+    wanted = {
+        "experts": ("cpu", "zerocopy"), "layers": ("cpu",), "weights": ("stream", "zerocopy"), "kv": ("cpu", "stream")
+    }  # fmt: skip
     if part == "experts" and rest == ["fit"] and home == "cpu":
         return replace(found, host_experts=EVERYWHERE, fits=True)
     n_kept, uniform = 0, part == "experts" and rest[-1:] == ["uniform"] and len(rest) > 1
@@ -297,12 +349,18 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
         raise InvalidInput(f"placement {text!r}: {part}={where} is not of the form {_FORM}")
     if part == "kv":
         return replace(found, kv={"cpu": "host"}.get(home, home), kv_share=share)
-    if part == "experts" and rest and rest[-1].startswith("keep="):
+    if part == "experts" and home == "cpu" and rest and rest[-1].startswith("keep="):
         digits = rest.pop().removeprefix("keep=")
         if not re.fullmatch(r"\d{1,4}", digits, re.ASCII):
             raise InvalidInput(f"placement {text!r}: keep={digits} is not a number of experts a layer")
         n_kept = int(digits)
     layers = _layers(rest, text)
+    if home == "zerocopy" and part == "experts":
+        if uniform:
+            raise InvalidInput(f"placement {text!r}: {part}={where} is not of the form {_FORM}")
+        return replace(found, zero_copy_experts=layers, expert_share=share)
+    if home == "zerocopy":
+        return replace(found, zero_copy_weights=layers, streamed_share=share)
     if part == "experts":
         return replace(found, host_experts=layers, n_kept=n_kept, uniform=uniform, expert_share=share)
     if part == "layers":

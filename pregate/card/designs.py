@@ -66,7 +66,14 @@ ENGINES: Mapping[str, tuple[str, ...]] = ReadOnly(
             "gpu_only@layers=cpu",
         ),
         "ktransformers": ("gpu_only@experts=cpu:keep={most}", "gpu_only@experts=cpu"),
-        "vllm": ("gpu_only", "prefetch_all"),
+        "vllm": (
+            "gpu_only",
+            "gpu_only@experts=zerocopy:{fewest}",
+            "gpu_only@experts=zerocopy",
+            "gpu_only@experts=zerocopy:{fewest}@weights=zerocopy:{fewest}",
+            "gpu_only@experts=zerocopy@weights=zerocopy",
+            "prefetch_all",
+        ),
     }
 )
 """What engines offer, by engine. `{fewest}`: as few layers as fit, `{most}`: as many experts a layer as fit."""
@@ -154,9 +161,9 @@ def plan_design(model: ModelArchitecture, hw: Platform, work: Workpiece, name: s
     whose number is not open (another design is the same).
     """
     if "{fewest}" in name:
-        return _settled(model, hw, work, name.replace("{fewest}", "{}"), range(model.decoder.n_layers - 1, 0, -1))
+        return _settled(model, hw, work, name.replace("{fewest}", "{0}"), range(model.decoder.n_layers - 1, 0, -1))
     if "{most}" in name:
-        return _settled(model, hw, work, name.replace("{most}", "{}"), range(1, model.n_experts))
+        return _settled(model, hw, work, name.replace("{most}", "{0}"), range(1, model.n_experts))
     return _granted(model, hw, work, name)
 
 
@@ -166,7 +173,7 @@ def _settled(model: ModelArchitecture, hw: Platform, work: Workpiece, form: str,
     Raises `CapacityExceeded` where none does.
     """
     if not len(numbers):
-        raise InvalidInput(f"{form.replace('{}', 'N')}: {model.name} has nothing to divide")
+        raise InvalidInput(f"{form.replace('{0}', 'N')}: {model.name} has nothing to divide")
     found: Planned | CapacityExceeded | None = None
     low, high = 0, len(numbers) - 1
     while low <= high:
@@ -237,4 +244,4 @@ def all_planned(
 
 def _copies(name: str) -> bool:
     """Whether a design brings weights to the accelerator as it runs."""
-    return not name.startswith("gpu_only") or "@weights=stream" in name
+    return not name.startswith("gpu_only") or "@weights=stream" in name or "=zerocopy" in name

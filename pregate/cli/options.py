@@ -68,8 +68,9 @@ PlacementText = Annotated[
     typer.Option(
         "--placement",
         help="Where parts of the model are: experts=cpu, experts=cpu:26 (layers), experts=cpu:keep=28 (on the "
-        "accelerator), experts=cpu:fit (what HBM has no room for), layers=cpu:20, weights=stream, kv=cpu, kv=stream; "
-        "prompts: ubatch=2048, stream=never; micro-batches that share a fetch: micro=8 (sequences); experts "
+        "accelerator), experts=cpu:fit (what HBM has no room for), layers=cpu:20, weights=stream, experts=zerocopy:20 "
+        "(kernels read them in host memory), kv=cpu, kv=stream; prompts: ubatch=2048, stream=never; micro-batches that "
+        "share a fetch: micro=8 (sequences); experts "
         "of the host while the device computes its own: host=beside; by comma.",
     ),
 ]

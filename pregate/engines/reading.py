@@ -17,6 +17,7 @@ from fractions import Fraction
 from hwmodels.specs.machine_files import load_component, load_machine
 from hwmodels.specs.spec import Host
 from pregate.engines.flag_table import EngineFlags, engine_of, engines
+from pregate.engines.host_weights import read_where_they_lie
 from pregate.engines.unpriced import check_engine
 from pregate.engines.writing import NO_OPS
 from pregate.named import load_model
@@ -47,7 +48,7 @@ class _Said:
     cpu_moe: int | None = None
     n_threads: int | None = None
     on_host_gib: float = 0.0
-    experts_alone: bool = False
+    on_host_names: str = ""
     in_memory: bool = False
     groups: dict[str, int] = field(default_factory=dict)
     overrides: list[tuple[str, str]] = field(default_factory=list)
@@ -100,13 +101,12 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     if said.in_memory and (stack in engine.pins_placed or not placed):
         said.numbers["stack.host_memory"] = "pinned"
     base = "gpu_only" if not stated or stated.startswith("-") or _PROGRAM.match(stated[:_MOST]) else stated
-    if said.on_host_gib:
-        base = _read_over_link(said, model.total_bytes, model.n_moe_layers * model.n_experts * model.expert_bytes)
-    elif said.groups:
+    if said.groups:
         base = _brought_ahead(said)
     if said.n_threads is not None:
         said.numbers |= _threads(said.n_threads, cells)
-    clauses = [*_placed(said, model.decoder), *(f"{name}={what}" for name, what in said.clauses.items())]
+    read = read_where_they_lie(said.on_host_gib, said.on_host_names, model) if said.on_host_gib else []
+    clauses = [*read, *_placed(said, model.decoder), *(f"{name}={what}" for name, what in said.clauses.items())]
     if engine.experts_on_host and base == "gpu_only" and not any(clause.startswith("experts=") for clause in clauses):
         clauses.append("experts=cpu")
     formats = ",".join(filter(None, (cells.get("formats", ""), *(f"{k}={v}" for k, v in said.formats.items()))))
@@ -197,7 +197,7 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
         case "weights_on_host_gib":
             said.on_host_gib = _number(flag, value)
         case "weights_on_host":
-            said.experts_alone = value == "experts"
+            said.on_host_names = value
         case "group_size" | "group_brought" | "brought_ahead":
             said.groups[what] = _count(flag, value)
         case _:
@@ -229,20 +229,6 @@ def _reads_whole(what: str, flag: str, value: str) -> bool:
             raise InvalidInput(f"policy: {flag} {value[:20]} is no mode of loading: {', '.join(_LOAD_MODES)}")
         return value in _UNMAPPED
     return (value not in _OFF) if what == "in_memory" else value in _OFF
-
-
-def _read_over_link(said: _Said, total_bytes: int, expert_bytes: int) -> str:
-    """vLLM's weights on the host, which kernels read over the link. Raises `InvalidInput` where a part of them is."""
-    n_bytes = said.on_host_gib * 2**30
-    if said.experts_alone and n_bytes >= expert_bytes:
-        return "on_demand"
-    if not said.experts_alone and n_bytes >= total_bytes:
-        return "on_demand@weights=stream"
-    needed = expert_bytes if said.experts_alone else total_bytes
-    raise InvalidInput(
-        f"policy: {said.on_host_gib:g} GiB of weights read over the link are a part of {needed / 2**30:.1f}: parts of "
-        f"layers that kernels read where they are cannot be said, all of them can (on_demand@weights=stream)"
-    )
 
 
 def _brought_ahead(said: _Said) -> str:

@@ -4,7 +4,7 @@ Every flag stands in `flags.yaml` with the document that names it and the day th
 `src/llama-model.cpp` of llama.cpp (`load_tensors`: the first GPU layer is layers + 1 - ngl, the output counts as the
 last), `src/llama.cpp` of ik_llama.cpp (`llm_load_tensors`, commit 00063b7, read 2026-11-29: it is layers - ngl, and the
 output is on the device beyond all layers only, as in older builds of llama.cpp), and of vLLM that `--cpu-offload-gb`
-copies nothing ahead, while `--offload-group-size` brings whole layers ahead; neither looks at which experts a token
+copies nothing, while `--offload-group-size` brings whole layers ahead; neither looks at which experts a token
 chose.
 """
 
@@ -24,6 +24,7 @@ from offload.policy import Policy
 from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad
 from pregate.engines.flag_table import EngineFlags, engine_of, engines
+from pregate.engines.host_weights import EXPERTS_ALONE, budget_of
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["NO_OPS", "Flags", "benchmark_of", "flags_of", "named"]
@@ -234,22 +235,25 @@ _HOST_KERNELS: Mapping[str, str] = ReadOnly({"bf16": "BF16", "fp8": "FP8", "int4
 def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
     said = engines()["vllm"].words
     ends = f"{said('requests', job.batch)} {said('context', job.input_tokens + job.output_tokens)}"
-    plain = not policy.placement.host_layers and policy.placement.host_experts is None and not policy.placement.streamed
-    if policy.resident and plain:
+    where = policy.placement
+    plain = not where.host_layers and where.host_experts is None and not where.streamed
+    if policy.resident and plain and not where.zero_copies:
         return Flags(f"vllm serve MODEL {ends}", "")
+    budget = budget_of(where, model)
+    if policy.resident and plain and budget is not None:
+        gib, alone = budget
+        names = f" {said('weights_on_host', EXPERTS_ALONE)}" * alone
+        return Flags(f"vllm serve MODEL {said('weights_on_host_gib', f'{gib:g}')}{names} {ends}", "")
     if policy.name == "prefetch_all":
         ahead = " ".join(said(what, 1) for what in ("group_size", "group_brought", "brought_ahead"))
         return Flags(
             f"vllm serve MODEL {ahead} {ends}",
             "whole layers are brought, attention with the experts",
         )
-    if policy.name == "on_demand":
-        gib = math.ceil(model.n_moe_layers * model.n_experts * model.expert_bytes / 2**30)
-        return Flags(
-            f"vllm serve MODEL {said('weights_on_host_gib', gib)} {said('weights_on_host', 'experts')} {ends}",
-            "kernels read the weights over the link as they run, nothing is copied beforehand",
-        )
-    return Flags("", f"vLLM offloads whole tensors and computes nothing on the host: {policy.name} cannot be said")
+    nearest = "; the nearest is gpu_only@experts=zerocopy" * policy.name.startswith("on_demand")
+    return Flags(
+        "", f"vLLM offloads whole tensors and computes nothing on the host: {policy.name} cannot be said{nearest}"
+    )
 
 
 def _fastertransformer(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:

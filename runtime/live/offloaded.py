@@ -143,10 +143,11 @@ def check_policy(policy: Policy, model: ModelArchitecture, lookahead: int) -> No
         )
     if policy.encoder == "same" and policy.lookahead and model.is_encoder_decoder:
         raise InvalidInput(f"policy {policy.name}: encoders have conventional gates here, leave :encoder out")
-    if policy.placement.kv != "device" or policy.placement.streamed is not None:
+    where = policy.placement
+    if where.kv != "device" or where.streamed is not None or where.zero_copies:
         raise InvalidInput(
-            f"policy {policy.name}: the runtime executes experts=cpu and layers=cpu, and streams no weights, keys or "
-            f"values"
+            f"policy {policy.name}: the runtime executes experts=cpu and layers=cpu; it streams no weights, keys or "
+            f"values, and its kernels read none of them in host memory"
         )
     if policy.placement.host_layers is not None:
         HostLayers(model, {0})

@@ -34,6 +34,10 @@ HOMES = (
     "layers=cpu:2", "layers=cpu:1-2", "layers=cpu:2@experts=cpu", "experts=cpu@host=beside", "weights=stream",
     "weights=stream:1-2@experts=cpu:2", "weights=stream:2-@layers=cpu:1",
 )  # fmt: skip
+READ_THERE = (
+    "experts=zerocopy", "weights=zerocopy", "experts=zerocopy:2-@weights=zerocopy:2", "weights=zerocopy:1-2:share=0.3",
+    "experts=zerocopy:1-:share=0.7",
+)  # fmt: skip
 CACHES = (
     "", "kv=cpu", "kv=stream", "kv=cpu:share=0.4", "kv=stream:share=0.3@weights=stream", "kv=cpu@experts=cpu",
     "kv=stream@experts=cpu:keep=1", "kv=cpu@layers=cpu:2", "kv=cpu@weights=stream:2",
@@ -79,6 +83,18 @@ def assert_alike(
     assert is_compiled
     assert fast == slow, (model.name, policy.name, str(policy.placement), execution.name)
     return fast
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("name", list(ALL))
+def test_kernels_that_read_host_memory_are_written_alike(name: str, execution: str) -> None:
+    model = ALL[name]
+    for i, placement in enumerate(READ_THERE):
+        trace = routing(model, batch=1 + 2 * (i % 2), seed=i, input_tokens=9, output_tokens=3)
+        run = dataclasses.replace(EXECUTIONS[execution], zero_copy_rows=1 + 3 * i)
+        policy = policy_named(text_of("gpu_only", placement, PASSES[i % len(PASSES)]))
+        found = assert_alike(model, trace, policy, run)
+        assert any(work.kind is OpKind.ZERO_COPY for work in found.schedule.works)
 
 
 def text_of(*clauses: str) -> str:

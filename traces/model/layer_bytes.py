@@ -6,7 +6,7 @@ import math
 
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["head_bytes", "layer_weight_bytes"]
+__all__ = ["head_bytes", "layer_part_bytes", "layer_weight_bytes"]
 
 
 def layer_weight_bytes(model: ModelArchitecture) -> tuple[int, ...]:
@@ -14,22 +14,29 @@ def layer_weight_bytes(model: ModelArchitecture) -> tuple[int, ...]:
 
     Their sum, the two tables and an encoder are `non_expert_bytes`, to a byte a layer.
     """
+    return tuple(math.ceil(mixing + rest) for mixing, rest in layer_part_bytes(model))
+
+
+def layer_part_bytes(model: ModelArchitecture) -> tuple[tuple[float, float], ...]:
+    """The same by what reads them: what mixes the tokens of each layer, with norms and biases; its gate and shared
+    experts, or its dense FFN.
+    """
     stack, moe = model.decoder, set(model.decoder.moe_layers)
     attention, shared = model.stored_attention_dtype.bytes_per_param, model.stored_shared_dtype.bytes_per_param
     kept = model.stored_activation_dtype.bytes_per_param
     norm_params = model.d_model * (2 if model.norm_bias else 1)
     vectors = stack.vector_params(model.d_model, norm_params) / stack.n_layers * kept
-    sizes = []
+    sizes = list[tuple[float, float]]()
     for layer, mixer in enumerate(stack.all_mixers):
-        n_bytes = vectors
+        mixing, rest = vectors, 0.0
         if mixer is not None:
             n_blocks = 2 if stack.cross_attention else 1
-            n_bytes += n_blocks * sum(n * k for n, k in mixer.gemm_shapes(model.d_model)) * attention
+            mixing += n_blocks * sum(n * k for n, k in mixer.gemm_shapes(model.d_model)) * attention
         if layer in moe:
-            n_bytes += model.shared_expert_params * shared + model.gate_params * kept
+            rest = model.shared_expert_params * shared + model.gate_params * kept
         elif layer not in stack.bare_layers:
-            n_bytes += stack.n_dense_matrices * model.d_model * stack.d_ff_dense * model.dtype.bytes_per_param
-        sizes.append(math.ceil(n_bytes))
+            rest = stack.n_dense_matrices * model.d_model * stack.d_ff_dense * model.dtype.bytes_per_param
+        sizes.append((mixing, rest))
     return tuple(sizes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from offload.placing.placement import Placement
 from offload.policies import PRESETS
 from offload.policies.policy_descriptions import what_it_does
 from pregate.card.card import N_SHOWN, Card
@@ -57,8 +58,21 @@ def in_words(one: Judged) -> str:
         if where.n_kept:
             return f"{where.n_kept} of {model.n_experts} experts a layer in HBM, the others on the host's processor"
         return f"experts of {n} of {n_layers} layers {rest}" if n < n_layers else f"all experts {rest}"
+    if where.zero_copies:
+        return _read_there(where, n_layers)
     name = re.split(r"[+(:@]", policy.name)[0]
     return "all in HBM" if policy.resident else what_it_does(name) if name in PRESETS else ""
+
+
+def _read_there(where: Placement, n_layers: int) -> str:
+    """What kernels read in host memory."""
+    layers = where.zero_copy_experts or where.zero_copy_weights
+    assert layers is not None
+    n = len(layers.of(n_layers))
+    parts = [(where.zero_copy_experts, "experts"), (where.zero_copy_weights, "attention and dense weights")]
+    what = " and ".join(name for one, name in parts if one is not None)
+    told = f"{what} of {n} of {n_layers} layers" if n < n_layers else f"all {what}"
+    return f"{told} in host memory, where kernels read them over the link"
 
 
 def changed_by(card: Card, n_most: int) -> tuple[str, str]:

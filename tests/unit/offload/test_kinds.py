@@ -26,10 +26,11 @@ def test_a_row_is_consistent(kind: OpKind) -> None:
 
 
 def test_transfers_and_kernels_are_those_of_the_design() -> None:
-    assert TRANSFERS == (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ, OpKind.STREAM, OpKind.WRITE_BACK, OpKind.FILE)
+    within = OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ, OpKind.STREAM, OpKind.WRITE_BACK, OpKind.FILE
+    assert (*within, OpKind.ZERO_COPY) == TRANSFERS
     attentions = OpKind.SELF_ATTENTION, OpKind.CROSS_ATTENTION
     assert (*attentions, OpKind.GATE, OpKind.EXPERTS, OpKind.DENSE_FFN, OpKind.HEAD) == KERNEL_KINDS
-    assert TO_DEVICE == (OpKind.FETCH, OpKind.STREAM, OpKind.RETURN)
+    assert TO_DEVICE == (OpKind.FETCH, OpKind.STREAM, OpKind.RETURN, OpKind.ZERO_COPY)
 
 
 def test_an_expert_goes_on_from_where_it_was_put() -> None:

@@ -76,7 +76,12 @@ SAID = {
     "ktransformers": [
         "gpu_only@experts=cpu", "gpu_only@experts=cpu:keep=28", "gpu_only@experts=cpu:keep=28:uniform@stream=512"
     ],
-    "vllm": ["gpu_only", "prefetch_all", "on_demand"],
+    "vllm": [
+        "gpu_only",
+        "prefetch_all",
+        "gpu_only@experts=zerocopy:20",
+        "gpu_only@experts=zerocopy:20@weights=zerocopy:20",
+    ],
 }  # fmt: skip
 
 
@@ -111,5 +116,7 @@ def test_vllm_offloads_tensors_and_knows_no_experts() -> None:
     }
     assert said["gpu_only"].command.startswith("vllm serve MODEL")
     assert "--offload-group-size 1" in said["prefetch_all"].command
-    assert "--cpu-offload-gb 54 " in said["on_demand"].command
+    assert not said["on_demand"].command
+    assert "the nearest is gpu_only@experts=zerocopy" in said["on_demand"].left_out
+    assert "cannot be said" in flags_of(EngineDesign("gpu_only@weights=zerocopy:3", "vllm"), model, hw, LOAD).left_out
     assert "cannot be said" in flags_of(EngineDesign("gpu_only@experts=cpu", "vllm"), model, hw, LOAD).left_out

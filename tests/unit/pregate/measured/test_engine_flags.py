@@ -78,8 +78,20 @@ def test_flags_are_said_as_a_policy(flags: str, policy: str, tmp_path: Path) -> 
         ("kt-kernel", "--kt-num-gpu-experts=8 --chunked-prefill-size=4096", "gpu_only@experts=cpu:keep=8@ubatch=4096"),
         ("kt-kernel", "--kt-gpu-experts-ratio 0.25 --tp 1", "gpu_only@experts=cpu:share=0.75"),
         ("", "--kt-num-gpu-experts 8", "gpu_only@experts=cpu:keep=8"),
-        ("vllm", "vllm serve Qwen/Qwen3-30B-A3B --cpu-offload-gb 70", "on_demand@weights=stream"),
-        ("vllm", "--cpu-offload-gb 54 --cpu-offload-params experts", "on_demand"),
+        (
+            "vllm",
+            "vllm serve Qwen/Qwen3-30B-A3B --cpu-offload-gb 70",
+            "gpu_only@experts=zerocopy@weights=zerocopy",
+        ),
+        ("vllm", "--cpu-offload-gb 54 --cpu-offload-params experts", "gpu_only@experts=zerocopy"),
+        ("vllm", "--cpu-offload-gb 53.9 --cpu-offload-params mlp.experts", "gpu_only@experts=zerocopy"),
+        ("vllm", "--cpu-offload-gb 1.0 --cpu-offload-params experts", "gpu_only@experts=zerocopy:1"),
+        (  # 18 layers of 1.125 GiB of experts and .07 of the rest are 21.5: the last lacks its projection down
+            "vllm",
+            "--cpu-offload-gb 20",
+            "gpu_only@experts=zerocopy:18:share=0.981481@weights=zerocopy:18",
+        ),
+        ("vllm", "--cpu-offload-gb 0", "gpu_only"),
         (
             "vllm",
             "--offload-group-size 1 --offload-num-in-group 1 --offload-prefetch-step 1",
@@ -185,7 +197,7 @@ def test_a_row_of_an_unknown_model_keeps_its_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stack", "flags", "told"),
     [
-        ("vllm", "--cpu-offload-gb 30", "are a part of 5"),
+        ("vllm", "--cpu-offload-gb 30 --cpu-offload-params self_attn", "only experts can be said"),
         ("vllm", "--offload-group-size 8 --offload-num-in-group 2", "only all of them"),
         ("vllm", "-tp 2", "a row is of one card"),
         ("ik-llama", "-op 27,0", "only -1,0, none, can be said"),
@@ -217,7 +229,10 @@ def test_what_a_card_writes_is_read_back(engine: EngineFlags) -> None:
         ("ik-llama", "gpu_only@layers=cpu:20"),
         ("ik-llama", "gpu_only@experts=cpu@stream=never"),
         ("ktransformers", "gpu_only@experts=cpu:keep=28@stream=512"),
-        ("vllm", "on_demand"),
+        ("vllm", "gpu_only@experts=zerocopy"),
+        ("vllm", "gpu_only@experts=zerocopy:20"),
+        ("vllm", "gpu_only@experts=zerocopy:20@weights=zerocopy:20"),
+        ("vllm", "gpu_only@experts=zerocopy:1@weights=zerocopy:1"),
     ],
 )
 def test_the_flags_of_a_card_say_its_design_when_read(stack: str, policy: str, tmp_path: Path) -> None:

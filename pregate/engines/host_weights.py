@@ -1,0 +1,71 @@
+"""Weights that vLLM keeps on the host up to a budget, `--cpu-offload-gb`, where kernels read them, as a placement.
+
+`vllm/model_executor/offloader/uva.py` (read 2026-11-29 at 00593fa7) goes through the layers from the first on and takes
+one tensor after the other until the budget is reached or passed: attention, then the experts' two tensors (up with
+gate, down), then norms. Embeddings and the head stay in HBM. `--cpu-offload-params experts` takes experts alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+from offload.placing.placement import Placement
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.model.layer_bytes import layer_weight_bytes
+
+__all__ = ["EXPERTS_ALONE", "budget_of", "read_where_they_lie"]
+
+EXPERTS_ALONE = "experts"
+"""What `--cpu-offload-params` is told of routed experts."""
+
+_EXPERTS = (EXPERTS_ALONE, "mlp.experts")
+
+
+def read_where_they_lie(gib: float, names: str, model: ModelArchitecture) -> list[str]:
+    """Clauses of a placement for a budget in GiB, of the tensors that `names` names, "" all. Raises `InvalidInput`."""
+    if names and names not in _EXPERTS:
+        raise InvalidInput(
+            f"policy: --cpu-offload-params {names[:40]}: of named tensors only experts can be said, or all without it"
+        )
+    left, dense, experts = gib * 2**30, 0, []
+    matrices = model.n_expert_matrices
+    for layer, n_bytes in enumerate(layer_weight_bytes(model)):
+        if left <= 0:
+            break
+        if not names:
+            left, dense = left - n_bytes, layer + 1
+        if layer in model.decoder.moe_layers:
+            n_taken = 0
+            for n in (matrices - 1, 1):  # of the matrices of an expert, in two tensors
+                if left > 0:
+                    left, n_taken = left - n * model.n_experts * model.expert_bytes / matrices, n_taken + n
+            experts.append((layer, n_taken / matrices))
+    clauses, n_layers = [], model.decoder.n_layers
+    taken = [(layer, share) for layer, share in experts if share]
+    if taken:
+        share = sum(share for _, share in taken) / len(taken)
+        clauses.append(f"experts=zerocopy{_first(taken[-1][0] + 1, n_layers)}" + f":share={share:.6g}" * (share < 1))
+    if dense:
+        clauses.append(f"weights=zerocopy{_first(dense, n_layers)}")
+    return clauses
+
+
+def _first(n: int, n_layers: int) -> str:
+    return "" if n == n_layers else f":{n}"
+
+
+def budget_of(placement: Placement, model: ModelArchitecture) -> tuple[float, bool] | None:
+    """The budget in GiB, to a hundredth, that has kernels read what `placement` says, and whether it is of experts
+    alone; None where vLLM cannot be told so.
+    """
+    where, dense = placement.zero_copy_experts, placement.zero_copy_weights
+    whole = placement.expert_share == placement.streamed_share == 1
+    if where is None or where.first or not whole or (dense is not None and dense != where):
+        return None
+    layers = where.of(model.decoder.n_layers)
+    n_moe = sum(layer in layers for layer in model.decoder.moe_layers)
+    n_bytes = n_moe * model.n_experts * model.expert_bytes
+    if dense is not None:
+        n_bytes += sum(layer_weight_bytes(model)[layer] for layer in layers)
+    return math.floor(n_bytes / 2**30 * 100) / 100, dense is None

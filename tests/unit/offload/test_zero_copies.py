@@ -1,0 +1,153 @@
+"""Kernels that read weights in host memory: what they read, when, and what that takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import pregate
+from hwmodels.cost import price
+from hwmodels.platform import load_platform
+from offload.decode import Decoded, decode
+from offload.execution import EXECUTIONS
+from offload.ops import Lane, OpKind
+from offload.placing.footprint import host_bytes, measure_workload, plan_memory
+from offload.placing.placement import Placement, place, placement_named
+from offload.policies import policy_named
+from simulator.definition import des
+from tests.engines import timed_alike
+from tests.placed_schedules import MODEL, TRACE
+from traces.errors import InvalidInput
+from traces.model.layer_bytes import layer_part_bytes, layer_weight_bytes
+
+VLLM = EXECUTIONS["vllm"]
+STACK = MODEL.decoder
+
+
+def written(text: str, rows: int = 64) -> Decoded:
+    policy = policy_named(f"gpu_only@{text}" if text else "gpu_only")
+    run = policy.placement.execution(replace(VLLM, zero_copy_rows=rows))
+    return decode(MODEL, TRACE.steps(), policy, run, n_buffers=0)
+
+
+def reads(decoded: Decoded) -> list[int]:
+    return np.flatnonzero(decoded.schedule.kind == OpKind.ZERO_COPY).tolist()
+
+
+def test_parts_of_a_layer_are_the_layer() -> None:
+    parts = layer_part_bytes(MODEL)
+    assert [-(-sum(one) // 1) for one in parts] == list(layer_weight_bytes(MODEL))
+    assert all(mixing > 0 and rest > 0 for mixing, rest in parts)
+
+
+def test_a_kernel_and_what_it_reads_begin_together_and_what_comes_next_waits_for_both() -> None:
+    decoded = written("experts=zerocopy:2@weights=zerocopy:2")
+    schedule = decoded.schedule
+    found = reads(decoded)
+    steps = np.unique(TRACE.step)
+    assert sorted({int(schedule.layer[op]) for op in found}) == [0, 1]
+    assert len(found) == 4 * len(steps)  # what mixes tokens, then the FFN, of each layer
+    for op in found:
+        kernel, (*before,) = op - 1, schedule.deps(op)
+        assert schedule.lane[kernel] == Lane.COMPUTE
+        assert schedule.layer[kernel] == schedule.layer[op]
+        later = np.flatnonzero((schedule.lane == Lane.COMPUTE) & (np.arange(len(schedule.lane)) > op))
+        assert op in schedule.deps(int(later[0]))
+        earlier = np.flatnonzero((schedule.lane == Lane.COMPUTE) & (np.arange(len(schedule.lane)) < kernel))
+        begins_pass = not any(schedule.step[one] == schedule.step[op] for one in earlier)
+        assert before == ([] if begins_pass else [int(earlier[-1])])
+
+
+def test_only_experts_that_tokens_chose_are_read_and_again_for_every_block_of_rows() -> None:
+    prompt = next(iter(TRACE.steps()))
+    layer, moe_layer = STACK.moe_layers[0], 0
+    counts = np.bincount(prompt.experts[:, moe_layer].ravel(), minlength=MODEL.n_experts)
+    for rows in (1, 2, 64):
+        decoded = written(f"experts=zerocopy:{layer}-{layer}", rows)
+        ops = [op for op in reads(decoded) if decoded.schedule.step[op] == 0]
+        assert [int(decoded.schedule.layer[op]) for op in ops] == [layer]
+        assert int(decoded.schedule.bytes[ops[0]]) == MODEL.expert_bytes * sum(-(-n // rows) for n in counts.tolist())
+    decoded = written("weights=zerocopy", rows=4)
+    first = [op for op in reads(decoded) if decoded.schedule.step[op] == 0]
+    n_blocks = -(-len(prompt.experts) // 4)
+    wanted = [int(part) * n_blocks for parts in layer_part_bytes(MODEL) for part in parts if int(part)]
+    assert decoded.schedule.bytes[first].tolist() == wanted
+
+
+def test_a_share_is_of_the_bytes_of_each_weight() -> None:
+    half, whole = written("experts=zerocopy:share=0.5"), written("experts=zerocopy")
+    sizes = [decoded.schedule.bytes[reads(decoded)].astype(float) for decoded in (half, whole)]
+    assert sizes[0] == pytest.approx(sizes[1] / 2)
+
+
+def test_a_step_takes_the_longer_of_what_it_computes_and_what_it_reads() -> None:
+    everything = written("experts=zerocopy@weights=zerocopy").schedule
+    resident = written("").schedule
+    kept = everything.kind != OpKind.ZERO_COPY
+    assert (everything.kind[kept] == resident.kind).all()
+    fast = load_platform("rtx-4090", "vllm", {"link.h2d_bytes_per_s": 1e30})
+    slow = load_platform("rtx-4090", "vllm", {"link.h2d_bytes_per_s": 1e6})
+    ends = [des.simulate(one, price(one.works, fast), 10**12).end_s.max() for one in (everything, resident)]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-9)
+    costs = price(everything.works, slow)
+    end = des.simulate(everything, costs, 10**12).end_s.max()
+    link_s = costs.link_s[everything.cost[everything.kind == OpKind.ZERO_COPY]].sum()
+    head = np.isin(everything.kind, (OpKind.HEAD, OpKind.STEP, OpKind.GATE))
+    rest = (costs.duration_s + costs.issue_s)[everything.cost[head]].sum()
+    assert link_s <= end <= link_s + rest + 1e-3 * len(everything.lane)
+    assert (costs.issue_s[everything.cost[~kept]] == 0).all()
+
+
+def test_every_engine_times_it_alike() -> None:
+    schedule = written("experts=zerocopy:3:share=0.4@weights=zerocopy:1-2").schedule
+    timed_alike(schedule, price(schedule.works, load_platform("rtx-4090", "vllm")))
+
+
+def test_what_kernels_read_is_in_host_memory_and_not_in_hbm() -> None:
+    workload, policy = measure_workload(MODEL, TRACE.steps()), policy_named("gpu_only")
+    placed = place(MODEL, placement_named("experts=zerocopy:3:share=0.5@weights=zerocopy:2"))
+    sizes = {"hbm_bytes": 10**12, "reserve_bytes": 0}
+    all_here = plan_memory(MODEL, workload, policy, VLLM, **sizes).static_bytes
+    there = host_bytes(MODEL, workload, policy, placed)
+    n_moe = len([layer for layer in STACK.moe_layers if layer < 3])
+    assert there == n_moe * MODEL.n_experts * (MODEL.expert_bytes // 2) + sum(layer_weight_bytes(MODEL)[:2])
+    assert plan_memory(MODEL, workload, policy, VLLM, placed=placed, **sizes).static_bytes == all_here - there
+
+
+@pytest.mark.parametrize(
+    ("stack", "policy", "told"),
+    [
+        ("streams", "gpu_only@experts=zerocopy", "kernels of streams_fused|kernels of streams read no weights"),
+        ("llama-cpp", "gpu_only@weights=zerocopy", "kernels of llama_cpp read no weights in host memory"),
+        ("vllm", "prefetch_all@weights=zerocopy", "gpu_only@weights=zerocopy has kernels read them"),
+        ("vllm", "gpu_only@weights=zerocopy@kv=cpu", "leave out kv=host|leave out kv=cpu"),
+        ("vllm", "gpu_only@experts=zerocopy@layers=cpu:1", "leave out layers=cpu"),
+        ("vllm", "gpu_only@experts=zerocopy@weights=stream", "leave out weights=stream"),
+        ("vllm", "gpu_only@experts=zerocopy@micro=2", "leave out micro"),
+        ("vllm", "gpu_only@experts=zerocopy:keep=2", "neither a number of layers"),
+        ("vllm", "gpu_only@experts=zerocopy:2:uniform", "is not of the form"),
+        ("vllm", "gpu_only@layers=zerocopy", "is not of the form"),
+        ("vllm", "gpu_only@experts=zerocopy:99", "99 layers: there are"),
+    ],
+)
+def test_what_reads_no_host_memory_is_refused_by_name(stack: str, policy: str, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told) as caught:
+        pregate.simulate(MODEL, pregate.load_hardware("rtx-4090", stack=stack), TRACE, policy)
+    assert "\n" not in str(caught.value)
+
+
+def test_experts_have_one_home() -> None:
+    everywhere = placement_named("experts=cpu").host_experts
+    with pytest.raises(InvalidInput, match="leave out experts=cpu"):
+        Placement(host_experts=everywhere, zero_copy_experts=everywhere)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["experts=zerocopy", "experts=zerocopy:3:share=0.98@weights=zerocopy:3", "weights=zerocopy:1-2:share=0.5@ubatch=8"],
+)
+def test_what_is_typed_is_what_is_said(text: str) -> None:
+    assert str(placement_named(text)) == text
+    assert policy_named(f"gpu_only@{text}").name == f"gpu_only@{text}"
