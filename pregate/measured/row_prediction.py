@@ -78,8 +78,9 @@ _OF_MACHINES = {"h2d_bytes_per_s": _copied_bytes_per_s, "cpu_bytes_per_s": _read
 """Metrics of a machine and an expert, no run."""
 
 
-_MOST_OPS, _MOST_CELLS = 1 << 22, 1 << 28
-"""Ops of the schedules, and routing cells of the traces, that are kept for other rows: 250 and 500 MB."""
+_MOST_OPS, _MOST_CELLS = 1 << 19, 1 << 25
+"""Ops of the schedules, and routing cells of the traces, that are kept for other rows, which a table asks one after the
+other: 30 and 65 MB. What a process touches for the first time may cost as much as what is made in it."""
 
 
 _MOST_WORKLOADS = 1 << 12

@@ -205,13 +205,15 @@ def predict_table(
     overrides: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
     cache_dir: str | Path | ScheduleCache | bool | None = False,
+    explained: bool = True,
 ) -> TablePrediction:
     """Predict every row that can be said; those with a role "fit KEY" first, to determine KEY on their machine.
 
     `hardware`, `overrides`: ask the same workloads of another machine, or with other numbers. A row that the simulator
     refuses keeps its refusal as the reason. `cache_dir`: a folder for what is predicted, row by row, so that who asks
-    again pays for what has changed (None: `~/.cache/pregate/schedules`, False: none). Raises `UnknownName` for a
-    `hardware` that is none.
+    again pays for what has changed (None: `~/.cache/pregate/schedules`, False: none). `explained`: with rules of thumb
+    and elasticities; without them there are neither baselines nor intervals. Raises `UnknownName` for a `hardware` that
+    is none.
     """
     if hardware is not None:
         load_platform(hardware)
@@ -233,12 +235,20 @@ def predict_table(
     for row in sorted(rows, key=lambda row: not row.role.startswith("fit")):
         if not row.reason and row.role != "input":
             first.setdefault((*row.machine, row.metric), row)
-    predicted = list[PredictedRow]()
+    predicted: dict[int, PredictedRow] = {}
+    order = sorted(range(len(rows)), key=lambda i: _workload_of(rows[i]))
     for start in range(0, len(rows), _UNCOLLECTED_ROWS):
         with uncollected():
-            these = rows[start : start + _UNCOLLECTED_ROWS]
-            predicted += [_predicted(kept, bench, row, constants, first, progress) for row in these]
-    return TablePrediction(tuple(predicted), said)
+            for i in order[start : start + _UNCOLLECTED_ROWS]:
+                predicted[i] = _predicted(kept, bench, rows[i], constants, first, progress, explained)
+    return TablePrediction(tuple(predicted[i] for i in range(len(rows))), said)
+
+
+def _workload_of(row: MeasuredRow) -> tuple[str, int, int, int]:
+    """What rows that share a trace, or begin with the same tokens, have in common: they are asked one after the other,
+    shorter ones first, so that few traces are kept at a time.
+    """
+    return row.model, row.input_tokens, row.output_tokens, row.batch
 
 
 def _predicted(
@@ -248,14 +258,21 @@ def _predicted(
     constants: Mapping[Any, Mapping[str, float]],
     first: Mapping[Any, MeasuredRow],
     progress: Callable[[str], None],
+    explained: bool,
 ) -> PredictedRow:
     if row.reason or row.role == "input":
         return PredictedRow(row, math.nan, {}, row.reason or "an input of its source, no measurement of a run")
     progress(row.name)
     determined = constants.get(row.machine)
-    found = kept.found("row", row, determined, lambda: _asked(bench, row, determined))
+    found = kept.found("prediction", row, determined, partial(_asked, lambda: _prediction(bench, row, determined)))
+    if explained and "refusal" not in found:
+        found = found | kept.found(
+            "why", row, determined, partial(_asked, lambda: _explanation(bench, row, determined))
+        )
     if "refusal" in found:
         return PredictedRow(row, math.nan, {}, found["refusal"])
+    if not explained:
+        return PredictedRow(row, found["predicted"], {}, "")
     anchor, baselines = first[(*row.machine, row.metric)], found["baselines"]
     if anchor is not row:
         baselines = baselines | {"repeat": anchor.value}
@@ -264,17 +281,27 @@ def _predicted(
     return PredictedRow(row, found["predicted"], baselines, "", depends)
 
 
-def _asked(bench: RowBench, row: MeasuredRow, constants: Mapping[str, float] | None) -> Answer:
-    """What is predicted of a row, what rules of thumb say and what it depends on; or why it is not."""
+def _asked(make: Callable[[], Answer]) -> Answer:
+    """What `make` says, or why it is refused."""
     try:
-        predicted = float(bench.predict(row, constants))
-        baselines = {name: float(value) for name, value in bench.rules_of_thumb(row).items()}
-        depends = {key: float(value) for key, value in bench.elasticities(row, constants).items()}
+        return make()
     except CapacityExceeded as error:
         return {"refusal": f"does not fit: {error}"}
     except PregateError as error:
         return {"refusal": str(error)}
-    return {"predicted": predicted, "baselines": baselines, "elasticities": depends}
+
+
+def _prediction(bench: RowBench, row: MeasuredRow, constants: Mapping[str, float] | None) -> Answer:
+    return {"predicted": float(bench.predict(row, constants))}
+
+
+def _explanation(bench: RowBench, row: MeasuredRow, constants: Mapping[str, float] | None) -> Answer:
+    """What rules of thumb say of a row, and what its prediction depends on."""
+    baselines = {name: float(value) for name, value in bench.rules_of_thumb(row).items()}
+    return {
+        "baselines": baselines,
+        "elasticities": {k: float(v) for k, v in bench.elasticities(row, constants).items()},
+    }
 
 
 def _fitted(bench: RowBench, row: MeasuredRow) -> Answer:

@@ -50,8 +50,9 @@ def reproduce_table(
 
     with spinner("predicting") as update:
         result = predict_table(
-            rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update, cache_dir=kept
-        )
+            rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update, cache_dir=kept,
+            explained=format is not options.Format.csv,
+        )  # fmt: skip
     if spreads is not None:
         _write_spreads(result, spreads)
         return 0

@@ -58,9 +58,9 @@ def rows(tmp_path: Path, **changed: dict[str, str]) -> list[MeasuredRow]:
 
 
 def anew(asked: Asked, ask: Callable[[], TablePrediction]) -> tuple[TablePrediction, list[str]]:
-    """A table, and the rows that were predicted for it."""
+    """A table, and the rows that were predicted for it, as they stand in `TABLE`."""
     asked.clear()
-    return ask(), list(dict.fromkeys(asked))
+    return ask(), sorted(dict.fromkeys(asked), key=[*TABLE, *asked].index)
 
 
 def test_a_table_asked_again_is_the_same_to_the_last_bit_and_predicts_no_row(tmp_path: Path, asked: Asked) -> None:
@@ -72,7 +72,7 @@ def test_a_table_asked_again_is_the_same_to_the_last_bit_and_predicts_no_row(tmp
     assert {one.row.name for one in plain.rows if one.reason} == {"refused"}
     assert json.dumps(plain.to_dict()) == json.dumps(first.to_dict()) == json.dumps(again.to_dict())
     assert [one.elasticities for one in plain.rows] == [one.elasticities for one in again.rows]
-    assert len(list((tmp_path / "kept").glob("*.answer"))) == len(TABLE)
+    assert len(list((tmp_path / "kept").glob("*.answer"))) == 2 * len(TABLE) - 1  # of a refusal nothing else
 
 
 @pytest.mark.parametrize(
@@ -253,3 +253,31 @@ def test_published_rows_are_kept_one_by_one(tmp_path: Path, monkeypatch: pytest.
     names.clear()
     other = reproduce("isca24", path, seed=1, cache_dir=kept)
     assert names == [p.row.name for p in other.predictions]
+
+
+def test_predictions_alone_are_the_same_and_ask_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = predict_table(rows(tmp_path))
+    with monkeypatch.context() as bare:
+        bare.delattr(RowBench, "rules_of_thumb")
+        bare.delattr(RowBench, "elasticities")
+        found = predict_table(rows(tmp_path), cache_dir=tmp_path / "kept", explained=False)
+    assert found.to_csv() == whole.to_csv()
+    assert not any(one.baselines or one.elasticities for one in found.rows)
+
+
+def test_a_table_after_predictions_alone_asks_for_what_is_missing(tmp_path: Path, asked: Asked) -> None:
+    predict_table(rows(tmp_path), cache_dir=tmp_path / "kept", explained=False)
+    found, predicted = anew(asked, lambda: predict_table(rows(tmp_path), cache_dir=tmp_path / "kept"))
+    assert predicted == []
+    assert found.to_dict() == predict_table(rows(tmp_path)).to_dict()
+
+
+def test_rows_of_one_workload_are_asked_one_after_the_other_shorter_ones_first(tmp_path: Path, asked: Asked) -> None:
+    shapes = {"long": ("12", ""), "other model": ("4", "switch-base-8"), "short": ("4", "")}
+    cells = [
+        ROW | {"name": name, "input_tokens": n, "model": model or ROW["model"]} for name, (n, model) in shapes.items()
+    ]
+    asked.clear()
+    found = predict_table(read(tmp_path, *cells))
+    assert [one.row.name for one in found.rows] == list(shapes)
+    assert [name for name in asked if name != "other model"] == ["short", "long"]
