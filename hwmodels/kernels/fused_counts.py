@@ -111,8 +111,9 @@ def counted(
         multiplied = np.where(np.where(shared, m <= blocks.up_to_rows, one_token), read * m, 0)
         in_blocks = np.where(multiplied > 0, np.where(m == 1, n, -(-n // 2)) * times, 0)
     sums = np.zeros((5, n_kernels, len(works)), np.int64)
-    for total, what in zip(sums, (2 * padded * read, read, waits, in_blocks, multiplied), strict=True):
-        np.add.at(total, (kernel, owner), what)
+    cell = kernel * len(works) + owner
+    for total, what in zip(sums.reshape(5, -1), (2 * padded * read, read, waits, in_blocks, multiplied), strict=True):
+        np.add.at(total, cell, what)
     n_tiled = np.bincount(owner, np.where(shared & (m > 1), times, 0), len(works)).astype(np.int64)
     first = np.cumsum(n_gemms) - n_gemms
     many = np.array([one.n_tokens > 1 for one in fused])

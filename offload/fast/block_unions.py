@@ -84,28 +84,36 @@ class BlockUnions:
         return list(zip((code % most).tolist(), n_experts.tolist(), strict=True)), ends
 
     def _grouped_in_parts(self, rows: Rows, works: Works, shares: NDArray[np.bool_]) -> NDArray[np.int64]:
-        found, known = list[int](), dict[tuple[int, bytes], int]()
-        first, n_blocks = 0, self.n_blocks
+        n_blocks, most, first, served = self.n_blocks, int(np.diff(self.ptr).max(initial=0)), 0, []
         for i, (n_parts, at) in enumerate(zip(self.n_parts.tolist(), self.first_cost.tolist(), strict=True)):
-            n_shared = self.n_shared[first : first + n_parts].tolist() * n_blocks
-            first += n_parts
             ptr = self.ptr[i * n_blocks : (i + 1) * n_blocks + 1]
             sizes, n = np.diff(ptr), int(ptr[-1] - ptr[0])
-            place = np.arange(n) - np.repeat(ptr[:-1] - ptr[0], sizes)
-            counts = np.zeros((n_blocks, int(sizes.max(initial=0)), n_parts), np.int64)
+            counts = np.zeros((n_blocks, n_parts, 1 + most), np.int64)
+            counts[:, :, 0] = self.n_shared[first : first + n_parts]
+            first += n_parts
             mine = self.tokens[at : at + n * n_parts].reshape(n, n_parts) * shares[ptr[0] : ptr[-1], None]
-            counts[np.repeat(np.arange(n_blocks), sizes), place] = mine
-            served = np.sort(counts, axis=1).transpose(0, 2, 1).reshape(n_blocks * n_parts, -1)
-            text, width = served.tobytes(), served.itemsize * served.shape[1]
-            for j, shared in enumerate(n_shared):
-                key = shared, text[j * width : (j + 1) * width]
-                row = known.get(key)
-                if row is None:
-                    runs = tuple((n, len(list(alike))) for n, alike in groupby(served[j].tolist()) if n)
-                    made = works.grouped_runs(key[0], runs) if runs or key[0] else None
-                    row = known[key] = rows.of(made)
-                found.append(row)
-        return np.array(found, np.int64)
+            place = np.arange(n) - np.repeat(ptr[:-1] - ptr[0], sizes)
+            counts[np.repeat(np.arange(n_blocks), sizes), :, 1 + place] = mine
+            counts[:, :, 1:].sort(axis=2)
+            served.append(counts.reshape(n_blocks * n_parts, 1 + most))
+        distinct, place = _distinct(np.concatenate(served))
+        found = np.empty(len(distinct), np.int64)
+        for i, (shared, *tokens) in enumerate(distinct.tolist()):
+            runs = tuple((n, len(list(alike))) for n, alike in groupby(tokens) if n)
+            found[i] = rows.of(works.grouped_runs(shared, runs) if runs or shared else None)
+        return found[place]
+
+
+def _distinct(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct rows of a `table` of counts in the order in which they come first, and which of them each row is."""
+    base = int(table.max(initial=0)) + 1
+    if base ** table.shape[1] >= 1 << 63:
+        _, first, place = np.unique(table, axis=0, return_index=True, return_inverse=True)
+    else:  # as digits of one number
+        codes = table @ np.array([base**i for i in range(table.shape[1])], np.int64)
+        _, first, place = np.unique(codes, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return table[first[order]], np.argsort(order)[place.reshape(-1)]
 
 
 def unions_of_passes(batch: Sequence[Step], first: int, n_blocks: int, n_experts: int, shared: bool) -> BlockUnions:
