@@ -24,21 +24,36 @@ OTHER_MODALITIES = re.compile(r"vision|visual|audio|multi_modal|projector|patch|
 
 CHANGES: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 6},
+    "diffusion_gemma": {
+        "text_config": {"num_experts": 16, "top_k_experts": 4, "moe_intermediate_size": 512, "num_hidden_layers": 12}
+    },
     "dots1": {"n_routed_experts": 32, "n_shared_experts": 2, "num_experts_per_tok": 6, "num_hidden_layers": 6},
     "hunyuan_v1_moe": {"num_experts": 8, "moe_topk": 2, "head_dim": 128, "num_hidden_layers": 4},
+    "qwen4_exp_text": {
+        "num_hidden_layers": 4,
+        "eos_token_id": 1,
+        "ple_layer_ids": [2],
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_budget": 2048,
+        "indexer_head_dim": 256,
+        "indexer_compress_ratio": 4,
+        "ngram_vocab_size_base": 100_000,
+    },
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention"] * 2, "num_hidden_layers": 6},
 }
 """What a class's defaults leave out."""
 
 TYPES = (
-    "afmoe", "aria", "axk1", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32",
-    "deepseek_v4", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint", "glm4_moe", "glm4_moe_lite",
-    "glm4v_moe", "glm5_next", "glm_moe_dsa", "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid",
-    "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "hy_v4", "hy_v4_vl", "inkling2", "inkling2_loop", "jamba",
-    "jetmoe", "kimi_linear", "kolibri1", "laguna", "lara_mini", "lfm2_moe", "llama4_text", "mellum", "mimo_v2_flash",
-    "minimax", "minimax_m2", "minimax_m3_vl", "mistral4", "mistral_large4", "mixtral", "muse_spark", "nemotron_h",
-    "nllb-moe", "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_vl_moe",
-    "sarvam_mla", "sarvam_moe", "solar_open", "step3p7", "switch_transformers", "zaya",
+    "afmoe", "aria", "axk1", "axk2", "beam", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3",
+    "deepseek_v32", "deepseek_v4", "diffusion_gemma", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint",
+    "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next", "glm_moe_dsa", "gpt_oss", "granitemoe", "granitemoe_swa",
+    "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "hy_v4", "hy_v4_vl", "inkling2",
+    "inkling2_loop", "inkling_text", "jamba", "jetmoe", "kimi_linear", "kolibri1", "laguna", "lara_mini", "lfm2_moe",
+    "llama4_text", "mellum", "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl", "mistral4", "mistral_large4",
+    "mixtral", "muse_spark", "nemotron_h", "nllb-moe", "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe_text",
+    "qwen3_moe", "qwen3_next", "qwen3_vl_moe", "qwen4_exp_text", "sarvam_mla", "sarvam_moe", "solar_open", "step3p7",
+    "switch_transformers", "zaya",
 )  # fmt: skip
 
 NOT_READ = {
@@ -101,8 +116,12 @@ def test_longcat_counts_the_experts_that_exist(tmp_path: Path) -> None:
 
 
 NOT_SHAPES = {"model_type", "text_config", "architectures", "dtype", "torch_dtype"}
+STATED = {
+    "layer_types", "n_routed_experts", "n_shared_experts", "text_config.moe_intermediate_size", "ple_layer_ids",
+    "indexer_n_heads", "indexer_head_dim", "indexer_budget", "ngram_vocab_size_base",
+}  # fmt: skip
 SAID_BY_CHANGES = {
-    model_type: set(changes) & {"layer_types", "n_routed_experts", "n_shared_experts"}
+    model_type: STATED & {*changes, *(f"text_config.{key}" for key in changes.get("text_config", ()))}
     for model_type, changes in CHANGES.items()
 }
 """What is no default of the class, as `CHANGES` states it."""

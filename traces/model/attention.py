@@ -75,7 +75,7 @@ class Attention:
             value = getattr(self, name)
             if not 0 <= value <= MAX_WIDTH:
                 raise InvalidInput(f"attention: {name} = {value}, expected 0 to {MAX_WIDTH}")
-        if len({bool(n) for n in (self.index_heads, self.index_dim, self.index_topk)}) > 1:
+        if bool(self.index_heads) != bool(self.index_dim) or (self.index_heads and not self.index_topk):
             raise InvalidInput("attention: an indexer has index_heads, index_dim and index_topk, all above 0")
         self._check_compression()
         if self.kind == "mla":
@@ -188,7 +188,7 @@ class Attention:
     @property
     def is_executable(self) -> bool:
         """Whether the runtime executes it: plain, or plain within a window."""
-        extras = (self.output_gate, self.index_heads, self.shared_key_value, self.output_groups)
+        extras = (self.output_gate, self.index_topk, self.shared_key_value, self.output_groups)
         return not any(extras) and (self.kind == "mla" or (self.value_dim == self.head_dim and not self.q_lora_rank))
 
     @property

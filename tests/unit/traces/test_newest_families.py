@@ -258,3 +258,122 @@ def test_maverick_is_what_its_configuration_says(tmp_path: Path) -> None:
 def test_experts_may_work_in_a_wider_space_than_the_model(width: int, d_expert: int, tmp_path: Path) -> None:
     """64 is the model's own."""
     assert read(tmp_path, routed_expert_hidden_size=width).d_expert == d_expert
+
+
+QWEN4_EXP: dict[str, Any] = {
+    "model_type": "qwen4_exp_text", "vocab_size": 248320, "hidden_size": 2560, "num_hidden_layers": 48,
+    "full_attention_interval": 4, "num_attention_heads": 24, "num_key_value_heads": 2, "head_dim": 256,
+    "num_experts": 512, "num_experts_per_tok": 10, "moe_intermediate_size": 640,
+    "shared_expert_intermediate_size": 640, "linear_num_key_heads": 16, "linear_num_value_heads": 48,
+    "linear_key_head_dim": 128, "linear_value_head_dim": 128, "hc_count": 4, "hc_lowrank": 320, "indexer_budget": 2048,
+    "indexer_compress_ratio": 4, "indexer_head_dim": 128, "indexer_n_heads": 4, "indexer_kv_heads": 1, "ngram_size": 3,
+    "ngram_vocab_size_base": 20_000_000, "heads_per_ngram": 8, "ple_layer_ids": [2], "ple_embed_dim": 2560,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+"""Qwen/Qwen3.8-Flash-Next: the text model of its `config.json`."""
+
+
+def test_tables_of_hashed_n_grams_and_low_rank_streams_lie_in_memory(tmp_path: Path) -> None:
+    document = {"model_type": "qwen4_exp", "text_config": QWEN4_EXP, "dtype": "bfloat16"}
+    model = read_file(tmp_path, "config.json", document)
+    without = read_file(tmp_path, "config.json", document | {"text_config": QWEN4_EXP | {"ple_layer_ids": []}})
+    d = 2560
+    streams = 97 * 2 * 4 * d * 320 + 48 * 2 * 4 * 4 * d
+    assert without.other_params == streams
+    assert model.other_params == streams + 16 * 20_000_000 * 160 + d * 5 * d
+    assert model.total_params == pytest.approx(176.94e9, rel=5e-4)  # its class of transformers on the meta device
+    full = model.decoder.attention
+    assert (full.index_heads, full.index_dim, full.index_topk, full.output_gate) == (4, 128, 2048, 24 * 256)
+
+
+GLM_5_2: dict[str, Any] = {
+    "model_type": "glm_moe_dsa", "hidden_size": 6144, "intermediate_size": 12288, "num_hidden_layers": 78,
+    "num_attention_heads": 64, "num_key_value_heads": 64, "n_routed_experts": 256, "n_shared_experts": 1,
+    "num_experts_per_tok": 8, "moe_intermediate_size": 2048, "first_k_dense_replace": 3, "kv_lora_rank": 512,
+    "q_lora_rank": 2048, "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256, "vocab_size": 154880,
+    "index_topk": 2048, "index_n_heads": 32, "index_head_dim": 128, "dtype": "bfloat16",
+}  # fmt: skip
+OWN_INDEXER = (0, 1, 2, *range(6, 78, 4))
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"indexer_types": ["full" if i in OWN_INDEXER else "shared" for i in range(78)]},
+        {"index_topk_pattern": "".join("F" if i in OWN_INDEXER else "S" for i in range(78))},
+        {"index_topk_freq": 4, "index_skip_topk_offset": 3},
+    ],
+)
+def test_layers_that_share_an_indexer_keep_no_keys_of_one(stated: dict[str, Any], tmp_path: Path) -> None:
+    """GLM-5.2: of 78 layers 21 pick tokens, the others attend to what the last of them has picked."""
+    every = read_file(tmp_path, "config.json", GLM_5_2)
+    model = read_file(tmp_path, "config.json", GLM_5_2 | stated)
+    shared = [mixer for mixer in (model.decoder.mixer(i) for i in range(78)) if not mixer.index_heads]
+    assert len(shared) == 78 - 21
+    assert {mixer.index_topk for mixer in shared} == {2048}
+    assert model.kv_bytes_per_token == 2 * (78 * 576 + 21 * 128)
+    own = 32 * 128 * 2048 + 128 * 6144 + 32 * 6144
+    assert every.total_params - model.total_params == 57 * own
+
+
+def test_a_pattern_of_indexers_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match="index_topk_pattern names 2 layers, there are more"):
+        read_file(tmp_path, "config.json", GLM_5_2 | {"index_topk_pattern": "FS"})
+
+
+def test_layers_that_read_the_cache_of_another_are_refused(tmp_path: Path) -> None:
+    own = GLM_5_2 | {"kv_source_layers": list(range(78))}
+    assert read_file(tmp_path, "config.json", own) == read_file(tmp_path, "config.json", GLM_5_2)
+    with pytest.raises(InvalidFile, match="kv_source_layers: layers share keys and values"):
+        read_file(tmp_path, "config.json", GLM_5_2 | {"kv_source_layers": [0, 0, *range(2, 78)]})
+
+
+PLAIN: dict[str, Any] = {
+    "model_type": "sdar_moe", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 32,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 8, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+def test_a_model_that_denoises_blocks_says_what_is_predicted(tmp_path: Path) -> None:
+    assert "refines blocks of tokens in several passes" in read_file(tmp_path, "config.json", PLAIN).note
+    assert "refines" not in read_file(tmp_path, "config.json", PLAIN | {"model_type": "olmoe"}).note
+
+
+def test_experts_that_are_switched_off_are_none(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match="is dense, it has no experts"):
+        read_file(tmp_path, "config.json", PLAIN | {"model_type": "gemma4_text", "enable_moe_block": False})
+
+
+def test_inkling_is_read_in_the_words_of_its_makers(tmp_path: Path) -> None:
+    """thinkingmachines/Inkling, 975 B: where dense layers have a width of their own, the other is of experts."""
+    text = {
+        "hidden_size": 6144, "num_hidden_layers": 66, "vocab_size": 201024, "num_attention_heads": 64,
+        "num_key_value_heads": 8, "head_dim": 128, "swa_num_attention_heads": 64, "swa_num_key_value_heads": 16,
+        "swa_head_dim": 128, "sliding_window_size": 512, "local_layer_ids": [i for i in range(66) if (i + 1) % 6],
+        "dense_mlp_idx": 2, "dense_intermediate_size": 24576, "intermediate_size": 3072, "n_routed_experts": 256,
+        "num_experts_per_tok": 6, "n_shared_experts": 2, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    model = read_file(tmp_path, "config.json", {"model_type": "inkling_mm_model", "text_config": text})
+    block = 258 * 3 * 6144 * 3072 + 256 * 6144
+    attention = 2 * 64 * 128 * 6144
+    keys = 2 * 6144 * 128 * (55 * 16 + 11 * 8)
+    by_hand = 64 * block + 2 * 3 * 6144 * 24576 + 66 * attention + keys + 2 * 201024 * 6144
+    assert model.total_params == pytest.approx(by_hand, rel=1e-4)
+    assert model.decoder.moe_layers == tuple(range(2, 66))
+    assert model.kv_bytes_per_token == 2 * 2 * 128 * (55 * 16 + 11 * 8)
+
+
+def test_windowed_layers_of_step_have_heads_of_their_own(tmp_path: Path) -> None:
+    document = PLAIN | {
+        "model_type": "step3p7", "layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8,
+        "num_attention_groups": 2, "num_key_value_heads": None, "share_expert_dims": 48, "first_k_dense_replace": 0,
+        "attention_other_setting": {
+            "attention_type": "sliding_attention", "num_attention_heads": 8, "num_attention_groups": 4, "head_dim": 16,
+        },
+    }  # fmt: skip
+    model = read_file(tmp_path, "config.json", document | {"head_dim": 16, "moe_num_experts": 8, "moe_top_k": 2})
+    full, windowed = model.decoder.mixer(0), model.decoder.mixer(1)
+    assert (full.n_heads, full.n_kv_heads) == (4, 2)
+    assert (windowed.n_heads, windowed.n_kv_heads, windowed.window) == (8, 4, 8)
+    assert model.d_ff_shared == 48

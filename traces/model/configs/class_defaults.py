@@ -11,7 +11,7 @@ from typing import Any
 
 from traces.model.configs.field_names import NAMES
 
-__all__ = ["CLASS_DEFAULTS", "assumed", "class_defaults", "layer_letters"]
+__all__ = ["CLASS_DEFAULTS", "assumed", "class_defaults", "layer_letters", "of_class"]
 
 CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "afmoe": {"moe_intermediate_size": 1408, "num_dense_layers": 1, "num_shared_experts": 2, "sliding_window": 1024,
@@ -19,8 +19,12 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "aria_text": {"moe_num_shared_experts": 2},
     "axk1": {"first_k_dense_replace": 1, "kv_lora_rank": 512, "moe_intermediate_size": 2048, "n_shared_experts": 1,
         "q_lora_rank": 1536},
+    "axk2": {"first_k_dense_replace": 1, "index_head_dim": 128, "index_n_heads": 16, "index_topk": 2048,
+        "kv_lora_rank": 128, "moe_intermediate_size": 512, "n_shared_experts": 1, "q_lora_rank": 384},
     "bailing_hybrid": {"kv_lora_rank": 512, "linear_num_heads": 32, "moe_intermediate_size": 768,
         "num_shared_experts": 1, "layers": "LLLLLF"},
+    "beam": {"first_k_dense_replace": 3, "head_dim": 128, "moe_intermediate_size": 2560, "num_key_value_heads": 8,
+        "sliding_window": 512, "layers": "|SSSSSF|F"},
     "cohere2_moe": {"sliding_window": 4096, "tie_word_embeddings": True, "layers": "SSSF"},
     "deepseek_v2": {"kv_lora_rank": 512, "moe_intermediate_size": 1407, "n_shared_experts": 2, "q_lora_rank": 1536},
     "deepseek_v3": {"first_k_dense_replace": 3, "kv_lora_rank": 512, "moe_intermediate_size": 2048,
@@ -29,6 +33,9 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 2048, "n_shared_experts": 1, "q_lora_rank": 1536},
     "deepseek_v4": {"hc_mult": 4, "head_dim": 512, "n_shared_experts": 1, "num_key_value_heads": 1,
         "q_lora_rank": 1024},
+    "diffusion_gemma_text": {"attention_k_eq_v": True, "enable_moe_block": True, "global_head_dim": 512,
+        "head_dim": 256, "num_key_value_heads": 4, "sliding_window": 512, "tie_word_embeddings": True,
+        "layers": "SSSSSF"},
     "dots1": {"moe_intermediate_size": 1408, "n_shared_experts": 2},
     "ernie4_5_moe": {"moe_intermediate_size": 1536, "moe_layer_start_index": 1, "moe_num_shared_experts": 2,
         "num_key_value_heads": 4, "tie_word_embeddings": True},
@@ -52,14 +59,16 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "hy_v3": {"first_k_dense_replace": 1, "head_dim": 128, "moe_intermediate_size": 1536, "num_key_value_heads": 8,
         "num_shared_experts": 1},
     "hy_v4": {"first_k_dense_replace": 1, "hc_mult": 4, "index_head_dim": 128, "index_n_heads": 16,
-        "index_topk": 2048, "kv_lora_rank": 512, "moe_intermediate_size": 768, "n_shared_experts": 1,
-        "q_lora_rank": 1536},
+        "index_topk": 2048, "index_topk_freq": 4, "kv_lora_rank": 512, "moe_intermediate_size": 768,
+        "n_shared_experts": 1, "q_lora_rank": 1536},
     "hy_v4_vl_text": {"first_k_dense_replace": 1, "hc_mult": 4, "index_head_dim": 128, "index_n_heads": 32,
-        "index_topk": 2048, "kv_lora_rank": 512, "moe_intermediate_size": 2048, "n_shared_experts": 1,
-        "q_lora_rank": 2048},
+        "index_topk": 2048, "index_topk_freq": 4, "kv_lora_rank": 512, "moe_intermediate_size": 2048,
+        "n_shared_experts": 1, "q_lora_rank": 2048},
     "inkling2_loop_text": {"head_dim": 128, "num_key_value_heads": 8, "sliding_window_size": 1024,
         "layers": "SSSSSF"},
     "inkling2_text": {"head_dim": 128, "num_key_value_heads": 8, "sliding_window_size": 1024, "layers": "SSSSSF"},
+    "inkling_text": {"head_dim": 128, "moe_intermediate_size": 3072, "n_shared_experts": 2, "num_key_value_heads": 8,
+        "sliding_window_size": 512, "swa_num_key_value_heads": 16, "layers": "SSSSSF"},
     "jamba": {"attn_layer_offset": 4, "attn_layer_period": 8, "expert_layer_offset": 1, "expert_layer_period": 2,
         "mamba_d_state": 16, "num_key_value_heads": 8},
     "jetmoe": {"kv_channels": 128, "num_key_value_heads": 16, "tie_word_embeddings": True},
@@ -98,6 +107,8 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2, "shared_expert_intermediate_size": 512, "layers": "LLLF"},
     "qwen3_vl_moe": {"tie_word_embeddings": False},
     "qwen3_vl_moe_text": {"moe_intermediate_size": 1408},
+    "qwen4_exp_text": {"hc_count": 4, "head_dim": 256, "linear_num_value_heads": 32, "moe_intermediate_size": 512,
+        "num_key_value_heads": 2, "shared_expert_intermediate_size": 512, "layers": "LLLF"},
     "sarvam_mla": {"first_k_dense_replace": 1, "kv_lora_rank": 512, "moe_intermediate_size": 2048,
         "n_shared_experts": 1},
     "sarvam_moe": {"first_k_dense_replace": 1, "moe_intermediate_size": 1024, "n_shared_experts": 1,
@@ -111,18 +122,26 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
 stands after a bar repeats, but for the last layers where there is a second bar.
 """
 
-_SAME_CLASS = {"kimi_k2": "deepseek_v3", "kimi_k25": "deepseek_v3"}
+_WRAPPED = {"inkling_mm_model": "inkling_text"}
+_SAME_CLASS = {**_WRAPPED, "kimi_k2": "deepseek_v3", "kimi_k25": "deepseek_v3"}
 
 _SAID_OTHERWISE = {
+    "index_topk_freq": ("indexer_types", "index_topk_pattern"),
     "first_k_dense_replace": (
         "mlp_layer_types", "moe_layer_freq", "moe_layer_layout", "moe_layers_enum", "moe_layers", "mlp_only_layers",
     ),
     "linear_num_heads": ("linear_attn_config",),
+    "moe_intermediate_size": ("dense_intermediate_size",),
     "mamba_n_heads": ("mamba_num_heads",),
     "moe_layer_start_index": ("first_k_dense_replace", "mlp_layer_types", "mlp_only_layers"),
     "shared_expert_intermediate_size": NAMES["n_shared"],
 }  # fmt: skip
 """Keys that say in another way what a key says."""
+
+
+def of_class(model_type: str) -> str:
+    """The type under which a type's class stands here; its own name where there is none other."""
+    return _WRAPPED.get(model_type, model_type)
 
 
 def class_defaults(model_type: str) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ _QWEN3: Traits = {"qk_norm": "head"}
 _QWEN3_NEXT: Traits = {"qk_norm": "head", "output_gate": "channel"}
 TRAITS: dict[str, Traits] = {
     "deepseek_v4": {"compressed": True, "sinks": True},
+    "axk2": {"gated_queries": True},
     "bailing_hybrid": {"output_gate": "head", "kda_full_rank": True},
     "grove_moe": {"qk_norm": "head", "adjugate": True},
     "hunyuan_v1_moe": {"shared_of_expert_width": True},
@@ -34,6 +35,8 @@ TRAITS: dict[str, Traits] = {
     "longcat_flash": {"double_layers": True},
     "muse_spark_text": {"output_gate": "channel"},
     "afmoe": {"qk_norm": "head", "output_gate": "channel"},
+    "beam": {"qk_norm": "head", "output_gate": "channel"},
+    "diffusion_gemma_text": {"fed_back": True},
     "flex_olmo": {"qk_norm": "full"},
     "gpt_oss": {"sinks": True, "attention_bias": True, "expert_bias": True, "gate_bias": True},
     "grok-1": {"tied": True},
@@ -49,18 +52,19 @@ TRAITS: dict[str, Traits] = {
     "qwen3_next": _QWEN3_NEXT,
     "qwen3_omni_moe_text": _QWEN3,
     "qwen3_vl_moe_text": _QWEN3,
+    "qwen4_exp_text": _QWEN3_NEXT,
     "step3p5": {"output_gate": "head"},
 }
 
 CHECKED = frozenset(
     {
-        "aria_text", "axk1", "axk2", "bailing_moe", "cohere2_moe", "dbrx", "deepseek_v2", "deepseek_v3", "deepseek_v32",
-        "dots1", "ernie4_5_moe", "ernie4_5_vl_moe_text", "exaone_moe", "flint", "gemma4_text", "glm4_moe",
-        "glm4_moe_lite", "glm4v_moe_text", "glm5_next_text", "glm_moe_dsa", "granitemoe", "granitemoe_swa",
-        "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "jamba", "kimi_k2", "kimi_linear",
-        "kolibri1", "laguna", "lara_mini", "lfm2_moe", "mellum", "mimo_v2_flash", "minimax", "minimax_m2",
-        "minimax_m3_vl_text", "mistral4", "mistral_large4_text", "mixtral", "sarvam_mla", "sarvam_moe", "solar_open",
-        "zaya", *TRAITS,
+        "aria_text", "axk1", "bailing_moe", "cohere2_moe", "dbrx", "deepseek_v2", "deepseek_v3", "deepseek_v32",
+        "dots1", "dots3_note_text", "ernie4_5_moe", "ernie4_5_vl_moe_text", "exaone_moe", "flint", "gemma4_text",
+        "glm4_moe", "glm4_moe_lite", "glm4v_moe_text", "glm5_next_text", "glm_moe_dsa", "granitemoe",
+        "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "inkling_text", "jamba",
+        "kimi_k2", "kimi_linear", "kolibri1", "laguna", "lara_mini", "lfm2_moe", "mellum", "mimo_v2_flash", "minimax",
+        "minimax_m2", "minimax_m3_vl_text", "mistral4", "mistral_large4_text", "mixtral", "sarvam_mla", "sarvam_moe",
+        "solar_open", "zaya", *TRAITS,
     }
 )  # fmt: skip
 """Types whose counts were held against the model's own classes, or published figures, within 0.5 %."""
@@ -120,7 +124,8 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
 
 def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attention, traits: Traits) -> int:
     """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma) or of
-    n-grams (LongCat-Flash-Lite), what mixes parallel residual streams (DeepSeek-V4, arXiv 2512.24880).
+    n-grams (LongCat-Flash-Lite, Qwen4-Exp), what mixes parallel residual streams (DeepSeek-V4, arXiv 2512.24880), the
+    FFN that takes up the guess of a step before (DiffusionGemma).
     """
     total = 0
     if traits.get("attention_experts"):
@@ -136,13 +141,30 @@ def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attent
     streams = fields.integer("hc_mult", 0)
     if streams:  # hyper-connections: before attention and FFN of a layer, and one that joins the streams at the end
         total += (n_layers * 2 * (2 + streams) + 1) * streams * streams * d_model
+    streams = fields.integer("hc_count", 0)
+    if streams:  # Qwen4-Exp: the same with matrices of a low rank
+        wide = streams * d_model
+        total += (2 * n_layers + 1) * 2 * wide * fields.integer("hc_lowrank", 320) + n_layers * 2 * streams * wide
+        total += sum(_ngram_tables(fields, d_model, wide) for _ in fields.integers("ple_layer_ids"))
+    if traits.get("fed_back"):
+        total += 3 * d_model * fields.integer("d_ff")
     return total
+
+
+def _ngram_tables(fields: Fields, d_model: int, wide: int) -> int:
+    """Parameters of a layer that looks n-grams up (Qwen4-Exp): a table for each head of each n, of about as many rows
+    (the next primes), and what brings rows into `wide` streams.
+    """
+    heads = (fields.integer("ngram_size", 3, minimum=2) - 1) * fields.integer("heads_per_ngram", 8, minimum=1)
+    width = fields.integer("ple_embed_dim", d_model, minimum=1)
+    rows = heads * fields.integer("ngram_vocab_size_base", 20_000_000)
+    return rows * (width // heads) + width * (wide + d_model)
 
 
 def _tied(fields: Fields, traits: Traits) -> bool:
     """Whether head and input table are one; of a multimodal model the whole decides, not the text model."""
     for document in reversed(fields.documents):
-        tied = document.get("tie_word_embeddings")
+        tied = document.get("tie_word_embeddings", document.get("tie_embedding"))
         if isinstance(tied, bool):
             return tied
         if tied is not None:
@@ -210,8 +232,8 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
         "qkv_bias", "use_qkv_bias", "attention_qkv_bias", default=bias or bool(traits.get("qkv_bias"))
     )
     indexer: dict[str, Any] = {
-        "index_heads": fields.integer("index_n_heads", 0),
-        "index_dim": fields.integer("index_head_dim", 0),
+        "index_heads": fields.integer("index_heads", 0),
+        "index_dim": fields.integer("index_dim", 0),
         "index_topk": fields.integer("index_topk", 0),
     }
     compressed = traits.get("compressed", False)
@@ -222,19 +244,23 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
             fields.integer("qk_nope_head_dim"),
             fields.integer("qk_rope_head_dim", fields.integer("head_dim", 64)),
         )
+        rank, value_dim = fields.integer("q_lora_rank", 0), fields.integer("v_head_dim")
+        width = {None: 0, "channel": n_heads * value_dim, "head": n_heads}[gate]
+        if traits.get("gated_queries"):  # A.X-K2: one matrix of two ranks makes queries and gates
+            width = n_heads * rank * (nope + rope + 2 * value_dim) // d_model
         return Attention(
             kind="mla",
             n_heads=n_heads,
             n_kv_heads=n_heads,
             head_dim=nope + rope,
-            q_lora_rank=fields.integer("q_lora_rank", 0),
+            q_lora_rank=rank,
             kv_lora_rank=fields.integer("kv_lora_rank"),
             qk_nope_dim=nope,
             qk_rope_dim=rope,
-            v_head_dim=fields.integer("v_head_dim"),
+            v_head_dim=value_dim,
             qkv_bias=bias,
             output_bias=bias,
-            output_gate={None: 0, "channel": n_heads * fields.integer("v_head_dim"), "head": n_heads}[gate],
+            output_gate=width,
             **indexer,
         )
     n_kv_heads = fields.integer("n_kv_heads", n_heads, minimum=1)

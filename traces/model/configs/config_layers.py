@@ -132,6 +132,9 @@ def _layer_kinds(fields: Fields, n_layers: int, model_type: str) -> list[str]:
     if isinstance(windows, list):
         fields.cut_to_layers("sliding_window_layout", windows, n_layers)
         return ["sliding_attention" if on else "full_attention" for on in windows]
+    local = fields.integers("local_layer_ids")  # Inkling
+    if local:
+        return ["sliding_attention" if i in local else "full_attention" for i in range(n_layers)]
     linear = fields.get("linear_attn_config")  # Kimi Linear: layers counted from 1
     if isinstance(linear, dict):
         full = Fields((linear,), fields.where).integers("full_attn_layers")
@@ -182,7 +185,24 @@ def _of_layer(fields: Fields, attention: Attention, layer: int) -> Attention:
         own: dict[str, Any] = next((item for key, item in apart.items() if key.isdigit() and int(key) == layer), {})
         names = {"head_dim": "head_dim", "num_key_value_heads": "n_kv_heads", "num_attention_heads": "n_heads"}
         changes |= {ours: own[key] for key, ours in names.items() if type(own.get(key)) is int}
+    if attention.index_heads and _shares_indexer(fields, layer):
+        changes |= {"index_heads": 0, "index_dim": 0}
     return _with_heads(attention, **changes) if changes else attention
+
+
+def _shares_indexer(fields: Fields, layer: int) -> bool:
+    """Whether a layer attends to what the indexer of a layer before has picked, and has none (GLM-5.2).
+
+    Stated by layer ("shared"), by letters (S), or as every so many layers from an offset on.
+    """
+    for key in ("indexer_types", "index_topk_pattern"):
+        stated = fields.get(key)
+        if isinstance(stated, list | str) and stated:
+            if layer >= len(stated):
+                raise InvalidFile(f"{fields.where}: {key} names {len(stated)} layers, there are more")
+            return stated[layer] in ("shared", "S")
+    step = fields.integer("index_topk_freq", 1)
+    return step > 1 and max(layer - fields.integer("index_skip_topk_offset", 2) + 1, 0) % step != 0
 
 
 def _with_heads(attention: Attention, **changes: Any) -> Attention:
@@ -191,8 +211,8 @@ def _with_heads(attention: Attention, **changes: Any) -> Attention:
     kv_heads = changes.get("n_kv_heads", attention.n_kv_heads)
     gate = attention.output_gate
     if gate:  # one a channel or one a head: as many more as there are heads or channels more
-        width = attention.n_heads * attention.head_dim
-        gate = heads * changes.get("head_dim", attention.head_dim) if gate == width else heads
+        wider = gate > attention.n_heads and changes.get("head_dim", attention.head_dim) / attention.head_dim
+        gate = int(heads * (gate // attention.n_heads) * (wider or 1))
     if attention.kind != "mla":
         changes["kind"] = "mha" if heads == kv_heads else "gqa"
     return dataclasses.replace(attention, output_gate=gate, **changes)
@@ -205,6 +225,10 @@ def _sliding_attention(fields: Fields, attention: Attention) -> Attention:
                       ("swa_head_dim", "head_dim"), ("swa_v_head_dim", "v_head_dim")):  # fmt: skip
         if type(fields.get(key)) is int:
             changes[ours] = fields.get(key)
+    apart = fields.get("attention_other_setting")  # Step 3.5 and 3.7
+    if isinstance(apart, dict):
+        names = {"num_attention_heads": "n_heads", "num_attention_groups": "n_kv_heads", "head_dim": "head_dim"}
+        changes |= {ours: apart[key] for key, ours in names.items() if type(apart.get(key)) is int}
     return _with_heads(attention, **changes)
 
 

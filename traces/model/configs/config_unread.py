@@ -28,6 +28,9 @@ def refuse_unread(fields: Fields, *, checked: bool) -> None:
         value = fields.get(key)
         if type(value) is int and value > least and (not flag or fields.flag(flag)):
             raise InvalidFile(f"{fields.where}: {key} = {value}: {meaning}, which is not modelled")
+    sources = fields.get("kv_source_layers")  # Mistral Large 4: the layer whose cache each layer reads
+    if isinstance(sources, list) and sources != list(range(len(sources))):
+        raise InvalidFile(f"{fields.where}: kv_source_layers: layers share keys and values, which is not modelled")
     if checked:
         return
     for what, pattern, read in (
@@ -57,6 +60,9 @@ def _stated(fields: Fields) -> list[tuple[str, Any]]:
     return [item for document in fields.documents[:-1] or fields.documents for item in document.items()]
 
 
+_DENOISED = re.compile("diffusion|llada|sdar|dream")
+"""Types that denoise blocks of tokens."""
+
 _READ = {name for names in NAMES.values() for name in names} | {"parallel_expert_intermediate_size"}
 _WIDTH = re.compile(r"(expert|moe).*_(hidden|intermediate|latent|inner|ffn)_|(hidden|intermediate)_\w+_(expert|moe)")
 """A width of experts in words of its own: counts may be short of what it says."""
@@ -66,6 +72,8 @@ _HARMLESS = re.compile(r"capacity|group|parallel|_size_per|zero_expert|hash|firs
 def unread_notes(fields: Fields, *, checked: bool) -> list[str]:
     """What is left out of the reading, in words."""
     notes = []
+    if _DENOISED.search(str(fields.get("model_type"))):
+        notes.append("it refines blocks of tokens in several passes; a pass a token is predicted, as of other models")
     free = fields.get("zero_expert_num")
     if type(free) is int and free > 0:
         notes.append(f"{free} of the experts that a token may choose compute nothing; every choice counts as computed")

@@ -34,13 +34,18 @@ NAMES: dict[str, tuple[str, ...]] = {
     "v_head_dim": ("v_head_dim", "attention_v_dim"),
     "d_ff_shared": (
         "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "share_expert_dim",
-        "shared_intermediate_size",
+        "share_expert_dims", "shared_intermediate_size", "shared_experts_intermediate_size",
     ),
+    "index_heads": ("index_n_heads", "indexer_n_heads"),
+    "index_dim": ("index_head_dim", "indexer_head_dim"),
+    "index_topk": ("index_topk", "indexer_budget"),
     "window": ("sliding_window", "attention_chunk_size", "sliding_window_size"),
     "sparse_step": (
         "decoder_sparse_step", "moe_every_n_layers", "moe_layer_frequency", "moe_expert_interval",
         "moe_frequency", "expert_interval", "moe_layer_interval",
     ),
-    "first_dense": ("first_k_dense_replace", "num_dense_layers", "n_dense_layers", "first_dense_layers"),
+    "first_dense": (
+        "first_k_dense_replace", "num_dense_layers", "n_dense_layers", "first_dense_layers", "dense_mlp_idx",
+    ),
 }  # fmt: skip
 """Our name of a field: the keys that it is found under, the commonest first."""

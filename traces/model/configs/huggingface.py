@@ -12,6 +12,7 @@ from typing import Any
 
 from traces.documents import Section, read_text
 from traces.errors import InvalidFile, InvalidInput
+from traces.model.configs.class_defaults import of_class
 from traces.model.configs.config_decoder import CHECKED, decoder_only
 from traces.model.configs.config_fields import Fields, text_model
 from traces.model.configs.config_formats import stored_formats
@@ -105,7 +106,7 @@ def _model_type(text: Mapping[str, Any], whole: Mapping[str, Any], path: Path) -
     for document in (text, whole):
         found = document.get("model_type")
         if isinstance(found, str) and found:
-            return found
+            return f"{found}_text" if document is not text and f"{found}_text" in CHECKED else of_class(found)
         if found is not None:
             raise InvalidFile(f"{path}: model_type is not text")
     raise InvalidFile(f"{path}: key 'model_type' is missing: is this a model's config.json? Then state its type")
@@ -122,7 +123,7 @@ def _require_experts(fields: Fields, model_type: str) -> None:
             f"{fields.where}: the experts of doge are single rows of two tables, looked up by product keys: "
             "there is no expert to fetch, so it is not modelled"
         )
-    if stated is False or (model_type == "doge" and stated is None):
+    if stated is False or fields.get("enable_moe_block") is False or (model_type == "doge" and stated is None):
         raise InvalidFile(dense)
     for key in NAMES["n_experts"]:
         value = fields.get(key)
