@@ -18,8 +18,8 @@ from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.compilable import is_compilable
 from offload.fast.decode_compiled import CompiledLoop, is_kept, is_loaded
+from offload.placing.over_link import check_over_link
 from offload.placing.placement import Placed, place
-from offload.placing.zero_copies import check_zero_copies
 from offload.policy import Policy, fetch_misses
 from offload.recorder import Part, assemble
 from offload.schedule import Schedule
@@ -118,7 +118,7 @@ class DecodeStream:
         low: LowSlots | None = None,
     ) -> None:
         placed = place(model, policy.placement) if placed is None else placed
-        check_zero_copies(policy, execution, placed)
+        check_over_link(policy, execution, placed)
         self._job = DecodeJob(model, policy, execution, n_buffers, cache, disk, placed, through, low)
         self._steps = steps
         known = is_compilable(policy, execution, cache, placed)

@@ -272,7 +272,7 @@ def _run_pass(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int) -> bool:
             if r[ZERO_COPIES]:
                 read_in_host(o, d, w, r, t, r[COST_READ_FFN], layer, before)
         if away:
-            leave_layer(w)
+            leave_layer(o, d, w, r, t, layer)
     stays = 0
     if away:
         stays = end_pass(o, d, w, r, t)

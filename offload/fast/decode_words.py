@@ -62,8 +62,10 @@ def memory(
         "SPARE_FROM": spare_from,
         **dict.fromkeys(("WANTED", "ARRIVALS", "ORDER", "NEEDED", "NAMED"), scratch),
         **dict.fromkeys(("MISSES", "ON_HOST", "HOST_EXPERT", "HOST_COST"), scratch),
+        "COPIED": np.zeros(max(stack.n_layers for stack in model.stacks), np.int64),
         "WAITS": np.zeros(8 + 4 * max(stack.n_layers for stack in model.stacks), np.int64),
         "BUFFERS": np.full(6, -1, np.int64),
+        "SLOT_READERS": np.full(max(stack.n_layers for stack in model.stacks), -1, np.int64),
         "IN_USE": np.zeros(3, np.int64),
     }
     return x, words(layout.N_WORDS, values, tables)

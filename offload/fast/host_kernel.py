@@ -9,11 +9,13 @@ from typing import Any
 
 from offload.fast.copies_kernel import after, after_sorted, compute, issue
 from offload.fast.kernel_layout import (
+    AHEAD,
     ARRIVALS,
     ARRIVED,
     BEFORE,
     BUFFERS,
     CACHE,
+    COPIED,
     COST_BUSY,
     COST_GATHER,
     COST_HANDOVER,
@@ -41,10 +43,14 @@ from offload.fast.kernel_layout import (
     N_MIXERS,
     N_ON_HOST,
     N_PART_WAITS,
+    N_STREAMED,
     N_WAITS,
     NONE,
     PART_WAITS,
     PARTS,
+    SLOT_READERS,
+    STREAMED_AT,
+    STREAMED_LAYER,
     STREAMED_NEXT,
     WAITS,
     WEIGHTS,
@@ -145,7 +151,15 @@ def enter(o: Any, d: Any, w: Any, r: Any, t: int, layer: int) -> None:
             if w[LAST_OP] >= 0:
                 w[ARRIVED] = hand_over(o, d, w, r, t, w[LAST_OP], layer)
         w[IS_HERE] = r[r[HOST_LAYER] + layer]
+    if r[AHEAD] >= 0 and layer == 0:
+        for i in range(r[AHEAD]):
+            copy_ahead(o, d, w, r, t, i, NONE)
     if r[r[COST_WEIGHTS] + layer] < 0:
+        return
+    if r[AHEAD] >= 0:
+        if r[AHEAD] == 0:
+            copy_ahead(o, d, w, r, t, r[r[STREAMED_AT] + layer], w[LAST_OP])
+        wait_for(w, w[w[COPIED] + layer])
         return
     step, mine = r[r[I_STEP] + t], w[STREAMED_NEXT]
     if mine < 0:
@@ -155,6 +169,16 @@ def enter(o: Any, d: Any, w: Any, r: Any, t: int, layer: int) -> None:
     if layer + 1 < r[N_LAYERS] and r[r[COST_WEIGHTS] + layer + 1] >= 0:
         w[STREAMED_NEXT] = stream(o, d, w, r, WEIGHTS, 1, r[r[COST_WEIGHTS] + layer + 1], step, layer + 1, NONE)
     wait_for(w, mine)
+
+
+def copy_ahead(o: Any, d: Any, w: Any, r: Any, t: int, i: int, op: int) -> None:
+    """The `i`-th layer of those that are streamed, once what its buffer held, or `op`, has been read."""
+    layer = r[r[STREAMED_LAYER] + i]
+    if r[AHEAD] > 0:
+        op = w[w[SLOT_READERS] + i % r[AHEAD]]
+    if op >= 0:
+        after(d, w, op)
+    w[w[COPIED] + layer] = issue(o, w, r, _H2D, r[r[COST_WEIGHTS] + layer], r[r[I_STEP] + t], layer, NONE, NONE)
 
 
 def read_in_host(o: Any, d: Any, w: Any, r: Any, t: int, costs: int, layer: int, op: int) -> None:
@@ -167,8 +191,13 @@ def read_in_host(o: Any, d: Any, w: Any, r: Any, t: int, costs: int, layer: int,
     wait_for(w, issue(o, w, r, _H2D, cost, r[r[I_STEP] + t], layer, NONE, NONE))
 
 
-def leave_layer(w: Any) -> None:
+def leave_layer(o: Any, d: Any, w: Any, r: Any, t: int, layer: int) -> None:
     """A layer has been issued: what it streamed has been read by then."""
+    i = r[r[STREAMED_AT] + layer]
+    if r[AHEAD] > 0 and i >= 0:
+        w[w[SLOT_READERS] + i % r[AHEAD]] = w[LAST_OP]
+        if i + r[AHEAD] < r[N_STREAMED]:
+            copy_ahead(o, d, w, r, t, i + r[AHEAD], NONE)
     for what in range(3):
         if w[w[IN_USE] + what]:
             was_read(w, what, w[LAST_OP])

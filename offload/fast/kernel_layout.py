@@ -46,7 +46,9 @@ N_ON_HOST, MISSES, ON_HOST, HOST_EXPERT, HOST_COST = range(38, 43)  # of a block
 N_WAITS, WAITS, LAST_OP, IS_HERE, ARRIVED, HOST_LAST, BEFORE, STREAMED_NEXT, BUFFERS, IN_USE = range(43, 53)
 # Of micro-batches: whether gates are due, the last gate, how many results of the host each waits for.
 TO_GATE, GATE, N_PART_WAITS = range(53, 56)
-N_WORDS = 56
+# Of layers that are streamed ahead: the last reader of each buffer, the copy of each layer.
+SLOT_READERS, COPIED = range(56, 58)
+N_WORDS = 58
 
 WEIGHTS, CACHE, EXPERTS = range(3)
 """What is streamed, in `BUFFERS` and `IN_USE`."""
@@ -74,7 +76,9 @@ PARTS, ENTRY_AT, PART_WAITS, N_EACH_WAITS, N_BLOCKS, NO_COSTS, COST_GATHER = ran
 )  # by pass: first micro-batch, first cost
 # Whether kernels read weights in host memory; by pass and layer what mixing tokens and what its FFN reads so, -1 none.
 ZERO_COPIES, COST_READ_MIXING, COST_READ_FFN = range(90, 93)
-N_PART_WORDS = 93
+# Layers ahead that weights are streamed (-1: the next meanwhile), how many layers are; these, and by layer its place.
+AHEAD, N_STREAMED, STREAMED_LAYER, STREAMED_AT = range(93, 97)
+N_PART_WORDS = 97
 
 KV_DEVICE, KV_HOST, KV_STREAM = range(3)
 """In `KV`: where keys and values are."""

@@ -13,9 +13,8 @@ from offload.fast import kernel_layout as layout
 from offload.fast.block_unions import BlockUnions
 from offload.ops import Work
 from offload.placing.host_side import listed_cells, scores_of, split_attention, streams_experts
-from offload.placing.zero_copies import ZeroCopies
+from offload.placing.over_link import LayerStreams, ZeroCopies
 from traces.model.architecture import LayerStack
-from traces.model.layer_bytes import layer_weight_bytes
 
 __all__ = ["PlacedTables"]
 
@@ -39,6 +38,7 @@ class PlacedTables:
         self._n_tokens = n_tokens
         self._streams = np.array([streams_experts(job.execution, job.model, n) for n in n_tokens.tolist()], np.bool_)
         self._job, self._works, self._rows, self._stack, self._placed = job, works, rows, stack, job.placed
+        self._passing = LayerStreams(job.model, job.placed)
         self._is_away = not encoding and not self._placed.is_plain
         self._host_layers = self._placed.host_layers if self._is_away else frozenset[int]()
         self.home = np.zeros(job.model.n_moe_layers, np.bool_)
@@ -72,6 +72,8 @@ class PlacedTables:
             "N_HOST_LAYERS": len(self._host_layers),
             "N_MATRICES": self._job.model.n_expert_matrices,
             "SELECTS": int(execution.selects_on_host),
+            "AHEAD": -1 if self._passing.ahead is None else self._passing.ahead,
+            "N_STREAMED": len(self._passing.order),
             "ZERO_COPIES": int(self._is_away and self._placed.zero_copies),
         }
 
@@ -80,16 +82,18 @@ class PlacedTables:
         model, works, n_layers = self._job.model, self._works, self._stack.n_layers
         on_host, weights = np.zeros(n_layers, np.int64), np.full(n_layers, -1, np.int64)
         on_host[sorted(self._host_layers)] = 1
-        if self._is_away and self._placed.streamed_layers:
-            sizes, share = layer_weight_bytes(model), self._placed.streamed_share
-            for layer in self._placed.streamed_layers:
-                weights[layer] = self._rows.of(works.stream(int(sizes[layer] * share)))
+        places = np.full(n_layers, -1, np.int64)
+        order = self._passing.order if self._is_away else ()
+        for i, layer in enumerate(order):
+            weights[layer], places[layer] = self._rows.of(works.stream(self._passing.n_bytes[layer])), i
         counts, expert_bytes = range(0), model.expert_bytes
         if self.home.any() and self._streams.any():
             counts = range(model.n_experts + 1)
         return {
             "HOST_LAYER": on_host,
             "COST_WEIGHTS": weights,
+            "STREAMED_LAYER": np.array(order, np.int64),
+            "STREAMED_AT": places,
             "HOME": self.home.astype(np.int64),
             "KEPT": self.kept.astype(np.int64),
             "COST_STREAM": self._rows.each(lambda n: works.stream(n * expert_bytes), counts),

@@ -16,8 +16,8 @@ from offload.decoding.token_mixing import contexts
 from offload.decoding.unions import most_distinct
 from offload.execution import Execution
 from offload.own_policies.policy_calls import ask
+from offload.placing.over_link import LayerStreams, check_over_link, experts_away
 from offload.placing.placement import Placed, place
-from offload.placing.zero_copies import check_zero_copies, experts_read
 from offload.policy import Buffers, Policy
 from offload.slots.low_copies import LowSlots
 from offload.slots.memory import CapacityExceeded
@@ -143,13 +143,13 @@ def plan_memory(
     Raises `CapacityExceeded`, naming both sizes and the way out, when even the least does not fit.
     """
     placed = place(model, policy.placement) if placed is None else placed
-    check_zero_copies(policy, execution, placed)
+    check_over_link(policy, execution, placed)
     static = _static_bytes(model, workload, execution, placed) + reserve_bytes
     if policy.speculation is not None and policy.speculation.draft is not None:
         static += _draft_bytes(policy.speculation.draft, workload)
     if policy.resident:
         n_resident = placed.n_decided * model.n_experts
-        needed = static + n_resident * model.expert_bytes - experts_read(model, placed)
+        needed = static + n_resident * model.expert_bytes - experts_away(model, placed)
         if needed > hbm_bytes:
             raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"), needed)
         return MemoryPlan(needed, 0, 0)
@@ -242,14 +242,14 @@ def host_bytes(
     if placed.kv != "device":
         others = (layer for layer in range(model.decoder.n_layers) if layer not in placed.host_layers)
         keys += int(_kv_bytes(model, workload, others) * placed.kv_share)
-    routed = (n_experts * model.expert_bytes + experts_read(model, placed)) * experts
+    routed = (n_experts * model.expert_bytes + experts_away(model, placed)) * experts
     return routed + sum(_away(weights, placed, layer) for layer in away) + keys
 
 
 def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execution, placed: Placed) -> int:
     """Weights outside experts, KV cache at its largest, and activations of the largest forward pass.
 
-    What the placement keeps on the host is not among them; two layers of what is streamed are, one matrix of a layer's
+    What the placement keeps on the host is not among them; buffers for what is streamed are, one matrix of a layer's
     experts where a prompt streams those, and the experts kept beside others of the host.
 
     Activations a token: 14 rows of d_model (residual, norms, Q, K, V and their transposed copies, attention and FFN
@@ -279,7 +279,8 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     experts = placed.n_kept * model.expert_bytes
     if placed.n_decided < model.n_moe_layers and 0 < execution.stream_tokens <= n_tokens:
         experts += model.n_experts * model.expert_bytes // model.n_expert_matrices
-    return model.non_expert_bytes - _weights_away(model, placed) + kv + activations + experts
+    buffers = LayerStreams(model, placed).buffer_bytes
+    return model.non_expert_bytes - _weights_away(model, placed) + buffers + kv + activations + experts
 
 
 def _draft_bytes(draft: ModelArchitecture, workload: Workload) -> int:
@@ -297,11 +298,10 @@ def _share_of_micro_batch(workload: Workload, execution: Execution) -> float:
 def _weights_away(model: ModelArchitecture, placed: Placed) -> int:
     """Weights outside the routed experts that are not in HBM."""
     layers = placed.host_layers | placed.streamed_layers | placed.zero_copy_weights
-    if not layers:
-        return 0
-    weights = layer_weight_bytes(model)
-    away = sum(_away(weights, placed, layer) for layer in layers)
-    away -= 2 * max((_away(weights, placed, layer) for layer in placed.streamed_layers), default=0)
+    away = 0
+    if layers:
+        weights = layer_weight_bytes(model)
+        away = sum(_away(weights, placed, layer) for layer in layers)
     if len(placed.host_layers) == model.decoder.n_layers:
         away += head_bytes(model)
     return max(min(away, model.non_expert_bytes), 0)

@@ -7,17 +7,17 @@ Nothing here may know time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from offload.decoding.work_rows import Works
 from offload.execution import Execution
 from offload.ops import Lane, OpKind, Work
+from offload.placing.over_link import LayerStreams, ZeroCopies
 from offload.placing.placement import Placed
-from offload.placing.zero_copies import ZeroCopies
 from offload.recorder import Recorder
 from offload.slots.host_tier import HostTier
 from traces.model.architecture import ModelArchitecture
-from traces.model.layer_bytes import layer_weight_bytes
 
 __all__ = ["Hop", "HostSide", "listed_cells", "scores_of", "split_attention", "streams_experts"]
 
@@ -90,14 +90,14 @@ class HostSide:
         self._streamed: dict[int, int] = {}  # layer of this pass -> the copy of its weights
         self._readers: dict[str, list[int]] = {}  # what is streamed -> by buffer, the op that read it last
         self._in_use: dict[int, list[str]] = {}  # layer -> what of it has a buffer
-        weights = layer_weight_bytes(loop.model) if placed.streamed_layers else ()
-        self._weights = [int(n_bytes * placed.streamed_share) for n_bytes in weights]
+        self._streams = LayerStreams(loop.model, placed)
+        self._slot_readers = [-1] * (self._streams.ahead or 0)  # by buffer of layers that come ahead
         rows = loop.execution.zero_copy_rows
         self._zero_copies = ZeroCopies(loop.model, placed, rows) if placed.zero_copies else None
 
     def live_ops(self) -> list[int]:
         """The ops that a later op may have to wait for."""
-        readers = (op for buffers in self._readers.values() for op in buffers)
+        readers = chain(*self._readers.values(), self._slot_readers)
         return [op for op in (*readers, self._last, *self.waits) if op >= 0]
 
     def take_waits(self) -> list[int]:
@@ -122,16 +122,36 @@ class HostSide:
             else:
                 self.waits.append(self._return((self._last,), layer))
             self._is_here = on_host
-        if layer in self.placed.streamed_layers:
+        sizes, ahead = self._streams.n_bytes, self._streams.ahead
+        if ahead is None and layer in sizes:
             for one in (layer, layer + 1):  # the next while this one computes
-                if one in self.placed.streamed_layers and one not in self._streamed:
-                    self._streamed[one] = self._stream("weights", self._weights[one], one)
+                if one in sizes and one not in self._streamed:
+                    self._streamed[one] = self._stream("weights", sizes[one], one)
+        elif ahead is not None and layer == 0:
+            for i in range(ahead):
+                self._copy_ahead(i)
+        if ahead == 0 and layer in sizes:
+            self._copy_ahead(self._streams.order.index(layer), last_op)
+        if layer in sizes:
             self.waits.append(self._streamed[layer])
+
+    def _copy_ahead(self, i: int, after: int = -1) -> None:
+        """The `i`-th layer of those that are streamed, once what its buffer held, or op `after`, has been read."""
+        loop, layer = self._loop, self._streams.order[i]
+        if self._slot_readers:
+            after = self._slot_readers[i % len(self._slot_readers)]
+        what, waits = loop.works.stream(self._streams.n_bytes[layer]), (after,) if after >= 0 else ()
+        self._streamed[layer] = loop.recorder.issue(Lane.H2D, what, waits, step=loop.i_step, layer=layer)
 
     def leave(self, layer: int, last_op: int) -> None:
         """A layer of the accelerator has been issued up to `last_op`: what it streamed has been read by then."""
         for what in self._in_use.pop(layer, ()):
             self._readers[what] = [*self._readers[what][1:], last_op]
+        if self._slot_readers and layer in self._streams.n_bytes:
+            i, n = self._streams.order.index(layer), len(self._slot_readers)
+            self._slot_readers[i % n] = last_op
+            if i + n < len(self._streams.order):
+                self._copy_ahead(i + n)
 
     def end_pass(self) -> bool:
         """The last layer is done: whether the head runs on the host. If not, activations are back."""

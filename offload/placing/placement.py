@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from offload.execution import Execution
+from offload.placing.layers import EVERYWHERE, LayerRange, Layers, layers_named, range_named
 from traces.documents import NUMBER
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -19,48 +20,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["AS_DECIDED", "EVERYWHERE", "LayerRange", "Placed", "Placement", "place", "placement_named"]
+__all__ = ["AS_DECIDED", "Placed", "Placement", "place", "placement_named"]
 
-_LAYERS = re.compile(r"(?P<low>\d{1,4})(?P<dash>-(?P<high>\d{1,4})?)?", re.ASCII)
 _FORM = (
-    "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], experts=cpu:fit, experts=zerocopy[:LAYERS][:share=S], "
-    "layers=cpu[:LAYERS], weights=stream[:LAYERS][:share=S], weights=zerocopy[:LAYERS][:share=S], kv=cpu[:share=S], "
-    "kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, micro=SEQUENCES, host=beside"
+    "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], experts=cpu:fit, layers=cpu[:LAYERS], "
+    "experts or weights=stream[:LAYERS][:share=S], ahead=LAYERS, experts or weights=zerocopy[:LAYERS][:share=S], "
+    "kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, micro=SEQUENCES, host=beside"
 )
 _SHARED = ("experts", "weights", "kv")
 """Parts of which a share of the bytes may be elsewhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRange:
-    """Layers `first` to `last` of the decoder, both included; `last` None: to its end."""
-
-    first: int = 0
-    last: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.first < 0 or (self.last is not None and self.last < self.first):
-            raise InvalidInput(
-                f"layers {self.first}-{self.last}: the first layer is 0, and no range ends before it starts"
-            )
-
-    def of(self, n_layers: int) -> range:
-        """They, of a stack of `n_layers`. Raises `InvalidInput` where it has fewer."""
-        if self.first >= n_layers:
-            raise InvalidInput(f"layers from {self.first} on: there are {n_layers}, the last is {n_layers - 1}")
-        if self.last is not None and self.last >= n_layers:
-            said = f"layers {self.first}-{self.last}" if self.first else f"{self.last + 1} layers"
-            everything = f"{self.first}- for the rest" if self.first else "leave the number out for all"
-            raise InvalidInput(f"{said}: there are {n_layers}; {everything}")
-        return range(self.first, n_layers if self.last is None else self.last + 1)
-
-    def __str__(self) -> str:
-        if self.last is None:
-            return "" if not self.first else f":{self.first}-"
-        return f":{self.last + 1}" if not self.first else f":{self.first}-{self.last}"
-
-
-EVERYWHERE = LayerRange()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +38,10 @@ class Placement:
     `host_experts`: MoE layers whose routed experts live in host memory and run on the host's processor, but for
     `n_kept` of each layer, which stay in HBM (the most popular, or, `uniform`, the first, whatever is asked for).
     `host_layers`: layers that live and run there whole, attention and KV cache included; all of them take the head
-    along. `streamed`: layers whose weights outside the routed experts wait in host memory and pass through HBM in every
-    forward pass. `zero_copy_experts`, `zero_copy_weights`: layers whose routed experts, or weights outside of those,
+    along. `streamed`, `streamed_experts`: layers whose weights outside the routed experts, or these, all of them, wait
+    in host memory and pass through HBM in every forward pass, `ahead` layers of them before they are needed: 0 when
+    their layer begins, n once the n-th of them before it has run, and the first n when the pass begins; None the next
+    while one runs. `zero_copy_experts`, `zero_copy_weights`: layers whose routed experts, or weights outside of those,
     wait in host memory, where the device's kernels read them. `kv`: the KV cache of the other layers is in HBM
     ("device"), in host memory and attended to there ("host"), or streamed from there ("stream"). `expert_share`,
     `streamed_share`, `kv_share`: of the bytes of each, what is there and not in HBM, above 0, at most 1; of experts of
@@ -88,7 +58,9 @@ class Placement:
     n_kept: int = 0
     uniform: bool = False
     host_layers: LayerRange | None = None
-    streamed: LayerRange | None = None
+    streamed: Layers | None = None
+    streamed_experts: Layers | None = None
+    ahead: int | None = None
     zero_copy_experts: LayerRange | None = None
     zero_copy_weights: LayerRange | None = None
     kv: str = "device"
@@ -108,7 +80,9 @@ class Placement:
             raise InvalidInput(f"kv = {self.kv!r}: a KV cache is on the device, on the host, or streamed (stream)")
         if self.beside and self.host_experts is None:
             raise InvalidInput("host=beside says how experts of the host run: give experts=cpu with it")
-        self._check_zero_copies()
+        self._check_over_link()
+        if self.ahead is not None and not self.streams:
+            raise InvalidInput(f"ahead = {self.ahead} is of layers that are streamed: give weights=stream with it")
         if self.n_kept < 0:
             raise InvalidInput(f"keep = {self.n_kept} experts a layer is below 0")
         if self.micro_sequences is not None and self.micro_sequences < 1:
@@ -124,7 +98,11 @@ class Placement:
             )
 
         for part, share, away in (
-            ("experts", self.expert_share, (self.host_experts or self.zero_copy_experts) is not None),
+            (
+                "experts",
+                self.expert_share,
+                (self.host_experts or self.zero_copy_experts or self.streamed_experts) is not None,
+            ),
             ("weights", self.streamed_share, (self.streamed or self.zero_copy_weights) is not None),
             ("kv", self.kv_share, self.kv != "device"),
         ):
@@ -137,12 +115,13 @@ class Placement:
         if self.expert_share < 1 and self.n_kept:
             raise InvalidInput("experts: keep and share both say what stays in HBM: give one")
 
-    def _check_zero_copies(self) -> None:
+    def _check_over_link(self) -> None:
         """Kernels that read host memory have the link to themselves."""
         if not self.zero_copies:
             return
         beside = {
             "experts=cpu": self.host_experts, "layers=cpu": self.host_layers, "weights=stream": self.streamed,
+            "experts=stream": self.streamed_experts,
             f"kv={self.kv}": None if self.kv == "device" else self.kv, "micro": self.micro_sequences,
         }  # fmt: skip
         for clause, where in beside.items():
@@ -151,6 +130,11 @@ class Placement:
                     f"zerocopy: kernels that read weights in host memory have the link to themselves here: leave out "
                     f"{clause}"
                 )
+
+    @property
+    def streams(self) -> bool:
+        """Whether weights pass through HBM in every forward pass."""
+        return self.streamed is not None or self.streamed_experts is not None
 
     @property
     def zero_copies(self) -> bool:
@@ -182,12 +166,16 @@ class Placement:
                 + (f":keep={self.n_kept}" if self.n_kept else _said(self.expert_share))
                 + ":uniform" * (self.uniform and self.keeps)
             )
+        if self.streamed_experts is not None:
+            said.append(f"experts=stream{self.streamed_experts}{_said(self.expert_share)}")
         if self.zero_copy_experts is not None:
             said.append(f"experts=zerocopy{self.zero_copy_experts}{_said(self.expert_share)}")
         if self.host_layers is not None:
             said.append(f"layers=cpu{self.host_layers}")
         if self.streamed is not None:
             said.append(f"weights=stream{self.streamed}{_said(self.streamed_share)}")
+        if self.ahead is not None:
+            said.append(f"ahead={self.ahead}")
         if self.zero_copy_weights is not None:
             said.append(f"weights=zerocopy{self.zero_copy_weights}{_said(self.streamed_share)}")
         if self.kv != "device":
@@ -209,7 +197,8 @@ class Placed:
 
     `host_layers`, `streamed_layers`: of the decoder. `kept`: by MoE layer (numbered through the model) the experts in
     HBM where the others run on the host; None where a policy decides. `zero_copy_experts`, `zero_copy_weights`: layers
-    of the decoder whose kernels read such weights in host memory. `streamed_share`, `kv_share`, `expert_share`: of the
+    of the decoder whose kernels read such weights in host memory. `streamed_experts`: those whose routed experts are
+    streamed, `ahead` layers before. `streamed_share`, `kv_share`, `expert_share`: of the
     bytes of each layer that is streamed or read so, of the KV cache, and of each expert that is read so, what is not in
     HBM.
     """
@@ -223,6 +212,8 @@ class Placed:
     zero_copy_experts: frozenset[int] = frozenset()
     zero_copy_weights: frozenset[int] = frozenset()
     expert_share: float = 1.0
+    streamed_experts: frozenset[int] = frozenset()
+    ahead: int | None = None
 
     @property
     def zero_copies(self) -> bool:
@@ -232,7 +223,8 @@ class Placed:
     @property
     def is_plain(self) -> bool:
         """Whether all is in HBM but what a policy moves."""
-        plain = not (self.host_layers or self.streamed_layers or self.zero_copies) and self.kv == "device"
+        away = self.host_layers or self.streamed_layers or self.streamed_experts or self.zero_copies
+        plain = not away and self.kv == "device"
         return plain and all(one is None for one in self.kept)
 
     @property
@@ -259,6 +251,7 @@ def place(model: ModelArchitecture, placement: Placement, popularity: NDArray[np
         name: frozenset(() if where is None else where.of(stack.n_layers))
         for name, where in (
             ("host", placement.host_layers), ("experts", placement.host_experts), ("streamed", placement.streamed),
+            ("streamed experts", placement.streamed_experts),
             ("zero-copy experts", placement.zero_copy_experts), ("zero-copy weights", placement.zero_copy_weights),
         )
     }  # fmt: skip
@@ -289,6 +282,8 @@ def place(model: ModelArchitecture, placement: Placement, popularity: NDArray[np
         layers["zero-copy experts"] & set(stack.moe_layers),
         layers["zero-copy weights"],
         placement.expert_share,
+        (layers["streamed experts"] - layers["host"]) & set(stack.moe_layers),
+        placement.ahead,
     )
 
 
@@ -303,14 +298,14 @@ def placement_named(text: str) -> Placement:
     `experts=cpu:keep=28`, `experts=cpu:keep=28:uniform`; `experts=cpu:fit` (as few layers on the host as HBM allows);
     `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`; a share of the bytes, `experts=cpu:share=0.4`,
     `weights=stream:share=0.4`, `kv=cpu:share=0.5`; `experts=zerocopy:18`, `weights=zerocopy:18` (kernels read them in
-    host memory); `ubatch=2048`, `stream=32`, `stream=never`; `micro=8` (sequences in
-    a micro-batch); `host=beside` (experts of the host while the device computes its own). Raises `InvalidInput` for
-    anything else.
+    host memory); `experts=stream` (all of a layer with its other weights), `weights=stream:2/8` (the last two of every
+    eight layers), `ahead=1`; `ubatch=2048`, `stream=32`, `stream=never`; `micro=8` (sequences in a micro-batch);
+    `host=beside` (experts of the host while the device computes its own). Raises `InvalidInput` for anything else.
     """
     found = Placement()
     seen: set[str] = set()
     clauses = [clause.strip() for clause in re.split(r"[@,]", text.strip())]
-    for clause in sorted(clauses, key=lambda one: one.startswith("host=")):  # it is of experts that others put there
+    for clause in sorted(clauses, key=lambda one: one.startswith(("host=", "ahead="))):  # they are of what others place
         part, _, where = clause.partition("=")
         if part in seen:
             raise InvalidInput(f"placement {text!r} says {part} twice: once is enough")
@@ -331,13 +326,16 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
         if where != "beside":
             raise InvalidInput(f"placement {text!r}: host={where} is not host=beside")
         return replace(found, beside=True)
-    if part == "micro":
+    if part in ("micro", "ahead"):
         if not re.fullmatch(r"\d{1,7}", where, re.ASCII):
-            raise InvalidInput(f"placement {text!r}: micro={where} is no number of sequences")
-        return replace(found, micro_sequences=int(where))
+            what = "sequences" if part == "micro" else "layers"
+            raise InvalidInput(f"placement {text!r}: {part}={where} is no number of {what}")
+        n = int(where)
+        return replace(found, micro_sequences=n) if part == "micro" else replace(found, ahead=n)
     home, *rest = where.split(":")
     wanted = {
-        "experts": ("cpu", "zerocopy"), "layers": ("cpu",), "weights": ("stream", "zerocopy"), "kv": ("cpu", "stream")
+        "experts": ("cpu", "stream", "zerocopy"), "layers": ("cpu",), "weights": ("stream", "zerocopy"),
+        "kv": ("cpu", "stream"),
     }  # fmt: skip
     if part == "experts" and rest == ["fit"] and home == "cpu":
         return replace(found, host_experts=EVERYWHERE, fits=True)
@@ -354,18 +352,21 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
         if not re.fullmatch(r"\d{1,4}", digits, re.ASCII):
             raise InvalidInput(f"placement {text!r}: keep={digits} is not a number of experts a layer")
         n_kept = int(digits)
-    layers = _layers(rest, text)
+    if uniform and home != "cpu":
+        raise InvalidInput(f"placement {text!r}: {part}={where} is not of the form {_FORM}")
+    if home == "stream":
+        streamed = layers_named(rest, text)
+        if part == "experts":
+            return replace(found, streamed_experts=streamed, expert_share=share)
+        return replace(found, streamed=streamed, streamed_share=share)
+    layers = range_named(rest, text)
     if home == "zerocopy" and part == "experts":
-        if uniform:
-            raise InvalidInput(f"placement {text!r}: {part}={where} is not of the form {_FORM}")
         return replace(found, zero_copy_experts=layers, expert_share=share)
     if home == "zerocopy":
         return replace(found, zero_copy_weights=layers, streamed_share=share)
     if part == "experts":
         return replace(found, host_experts=layers, n_kept=n_kept, uniform=uniform, expert_share=share)
-    if part == "layers":
-        return replace(found, host_layers=layers)
-    return replace(found, streamed=layers, streamed_share=share)
+    return replace(found, host_layers=layers)
 
 
 def _share(word: str, text: str) -> float:
@@ -378,19 +379,3 @@ def _share(word: str, text: str) -> float:
 
 def _said(share: float) -> str:
     return "" if share == 1 else f":share={share!r}"
-
-
-def _layers(words: list[str], text: str) -> LayerRange:
-    """`[]`: all; `["26"]`: the first 26; `["12-47"]`: those."""
-    if not words:
-        return EVERYWHERE
-    match = _LAYERS.fullmatch(words[0])
-    if match is None or len(words) > 1:
-        raise InvalidInput(
-            f"placement {text!r}: {':'.join(words)} is neither a number of layers (26) nor a range (12-47)"
-        )
-    if match["dash"] is not None:
-        return LayerRange(int(match["low"]), None if match["high"] is None else int(match["high"]))
-    if int(match["low"]) < 1:
-        raise InvalidInput(f"placement {text!r}: 0 layers are no placement, leave the clause out")
-    return LayerRange(0, int(match["low"]) - 1)

@@ -72,11 +72,13 @@ ENGINES: Mapping[str, tuple[str, ...]] = ReadOnly(
             "gpu_only@experts=zerocopy",
             "gpu_only@experts=zerocopy:{fewest}@weights=zerocopy:{fewest}",
             "gpu_only@experts=zerocopy@weights=zerocopy",
+            "gpu_only@experts=stream:1/{widest}@ahead=1",
             "prefetch_all",
         ),
     }
 )
-"""What engines offer, by engine. `{fewest}`: as few layers as fit, `{most}`: as many experts a layer as fit."""
+"""What engines offer, by engine. `{fewest}`: as few layers as fit, `{most}`: as many experts a layer as
+fit, `{widest}`: groups of as many layers as fit."""
 
 _LOOKED_AT = ("llama-cpp", "ktransformers", "vllm")
 """Engines of which a card looks at the designs where no stack is named; a fork is asked for by name."""
@@ -146,7 +148,7 @@ def offered(stack: str) -> tuple[str, ...]:
 
 
 def designs_of(model: ModelArchitecture, stack: str, *, beside_engines: bool = False) -> tuple[str, ...]:
-    """The designs of a stack, with `{fewest}` and `{most}` still open. An encoder-decoder has no placements.
+    """The designs of a stack, with their numbers still open. An encoder-decoder has no placements.
 
     `beside_engines`: what engines offer is theirs to run, and this project's runtime is asked for the rest.
     """
@@ -162,6 +164,8 @@ def plan_design(model: ModelArchitecture, hw: Platform, work: Workpiece, name: s
     """
     if "{fewest}" in name:
         return _settled(model, hw, work, name.replace("{fewest}", "{0}"), range(model.decoder.n_layers - 1, 0, -1))
+    if "{widest}" in name:
+        return _settled(model, hw, work, name.replace("{widest}", "{0}"), range(2, model.decoder.n_layers + 1))
     if "{most}" in name:
         return _settled(model, hw, work, name.replace("{most}", "{0}"), range(1, model.n_experts))
     return _granted(model, hw, work, name)
@@ -230,7 +234,10 @@ def all_planned(
             try:
                 planned = plan_design(model, hw, work, name)
             except CapacityExceeded as error:
-                say(f"{stack}/{name.replace('{fewest}', 'N').replace('{most}', 'N')}", str(error))
+                say(
+                    f"{stack}/{name.replace('{fewest}', 'N').replace('{most}', 'N').replace('{widest}', 'N')}",
+                    str(error),
+                )
                 continue
             except InvalidInput:
                 if name in more:
@@ -244,4 +251,4 @@ def all_planned(
 
 def _copies(name: str) -> bool:
     """Whether a design brings weights to the accelerator as it runs."""
-    return not name.startswith("gpu_only") or "@weights=stream" in name or "=zerocopy" in name
+    return not name.startswith("gpu_only") or "=stream" in name or "=zerocopy" in name

@@ -20,8 +20,8 @@ _SWITCHED = ("0", "1", "on", "off", "auto")
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """`name`: as cards write it; `says`: what, in words that engines share; `n_words`: that follow it. `switch`: a word
-    that turns it on or off may follow.
+    """`name`: as cards write it; `says`: what, in words that engines share; `n_words`: that follow it, -1 as many as do
+    before the next flag. `switch`: a word that turns it on or off may follow.
     """
 
     name: str
@@ -37,7 +37,10 @@ class Flag:
             return ""
         if not words:
             raise InvalidInput(f"policy: flag {self.name} has no value")
-        return words.pop(0)
+        taken = [words.pop(0)]
+        while self.n_words < 0 and words and not words[0].startswith("-"):
+            taken.append(words.pop(0))
+        return " ".join(taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def _engine(engine: str, section: Section) -> EngineFlags:
     for part in ("flags", "of_rows"):
         for name, entry in section.section(part).sections():
             switch = bool(entry.take("switch", optional=True))
-            flag = Flag(name, entry.text("says"), entry.integer("words", 1), switch)
+            flag = Flag(name, entry.text("says"), entry.integer("words", 1, minimum=-1), switch)
             entry.text("is")
             read |= dict.fromkeys((name, *(entry.take("also", optional=True) or ())), flag)
             if part == "flags":

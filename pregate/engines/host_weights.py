@@ -1,33 +1,34 @@
-"""Weights that vLLM keeps on the host up to a budget, `--cpu-offload-gb`, where kernels read them, as a placement.
+"""Weights that vLLM keeps on the host, as a placement: up to a budget, or of some layers of every group.
 
-`vllm/model_executor/offloader/uva.py` (read 2026-11-29 at 00593fa7) goes through the layers from the first on and takes
-one tensor after the other until the budget is reached or passed: attention, then the experts' two tensors (up with
-gate, down), then norms. Embeddings and the head stay in HBM. `--cpu-offload-params experts` takes experts alone.
+`vllm/model_executor/offloader/uva.py` (read 2026-11-29 at 00593fa7), `--cpu-offload-gb`: it goes through the layers
+from the first on and takes one tensor after the other until the budget is reached or passed: attention, then the
+experts' two tensors (up with gate, down), then norms. Kernels read them there. Embeddings and the head stay in HBM.
+`prefetch.py` beside it (at 04db3199), `--offload-group-size`: the last `--offload-num-in-group` layers of every group
+are copied into `--offload-prefetch-step` buffers. A copy begins once the layer that its buffer held has run, so that
+with one buffer two such layers in a row are copied and computed in turn. Both take tensors by name, experts among them.
 """
 
 from __future__ import annotations
 
 import math
 
+from offload.placing.layers import EVERYWHERE, LayerGroups
 from offload.placing.placement import Placement
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_weight_bytes
 
-__all__ = ["EXPERTS_ALONE", "budget_of", "read_where_they_lie"]
+__all__ = ["EXPERTS_ALONE", "brought_in_groups", "budget_of", "groups_of", "read_where_they_lie"]
 
 EXPERTS_ALONE = "experts"
 """What `--cpu-offload-params` is told of routed experts."""
 
-_EXPERTS = (EXPERTS_ALONE, "mlp.experts")
+_EXPERTS = (EXPERTS_ALONE, "mlp.experts", "w13_weight w2_weight", "w2_weight w13_weight")
 
 
 def read_where_they_lie(gib: float, names: str, model: ModelArchitecture) -> list[str]:
     """Clauses of a placement for a budget in GiB, of the tensors that `names` names, "" all. Raises `InvalidInput`."""
-    if names and names not in _EXPERTS:
-        raise InvalidInput(
-            f"policy: --cpu-offload-params {names[:40]}: of named tensors only experts can be said, or all without it"
-        )
+    _check_names("--cpu-offload-params", names)
     left, dense, experts = gib * 2**30, 0, []
     matrices = model.n_expert_matrices
     for layer, n_bytes in enumerate(layer_weight_bytes(model)):
@@ -51,6 +52,23 @@ def read_where_they_lie(gib: float, names: str, model: ModelArchitecture) -> lis
     return clauses
 
 
+def brought_in_groups(size: int, n: int, step: int, names: str) -> list[str]:
+    """Clauses for the last `n` layers of every `size`, `step` buffers, of the tensors that `names` names, "" all."""
+    _check_names("--offload-params", names)
+    if not 1 <= n <= size or step < 1:
+        raise InvalidInput(
+            f"policy: {n} layers of groups of {size}, {step} ahead: of a group 1 to {size} are brought, 1 ahead or more"
+        )
+    layers = "" if n == size else f":{n}/{size}"
+    dense = [] if names else [f"weights=stream{layers}"]
+    return [f"experts=stream{layers}", *dense, f"ahead={step}"]
+
+
+def _check_names(flag: str, names: str) -> None:
+    if names and names not in _EXPERTS:
+        raise InvalidInput(f"policy: {flag} {names[:40]}: of named tensors only experts can be said, or all without it")
+
+
 def _first(n: int, n_layers: int) -> str:
     return "" if n == n_layers else f":{n}"
 
@@ -69,3 +87,16 @@ def budget_of(placement: Placement, model: ModelArchitecture) -> tuple[float, bo
     if dense is not None:
         n_bytes += sum(layer_weight_bytes(model)[layer] for layer in layers)
     return math.floor(n_bytes / 2**30 * 100) / 100, dense is None
+
+
+def groups_of(placement: Placement) -> tuple[int, int, int, bool] | None:
+    """Size of a group, layers of it that are brought, how many ahead, and whether experts alone are; None where vLLM
+    cannot be told so.
+    """
+    where, dense, step = placement.streamed_experts, placement.streamed, placement.ahead
+    whole = placement.expert_share == placement.streamed_share == 1
+    if where is None or not step or not whole or (dense is not None and dense != where):
+        return None
+    if isinstance(where, LayerGroups):
+        return where.size, where.n, step, dense is None
+    return (1, 1, step, dense is None) if where == EVERYWHERE else None

@@ -17,7 +17,7 @@ from fractions import Fraction
 from hwmodels.specs.machine_files import load_component, load_machine
 from hwmodels.specs.spec import Host
 from pregate.engines.flag_table import EngineFlags, engine_of, engines
-from pregate.engines.host_weights import read_where_they_lie
+from pregate.engines.host_weights import brought_in_groups, read_where_they_lie
 from pregate.engines.unpriced import check_engine
 from pregate.engines.writing import NO_OPS
 from pregate.named import load_model
@@ -49,6 +49,7 @@ class _Said:
     n_threads: int | None = None
     on_host_gib: float = 0.0
     on_host_names: str = ""
+    brought_names: str = ""
     in_memory: bool = False
     groups: dict[str, int] = field(default_factory=dict)
     overrides: list[tuple[str, str]] = field(default_factory=list)
@@ -101,11 +102,13 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     if said.in_memory and (stack in engine.pins_placed or not placed):
         said.numbers["stack.host_memory"] = "pinned"
     base = "gpu_only" if not stated or stated.startswith("-") or _PROGRAM.match(stated[:_MOST]) else stated
-    if said.groups:
-        base = _brought_ahead(said)
     if said.n_threads is not None:
         said.numbers |= _threads(said.n_threads, cells)
     read = read_where_they_lie(said.on_host_gib, said.on_host_names, model) if said.on_host_gib else []
+    size, groups = said.groups.get("group_size", 0), said.groups
+    if size:
+        n, step = groups.get("group_brought", 1), groups.get("brought_ahead", 1)
+        read = brought_in_groups(size, n, step, said.brought_names)
     clauses = [*read, *_placed(said, model.decoder), *(f"{name}={what}" for name, what in said.clauses.items())]
     if engine.experts_on_host and base == "gpu_only" and not any(clause.startswith("experts=") for clause in clauses):
         clauses.append("experts=cpu")
@@ -198,6 +201,8 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
             said.on_host_gib = _number(flag, value)
         case "weights_on_host":
             said.on_host_names = value
+        case "weights_brought":
+            said.brought_names = value
         case "group_size" | "group_brought" | "brought_ahead":
             said.groups[what] = _count(flag, value)
         case _:
@@ -229,16 +234,6 @@ def _reads_whole(what: str, flag: str, value: str) -> bool:
             raise InvalidInput(f"policy: {flag} {value[:20]} is no mode of loading: {', '.join(_LOAD_MODES)}")
         return value in _UNMAPPED
     return (value not in _OFF) if what == "in_memory" else value in _OFF
-
-
-def _brought_ahead(said: _Said) -> str:
-    groups = said.groups
-    if groups.get("group_size") == groups.get("group_brought", 1) and groups.get("brought_ahead", 1) == 1:
-        return "prefetch_all@weights=stream"
-    raise InvalidInput(
-        "policy: of layers that are brought ahead only all of them, the next one at a time, can be said "
-        "(prefetch_all@weights=stream)"
-    )
 
 
 def _threads(n_threads: int, cells: Mapping[str, str]) -> dict[str, str]:

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from offload.placing.placement import LayerRange
+from offload.placing.layers import LayerRange
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad
 from pregate.engines.flag_table import EngineFlags, engine_of, engines
-from pregate.engines.host_weights import EXPERTS_ALONE, budget_of
+from pregate.engines.host_weights import EXPERTS_ALONE, budget_of, groups_of
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["NO_OPS", "Flags", "benchmark_of", "flags_of", "named"]
@@ -236,20 +236,22 @@ def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLo
     said = engines()["vllm"].words
     ends = f"{said('requests', job.batch)} {said('context', job.input_tokens + job.output_tokens)}"
     where = policy.placement
-    plain = not where.host_layers and where.host_experts is None and not where.streamed
-    if policy.resident and plain and not where.zero_copies:
+    plain = not where.host_layers and where.host_experts is None and where.kv == "device"
+    if policy.resident and plain and not where.zero_copies and not where.streams:
         return Flags(f"vllm serve MODEL {ends}", "")
     budget = budget_of(where, model)
     if policy.resident and plain and budget is not None:
         gib, alone = budget
         names = f" {said('weights_on_host', EXPERTS_ALONE)}" * alone
         return Flags(f"vllm serve MODEL {said('weights_on_host_gib', f'{gib:g}')}{names} {ends}", "")
-    if policy.name == "prefetch_all":
-        ahead = " ".join(said(what, 1) for what in ("group_size", "group_brought", "brought_ahead"))
-        return Flags(
-            f"vllm serve MODEL {ahead} {ends}",
-            "whole layers are brought, attention with the experts",
-        )
+    groups = (
+        (1, 1, 2, True) if policy.name == "prefetch_all" else groups_of(where) if policy.resident and plain else None
+    )
+    if groups is not None:
+        *counts, alone = groups
+        words = map(said, ("group_size", "group_brought", "brought_ahead"), counts)
+        names = f" {said('weights_brought', EXPERTS_ALONE)}" * alone
+        return Flags(f"vllm serve MODEL {' '.join(words)}{names} {ends}", "")
     nearest = "; the nearest is gpu_only@experts=zerocopy" * policy.name.startswith("on_demand")
     return Flags(
         "", f"vLLM offloads whole tensors and computes nothing on the host: {policy.name} cannot be said{nearest}"

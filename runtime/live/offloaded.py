@@ -144,7 +144,7 @@ def check_policy(policy: Policy, model: ModelArchitecture, lookahead: int) -> No
     if policy.encoder == "same" and policy.lookahead and model.is_encoder_decoder:
         raise InvalidInput(f"policy {policy.name}: encoders have conventional gates here, leave :encoder out")
     where = policy.placement
-    if where.kv != "device" or where.streamed is not None or where.zero_copies:
+    if where.kv != "device" or where.streams or where.zero_copies:
         raise InvalidInput(
             f"policy {policy.name}: the runtime executes experts=cpu and layers=cpu; it streams no weights, keys or "
             f"values, and its kernels read none of them in host memory"

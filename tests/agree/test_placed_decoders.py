@@ -42,6 +42,11 @@ CACHES = (
     "", "kv=cpu", "kv=stream", "kv=cpu:share=0.4", "kv=stream:share=0.3@weights=stream", "kv=cpu@experts=cpu",
     "kv=stream@experts=cpu:keep=1", "kv=cpu@layers=cpu:2", "kv=cpu@weights=stream:2",
 )  # fmt: skip
+STREAMED = (
+    "experts=stream", "experts=stream:1-@weights=stream:1-", "experts=stream:1/2@weights=stream:1/2@ahead=1",
+    "weights=stream@ahead=0", "weights=stream:1-@ahead=2@layers=cpu:1", "experts=stream:2:share=0.5@ahead=9@kv=stream",
+    "weights=stream:2/3:share=0.4@ahead=1@kv=cpu",
+)  # fmt: skip
 PASSES = ("", "ubatch=3", "ubatch=5@stream=4", "stream=2", "stream=never")
 DESIGNS = ("gpu_only", "on_demand", "pregate", "pregate(2)", "prefetch_all", "on_demand+lru:5", "pregate+lfu:4:warm")
 
@@ -95,6 +100,19 @@ def test_kernels_that_read_host_memory_are_written_alike(name: str, execution: s
         policy = policy_named(text_of("gpu_only", placement, PASSES[i % len(PASSES)]))
         found = assert_alike(model, trace, policy, run)
         assert any(work.kind is OpKind.ZERO_COPY for work in found.schedule.works)
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("name", list(ALL))
+def test_layers_that_are_streamed_are_written_alike(name: str, execution: str) -> None:
+    model = ALL[name]
+    for i, placement in enumerate(STREAMED):
+        trace = routing(model, batch=1 + 2 * (i % 2), seed=i, input_tokens=9, output_tokens=3)
+        micro = f"micro={1 + i % 3}" if i % 2 and may_be(model, placement, at_once=True) else ""
+        policy = policy_named(text_of("gpu_only", placement, PASSES[i % len(PASSES)], micro))
+        if may_be(model, placement):
+            found = assert_alike(model, trace, policy, EXECUTIONS[execution])
+            assert any(work.kind is OpKind.STREAM for work in found.schedule.works)
 
 
 def text_of(*clauses: str) -> str:

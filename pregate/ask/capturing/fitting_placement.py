@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from offload.placing.placement import LayerRange, Placement
+from offload.placing.layers import LayerRange
+from offload.placing.placement import Placement
 from offload.slots.memory import CapacityExceeded
 
 __all__ = ["most_in_hbm"]

@@ -58,21 +58,23 @@ def in_words(one: Judged) -> str:
         if where.n_kept:
             return f"{where.n_kept} of {model.n_experts} experts a layer in HBM, the others on the host's processor"
         return f"experts of {n} of {n_layers} layers {rest}" if n < n_layers else f"all experts {rest}"
-    if where.zero_copies:
-        return _read_there(where, n_layers)
+    if where.zero_copies or where.streams:
+        return _over_link(where, n_layers)
     name = re.split(r"[+(:@]", policy.name)[0]
     return "all in HBM" if policy.resident else what_it_does(name) if name in PRESETS else ""
 
 
-def _read_there(where: Placement, n_layers: int) -> str:
-    """What kernels read in host memory."""
-    layers = where.zero_copy_experts or where.zero_copy_weights
+def _over_link(where: Placement, n_layers: int) -> str:
+    """What waits in host memory: which weights of how many layers, and whether these are copied or read there."""
+    experts, others = where.zero_copy_experts or where.streamed_experts, where.zero_copy_weights or where.streamed
+    layers = experts or others
     assert layers is not None
     n = len(layers.of(n_layers))
-    parts = [(where.zero_copy_experts, "experts"), (where.zero_copy_weights, "attention and dense weights")]
+    parts = [(experts, "experts"), (others, "attention and dense weights")]
     what = " and ".join(name for one, name in parts if one is not None)
     told = f"{what} of {n} of {n_layers} layers" if n < n_layers else f"all {what}"
-    return f"{told} in host memory, where kernels read them over the link"
+    comes = "where kernels read them over the link" if where.zero_copies else "copied layer by layer"
+    return f"{told} in host memory, {comes}"
 
 
 def changed_by(card: Card, n_most: int) -> tuple[str, str]:

@@ -10,7 +10,8 @@ from hwmodels.platform import load_platform
 from offload import work
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
-from offload.placing.placement import AS_DECIDED, LayerRange, Placement, place, placement_named
+from offload.placing.layers import LayerRange
+from offload.placing.placement import AS_DECIDED, Placement, place, placement_named
 from offload.policies import policy_named
 from pregate import load_hardware, load_model, simulate
 from simulator import recurrence

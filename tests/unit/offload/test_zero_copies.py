@@ -121,7 +121,7 @@ def test_what_kernels_read_is_in_host_memory_and_not_in_hbm() -> None:
     [
         ("streams", "gpu_only@experts=zerocopy", "kernels of streams_fused|kernels of streams read no weights"),
         ("llama-cpp", "gpu_only@weights=zerocopy", "kernels of llama_cpp read no weights in host memory"),
-        ("vllm", "prefetch_all@weights=zerocopy", "gpu_only@weights=zerocopy has kernels read them"),
+        ("vllm", "prefetch_all@weights=zerocopy", "gpu_only@weights=zerocopy leaves it to the placement"),
         ("vllm", "gpu_only@weights=zerocopy@kv=cpu", "leave out kv=host|leave out kv=cpu"),
         ("vllm", "gpu_only@experts=zerocopy@layers=cpu:1", "leave out layers=cpu"),
         ("vllm", "gpu_only@experts=zerocopy@weights=stream", "leave out weights=stream"),

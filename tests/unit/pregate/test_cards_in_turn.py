@@ -9,7 +9,7 @@ import pytest
 
 import pregate
 from hwmodels.specs.machine_files import machine_document
-from offload.placing.placement import LayerRange
+from offload.placing.layers import LayerRange
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.request import request
 from pregate.card.job import RequestLoad

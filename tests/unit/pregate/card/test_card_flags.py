@@ -115,7 +115,9 @@ def test_vllm_offloads_tensors_and_knows_no_experts() -> None:
         for name in ("gpu_only", "prefetch_all", "on_demand")
     }
     assert said["gpu_only"].command.startswith("vllm serve MODEL")
-    assert "--offload-group-size 1" in said["prefetch_all"].command
+    assert "--offload-prefetch-step 2 --offload-params experts" in said["prefetch_all"].command
+    for layers in ("experts=stream:1/4", "experts=stream:1-3@ahead=1", "weights=stream@ahead=1", "weights=stream"):
+        assert not flags_of(EngineDesign(f"gpu_only@{layers}", "vllm"), model, hw, LOAD).command
     assert not said["on_demand"].command
     assert "the nearest is gpu_only@experts=zerocopy" in said["on_demand"].left_out
     assert "cannot be said" in flags_of(EngineDesign("gpu_only@weights=zerocopy:3", "vllm"), model, hw, LOAD).left_out

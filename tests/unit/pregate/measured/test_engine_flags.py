@@ -95,8 +95,19 @@ def test_flags_are_said_as_a_policy(flags: str, policy: str, tmp_path: Path) -> 
         (
             "vllm",
             "--offload-group-size 1 --offload-num-in-group 1 --offload-prefetch-step 1",
-            "prefetch_all@weights=stream",
+            "gpu_only@experts=stream@weights=stream@ahead=1",
         ),
+        (
+            "vllm",
+            "--offload-group-size 8 --offload-num-in-group 2",
+            "gpu_only@experts=stream:2/8@weights=stream:2/8@ahead=1",
+        ),
+        (
+            "vllm",
+            "--offload-backend prefetch --offload-params w13_weight w2_weight --offload-group-size=4 --max-num-seqs 1",
+            "gpu_only@experts=stream:1/4@ahead=1",
+        ),
+        ("vllm", "--offload-group-size 0", "gpu_only"),
     ],
 )
 def test_flags_are_read_as_their_engine_means_them(stack: str, flags: str, policy: str, tmp_path: Path) -> None:
@@ -198,7 +209,8 @@ def test_a_row_of_an_unknown_model_keeps_its_flags(tmp_path: Path) -> None:
     ("stack", "flags", "told"),
     [
         ("vllm", "--cpu-offload-gb 30 --cpu-offload-params self_attn", "only experts can be said"),
-        ("vllm", "--offload-group-size 8 --offload-num-in-group 2", "only all of them"),
+        ("vllm", "--offload-group-size 2 --offload-num-in-group 3", "of a group 1 to 2 are brought"),
+        ("vllm", "--offload-group-size 2 --offload-params gate_proj up_proj", "only experts can be said"),
         ("vllm", "-tp 2", "a row is of one card"),
         ("ik-llama", "-op 27,0", "only -1,0, none, can be said"),
         ("ik-llama", "-ser 6,1", "top_k=6"),
@@ -217,7 +229,7 @@ def test_what_an_engine_means_and_cannot_be_said_names_the_way_out(
 def test_what_a_card_writes_is_read_back(engine: EngineFlags) -> None:
     assert set(engine.output_is_a_layer) <= set(engine.stacks) <= set(stack_names())
     assert all(engine.read[name].says == says for says, name in engine.written.items())
-    assert all(spelling.startswith("-") and flag.n_words in (0, 1) for spelling, flag in engine.read.items())
+    assert all(spelling.startswith("-") and flag.n_words in (-1, 0, 1) for spelling, flag in engine.read.items())
 
 
 @pytest.mark.parametrize(
@@ -230,6 +242,8 @@ def test_what_a_card_writes_is_read_back(engine: EngineFlags) -> None:
         ("ik-llama", "gpu_only@experts=cpu@stream=never"),
         ("ktransformers", "gpu_only@experts=cpu:keep=28@stream=512"),
         ("vllm", "gpu_only@experts=zerocopy"),
+        ("vllm", "gpu_only@experts=stream:1/4@weights=stream:1/4@ahead=2"),
+        ("vllm", "gpu_only@experts=stream@ahead=1"),
         ("vllm", "gpu_only@experts=zerocopy:20"),
         ("vllm", "gpu_only@experts=zerocopy:20@weights=zerocopy:20"),
         ("vllm", "gpu_only@experts=zerocopy:1@weights=zerocopy:1"),

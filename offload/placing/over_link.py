@@ -1,0 +1,89 @@
+"""Weights of layers that wait in host memory, and come over the link whatever the policy decides.
+
+Layers are streamed through buffers in HBM, or the device's kernels read them where they lie while they compute
+(zero-copy access). Such a kernel takes the longer of what it computes and what it reads, which is an op beside it: both
+begin together, and what comes next waits for both. Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from offload.execution import EXECUTIONS, Execution
+from offload.placing.placement import Placed
+from offload.policy import Policy
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.model.layer_bytes import layer_part_bytes, layer_weight_bytes
+
+__all__ = ["LayerStreams", "ZeroCopies", "check_over_link", "experts_away"]
+
+
+class LayerStreams:
+    """Layers that pass through HBM. `n_bytes`: of each, in order; `ahead` as of `Placement`, at most all of them."""
+
+    def __init__(self, model: ModelArchitecture, placed: Placed) -> None:
+        weights = layer_weight_bytes(model) if placed.streamed_layers else ()
+        experts = model.n_experts * int(model.expert_bytes * placed.expert_share)
+        self.n_bytes = {
+            layer: (int(weights[layer] * placed.streamed_share) if layer in placed.streamed_layers else 0)
+            + experts * (layer in placed.streamed_experts)
+            for layer in sorted(placed.streamed_layers | placed.streamed_experts)
+        }
+        self.order = tuple(self.n_bytes)
+        self.ahead = None if placed.ahead is None else min(placed.ahead, len(self.order))
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Of the buffers in HBM: one a layer that is there ahead, one at least; two where the next comes meanwhile."""
+        n = 2 if self.ahead is None else max(self.ahead, 1)
+        return min(n * max(self.n_bytes.values(), default=0), sum(self.n_bytes.values()))
+
+
+class ZeroCopies:
+    """Bytes that kernels of a pass read in host memory: weights again for every block of `rows` rows of a product.
+
+    Nothing caches what crosses the link: repeated accesses repeat the transfer (CUDA C++ Best Practices Guide, "Zero
+    Copy"). Counts are of one pass or (n_passes,) of many.
+    """
+
+    def __init__(self, model: ModelArchitecture, placed: Placed, rows: int) -> None:
+        self._rows, share = rows, placed.streamed_share
+        parts = layer_part_bytes(model) if placed.zero_copy_weights else ()
+        self._parts = {layer: [int(one * share) for one in parts[layer]] for layer in placed.zero_copy_weights}
+        self._experts, self._expert_bytes = placed.zero_copy_experts, int(model.expert_bytes * placed.expert_share)
+
+    def blocks(self, n_rows: Any) -> Any:
+        """How often a product of so many rows reads its weights."""
+        return -(-n_rows // self._rows)
+
+    def mixing(self, layer: int, n_tokens: Any) -> Any:
+        """By what mixes the tokens of a layer."""
+        return self._parts[layer][0] * self.blocks(n_tokens) if layer in self._parts else 0 * n_tokens
+
+    def ffn(self, layer: int, n_tokens: Any, n_reads: Any) -> Any:
+        """By its FFN, which reads routed experts so many times, every time one of them."""
+        n_bytes = self._parts[layer][1] * self.blocks(n_tokens) if layer in self._parts else 0 * n_tokens
+        return n_bytes + self._expert_bytes * n_reads if layer in self._experts else n_bytes
+
+
+def experts_away(model: ModelArchitecture, placed: Placed) -> int:
+    """Bytes of routed experts that wait in host memory for kernels to read, or to be streamed with their layer."""
+    n_layers = len(placed.zero_copy_experts) + len(placed.streamed_experts)
+    return n_layers * model.n_experts * int(model.expert_bytes * placed.expert_share)
+
+
+def check_over_link(policy: Policy, execution: Execution, placed: Placed) -> None:
+    """Raises `InvalidInput` for an engine whose kernels read no weights in host memory, or a policy that moves experts
+    which the placement has come whole.
+    """
+    if placed.zero_copies and not execution.zero_copy_rows:
+        known = ", ".join(one.name for one in EXECUTIONS.values() if one.zero_copy_rows)
+        raise InvalidInput(
+            f"{policy.name}: kernels of {execution.name} read no weights in host memory (zerocopy): those of {known} do"
+        )
+    if (placed.zero_copies or placed.streamed_experts) and not policy.resident:
+        raise InvalidInput(
+            f"{policy.name}: a policy that moves experts has the link to itself: gpu_only@{policy.placement} leaves "
+            f"it to the placement"
+        )
