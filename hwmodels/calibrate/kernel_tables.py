@@ -124,7 +124,7 @@ def _columns(path: Path) -> tuple[Columns, str]:
     """Columns of a Parquet file and the SHA-256 of its bytes. Raises `InvalidInput`."""
     try:
         import pyarrow.parquet as parquet
-    except ImportError:
+    except ModuleNotFoundError:
         raise InvalidInput(f"{path}: pip install 'pregate[aiconfigurator]' to read Parquet") from None
     with open_regular(path) as file:
         raw = file.read()

@@ -127,7 +127,7 @@ def to_dataframe(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows as a pandas DataFrame. Raises `InvalidInput` when pandas is not installed."""
     try:
         import pandas as pd
-    except ImportError:
+    except ModuleNotFoundError:
         raise InvalidInput("pandas is not installed: pip install 'pregate[notebooks]', or use to_dict()") from None
     return pd.DataFrame(rows)
 

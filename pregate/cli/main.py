@@ -56,6 +56,7 @@ def main() -> None:
 
 def _status() -> int:
     """Run the command of `sys.argv` and say how it ended."""
+    from pregate.cli.system_limits import limit_reached
     from traces.errors import PregateError
 
     try:
@@ -65,10 +66,9 @@ def _status() -> int:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except PregateError as error:
         return _refused(str(error))
-    except MemoryError:
-        return _refused("this needs more memory than there is: ask for fewer tokens, sequences or points")
     except Exception as error:
-        return _misused(error)
+        reached = limit_reached(error)
+        return _misused(error) if reached is None else _refused(reached)
 
 
 def _misused(error: Exception) -> int:

@@ -176,7 +176,7 @@ def _client(address: str | None) -> Iterator[Any]:
         return
     try:
         from distributed import Client
-    except ImportError:
+    except ModuleNotFoundError:
         raise InvalidInput("--dask needs distributed: pip install 'pregate[cluster]', or leave it out") from None
     try:
         client: Any = Client(address, timeout="5s")  # type: ignore[no-untyped-call]

@@ -81,7 +81,7 @@ def _new_study(n_objectives: int, seed: int) -> Study:
     """A study in memory that says nothing on the terminal."""
     try:
         import optuna
-    except ImportError:
+    except ModuleNotFoundError:
         raise InvalidInput(
             "optuna is not installed: pip install 'pregate[optimize]', or list few enough values to try all"
         ) from None

@@ -1,0 +1,30 @@
+"""Limits of the system that end a command whatever it was asked: memory, open files, processes and threads."""
+
+from __future__ import annotations
+
+import errno
+
+__all__ = ["limit_reached"]
+
+_UNMAPPED = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+"""What the loader of shared libraries says where memory is short, inside an `ImportError`."""
+
+
+def limit_reached(error: Exception) -> str | None:
+    """Which limit `error` comes from and the way out, in one line; None where it comes from none."""
+    number, told = getattr(error, "errno", None), str(error)
+    unmapped = isinstance(error, ImportError) and any(words in told for words in _UNMAPPED)
+    if isinstance(error, MemoryError) or unmapped or number == errno.ENOMEM:
+        return (
+            "this needs more memory than there is: ask for fewer tokens, sequences or points, or raise the limit where "
+            "the shell sets one (ulimit -v)"
+        )
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "this needs more open files than a process may have: raise the limit (ulimit -n), or ask for fewer jobs"
+    unstarted = isinstance(error, RuntimeError) and "can't start new thread" in told
+    if unstarted or (number == errno.EAGAIN and not hasattr(error, "characters_written")):
+        return (
+            "this needs more processes or threads than may be started: raise the limit (ulimit -u), or ask for fewer "
+            "jobs"
+        )
+    return None
