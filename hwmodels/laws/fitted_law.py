@@ -156,7 +156,7 @@ def _check_kernel(law: Form, kernel: str) -> None:
     if law.is_attention:
         if kernel not in KERNELS:
             raise unknown_name("attention kernel", kernel, KERNELS)
-    elif kernel and kernel not in (known := _TILE_CHOICES.get(law.name, ())):
+    elif kernel and kernel not in (known := _TILE_CHOICES[law.name]):
         raise unknown_name("choice of tiles", kernel, known)
 
 

@@ -18,7 +18,7 @@ from tests.unit.hwmodels.longhand import SEEDS, drawn
 
 SHAPES = {
     "gemm": {"m": 7.0, "n": 1920.0, "k": 1152.0},
-    "decode_attention": {"n_sequences": 6, "n_heads": 24, "n_kv_heads": 4, "head_width": 96, "context": 3000},
+    "decode_attention": {"n_sequences": 6, "n_heads": 24, "n_kv_heads": 4, "head_width": 64, "context": 3000},
     "context_attention": {"n_sequences": 3, "n_heads": 24, "n_kv_heads": 4, "head_width": 96, "context": 700},
     "latent_decode": {"n_sequences": 6, "n_heads": 24, "key_width": 576, "value_width": 512, "context": 3000},
     "latent_context": {"n_sequences": 3, "n_heads": 24, "key_width": 192, "value_width": 128, "context": 700},
@@ -66,9 +66,9 @@ def test_keys_and_values_of_a_context_are_read_again_and_no_more_than_a_window_o
 
     def wanted(seen: int, window: float, n_bytes: float) -> KernelTime:
         how = KERNELS[kernel]
-        return decode_attention(c, card, how, 6, 24, 4, seen, n_bytes, head_width=96.0, window=window, warm=True)
+        return decode_attention(c, card, how, 6, 24, 4, seen, n_bytes, head_width=64.0, window=window, warm=True)
 
-    two_bytes, one_byte = 2 * 4 * 96 * 2.0, 2 * 4 * 96 * 1.0
+    two_bytes, one_byte = 2 * 4 * 64 * 2.0, 2 * 4 * 64 * 1.0
     same("decode_attention", seed, wanted(3000, 0.0, two_bytes), 16.0, kernel)
     same("decode_attention", seed, wanted(3000, 0.0, one_byte), 8.0, kernel)
     same("decode_attention", seed, wanted(512, 512.0, two_bytes), 16.0, kernel, window=512)

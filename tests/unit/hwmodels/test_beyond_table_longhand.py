@@ -163,3 +163,35 @@ def test_a_search_stops_once_a_step_changes_nothing() -> None:
 
     assert beyond_table._least_squares(off, np.zeros(2)).tolist() == pytest.approx([2.0, -5.0], abs=1e-7)
     assert n_asked == 5
+
+
+def test_a_step_that_overshoots_is_tried_anew_five_times_as_damped_until_it_gains() -> None:
+    """Of the arc tangent at 50 a whole step leads to -3,800, a seventh one, damped 156-fold, to 25."""
+    asked: list[float] = []
+
+    def off(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(float(at[0]))
+        return np.arctan(at), np.diag(1 / (1 + at * at))
+
+    def after(at: float, damping: float) -> float:
+        return at - math.atan(at) * (1 + at * at) / (1 + damping)
+
+    assert beyond_table._least_squares(off, np.array([50.0])).tolist() == pytest.approx([0.0], abs=1e-6)
+    wanted = [50.0, *(after(50.0, 0.01 * 5**i) for i in range(7))]
+    assert asked[:8] == pytest.approx(wanted, rel=1e-9)
+    assert abs(asked[6]) > 50 > asked[7] > 0
+    assert asked[8] == pytest.approx(after(asked[7], 0.01 * 5**5), rel=1e-9)
+
+
+def test_a_step_that_gains_nothing_is_not_taken_and_one_of_a_millionth_is_not_the_last() -> None:
+    step = 1e-6
+    n_asked = 0
+
+    def off(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal n_asked
+        n_asked += 1
+        return np.array([1.01 * step]), np.array([[1.0]])
+
+    assert 1.01 * step / (1 + 0.01) == step
+    assert beyond_table._least_squares(off, np.array([7.0])).tolist() == [7.0]
+    assert n_asked == 3

@@ -242,6 +242,7 @@ WRONG: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda d: d.pop("stored"), "key 'stored' is missing"),
     (lambda d: d.update(kernel=3), "kernel = 3 is not text"),
     (lambda d: d.pop("constants"), "key 'constants' is missing"),
+    (lambda d: d["constants"].pop("peak"), f"law gemm: peak: missing or unknown, its constants are {CONSTANTS}"),
     (lambda d: d["constants"]["peak"].pop("value"), "constants: peak: key 'value' is missing"),
     (lambda d: d["constants"]["peak"].pop("unit"), "constants: peak: key 'unit' is missing"),
     (lambda d: d["constants"]["peak"].pop("ci95"), "constants: peak: key 'ci95' is missing"),
@@ -318,8 +319,8 @@ def test_errors_are_read_under_their_own_names() -> None:
 
 
 def test_an_architecture_is_a_minor_number_up_to_nine_and_a_major_one_above() -> None:
-    found = {one: family_of(one) for one in ("7.5", "8.0", "8.9", "9.0", "10.0", "10.3", "12.1", "")}
+    found = {one: family_of(one) for one in ("7.5", "8.0", "8.9", "9.0", "10.0", "10.3", "12.1", "10", "")}
     assert found == {
         "7.5": "7.5", "8.0": "8.0", "8.9": "8.9", "9.0": "9.0", "10.0": "10.x", "10.3": "10.x", "12.1": "12.x",
-        "": None,
+        "10": "10.x", "": None,
     }  # fmt: skip
