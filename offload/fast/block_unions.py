@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from compiled.machine_code import Kernel, loaded
 from offload.decoding.micro_batches import tokens_of
 from offload.decoding.work_rows import Rows, Works
+from offload.kept_with_array import KeptWithArray
 from traces.routing import Step
 
-__all__ = ["UNIONS", "BlockUnions", "unions_in_parts", "unions_of_passes"]
+__all__ = ["UNIONS", "BlockUnions", "unions_of"]
 
 UNIONS = Kernel("offload.fast.unions_kernel", "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4))
 
@@ -116,11 +117,38 @@ def _distinct(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     return table[first[order]], np.argsort(order)[place.reshape(-1)]
 
 
-def unions_of_passes(batch: Sequence[Step], first: int, n_blocks: int, n_experts: int, shared: bool) -> BlockUnions:
-    """Those of passes that are each a micro-batch; `shared`: whether the model has shared experts."""
+_KEPT = KeptWithArray[BlockUnions]()
+"""Unions that take less than the choices that they are of: those of prompts."""
+
+
+def unions_of(
+    batch: Sequence[Step], parts: Sequence[Sequence[Step]], first: int, n_blocks: int, n_experts: int, shared: bool
+) -> BlockUnions:
+    """The unions of experts of passes in micro-batches `parts`; `shared`: whether the model has shared experts."""
+    n_parts = [len(of) for of in parts]
+    n_tokens = np.array([len(step.experts) for step in batch])
+    n_entries = np.minimum(n_tokens * batch[0].experts.shape[2], n_experts) * n_blocks
+
+    def made() -> BlockUnions:
+        if max(n_parts) > 1:
+            return _unions_in_parts(batch, parts, first, n_blocks, n_experts, shared)
+        return _unions_of_passes(batch, first, n_blocks, n_experts, shared, int(n_entries.sum()))
+
+    most_bytes = 8 * int((n_entries * (1 + np.array(n_parts))).sum())
+    if most_bytes > sum(step.experts.nbytes for step in batch):
+        return made()
+    sizes = tuple(len(part.experts) for of in parts for part in of)  # with the order of sequences: which are in which
+    split = tuple(step.sequence.tobytes() for step, of in zip(batch, parts, strict=True) if len(of) > 1)
+    key = tuple(n_parts), sizes, split, first, n_blocks, n_experts, shared
+    return _KEPT.of([step.experts for step in batch], key, made)
+
+
+def _unions_of_passes(
+    batch: Sequence[Step], first: int, n_blocks: int, n_experts: int, shared: bool, n_entries: int
+) -> BlockUnions:
+    """Those of passes that are each a micro-batch, of `n_entries` experts at most."""
     n_tokens = np.array([len(step.experts) for step in batch])
     experts = batch[0].experts if len(batch) == 1 else np.concatenate([step.experts for step in batch])
-    n_entries = int(np.minimum(n_tokens * experts.shape[2], n_experts).sum()) * n_blocks
     ptr = np.zeros(len(batch) * n_blocks + 1, np.int64)
     found, tokens = np.zeros(n_entries, np.int64), np.zeros(n_entries, np.int64)
     bounds = np.append(0, np.cumsum(n_tokens))
@@ -130,7 +158,7 @@ def unions_of_passes(batch: Sequence[Step], first: int, n_blocks: int, n_experts
     return BlockUnions(ptr, found[: ptr[-1]], tokens[: ptr[-1]], n_parts, n_tokens * shared)
 
 
-def unions_in_parts(
+def _unions_in_parts(
     batch: Sequence[Step], parts: Sequence[Sequence[Step]], first: int, n_blocks: int, n_experts: int, shared: bool
 ) -> BlockUnions:
     """The same of passes in micro-batches `parts`."""

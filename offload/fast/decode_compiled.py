@@ -28,7 +28,7 @@ from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.work_rows import Rows, works_of
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
-from offload.fast.block_unions import UNIONS, BlockUnions, unions_in_parts, unions_of_passes
+from offload.fast.block_unions import UNIONS, BlockUnions, unions_of
 from offload.fast.compilable import answer_of
 from offload.fast.placed_tables import PlacedTables
 from offload.ops import OpKind, Work
@@ -234,7 +234,8 @@ class CompiledLoop:
         parts_of = [micro_batches_of(step, size) for step in batch]
         parts = [part for of in parts_of for part in of]
         of_parts = np.array([len(part.experts) for part in parts])
-        unions = self._unions(batch, parts_of, plan["FIRST"], len(stack.moe_layers))
+        shape = plan["FIRST"], len(stack.moe_layers), self._model.n_experts, self._model.n_shared_experts > 0
+        unions = unions_of(batch, parts_of, *shape)
         block_of = np.full(stack.n_layers, -1, np.int64)
         block_of[list(stack.moe_layers)] = np.arange(len(stack.moe_layers))
         block_of[list(stack.bare_layers)] = layout.BARE
@@ -291,13 +292,6 @@ class CompiledLoop:
             costs.append(rows.of(FIRST_STEP if self._loads else STEP))
             self._loads = self._loads and not n
         return np.array(costs, np.int64)
-
-    def _unions(self, batch: list[Step], parts_of: list[list[Step]], first: int, n_blocks: int) -> BlockUnions:
-        model = self._model
-        shared = model.n_shared_experts > 0
-        if all(len(of) == 1 for of in parts_of):
-            return unions_of_passes(batch, first, n_blocks, model.n_experts, shared)
-        return unions_in_parts(batch, parts_of, first, n_blocks, model.n_experts, shared)
 
     def _experts_of(
         self, rows: Rows, unions: BlockUnions, placed: PlacedTables, plan: dict[str, int]

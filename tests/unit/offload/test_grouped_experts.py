@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from offload.decoding.work_rows import Rows, Works
-from offload.fast.block_unions import BlockUnions
+from offload.fast import block_unions
+from offload.fast.block_unions import BlockUnions, unions_of
 from offload.work import GroupedExperts, experts_work
 from pregate.named import load_model
 from traces.model.formats_by_part import parse_formats
+from traces.phase import Phase
+from traces.routing import Step
 
 MODELS = {
     "no shared experts": load_model("mixtral-8x7b"),
@@ -32,14 +38,16 @@ def test_grouped_experts_are_those_of_experts_work(model, tokens, n_shared, slot
     assert made.of(n_shared, runs) == wanted  # with what was kept of the first
 
 
-@given(data=st.data(), n_parts=st.integers(1, 3), seed=st.integers(0, 99))
-def test_costs_of_unions_are_those_of_their_experts_one_by_one(data: st.DataObject, n_parts: int, seed: int) -> None:
+@given(data=st.data(), n_parts=st.integers(1, 3), seed=st.integers(0, 99), many=st.sampled_from([1, 1 << 20]))
+def test_costs_of_unions_are_those_of_their_experts_one_by_one(
+    data: st.DataObject, n_parts: int, seed: int, many: int
+) -> None:
     rng, model = np.random.default_rng(seed), MODELS["shared experts"]
     n_passes, n_blocks, n_experts = 2, 3, 6
     sizes = data.draw(st.lists(st.integers(0, n_experts), min_size=n_passes * n_blocks, max_size=n_passes * n_blocks))
     ptr = np.append(0, np.cumsum(sizes))
     experts = np.concatenate([np.sort(rng.choice(n_experts, n, replace=False)) for n in sizes]).astype(np.int64)
-    tokens = rng.integers(0 if n_parts > 1 else 1, 4, int(ptr[-1]) * n_parts)
+    tokens = rng.integers(0 if n_parts > 1 else 1, 4, int(ptr[-1]) * n_parts) * many
     shares, shared = rng.random(len(experts)) < 0.7, rng.integers(0, 3, n_passes * n_parts)
     unions = BlockUnions(ptr, experts, tokens, np.full(n_passes, n_parts), shared)
     rows, works = Rows(), Works(model, 0)
@@ -53,3 +61,50 @@ def test_costs_of_unions_are_those_of_their_experts_one_by_one(data: st.DataObje
             n_shared = int(shared[u // n_blocks * n_parts + part])
             wanted.append(works.grouped(n_shared, served) if n_parts == 1 or served or n_shared else None)
     assert [None if row < 0 else rows.works[row] for row in found] == wanted
+
+
+def _prompt(experts: NDArray[np.int16], sequence: list[int]) -> Step:
+    tokens = np.array(sequence, np.int32)
+    return Step(0, Phase.PREFILL, experts, tokens, np.arange(len(tokens), dtype=np.int32))
+
+
+def _halves(step: Step) -> list[Step]:
+    """Micro-batches of the tokens of even and of odd sequences."""
+    groups = (step.sequence % 2 == i for i in (0, 1))
+    return [_prompt(step.experts[mine], step.sequence[mine].tolist()) for mine in groups]
+
+
+def test_unions_of_a_prompt_are_counted_once_for_all_placements(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, make = list[int](), block_unions._unions_of_passes
+
+    def made(batch: Sequence[Step], *rest: Any) -> BlockUnions:
+        counted.append(len(batch))
+        return make(batch, *rest)
+
+    monkeypatch.setattr(block_unions, "_unions_of_passes", made)
+    experts = np.random.default_rng(0).integers(0, 4, (64, 3, 2)).astype(np.int16)
+    experts.flags.writeable = False
+    for _ in range(2):  # as `RoutingTrace.steps` gives them, made anew each time
+        batch = [_prompt(experts[:32], [0] * 32), _prompt(experts[32:], [0] * 32)]
+        found = unions_of(batch, [[step] for step in batch], 0, 3, 4, shared=False)
+        assert found.tokens.sum() == experts.size
+    assert counted == [2]
+    assert unions_of(batch, [[step] for step in batch], 1, 2, 4, shared=False).tokens.sum() == experts[:, 1:].size
+    assert counted == [2, 2]
+    few = [_prompt(experts[i : i + 1], [0]) for i in range(8)]  # whose unions take more than their choices
+    for _ in range(2):
+        unions_of(few, [[step] for step in few], 0, 3, 4, shared=False)
+    assert counted == [2, 2, 8, 8]
+
+
+def test_unions_of_micro_batches_are_of_the_sequences_that_these_have() -> None:
+    experts = np.random.default_rng(0).integers(0, 4, (64, 3, 2)).astype(np.int16)
+    experts.flags.writeable = False
+    whole = [_prompt(experts, sequence) for sequence in ([0, 1] * 32, [0] * 32 + [1] * 32)]
+    for step in whole:
+        found = unions_of([step], [_halves(step)], 0, 3, 4, shared=False)
+        again = unions_of([step], [_halves(step)], 0, 3, 4, shared=False)
+        assert found is again
+        first = _halves(step)[0].experts
+        wanted = [int((first[:, 0] == expert).sum()) for expert in range(4)]
+        assert found.tokens[: 2 * 4 : 2].tolist() == wanted
