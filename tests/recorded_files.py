@@ -77,6 +77,21 @@ def whole_answer() -> dict[str, Any]:
     return {"text": "x", "meta_info": {"prompt_tokens": 3, "routed_experts": flat}}
 
 
+def packed(array: Any) -> str:
+    return base64.b64encode(array).decode()
+
+
+def engine_data(encode: Callable[[bytes], bytes] = base64.b64encode) -> dict[str, Any]:
+    """As Dynamo puts it: the prompt's tokens are counted in `usage`."""
+    data = encode(EXPERTS.astype(np.uint8).tobytes()).decode()
+    routed = {"data": data, "shape": [5, 2, 2], "dtype": "uint8", "start": 0}
+    return {
+        "choices": [{"index": 0}],
+        "usage": {"prompt_tokens": 3},
+        "nvext": {"engine_data": {"routed_experts": routed}},
+    }
+
+
 def sglang() -> bytes:
     torch = pytest.importorskip("torch")
     chosen = np.full((2, 5, 8), -1, np.int32)
@@ -147,6 +162,20 @@ FILES: dict[str, tuple[str, Callable[[], bytes], Any]] = {
     "vllm npz": (
         "vllm_npz", lambda: npz(prompt_routed_experts=EXPERTS[:3], routed_experts=EXPERTS[3:]), PHASED,
     ),
+    "vllm base64 of npy": (
+        "vllm_completion",
+        lambda: lines(completion(prompt_routed_experts=packed(npy(EXPERTS[:3].astype(np.uint8))),
+                                 choices=[{"routed_experts": packed(npy(EXPERTS[3:].astype(np.uint8)))}])),
+        PHASED,
+    ),
+    "sglang base64 of bytes": (
+        "vllm_completion",
+        lambda: lines({"meta_info": {"prompt_tokens": 3, "routed_experts": packed(EXPERTS.astype(np.uint8).tobytes()),
+                                     "routed_experts_dtype": "uint8"}}),
+        PHASED,
+    ),
+    "dynamo": ("vllm_completion", lambda: lines(engine_data()), PHASED),
+    "dynamo in base85": ("vllm_completion", lambda: lines(engine_data(base64.b85encode)), PHASED),
     "npy": ("routed_npy", lambda: npy(EXPERTS.astype(np.int32)), DECODED),
     "npz of choices": ("routed_array", lambda: npz(topk_ids=EXPERTS.astype(np.int32)), DECODED),
     "npz of scores": ("router_array", scores_npz, ([0] * 5, [0] * 5)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from traces.errors import InvalidFile
 from traces.importers.text_lines import regular_file
 
-__all__ = ["MAX_UNPACKED_BYTES", "npy_array", "npz_arrays", "npz_headers", "npz_names", "whole_array"]
+__all__ = ["MAX_UNPACKED_BYTES", "npy_array", "npy_bytes", "npz_arrays", "npz_headers", "npz_names", "whole_array"]
 
 MAX_UNPACKED_BYTES = 4 << 30
 _UNSOUND = (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError)
@@ -87,6 +88,17 @@ def npy_array(path: Path) -> NDArray[Any]:
         return array
     except (OSError, ValueError, EOFError, MemoryError) as error:
         raise InvalidFile(f"{path}: not a sound npy file ({_line(error)})") from error
+
+
+def npy_bytes(path: Path, name: str, data: bytes) -> NDArray[Any]:
+    """The array of an npy file that `name` in `path` holds. Raises `InvalidFile` as `npy_array`."""
+    try:
+        if _stated_bytes(io.BytesIO(data)) != len(data):
+            raise InvalidFile(f"{path}: {name} is an npy file that states another size than its own: cut short?")
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        return array
+    except (ValueError, EOFError, MemoryError) as error:
+        raise InvalidFile(f"{path}: {name} is no sound npy file ({_line(error)})") from error
 
 
 def whole_array(path: Path, name: str, value: Any, n_dims: int) -> NDArray[np.int64]:

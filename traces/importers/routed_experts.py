@@ -3,9 +3,8 @@
 `vllm_completion` JSON, one answer, a list or one a line: `prompt_routed_experts` [prompt][MoE layer][k] at the top and
                   `choices[i].routed_experts` [generated - 1][layer][k] (the last token runs no gate), or one
                   `routed_experts` over prompt and answer (docs.vllm.ai v0.21, routed_experts_replay, Apache-2.0).
-                  SGLang's `meta_info.routed_experts` or `sgl_ext.routed_experts`: base64 of int32
-                  [tokens - 1][layer][k],
-                  whose layers and k come from the model
+                  SGLang's `meta_info.routed_experts` or `sgl_ext.routed_experts`, Dynamo's in `engine_data` or
+                  `nvext`: [tokens - 1][layer][k]. Lists, or packed as text (`packed_experts`)
 `vllm_npz`        the same arrays saved with numpy.savez
 
 Layers that no expert was captured for are filled with 0 or -1 by the engines (dense layers): those are left out.
@@ -13,8 +12,6 @@ Layers that no expert was captured for are filled with 0 or -1 by the engines (d
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.importers.arrays import npz_arrays, whole_array
+from traces.importers.packed_experts import first_position, unpacked
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_trace, refused
 from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.phase import Phase
@@ -76,36 +74,40 @@ def _sequences(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterato
     Engines return prompt and answer apart, in one array, or the answer alone; counts of tokens tell which.
     """
     prompt = answer.get("prompt_routed_experts")
-    read = None if prompt is None else _array(path, "prompt_routed_experts", prompt, shape)
+    read = None if prompt is None else unpacked(path, "prompt_routed_experts", prompt, shape, answer)
     n_prompt = len(answer["prompt_token_ids"]) if isinstance(answer.get("prompt_token_ids"), list) else 0
     choices = answer.get("choices", answer.get("outputs", [answer]))
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise refused(path, "choices is not a list of answers")
     for choice in choices:
-        routed = next((where["routed_experts"] for where in _places(answer, choice) if "routed_experts" in where), None)
-        if routed is None:
+        place = next((where for where in _places(answer, choice) if where.get("routed_experts") is not None), None)
+        if place is None:
             if read is None:
                 raise refused(path, "an answer has no routed_experts: ask the engine to return them")
             yield [(0, Phase.PREFILL, read)]
             continue
-        whole = _array(path, "routed_experts", routed, shape)
+        whole = unpacked(path, "routed_experts", place["routed_experts"], shape, place)
+        start = first_position(path, place["routed_experts"], place)
         if read is not None:
             yield [(0, Phase.PREFILL, read), (len(read), Phase.DECODE, whole)]
         else:
             n_prompt = n_prompt or _prompt_tokens(answer)
             n_new = len(choice["token_ids"]) if isinstance(choice.get("token_ids"), list) else 0
-            both = n_prompt > 0 and len(whole) > n_prompt and (n_new == 0 or len(whole) >= n_prompt + n_new - 1)
-            first = n_prompt if both else 0
-            parts: list[Part] = [(0, Phase.PREFILL, whole[:first])] if first else []
-            yield [*parts, (first or n_prompt, Phase.DECODE, whole[first:])]
+            left = n_prompt - start  # tokens of the prompt that the array may begin with
+            both = left > 0 and len(whole) > left and (n_new == 0 or len(whole) >= left + n_new - 1)
+            first = left if both else 0
+            parts: list[Part] = [(start, Phase.PREFILL, whole[:first])] if first else []
+            yield [*parts, (start + first if first else max(start, n_prompt), Phase.DECODE, whole[first:])]
 
 
 def _places(answer: dict[str, Any], choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for holder in (choice, answer):
         yield holder
-        for key in ("meta_info", "sgl_ext"):
+        for key in ("meta_info", "sgl_ext", "engine_data", "nvext"):
             if isinstance(holder.get(key), dict):
                 yield holder[key]
+                if isinstance(holder[key].get("engine_data"), dict):
+                    yield holder[key]["engine_data"]
 
 
 def _prompt_tokens(answer: dict[str, Any]) -> int:
@@ -114,22 +116,6 @@ def _prompt_tokens(answer: dict[str, Any]) -> int:
         if isinstance(about, dict) and type(about.get("prompt_tokens")) is int:
             return max(0, int(about["prompt_tokens"]))
     return 0
-
-
-def _array(path: Path, name: str, value: Any, shape: ModelShape) -> NDArray[np.int64]:
-    """Nested lists, or base64 of int32 whose layers and experts a token are the model's."""
-    if not isinstance(value, str):
-        return whole_array(path, name, value, 3)
-    try:
-        flat = np.frombuffer(base64.b64decode(value, validate=True), dtype="<i4")
-    except (binascii.Error, ValueError) as error:
-        raise refused(path, f"{name} is not base64 of 32-bit numbers") from error
-    n_layers = shape.n_layers or shape.n_moe_layers  # the engine's buffer has all layers, dense ones too
-    if n_layers is None or shape.top_k is None:
-        raise refused(path, f"{name} is base64 without a shape: say the model it is of (--model NAME)")
-    if not flat.size or flat.size % (n_layers * shape.top_k):
-        raise refused(path, f"{name} has {flat.size} numbers, not a multiple of {n_layers} layers x {shape.top_k}")
-    return flat.reshape(-1, n_layers, shape.top_k).astype(np.int64)
 
 
 def _trace(

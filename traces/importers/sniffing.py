@@ -208,5 +208,14 @@ def _of_record(record: Mapping[str, Any]) -> str | None:
     nested = (record.get(key) for key in TOKEN_KEYS)
     if any(isinstance(item, list) and item and isinstance(item[0], list) for item in nested):
         return "token_lines"
-    answers = {"routed_experts", "prompt_routed_experts", "choices", "outputs", "meta_info", "sgl_ext"}
+    answers = {
+        "routed_experts",
+        "prompt_routed_experts",
+        "choices",
+        "outputs",
+        "meta_info",
+        "sgl_ext",
+        "engine_data",
+        "nvext",
+    }
     return "vllm_completion" if answers & set(record) else None

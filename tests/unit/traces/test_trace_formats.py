@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +150,42 @@ def test_a_number_of_experts_that_is_not_recorded_is_the_models(tmp_path: Path) 
     (tmp_path / "t").write_bytes(FILES["vllm npz"][1]())
     assert import_trace(tmp_path / "t", shape=ModelShape(n_experts=9)).n_experts == 9
     assert "largest id" in import_trace(tmp_path / "t").provenance.note
+
+
+@pytest.mark.parametrize(("start", "phases"), [(1, [0, 0, 1, 1]), (3, [1, 1])])
+def test_tokens_that_were_returned_before_are_left_out(start: int, phases: list[int], tmp_path: Path) -> None:
+    """`routed_experts_start_len`: the array begins in the prompt, or after it."""
+    data = base64.b64encode(EXPERTS[start:].astype("<i4").tobytes()).decode()
+    about = {"prompt_tokens": 3, "routed_experts": data, "routed_experts_start_len": start}
+    (tmp_path / "t.json").write_text(json.dumps({"meta_info": about}))
+    trace = import_trace(tmp_path / "t.json", shape=SHAPE)
+    assert trace.position.tolist() == list(range(start, 5))
+    assert trace.phase.tolist() == phases
+    assert np.array_equal(trace.experts, EXPERTS[start:])
+
+
+@pytest.mark.parametrize(
+    ("routed", "more", "message"),
+    [
+        ("A" * 7, {}, "routed_experts is neither a list nor base64"),
+        ("AAAA", {}, "has 3 bytes, not whole numbers of 4"),
+        ("AAAA", {"routed_experts_dtype": "bfloat16"}, "is stated as 'bfloat16', known: uint8"),
+        (base64.b64encode(npy(EXPERTS)[:-8]).decode(), {}, "states another size than its own"),
+        (base64.b64encode(npy(np.zeros((2, 2)))).decode(), {}, "whole numbers of 3 axes are needed"),
+        (base64.b64encode(b"\x93NUMPY\x01\x00").decode(), {}, "is no sound npy file"),
+        ({"shape": [1, 2, 2]}, {}, "is a mapping without data"),
+        ({"data": "AAAA", "shape": [1, 2]}, {}, r"has the shape \[1, 2\]: three whole numbers"),
+        ({"data": "AAAA", "shape": [1, 2, 2], "dtype": "uint8"}, {}, "is not uint8 of the shape"),
+        ({"data": "AAAA", "shape": [1 << 40, 2, 2]}, {}, "more than [0-9]+ choices"),
+        ({"data": "AAAAAA==", "shape": [1, 2, 2], "dtype": "uint8", "start": -1}, {}, "begin at '-1'"),
+    ],
+)
+def test_packed_experts_that_are_broken_are_named(
+    routed: Any, more: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "t.json").write_text(json.dumps({"meta_info": {"routed_experts": routed} | more}))
+    with pytest.raises(InvalidFile, match=message):
+        import_trace(tmp_path / "t.json", shape=SHAPE)
 
 
 def test_nothing_in_a_torch_file_is_called(tmp_path: Path) -> None:
