@@ -13,7 +13,7 @@ from traces.importers import ModelShape
 from traces.importers import import_trace as import_recorded
 from traces.model.architecture import ModelArchitecture
 from traces.recorded import recorded_path
-from traces.recorded.dials import recorded_dials
+from traces.recorded.dials import default_for, recorded_default, recorded_dials
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile, popularity_of
 from traces.synthesis.dials import Dials, synthesize_routing
@@ -22,10 +22,8 @@ from traces.transforms.rebatching import rebatch
 
 __all__ = ["import_trace", "load_popularity", "load_trace", "routed_by_dials", "seeded", "synthesize"]
 
-DEFAULT_ZIPF = 0.6
-DEFAULT_DIALS = Dials(zipf_exponent=DEFAULT_ZIPF, repeat_probability=0.15, layer_correlation=0.0)
-"""Locality where no trace is given: next-token reuse a little above chance, as on the least local recorded model
-(gpt-oss-120b, 17.9 % against 1.6 % at random). Cautious: real prompts of other models reuse up to 43 %."""
+DEFAULT_DIALS = recorded_default()
+"""Of a model of many experts that nothing was recorded of: medians over recordings (traces/recorded/dials.json)."""
 
 
 def load_trace(path: str | Path, *, batch: int | None = None, model: ModelArchitecture | None = None) -> RoutingTrace:
@@ -124,7 +122,7 @@ def routed_by_dials(
     chosen, origin = (dials, "dials as given") if dials is not None else default_dials(model)
     counted = "" if popularity is None else f"popularity of {popularity.provenance.source}"
     if popularity is not None:  # one exponent for all layers: it is not used
-        chosen = replace(chosen, zipf_exponent=DEFAULT_ZIPF)
+        chosen = replace(chosen, zipf_exponent=DEFAULT_DIALS.zipf_exponent)
     return synthesize_routing(
         n_moe_layers=model.n_moe_layers,
         n_encoder_moe_layers=model.n_encoder_moe_layers,
@@ -146,7 +144,7 @@ def default_dials(model: ModelArchitecture) -> tuple[Dials, str]:
     """The dials of a synthetic trace of `model` that gives none, and whose they are, in words."""
     recorded = recorded_dials(model.name, model.n_moe_layers)
     if recorded is None:
-        return DEFAULT_DIALS, "default dials"
+        return default_for(model.n_experts), "default dials"
     return recorded.dials, f"dials fitted to {recorded.trace}"
 
 

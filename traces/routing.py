@@ -92,6 +92,8 @@ class RoutingTrace:
     phase         (n_tokens,) int8  `Phase`; one phase a step
     step          (n_tokens,) int32 forward pass, never decreasing: a step's tokens are contiguous
     expert_bytes  (n_moe_layers,) int64 size of one expert as the recording engine stored it, or None
+    popularity    (n_moe_layers, n_experts) float64 share of choices in the traffic that the sequences are of, where
+                  that is known apart from what they chose themselves: routing that was made up; or None
     rejected      (n_tokens,) bool a draft proposed the token and the model did not take it: it ran, and its place in
                   the sequence comes again; None: no draft proposed any (`traces.transforms.speculation`)
 
@@ -109,6 +111,7 @@ class RoutingTrace:
     gate_weights: NDArray[np.float32] | None = None
     expert_bytes: NDArray[np.int64] | None = None
     rejected: NDArray[np.bool_] | None = None
+    popularity: NDArray[np.float64] | None = None
     _digest: str = field(init=False, repr=False, default="")
 
     def __repr__(self) -> str:
@@ -147,6 +150,10 @@ class RoutingTrace:
                 )
         if self.gate_weights is not None:
             _freeze(self, "gate_weights", np.float32, shape)
+        if self.popularity is not None:
+            _freeze(self, "popularity", np.float64, (shape[1], self.n_experts))
+            if self.popularity.min() < 0:
+                raise InvalidInput(f"popularity holds {self.popularity.min():g}: a share is 0 at least")
         check_tokens(self.experts, self.sequence, self.position, self.phase, self.step, self.n_experts)
         if self.rejected is None:
             refuse_repeated_positions(self.sequence, self.position, self.phase)
@@ -208,8 +215,8 @@ class RoutingTrace:
 
     def _taken(self) -> str:
         state = hashlib.sha256(repr((self.experts.shape, self.n_experts)).encode())
-        drafted = () if self.rejected is None else ("rejected",)
-        for name in ("experts", "sequence", "position", "phase", "step", "gate_weights", "expert_bytes", *drafted):
+        newer = [name for name in ("rejected", "popularity") if getattr(self, name) is not None]
+        for name in ("experts", "sequence", "position", "phase", "step", "gate_weights", "expert_bytes", *newer):
             array = getattr(self, name)
             state.update(f"{name}:{array is not None};".encode())
             if array is not None:

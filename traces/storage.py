@@ -33,7 +33,7 @@ CHUNK_CELLS = 1 << 21
 """Expert ids read at a time by `TraceReader.steps` (4 MiB)."""
 
 _REQUIRED = {"experts": "I16", "sequence": "I32", "position": "I32", "phase": "I8", "step": "I32"}
-_OPTIONAL = {"gate_weights": "F32", "expert_bytes": "I64", "rejected": "BOOL"}
+_OPTIONAL = {"gate_weights": "F32", "expert_bytes": "I64", "rejected": "BOOL", "popularity": "F64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +140,13 @@ def open_trace(path: Path | str) -> TraceReader:
     shape = forms["experts"][1]
     if len(shape) != 3 or 0 in shape:
         raise InvalidFile(f"{path}: experts has shape {shape}, not (n_tokens, n_moe_layers, top_k) above 0")
-    whole = {"experts": shape, "gate_weights": shape, "expert_bytes": shape[1:2]}
+    n_experts, provenance = header
+    by_expert = (shape[1], n_experts)
+    whole = {"experts": shape, "gate_weights": shape, "expert_bytes": shape[1:2], "popularity": by_expert}
     for name, (dtype, found_shape) in forms.items():
         due = (known[name], whole.get(name, shape[:1]))
         if (dtype, found_shape) != due:
             raise InvalidFile(f"{path}: {name} is {dtype} {found_shape}, it must be {due[0]} {due[1]}")
-    n_experts, provenance = header
     return TraceReader(path, *shape, n_experts, provenance, frozenset(forms))
 
 

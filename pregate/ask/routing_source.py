@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pregate.ask.recorded_size import describe_size
 from pregate.ask.simulation import SimulationResult
 from traces.model.architecture import ModelArchitecture
-from traces.recorded.dials import recorded_hit_rates
+from traces.recorded.dials import default_error, recorded_hit_rates
 from traces.routing import RoutingTrace
 
 __all__ = ["describe_routing"]
@@ -19,13 +19,15 @@ def describe_routing(model: ModelArchitecture, trace: RoutingTrace, results: Ite
     if trace.routing == "recorded":
         size = describe_size(model, trace)
         return "; ".join(filter(None, (f"recorded ({origin.recorder}, {origin.source})", size)))
-    words = f"synthetic ({origin.note.partition(':')[0]}), so hit rates are assumed, not known"
+    whose = origin.note.partition(":")[0]
+    words = f"synthetic ({whose}), so hit rates are assumed, not known"
     cached = [result for result in results if 0 < result.hit_rate < 1 and result.n_expert_slots]
     if not cached:
         return words
     n_slots = max(result.n_expert_slots for result in cached)
     share = min(1.0, n_slots / (model.n_moe_layers * model.n_experts))
     rates = recorded_hit_rates(share).values()
-    return (
-        f"{words}: an LRU with {share:.0%} of the experts hits {min(rates):.0%} to {max(rates):.0%} on recorded traces"
-    )
+    hits = f"an LRU with {share:.0%} of the experts hits {min(rates):.0%} to {max(rates):.0%} on recorded traces"
+    if whose != "default dials":
+        return f"{words}: {hits}"
+    return f"{words}: {hits}; default dials made without each are up to {100 * default_error(share):.0f} points off"

@@ -13,18 +13,15 @@ import numpy as np
 
 from offload.metrics import decode_steps
 from offload.placing.footprint import Workload, measure_workload
-from pregate.ask.decode_middle import DECODED, middle_of_decode
+from pregate.ask.decode_middle import middle_of_decode
 from pregate.routing_traces import synthesize
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
-from traces.statistics.popularity import PopularityProfile, popularity_of
+from traces.statistics.popularity import PopularityProfile, popularity_of, shared_popularity
 
 __all__ = ["JUDGED", "MAX_TOKENS", "RequestLoad", "Workpiece", "recorded_job", "workpiece"]
-
-_COUNTED = 256
-"""Tokens whose experts are counted at least."""
 
 JUDGED = 128
 """Decode steps of a recorded trace that are timed at most, the first ones."""
@@ -92,20 +89,7 @@ def workpiece(
     longest = job.output_tokens + (0 if model.is_encoder_decoder else job.input_tokens)
     both = _largest(measure_workload(model, prompt.steps()), measure_workload(model, tokens.steps()))
     whole = dataclasses.replace(both, n_cached_tokens=job.batch * longest, n_context=max(longest, both.n_context))
-    return Workpiece(job, prompt, tokens, whole, popularity or _counted(model, prompt, job, seed))
-
-
-def _counted(model: ModelArchitecture, prompt: RoutingTrace, job: RequestLoad, seed: int) -> PopularityProfile:
-    """How often the prompt asks for each expert, or where it is short a longer one with the same dials. A decoder that
-    does not read the prompt is counted on an answer, behind the tokens that are timed.
-    """
-    if not model.is_encoder_decoder:
-        long_enough = job.input_tokens * job.batch >= _COUNTED
-        return popularity_of(prompt if long_enough else synthesize(model, _COUNTED, 2, 1, seed))
-    answer = synthesize(model, max(job.input_tokens, _COUNTED), DECODED + _COUNTED, 1, seed)
-    whole, timed = popularity_of(answer), popularity_of(answer.first_steps(DECODED + 1))
-    in_decoder = np.arange(model.n_moe_layers)[:, None] >= model.n_encoder_moe_layers
-    return PopularityProfile(whole.counts - timed.counts * in_decoder, whole.provenance)
+    return Workpiece(job, prompt, tokens, whole, popularity or shared_popularity(prompt) or popularity_of(prompt))
 
 
 def recorded_job(
@@ -127,7 +111,7 @@ def recorded_job(
         timed,
         timed,
         measure_workload(model, trace.steps()),
-        popularity or popularity_of(trace),
+        popularity or shared_popularity(trace) or popularity_of(trace),
     )
 
 

@@ -19,7 +19,7 @@ from traces.typed import check_value
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["PopularityProfile", "popularity_of"]
+__all__ = ["PopularityProfile", "popularity_of", "shared_popularity"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -92,6 +92,11 @@ class PopularityProfile:
                 f"popularity of {self.provenance.source} is of {here[0]} MoE layers x {here[1]} experts, model "
                 f"{model.name} has {there[0]} x {there[1]}: choose the model it was counted with"
             )
+
+
+def shared_popularity(trace: RoutingTrace) -> PopularityProfile | None:
+    """The popularity in the traffic that a trace is of, where it is known apart from the trace itself."""
+    return None if trace.popularity is None else PopularityProfile(trace.popularity, trace.provenance)
 
 
 def popularity_of(trace: RoutingTrace) -> PopularityProfile:

@@ -6,36 +6,33 @@ popularity. The dials are independent because repeats and the map keep a layer's
 the r-th most popular expert to the r-th most popular of the next layer, and which expert has which rank is
 random for each layer.
 
-Two more dials are off unless set. Real sequences keep to experts of their own for long (reuse on recorded
-gpt-oss-20b hardly falls from 8 tokens back, 34 %, to 64 back, 32 %), which no popularity shared by all
-sequences can show: `sequence_affinity` draws from what the sequence itself chose lately instead.
+Two more dials are off unless set. Real sequences keep to experts of their own for as long as they last (reuse on
+recorded gpt-oss-20b hardly falls from 8 tokens back, 34 %, to 200 back, 31 %), which no popularity shared by all
+sequences can show: with `sequence_affinity` each has a popularity of its own at every layer, drawn around the shared
+one (`traces.synthesis.sequence_popularity`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import are_kept, loaded
 from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
-from traces.synthesis.synthesis_kernel import FILL, fill
-from traces.synthesis.taken_over import history_of, longest_start
+from traces.synthesis.filling import fill_sequences
+from traces.synthesis.taken_over import starts_of
 from traces.typed import check_fields
 
-__all__ = ["AFFINITY_TOKENS", "Dials", "TokenLayout", "filler", "synthesize_routing", "token_layout"]
+__all__ = ["Dials", "TokenLayout", "synthesize_routing", "token_layout"]
 
-AFFINITY_TOKENS = 64
-"""How far back `sequence_affinity` looks: as far as reuse was measured on the recorded traces."""
 _MAX_CELLS = 1 << 31
 """Most (token, layer, slot) cells of one trace (4 GiB)."""
-_CHUNK_DRAWS = 1 << 16
-"""Random numbers held at a time (half a MiB), so that they stay in the caches of the processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +44,8 @@ class Dials:
     repeat_probability  chance that a slot repeats an expert of the previous token of its sequence
     layer_correlation   chance that a slot that does not repeat follows the map of the layer before
     active_fraction     share of each layer's experts that routing ever uses, at random
-    sequence_affinity   chance that a slot that is drawn is drawn from what its own sequence chose at the
-                        layer in the last `AFFINITY_TOKENS` tokens, and not by popularity
+    sequence_affinity   how far sequences differ in the experts they keep to: the popularity of an expert with a
+                        sequence has the relative variance affinity / (1 - affinity), that of others apart; 0: none
 
     Raises `InvalidInput` for a value outside its range.
     """
@@ -79,8 +76,27 @@ class TokenLayout:
     phase: NDArray[np.int8]
     step: NDArray[np.int32]
 
-    def routed(self, experts: NDArray[np.int16], n_experts: int, model: str, recorder: str, note: str) -> RoutingTrace:
-        """The synthetic trace of these tokens and their `experts` (n_tokens, n_moe_layers, top_k)."""
+    @property
+    def runs(self) -> tuple[list[tuple[slice, ...]], list[tuple[slice, ...]]]:
+        """Of each sequence its tokens of the prompt, and those of decode."""
+        n_prefill = int(np.count_nonzero(self.step == 0))
+        batch = int(self.sequence[n_prefill - 1]) + 1
+        n_each = n_prefill // batch
+        prompts: list[tuple[slice, ...]] = [(slice(i * n_each, (i + 1) * n_each),) for i in range(batch)]
+        return prompts, [(slice(n_prefill + i, None, batch),) for i in range(batch)]
+
+    def routed(
+        self,
+        experts: NDArray[np.int16],
+        n_experts: int,
+        model: str,
+        recorder: str,
+        note: str,
+        popularity: NDArray[np.float64] | None = None,
+    ) -> RoutingTrace:
+        """The synthetic trace of these tokens and their `experts` (n_tokens, n_moe_layers, top_k), of sequences drawn
+        around a `popularity`.
+        """
         origin = Provenance(model=model, source="synthetic", licence="none needed", recorder=recorder, note=note)
         return RoutingTrace(
             experts=experts,
@@ -90,6 +106,7 @@ class TokenLayout:
             step=self.step,
             n_experts=n_experts,
             provenance=origin,
+            popularity=popularity,
         )
 
 
@@ -143,7 +160,7 @@ def synthesize_routing(
     `shares` (n_moe_layers, n_experts): how popular each expert is, in place of the Zipf exponents and the random
     names of ranks (`PopularityProfile.shares`); `origin`: whose dials they are, for the provenance. The same `rng`
     state gives the same trace. `begun`: traces that the same call made of other tokens, sequences and nothing else,
-    from the same state: what this one has in common with one of them is taken over, of a generator that can skip.
+    from the same state: what this one has in common with them is taken over where there is no encoder.
     Raises `InvalidInput` for impossible numbers.
     """
     _check_shape(n_moe_layers, n_encoder_moe_layers, n_experts, top_k)
@@ -160,141 +177,29 @@ def synthesize_routing(
     by_rank = rng.permuted(np.tile(np.arange(n_experts, dtype=np.int16), (n_moe_layers, 1)), axis=1)
     if shares is not None:
         popularity, by_rank = _ranked(shares, (n_moe_layers, n_experts), dials)
-    experts = np.empty((layout.step.size, n_moe_layers, top_k), dtype=np.int16)
-    n_prefill = batch * input_tokens
+    experts = np.full((layout.step.size, n_moe_layers, top_k), -1, dtype=np.int16)
+    prompts, decoded = layout.runs
     if n_encoder_moe_layers:  # two stacks of layers, each with a past of its own
-        spans = [(0, n_prefill, 0, n_encoder_moe_layers)]
-        spans.append((n_prefill, layout.step.size, n_encoder_moe_layers, n_moe_layers))
-        experts[:] = -1
+        spans = [(prompts, 0, n_encoder_moe_layers), (decoded, n_encoder_moe_layers, n_moe_layers)]
     else:
-        spans = [(0, layout.step.size, 0, n_moe_layers)]
-    may_skip = not n_encoder_moe_layers and isinstance(rng.bit_generator, np.random.PCG64)
-    taken = longest_start(begun if may_skip else (), layout.sequence, experts[:0])
-    for start, stop, first, last in spans:
-        part, layers = slice(start, stop), slice(first, last)
-        _route(
-            experts[part, layers], layout.sequence[part], popularity[layers], by_rank[layers], dials, batch, rng,
-            taken[:, layers],
+        spans = [(list(map(add, prompts, decoded)), 0, n_moe_layers)]
+    taken = starts_of(() if n_encoder_moe_layers else begun, batch)
+    key, chances = int(rng.integers(1 << 63)), (dials.repeat_probability, dials.layer_correlation)
+    for runs, first, last in spans:
+        layers = slice(first, last)
+        fill_sequences(
+            experts[:, layers], runs, popularity[layers], by_rank[layers], chances, dials.sequence_affinity,
+            (key, first), taken,
         )  # fmt: skip
     note = f"{origin}: {dials}" if origin else str(dials)
-    return layout.routed(experts, n_experts, model_name, "traces.synthesis", note)
+    return layout.routed(experts, n_experts, model_name, "traces.synthesis", note, _by_expert(popularity, by_rank))
 
 
-_SMALL_CELLS = 100_000
-"""Routing cells that are filled in plain Python where nothing is compiled: within the second that compiling takes."""
-_MANY_CELLS = 1 << 25
-"""Routing cells from which a quicker loop is worth compiling."""
-
-
-def _route(
-    experts: NDArray[np.int16],
-    sequence: NDArray[np.int32],
-    popularity: NDArray[np.float64],
-    by_rank: NDArray[np.int16],
-    dials: Dials,
-    n_sequences: int,
-    rng: np.random.Generator,
-    taken: NDArray[np.int16],
-) -> None:
-    """Fill `experts` (n_tokens, n_layers, top_k) in chunks, so that random numbers take bounded memory. Those of the
-    first tokens are `taken`, and their random numbers skipped.
-    """
-    n_tokens, n_layers, top_k = experts.shape
-    rows = max(1, _CHUNK_DRAWS // (2 * top_k * n_layers))
-    if top_k == 1 and not dials.layer_correlation and not dials.sequence_affinity and n_tokens <= rows:
-        draws = rng.random((*experts.shape, 2))[:, :, 0]
-        _fill_alone(experts[:, :, 0], sequence, draws, popularity, dials)
-        experts[:, :, 0] = by_rank[np.arange(n_layers), experts[:, :, 0]]
-        return
-    popularity, by_rank = np.ascontiguousarray(popularity), np.ascontiguousarray(by_rank)
-    loop = _all_layers if _may_take_all_layers(experts, popularity, dials) else _token_by_token
-    n_taken = len(taken)
-    make = loop(experts, popularity, by_rank, dials, n_sequences, taken, sequence[:n_taken])
-    if n_taken:
-        assert isinstance(rng.bit_generator, np.random.PCG64)
-        experts[:n_taken] = taken
-        rng.bit_generator.advance(2 * taken.size)
-    draws = np.empty((min(rows, n_tokens - n_taken), n_layers, top_k, 2))
-    for start in range(n_taken, n_tokens, rows):
-        part = np.ascontiguousarray(experts[start : start + rows])
-        make(part, sequence[start : start + rows], rng.random(out=draws[: len(part)]))
-        if not np.shares_memory(part, experts):
-            experts[start : start + rows] = part
-
-
-_Filling = Callable[[NDArray[np.int16], NDArray[np.int32], NDArray[np.float64]], object]
-"""Fills the next tokens of a trace: experts (n_tokens, n_layers, top_k), sequences, draws."""
-
-
-def _token_by_token(
-    experts: NDArray[np.int16],
-    popularity: NDArray[np.float64],
-    by_rank: NDArray[np.int16],
-    dials: Dials,
-    n_sequences: int,
-    taken: NDArray[np.int16],
-    taken_sequence: NDArray[np.int32],
-) -> _Filling:
-    """`fill`, layer after layer."""
-    make, (_, n_layers, top_k) = filler(experts.size), experts.shape
-    n_kept = AFFINITY_TOKENS if dials.sequence_affinity else 1
-    history, seen = history_of(taken, taken_sequence, by_rank, n_sequences, n_kept)
-    guides = _guides(popularity)
-    scratch = np.zeros((n_layers, popularity.shape[1] - 1), np.int8), np.zeros((n_layers, top_k), np.int64)
-    chances = (dials.repeat_probability, dials.layer_correlation, dials.sequence_affinity)
-    return lambda part, sequence, drawn: make(
-        part, sequence, drawn, popularity, guides, by_rank, history, seen, *scratch, *chances
-    )
-
-
-def _guides(popularity: NDArray[np.float64]) -> NDArray[np.int16]:
-    """Where a search for a draw begins: of each layer the ranks at `n_cells` + 1 numbers from 0 to 1, evenly spaced."""
-    n_active = popularity.shape[1] - 1
-    cells = np.linspace(0.0, 1.0, (1 << (2 * n_active).bit_length()) + 1)
-    found = [np.searchsorted(edges[1:], cells, side="right") for edges in popularity]
-    guides: NDArray[np.int16] = np.minimum(found, n_active - 1).astype(np.int16)
-    return guides
-
-
-def _may_take_all_layers(experts: NDArray[np.int16], popularity: NDArray[np.float64], dials: Dials) -> bool:
-    """Whether layers know nothing of one another, and a loop over all of them is there and quicker."""
-    if dials.layer_correlation or dials.sequence_affinity or experts.size <= _SMALL_CELLS:
-        return False
-    from traces.synthesis.layers_kernel import FILL_LAYERS, pays
-
-    (_, n_layers, top_k), n_active = experts.shape, popularity.shape[1] - 1
-    return pays(n_layers, top_k, n_active) and (experts.size > _MANY_CELLS or are_kept(FILL_LAYERS))
-
-
-def _all_layers(
-    experts: NDArray[np.int16],
-    popularity: NDArray[np.float64],
-    by_rank: NDArray[np.int16],
-    dials: Dials,
-    n_sequences: int,
-    taken: NDArray[np.int16],
-    taken_sequence: NDArray[np.int32],
-) -> _Filling:
-    """`fill_layers`: the same experts."""
-    from compiled.vector import WIDTH
-    from traces.synthesis.layers_kernel import FILL_LAYERS
-
-    make, (_, n_layers, top_k), n_edges = loaded(FILL_LAYERS), experts.shape, popularity.shape[1]
-    history, seen = history_of(taken, taken_sequence, by_rank, n_sequences, 1)
-    n_groups = -(-n_layers // WIDTH)
-    filled = np.minimum(np.arange(n_groups * WIDTH), n_layers - 1).reshape(n_groups, 1, WIDTH)
-    edges = popularity[filled, np.arange(n_edges)[:, None]].reshape(-1, WIDTH)
-    last = history[:, 0, filled, np.arange(top_k)[:, None]].swapaxes(1, 2).astype(np.float64, "C").reshape(-1, WIDTH)
-    rooms = (np.zeros((n_rows, WIDTH)) for n_rows in (2 * top_k * n_groups, top_k, top_k, top_k))
-    drawn, chosen, lows, highs = rooms
-    return lambda part, sequence, draws: make(
-        part, sequence, draws, edges, by_rank, last, seen, drawn, chosen, lows, highs, dials.repeat_probability
-    )
-
-
-def filler(n_cells: int) -> Callable[..., object]:
-    """What fills `n_cells` routing cells: machine code where it is kept, or worth compiling."""
-    return loaded(FILL) if n_cells > _SMALL_CELLS or are_kept(FILL) else fill
+def _by_expert(popularity: NDArray[np.float64], by_rank: NDArray[np.int16]) -> NDArray[np.float64]:
+    """Shares (n_moe_layers, n_experts) of popularity that is cumulative by rank."""
+    shares, n_active = np.zeros(by_rank.shape), popularity.shape[1] - 1
+    np.put_along_axis(shares, by_rank[:, :n_active].astype(np.intp), np.diff(popularity, axis=1), axis=1)
+    return shares
 
 
 def _check_shape(n_moe_layers: int, n_encoder_moe_layers: int, n_experts: int, top_k: int) -> None:
@@ -332,22 +237,3 @@ def _ranked(
     weight = np.take_along_axis(shares, by_rank, axis=1) + 1e-9 / shape[1]
     total = np.concatenate((np.zeros((shape[0], 1)), np.cumsum(weight, axis=1)), axis=1)
     return total / total[:, -1:], by_rank.astype(np.int16)
-
-
-def _fill_alone(
-    ranks: NDArray[np.int16],  # [T, L], written
-    sequence: NDArray[np.int32],  # [T]
-    draws: NDArray[np.float64],  # [T, L, 2] in [0, 1)
-    popularity: NDArray[np.float64],  # [L, n_active + 1], cumulative
-    dials: Dials,
-) -> None:
-    """`fill` of one expert a token that repeats the token before or is drawn by popularity: no loop over tokens."""
-    for layer, edges in enumerate(popularity):
-        ranks[:, layer] = np.searchsorted(edges[1:], draws[:, layer, 1], side="right")
-    if dials.repeat_probability:
-        order = np.argsort(sequence, kind="stable")
-        repeats = draws[order, :, 0] < dials.repeat_probability
-        repeats[np.flatnonzero(np.diff(sequence[order], prepend=-1))] = False  # nothing to repeat
-        source = np.where(repeats, 0, np.arange(len(order))[:, None])
-        np.maximum.accumulate(source, axis=0, out=source)
-        ranks[order] = np.take_along_axis(ranks[order], source, axis=0)

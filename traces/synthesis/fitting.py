@@ -1,9 +1,9 @@
 """Setting the synthetic dials from a recorded trace, and saying how near the copy comes.
 
 Method of moments on the generator itself: each dial is moved until the synthetic trace, as long as the
-recorded one, shows the recorded value of one statistic: a layer's entropy for its Zipf exponent, reuse at
-lag 1 for the repeats, `layer_following` for the layer correlation; and for the two optional dials, reuse at
-lag 8 for the affinity of a sequence to its own experts and the experts of a batch of 32 for the active
+recorded one, shows the recorded value of one statistic: a layer's collision entropy for its Zipf exponent, reuse
+at lag 1 for the repeats, `layer_following` for the layer correlation; and for the two optional dials, reuse at
+lag 8 for the affinity of sequences to experts of their own and the experts of a batch of 32 for the active
 fraction. The other statistics are not fitted: what they differ by is what the dials cannot say.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.recorded.dials import recorded_default
 from traces.routing import RoutingTrace
 from traces.statistics.locality import (
     BATCHES,
@@ -25,19 +26,27 @@ from traces.statistics.locality import (
     distinct_experts,
     expert_counts,
     expert_reuse,
-    layer_entropy_bits,
     layer_following,
     trace_statistics,
 )
-from traces.synthesis.dials import Dials, filler, synthesize_routing
+from traces.synthesis.dials import Dials, synthesize_routing
+from traces.synthesis.filling import filler
 from traces.transforms.rebatching import rebatch
 
-__all__ = ["FittedDials", "FittedStatistic", "fit_dials"]
+__all__ = ["FittedDials", "FittedStatistic", "collision_entropy", "fit_dials"]
 
 _ROUNDS = 40
 _MAX_EXPONENT = 8.0
 _LATE = max(LAGS)
 _LARGE = max(BATCHES)
+_NAMES = {
+    "collision_entropy": "mean collision entropy (bits)",
+    "reuse": "reuse at lag 1",
+    "late_reuse": f"reuse at lag {_LATE}",
+    "following": "layer following",
+    "distinct": f"distinct experts, batch {_LARGE}",
+}
+"""Of the moments: as statistics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +88,22 @@ class FittedDials:
 
 
 def fit_dials(
-    trace: RoutingTrace, rng: np.random.Generator, *, all_dials: bool = True, every_expert: bool = False
+    trace: RoutingTrace,
+    rng: np.random.Generator,
+    *,
+    all_dials: bool = True,
+    every_expert: bool = False,
+    exponent: float | None = None,
+    correlation: float | None = None,
 ) -> FittedDials:
     """Fit `Dials` to the decode tokens of `trace`; deterministic for a given `rng` state.
 
     The synthetic trace has as many sequences (of the mean length) and runs at the batch of the recorded
     one. Layers that no decode token visits (an encoder's) get the mean exponent of the others.
     `all_dials=False` leaves the two optional dials, active fraction and sequence affinity, at their
-    defaults; `every_expert` leaves the active fraction: what one prompt did not use, another may.
+    defaults; `every_expert` leaves the active fraction: what one prompt did not use, another may. `exponent` and
+    `correlation` state the Zipf exponent of every layer and the layer correlation, which are then not fitted. One
+    sequence does not tell its own popularity from that of others: its exponent is the default one.
     Raises `InvalidInput` for a trace without decode tokens.
     """
     decoded = trace.decode_only()
@@ -97,11 +114,25 @@ def fit_dials(
     def imitate(dials: Dials) -> RoutingTrace:
         return _imitation(decoded, len(layers), dials, np.random.default_rng(seed))
 
-    dials = _fit(_Moments.of(decoded), imitate, decoded, all_dials, every_expert)
+    fitted = {"reuse"} | ({"following"} if correlation is None else set())
+    if all_dials:
+        fitted |= {"late_reuse"} if every_expert else {"late_reuse", "distinct"}
+    if exponent is None and (decoded.n_sequences > 1 or not all_dials):
+        fitted.add("collision_entropy")
+    if exponent is None:
+        exponent = 1.0 if "collision_entropy" in fitted else float(np.mean(recorded_default().zipf_exponent))
+    first = Dials(
+        (exponent,) * len(layers),
+        0.2,
+        0.2 if correlation is None else correlation,
+        1.0,
+        0.5 if all_dials else 0.0,
+    )
+    dials = _fit(_Moments.of(decoded), imitate, decoded, first, frozenset(fitted))
     synthetic = rebatch(imitate(dials), decoded.batch)
     exponents = np.full(trace.n_moe_layers, float(np.mean(dials.zipf_exponent)))
     exponents[layers] = dials.zipf_exponent
-    comparisons = _comparisons(decoded, synthetic, all_dials, every_expert)
+    comparisons = _comparisons(decoded, synthetic, frozenset(fitted))
     return FittedDials(replace(dials, zipf_exponent=tuple(exponents.tolist())), comparisons)
 
 
@@ -109,7 +140,7 @@ def fit_dials(
 class _Moments:
     """What the dials are fitted to; NaN where the trace is too short to say."""
 
-    entropy: NDArray[np.float64]
+    collision_entropy: NDArray[np.float64]
     reuse: float
     late_reuse: float
     following: float
@@ -119,29 +150,33 @@ class _Moments:
     def of(cls, decoded: RoutingTrace) -> _Moments:
         layers = decode_layers(decoded)
         return cls(
-            entropy=layer_entropy_bits(expert_counts(decoded))[layers],
+            collision_entropy=collision_entropy(expert_counts(decoded)[layers]),
             reuse=float(expert_reuse(decoded, 1)[layers].mean()),
             late_reuse=float(expert_reuse(decoded, _LATE)[layers].mean()),
             following=layer_following(decoded),
             distinct=distinct_experts(decoded, _LARGE),
         )
 
-    def distance(self, other: _Moments, all_dials: bool, every_expert: bool) -> float:
+    def distance(self, other: _Moments, fitted: frozenset[str]) -> float:
         """Sum of relative differences of the moments that are fitted."""
-        names = ["reuse", "following", *(["late_reuse"] if all_dials else [])]
-        if all_dials and not every_expert:
-            names.append("distinct")
-        parts = [abs(getattr(self, name) - getattr(other, name)) / (abs(getattr(self, name)) or 1.0) for name in names]
+        parts = [
+            abs(getattr(self, name) - getattr(other, name)) / (abs(getattr(self, name)) or 1.0)
+            for name in sorted(fitted - {"collision_entropy"})
+        ]
         known = sum(float(part) for part in parts if not math.isnan(part))
-        return known + float(np.abs(self.entropy - other.entropy).mean() / max(self.entropy.mean(), 1e-9))
+        if "collision_entropy" not in fitted:
+            return known
+        return known + float(
+            np.abs(self.collision_entropy - other.collision_entropy).mean() / max(self.collision_entropy.mean(), 1e-9)
+        )
 
 
 def _fit(
     target: _Moments,
     imitate: Callable[[Dials], RoutingTrace],
     decoded: RoutingTrace,
-    all_dials: bool,
-    every_expert: bool,
+    dials: Dials,
+    fitted: frozenset[str],
 ) -> Dials:
     """Move every dial by the shortfall of its own moment, all at once, and keep the best set met.
 
@@ -149,28 +184,26 @@ def _fit(
     exponent), so steps of about the shortfall approach from one side; dials that share a moment settle as
     the rounds go by.
     """
-    dials = Dials((1.0,) * target.entropy.size, 0.2, 0.2, 1.0, 0.2 if all_dials else 0.0)
     best, least = dials, math.inf
     for _ in range(_ROUNDS):
         made = _Moments.of(imitate(dials))
-        if (distance := target.distance(made, all_dials, every_expert)) < least:
+        if (distance := target.distance(made, fitted)) < least:
             best, least = dials, distance
-        surplus = np.clip(made.entropy - target.entropy, -0.5, 0.5)
-        exponents = np.clip(np.array(dials.zipf_exponent) + surplus, 0.0, _MAX_EXPONENT)
-        dials = replace(
-            dials,
-            zipf_exponent=tuple(exponents.tolist()),
-            repeat_probability=_moved(dials.repeat_probability, target.reuse - made.reuse),
-            layer_correlation=_moved(dials.layer_correlation, target.following - made.following),
-        )
-        if all_dials:
-            enough = max(decoded.top_k, 2 ** target.entropy.max()) / decoded.n_experts
+        if "collision_entropy" in fitted:
+            surplus = np.clip(made.collision_entropy - target.collision_entropy, -0.5, 0.5)
+            exponents = np.clip(np.array(dials.zipf_exponent) + surplus, 0.0, _MAX_EXPONENT)
+            dials = replace(dials, zipf_exponent=tuple(exponents.tolist()))
+        dials = replace(dials, repeat_probability=_moved(dials.repeat_probability, target.reuse - made.reuse))
+        if "following" in fitted:
+            correlation = _moved(dials.layer_correlation, target.following - made.following)
+            dials = replace(dials, layer_correlation=correlation)
+        if "late_reuse" in fitted:
+            affinity = _moved(dials.sequence_affinity, target.late_reuse - made.late_reuse)
+            dials = replace(dials, sequence_affinity=affinity)
+        if "distinct" in fitted:
+            enough = max(decoded.top_k, 2 ** target.collision_entropy.max()) / decoded.n_experts
             factor = _moved(1.0, (target.distinct / made.distinct - 1.0) / 2, most=2.0)
-            dials = replace(
-                dials,
-                sequence_affinity=_moved(dials.sequence_affinity, target.late_reuse - made.late_reuse),
-                active_fraction=1.0 if every_expert else min(1.0, max(enough, dials.active_fraction * factor)),
-            )
+            dials = replace(dials, active_fraction=min(1.0, max(enough, dials.active_fraction * factor)))
     return best
 
 
@@ -196,17 +229,11 @@ def _imitation(decoded: RoutingTrace, n_layers: int, dials: Dials, rng: np.rando
     ).decode_only()
 
 
-def _comparisons(
-    decoded: RoutingTrace, synthetic: RoutingTrace, all_dials: bool, every_expert: bool
-) -> tuple[FittedStatistic, ...]:
+def _comparisons(decoded: RoutingTrace, synthetic: RoutingTrace, fitted: frozenset[str]) -> tuple[FittedStatistic, ...]:
     recorded, made = _figures(decoded), _figures(synthetic)
-    fitted = {"reuse at lag 1", "mean entropy (bits)", "layer following"}
-    if all_dials:
-        fitted.add(f"reuse at lag {_LATE}")
-    if all_dials and not every_expert:
-        fitted.add(f"distinct experts, batch {_LARGE}")
+    names = {_NAMES[moment] for moment in fitted}
     return tuple(
-        FittedStatistic(name, value, made[name], name in fitted)
+        FittedStatistic(name, value, made[name], name in names)
         for name, value in recorded.items()
         if not (math.isnan(value) or math.isnan(made[name]))
     )
@@ -216,12 +243,23 @@ def _figures(decoded: RoutingTrace) -> dict[str, float]:
     statistics = trace_statistics(decoded)
     figures = {f"reuse at lag {lag}": value for lag, value in statistics.reuse.items()}
     figures["mean entropy (bits)"] = float(np.nanmean(statistics.entropy_bits))
+    counts = expert_counts(decoded)[decode_layers(decoded)]
+    figures["mean collision entropy (bits)"] = float(collision_entropy(counts).mean())
     figures["layer following"] = layer_following(decoded)
     for batch, count in statistics.distinct_experts.items():
         figures[f"distinct experts, batch {batch}"] = count
     for share, rate in statistics.lru_hit_rate.items():
         figures[f"LRU hit rate, {share:.0%} of experts"] = rate
     return figures
+
+
+def collision_entropy(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Renyi entropy of order 2 (bits) of each layer's choices, (n_layers,), of counts (n_layers, n_experts): minus the
+    log of the chance that two of them are of one expert, which reuse depends on.
+    """
+    p = counts / counts.sum(axis=1, keepdims=True)
+    bits: NDArray[np.float64] = -np.log2((p * p).sum(axis=1))
+    return bits
 
 
 def _number(value: float) -> float | None:

@@ -32,8 +32,8 @@ FILL_LAYERS = Kernel(
     __name__,
     "fill_layers",
     (
-        "int16[3]", "int32[1]", "float64[4]", "float64[2]", "int16[2]", "float64[2]", "int64[1]", "float64[2]",
-        "float64[2]", "float64[2]", "float64[2]", "float64",
+        "int16[3]", "float64[4]", "float64[2]", "int16[2]", "float64[2]", "float64[2]", "float64[2]", "float64[2]",
+        "float64[2]", "int64", "float64",
     ),
 )  # fmt: skip
 
@@ -113,26 +113,24 @@ def _off_edges(chosen: Any, slot: int, n_active: int) -> None:
 
 def fill_layers(
     experts: Any,  # [T, L, k] int16, written
-    sequence: Any,  # [T] int32
     draws: Any,  # [T, L, k, 2] float64 in [0, 1)
     edges: Any,  # [G * (n_active + 1), WIDTH] float64, cumulative by rank; of G groups of layers, the last filled up
     by_rank: Any,  # [L, n_experts] int16: the expert of each popularity rank
-    last: Any,  # [n_sequences * k * G, WIDTH] float64, updated: ranks of the last token of each sequence
-    seen: Any,  # [n_sequences] int64, updated: tokens so far
+    last: Any,  # [k * G, WIDTH] float64, updated: ranks of the token before
     drawn: Any,  # [2 * k * G, WIDTH] float64, for use here: the draws of a token, layers side by side
     chosen: Any,  # [k, WIDTH] float64, for use here: ranks by slot
     lows: Any,  # [k, WIDTH] float64, for use here: of what is chosen, in order of rank, where its interval begins
     highs: Any,  # [k, WIDTH] float64: and ends
+    n_before: int,  # tokens that the sequence has had
     p_repeat: float,
 ) -> None:
-    """As `fill`, bit for bit, without correlation of layers and affinity of sequences."""
+    """As `fill`, bit for bit, without correlation of layers."""
     n_tokens, n_layers, top_k = experts.shape
     n_groups = drawn.shape[0] // (2 * top_k)
     n_edges = edges.shape[0] // n_groups
     half, chance = splat(0.5), splat(p_repeat)
     for t in range(n_tokens):
-        s = int(sequence[t])
-        repeats = seen[s] > 0 and p_repeat > 0.0
+        repeats = n_before + t > 0 and p_repeat > 0.0
         for group in range(n_groups):
             for lane in range(min(WIDTH, n_layers - group * WIDTH)):
                 for slot in range(top_k):
@@ -140,7 +138,7 @@ def fill_layers(
                     drawn[row, lane] = draws[t, group * WIDTH + lane, slot, 0]
                     drawn[row + n_groups, lane] = draws[t, group * WIDTH + lane, slot, 1]
         for group in range(n_groups):
-            first, past = group * n_edges, s * top_k * n_groups + group
+            first, past = group * n_edges, group
             for slot in range(top_k):
                 row = 2 * slot * n_groups + group
                 rank = _drawn(load(drawn, row + n_groups), edges, first, n_edges - 1, lows, highs, slot)
@@ -154,9 +152,8 @@ def fill_layers(
                     _put(load(chosen, slot), edges, first, n_edges - 1, lows, highs, slot)
             for slot in range(top_k):
                 store(last, past + slot * n_groups, load(chosen, slot))
-        seen[s] += 1
         for group in range(n_groups):
             for lane in range(min(WIDTH, n_layers - group * WIDTH)):
                 for slot in range(top_k):
-                    rank_of = int(last[(s * top_k + slot) * n_groups + group, lane])
+                    rank_of = int(last[slot * n_groups + group, lane])
                     experts[t, group * WIDTH + lane, slot] = by_rank[group * WIDTH + lane, rank_of]

@@ -12,8 +12,8 @@ FILL = Kernel(
     __name__,
     "fill",
     (
-        "int16[3]", "int32[1]", "float64[4]", "float64[2]", "int16[2]", "int16[2]", "int16[4]", "int64[1]", "int8[2]",
-        "int64[2]", "float64", "float64", "float64",
+        "int16[3]", "float64[4]", "float64[2]", "int16[2]", "int16[2]", "int16[2]", "int8[2]", "int64[2]", "int64",
+        "float64", "float64",
     ),
 )  # fmt: skip
 
@@ -49,32 +49,27 @@ def _put(ordered: Any, n: int, choice: int) -> None:
 
 def fill(
     experts: Any,  # [T, L, k] int16, written; ranks while a token chooses
-    sequence: Any,  # [T] int32
     draws: Any,  # [T, L, k, 2] float64 in [0, 1)
     popularity: Any,  # [L, n_active + 1] float64, cumulative by rank
     guides: Any,  # [L, n_cells + 1] int16: the rank that a draw of i / n_cells falls on, n_cells a power of 2
     by_rank: Any,  # [L, n_experts] int16: the expert of each popularity rank
-    history: Any,  # [n_sequences, kept, L, k] int16, updated: ranks of the last tokens of each sequence, a ring
-    seen: Any,  # [n_sequences] int64, updated: tokens so far
+    last: Any,  # [L, k] int16, updated: ranks of the token before
     taken: Any,  # [L, n_active] int8, of zeros, left so: experts that this token has chosen
     ordered: Any,  # [L, k] int64, for use here: those, ascending
+    n_before: int,  # tokens that the sequence has had
     p_repeat: float,
     p_follow: float,
-    p_affinity: float,
 ) -> None:
-    """Choose experts token by token. One uniform decides how a slot chooses, the other what it draws.
+    """Choose experts of one sequence token by token. One uniform decides how a slot chooses, the other what it draws.
 
-    A repeated or recalled token whose expert is already chosen gives another of its experts; a mapped expert
-    already chosen is replaced by a draw. A draw by popularity is exact sampling without replacement: the
+    A repeated token whose expert is already chosen gives another of its experts; a mapped expert already chosen is
+    replaced by a draw. A draw by popularity is exact sampling without replacement: the
     intervals of experts already chosen are cut out of [0, 1) and the uniform falls on the rest.
     """
     n_tokens, n_layers, top_k = experts.shape
-    n_kept = history.shape[1]
     for t in range(n_tokens):
-        past, ranks = history[sequence[t]], experts[t]
-        n_past = seen[sequence[t]]
-        last = past[(n_past - 1) % n_kept]
-        until_repeat = p_repeat if n_past > 0 else 0.0
+        ranks = experts[t]
+        until_repeat = p_repeat if n_before + t > 0 else 0.0
         for slot in range(top_k):  # slot by slot: no layer waits for what the one before draws
             until_follow = until_repeat
             for layer in range(n_layers):
@@ -90,17 +85,6 @@ def fill(
                         at_slot = at_slot + 1 if at_slot + 1 < top_k else 0
                 elif how < until_follow:
                     choice = ranks[layer - 1, slot]
-                    how = (how - until_repeat) / (until_follow - until_repeat)  # uniform again
-                elif p_affinity > 0.0:
-                    how = (how - until_follow) / (1.0 - until_follow)
-                else:
-                    how = 1.0
-                if (choice < 0 or chosen[choice]) and n_past > 0 and how < p_affinity:
-                    recalled = int(what * min(n_past, n_kept) * top_k)
-                    for i in range(top_k):
-                        choice = past[recalled // top_k, layer, (recalled + i) % top_k]
-                        if not chosen[choice]:
-                            break
                 if choice < 0 or chosen[choice]:
                     choice = _drawn(popularity[layer], guides[layer], chosen, ordered[layer], slot, what)
                 chosen[choice] = 1
@@ -111,9 +95,7 @@ def fill(
         for layer in range(n_layers):
             for slot in range(top_k):
                 taken[layer, ranks[layer, slot]] = 0
-        now = past[n_past % n_kept]
         for layer in range(n_layers):
             for slot in range(top_k):
                 rank = ranks[layer, slot]
-                now[layer, slot], ranks[layer, slot] = rank, by_rank[layer, rank]
-        seen[sequence[t]] += 1
+                last[layer, slot], ranks[layer, slot] = rank, by_rank[layer, rank]

@@ -28,6 +28,7 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
+from traces.statistics.popularity import shared_popularity
 
 __all__ = ["Request", "check_trace", "request"]
 
@@ -204,10 +205,13 @@ def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy) -
 
 
 def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -> NDArray[np.float64]:
-    """(n_moe_layers, n_experts): in how many forward passes the trace asks for each expert, or as counted elsewhere."""
-    if policy.popularity is not None:
-        policy.popularity.check_model(model)
-        return policy.popularity.counts
+    """(n_moe_layers, n_experts): as counted elsewhere, or in the traffic that the trace is of, or in how many forward
+    passes it asks for each expert.
+    """
+    counted = policy.popularity or shared_popularity(trace)
+    if counted is not None:
+        counted.check_model(model)
+        return counted.counts
     return passes_that_ask(model, trace).astype(np.float64)
 
 

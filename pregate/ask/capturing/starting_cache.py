@@ -11,6 +11,7 @@ from offload.policies import eviction_named
 from offload.policy import Cache
 from pregate.ask.capturing.demands import demands
 from pregate.ask.capturing.request import Request
+from traces.statistics.popularity import shared_popularity
 
 __all__ = ["resident_set"]
 
@@ -60,10 +61,13 @@ def _warm(residents: ResidentSet, asked: Request) -> None:
 
 
 def _most_asked_for(asked: Request, spec: Cache) -> Iterator[tuple[int, int]]:
-    """Layers and experts, the most popular first: as counted elsewhere, or else in the trace itself."""
-    if spec.popularity is not None:
-        spec.popularity.check_model(asked.model)
-        yield from spec.popularity.hottest(spec.popularity.counts.size)
+    """Layers and experts, the most popular first: as counted elsewhere, or in the traffic that the trace is of, or else
+    in the trace itself.
+    """
+    counted = spec.popularity or shared_popularity(asked.trace)
+    if counted is not None:
+        counted.check_model(asked.model)
+        yield from counted.hottest(counted.counts.size)
         return
     uses = Counter(key for keys in demands(asked.model, asked.trace) for key in keys)
     for key, _ in sorted(uses.items(), key=lambda item: (-item[1], item[0])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream
@@ -14,6 +15,7 @@ from pregate.ask.capturing.request import Request
 from pregate.ask.capturing.starting_cache import resident_set
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
+from traces.statistics.popularity import shared_popularity
 
 __all__ = ["knows_run", "storage_of"]
 
@@ -28,6 +30,8 @@ def storage_of(asked: Request) -> ReadThrough | None:
     tier, spec = asked.tier, asked.tier.cache
     if not tier.on_disk or spec is None:
         return ReadThrough(tier.reads) if tier.on_disk else None
+    if spec.holds_popular and spec.popularity is None:
+        spec = replace(spec, popularity=shared_popularity(asked.trace))
     future = _rehearsed(asked) if knows_run(spec) else []
     cache = _residents(spec, asked.model, asked.plan.n_host_slots, future)
     if cache.watches_gates and spec.eviction != "belady":

@@ -19,7 +19,7 @@ from offload.policy import Cache
 from pregate.ask.simulation import to_dataframe
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
-from traces.statistics.popularity import PopularityProfile, popularity_of
+from traces.statistics.popularity import PopularityProfile, popularity_of, shared_popularity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +122,7 @@ def cache_hits(
     if seed < 0:
         raise InvalidInput(f"seed = {seed} is below 0")
     sizes = _sizes(trace, expert_bytes)
-    popularity, judged = (None, trace) if train is None else _split(trace, train)
+    popularity, judged = (shared_popularity(trace), trace) if train is None else _split(trace, train)
     events = trace_events(judged)
     events = events.one_by_one() if serial else events
     replays: dict[tuple[str, int], CacheReplay] = {}
@@ -156,7 +156,7 @@ def cache_hits(
                 best = replay(Cache("belady", per_layer=cache.per_layer), n_slots).hit_rate
             row = _row(events, name, str(capacity if own is None else own), replay(plain, n_slots), best, sizes)
             rows.append(row)
-    held = any(cache.holds_popular and cache.popularity is None for cache in named)
+    held = any(cache.holds_popular and cache.popularity is None for cache in named) and trace.popularity is None
     return CacheHits(tuple(rows), int(events.group[-1]) + 1, tuple(_notes(events, train, held, serial, keep)))
 
 

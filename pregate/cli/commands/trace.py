@@ -130,7 +130,7 @@ def synth(
         float | None, typer.Option(help="Probability of following the layer before by a fixed map.")
     ] = None,
     affinity: Annotated[
-        float | None, typer.Option(help="Probability of drawing from what the sequence chose lately.")
+        float | None, typer.Option(help="How far sequences differ in the experts they keep to: 0 to 1.")
     ] = None,
     active_fraction: Annotated[float | None, typer.Option(help="Share of each layer's experts ever used.")] = None,
     popularity: options.Popularity = None,

@@ -15,10 +15,12 @@ from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.locality import expert_counts, expert_reuse, layer_entropy_bits, layer_following
 from traces.synthesis import dials as synthesis
+from traces.synthesis import filling
 from traces.synthesis.dials import Dials, synthesize_routing
 from traces.synthesis.fitting import fit_dials
 from traces.synthesis.forced import forced_active_routing
 from traces.synthesis.layers_kernel import pays
+from traces.synthesis.sequence_popularity import guides_of
 from traces.synthesis.synthesis_kernel import FILL, _drawn, fill
 
 SHAPE: dict[str, Any] = {
@@ -75,7 +77,7 @@ def test_same_seed_gives_the_same_trace_and_another_seed_another() -> None:
 def test_chunks_do_not_change_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     dials = Dials(1.0, 0.2, 0.3, sequence_affinity=0.2)
     whole = made(dials).digest
-    monkeypatch.setattr(synthesis, "_CHUNK_DRAWS", 50)
+    monkeypatch.setattr(filling, "_CHUNK_DRAWS", 50)
     assert made(dials).digest == whole
 
 
@@ -95,7 +97,7 @@ def test_compiled_and_plain_generator_agree(
     digests = set()
     for filler in (fill, loaded(FILL)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(synthesis, "filler", lambda _, chosen=filler: chosen)
+            patch.setattr(filling, "filler", lambda _, chosen=filler: chosen)
             digests.add(made(dials, seed=seed, top_k=top_k, n_experts=8).digest)
     assert len(digests) == 1  # both passed the check that no token chooses an expert twice
 
@@ -113,9 +115,9 @@ def test_all_layers_at_once_choose_what_they_choose_one_by_one(
     digests = set()
     for at_once in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(synthesis, "_may_take_all_layers", lambda *_, chosen=at_once: chosen)
-            patch.setattr(synthesis, "filler", lambda _: loaded(FILL))
-            patch.setattr(synthesis, "_CHUNK_DRAWS", 200)
+            patch.setattr(filling, "_may_take_all_layers", lambda *_, chosen=at_once: chosen)
+            patch.setattr(filling, "filler", lambda _: loaded(FILL))
+            patch.setattr(filling, "_CHUNK_DRAWS", 200)
             about = {"n_moe_layers": shape[0], "n_encoder_moe_layers": 0, "n_experts": shape[1], "top_k": top_k}
             digests.add(made(dials, seed=seed, **about).digest)
     assert len(digests) == 1
@@ -124,15 +126,15 @@ def test_all_layers_at_once_choose_what_they_choose_one_by_one(
 @pytest.mark.parametrize(
     ("shape", "dials", "wanted"),
     [
-        ((128, 8, 12), Dials(0.6, 0.0, 0.0), "b04901d01f3208ac"),
-        ((256, 8, 6), Dials(0.9, 0.3, 0.2, 0.7, 0.2), "5f4bf831c7f133e7"),
-        ((64, 6, 5), Dials((0.0, 0.5, 1.0, 2.0, 9.0), 0.1, 0.5), "511855e55edf2313"),
-        ((9, 9, 3), Dials(0.3, 0.2, 0.1, 1.0, 0.5), "50878f39e413fe0a"),
+        ((128, 8, 12), Dials(0.6, 0.0, 0.0), "428844966d156c48"),
+        ((256, 8, 6), Dials(0.9, 0.3, 0.2, 0.7, 0.2), "95895975fdb39cae"),
+        ((64, 6, 5), Dials((0.0, 0.5, 1.0, 2.0, 9.0), 0.1, 0.5), "4eb122655af5ac02"),
+        ((9, 9, 3), Dials(0.3, 0.2, 0.1, 1.0, 0.5), "728a358628cdd51e"),
     ],
     ids=["drawn", "all dials", "an exponent a layer", "all experts"],
 )
 def test_a_seed_gives_the_experts_that_it_always_gave(shape: tuple[int, int, int], dials: Dials, wanted: str) -> None:
-    """Digests of a search by halves, layer by layer."""
+    """Digests of the loop in plain Python."""
     n_experts, top_k, n_moe_layers = shape
     about = {"n_experts": n_experts, "top_k": top_k, "n_moe_layers": n_moe_layers}
     trace = made(dials, seed=7, input_tokens=60, output_tokens=20, **about)
@@ -143,7 +145,7 @@ def test_a_seed_gives_the_experts_that_it_always_gave(shape: tuple[int, int, int
 @pytest.mark.parametrize("zipf", [0.0, 1.2, 20.0])
 def test_a_draw_on_an_edge_or_beside_it_falls_where_a_search_finds_it(n_active: int, zipf: float) -> None:
     popularity = synthesis._popularity(Dials(zipf, 0.0, 0.0), 1, n_active, 1)
-    (edges,), (guide,) = popularity, synthesis._guides(popularity)
+    (edges,), (guide,) = popularity, guides_of(popularity)
     cells = np.linspace(0, 1, guide.size)
     points = np.concatenate([np.nextafter(edges, -1), edges, np.nextafter(edges, 2), cells, np.nextafter(cells, 0)])
     points = points[(points >= 0) & (points < 1)]
@@ -267,7 +269,7 @@ def test_fit_finds_the_dials_of_a_synthetic_trace() -> None:
     assert found.dials.repeat_probability == pytest.approx(0.4, abs=0.03)
     assert found.dials.layer_correlation == pytest.approx(0.3, abs=0.03)
     assert np.mean(found.dials.zipf_exponent) == pytest.approx(1.0, abs=0.1)
-    assert all(abs(row.relative) < 0.03 for row in found.comparisons)
+    assert all(abs(row.relative) < (0.03 if row.fitted else 0.04) for row in found.comparisons)  # of another seed
 
 
 def test_the_state_of_the_generator_fixes_a_fit() -> None:
@@ -325,7 +327,7 @@ def test_impossible_number_of_active_experts_is_refused(n_active: int, message: 
 def test_what_traces_have_in_common_may_be_taken_over(
     dials: Dials, n_layers: int, n_experts: int, top_k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthesis, "_CHUNK_DRAWS", 1 << 9)  # else one expert a token takes a way of its own
+    monkeypatch.setattr(filling, "_CHUNK_DRAWS", 1 << 9)  # else one expert a token takes a way of its own
     shape = {"n_moe_layers": n_layers, "n_experts": n_experts, "top_k": top_k}
     counts = [(40, 9, 5), (40, 1, 1), (90, 5, 1)]
     begun = [made(dials, **shape, input_tokens=n, output_tokens=m, batch=b) for n, m, b in counts]
@@ -340,8 +342,13 @@ def test_the_longest_common_start_is_not_drawn_again() -> None:
     assert np.array_equal(found.experts[: other.n_tokens], other.experts)
 
 
-@pytest.mark.parametrize("changes", [{"n_encoder_moe_layers": 2}, {"rng": np.random.Generator(np.random.MT19937(0))}])
-def test_two_stacks_and_generators_that_cannot_skip_take_nothing_over(changes: dict[str, Any]) -> None:
+def test_two_stacks_take_nothing_over() -> None:
     dials, other = Dials(1.0, 0.3, 0.2), made(Dials(1.0, 0.3, 0.2), seed=1)
-    asked = SHAPE | {"rng": np.random.default_rng(0), "model_name": "toy", "dials": dials} | changes
-    assert not np.array_equal(synthesize_routing(**asked, begun=[other]).experts[:3], other.experts[:3])
+    found = made(dials, n_encoder_moe_layers=2, begun=[other])
+    assert found.digest == made(dials, n_encoder_moe_layers=2).digest
+
+
+def test_random_numbers_of_any_generator_seed_those_of_the_sequences() -> None:
+    asked: dict[str, Any] = SHAPE | {"model_name": "toy", "dials": Dials(1.0, 0.3, 0.2, sequence_affinity=0.3)}
+    traces = [synthesize_routing(**asked, rng=np.random.Generator(np.random.MT19937(i))) for i in (0, 0, 1)]
+    assert traces[0].digest == traces[1].digest != traces[2].digest

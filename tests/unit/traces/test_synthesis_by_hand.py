@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.synthesis import dials as synthesis
-from traces.synthesis.dials import AFFINITY_TOKENS, Dials, filler, synthesize_routing, token_layout
+from traces.synthesis import filling
+from traces.synthesis.dials import Dials, synthesize_routing, token_layout
+from traces.synthesis.filling import filler
 from traces.synthesis.forced import forced_active_routing
 from traces.synthesis.layers_kernel import FILL_LAYERS, pays
+from traces.synthesis.sequence_popularity import guides_of
 from traces.synthesis.synthesis_kernel import FILL, fill
-from traces.synthesis.taken_over import history_of, longest_start
+from traces.synthesis.taken_over import starts_of
 
 SHAPE: dict[str, Any] = {"n_moe_layers": 3, "n_encoder_moe_layers": 0, "n_experts": 6, "top_k": 2, "input_tokens": 3,
                          "output_tokens": 3, "batch": 2}  # fmt: skip
@@ -146,11 +150,11 @@ def test_popularity_is_cumulative_by_rank_of_the_experts_that_are_active() -> No
 
 def test_a_search_for_a_draw_begins_at_the_rank_of_its_eighth() -> None:
     """Of three experts: a power of two cells, more than twice as many; the last number is of the last rank."""
-    guides = synthesis._guides(np.array([[0.0, 0.25, 0.5, 1.0], [0.0, 0.1, 0.9, 1.0]]))
+    guides = guides_of(np.array([[0.0, 0.25, 0.5, 1.0], [0.0, 0.1, 0.9, 1.0]]))
     assert guides.tolist() == [[0, 0, 1, 1, 2, 2, 2, 2, 2], [0, 1, 1, 1, 1, 1, 1, 1, 2]]
     assert guides.dtype == np.int16
-    assert synthesis._guides(np.array([[0.0, 1.0]])).tolist() == [[0] * 5]
-    assert synthesis._guides(np.linspace(0, 1, 5)[None]).shape == (1, 17)
+    assert guides_of(np.array([[0.0, 1.0]])).tolist() == [[0] * 5]
+    assert guides_of(np.linspace(0, 1, 5)[None]).shape == (1, 17)
 
 
 def test_a_profile_ranks_its_experts_and_leaves_none_impossible() -> None:
@@ -185,7 +189,12 @@ def test_experts_of_ranks_are_random_in_each_layer_and_certain_ones_follow_rank_
     assert first.tolist() == order[:, 0].tolist()
 
 
-@pytest.mark.parametrize("dials", [Dials(0.7, 0.0, 0.0), Dials(0.7, 0.4, 0.0), Dials(0.7, 1.0, 0.0)])
+@pytest.mark.parametrize(
+    "dials",
+    [
+        Dials(0.7, 0.0, 0.0), Dials(0.7, 0.4, 0.0), Dials(0.7, 1.0, 0.0), Dials(0.7, 0.4, 0.0, sequence_affinity=0.8),
+    ],
+)  # fmt: skip
 def test_one_expert_a_token_without_a_loop_is_what_the_loop_chooses(
     dials: Dials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,17 +205,17 @@ def test_one_expert_a_token_without_a_loop_is_what_the_loop_chooses(
         asked.append(n_cells)
         return fill
 
-    monkeypatch.setattr(synthesis, "filler", loop)
+    monkeypatch.setattr(filling, "filler", loop)
     assert made(dials, top_k=1, output_tokens=30).digest == whole.digest
     assert not asked
-    monkeypatch.setattr(synthesis, "_CHUNK_DRAWS", 100)
+    monkeypatch.setattr(filling, "_CHUNK_DRAWS", 100)
     assert made(dials, top_k=1, output_tokens=30).digest == whole.digest
     assert asked == [64 * 3]
 
 
 @pytest.mark.parametrize(
     ("top_k", "dials"),
-    [(2, Dials(0.7, 0.2, 0.0)), (1, Dials(0.7, 0.2, 0.1)), (1, Dials(0.7, 0.2, 0.0, sequence_affinity=0.1))],
+    [(2, Dials(0.7, 0.2, 0.0)), (1, Dials(0.7, 0.2, 0.1)), (2, Dials(0.7, 0.2, 0.0, sequence_affinity=0.1))],
 )
 def test_everything_else_takes_the_loop(top_k: int, dials: Dials, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
@@ -215,32 +224,41 @@ def test_everything_else_takes_the_loop(top_k: int, dials: Dials, monkeypatch: p
         asked.append(n_cells)
         return fill
 
-    monkeypatch.setattr(synthesis, "filler", loop)
+    monkeypatch.setattr(filling, "filler", loop)
     made(dials, top_k=top_k)
     assert asked == [10 * 3 * top_k]
 
 
 def test_random_numbers_are_drawn_two_a_choice_and_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two sequences, each with three tokens of a prompt and two after it."""
     sizes: list[tuple[int, ...]] = []
 
-    def watched(part: Any, sequence: Any, drawn: Any, *rest: Any) -> None:
+    def watched(part: Any, drawn: Any, *rest: Any) -> None:
         sizes.append(drawn.shape)
-        fill(part, sequence, drawn, *rest)
+        fill(part, drawn, *rest)
 
-    monkeypatch.setattr(synthesis, "filler", lambda _: watched)
-    monkeypatch.setattr(synthesis, "_CHUNK_DRAWS", 48)  # four tokens of three layers and two choices
+    monkeypatch.setattr(filling, "filler", lambda _: watched)
+    monkeypatch.setattr(filling, "_CHUNK_DRAWS", 24)  # two tokens of three layers and two choices
     made(Dials(0.7, 0.2, 0.1))
-    assert sizes == [(4, 3, 2, 2), (4, 3, 2, 2), (2, 3, 2, 2)]
+    assert sizes == [(2, 3, 2, 2), (1, 3, 2, 2), (2, 3, 2, 2)] * 2
     sizes.clear()
-    monkeypatch.setattr(synthesis, "_CHUNK_DRAWS", 11)  # less than a token needs
+    monkeypatch.setattr(filling, "_CHUNK_DRAWS", 11)  # less than a token needs
     made(Dials(0.7, 0.2, 0.1))
     assert sizes == [(1, 3, 2, 2)] * 10
-    rng = np.random.default_rng(0)
+    rng, other = np.random.default_rng(0), np.random.default_rng(0)
     made(Dials(0.7, 0.2, 0.1), rng=rng)
-    other = np.random.default_rng(0)
     other.permuted(np.tile(np.arange(6, dtype=np.int16), (3, 1)), axis=1)
-    other.random((10, 3, 2, 2))
+    other.integers(1 << 63)
     assert rng.random() == other.random()
+
+
+def test_a_sequence_is_the_same_whatever_runs_beside_it_and_after_it() -> None:
+    dials = Dials(0.7, 0.2, 0.1, sequence_affinity=0.6)
+    few, many = made(dials), made(dials, batch=7, output_tokens=20)
+    for i in range(2):
+        own = few.experts[few.sequence == i]
+        assert np.array_equal(own, many.experts[many.sequence == i][: len(own)])
+    assert not np.array_equal(few.experts[few.sequence == 0], few.experts[few.sequence == 1])
 
 
 @pytest.mark.parametrize(("kept", "size", "is_compiled"), [(False, 100, False), (False, 101, True), (True, 1, True)])
@@ -251,9 +269,9 @@ def test_small_traces_are_filled_in_python_unless_machine_code_is_kept(
         assert kernel is FILL
         return kept
 
-    monkeypatch.setattr(synthesis, "are_kept", of)
-    monkeypatch.setattr(synthesis, "loaded", lambda kernel: ("code of", kernel))
-    monkeypatch.setattr(synthesis, "_SMALL_CELLS", 100)
+    monkeypatch.setattr(filling, "are_kept", of)
+    monkeypatch.setattr(filling, "loaded", lambda kernel: ("code of", kernel))
+    monkeypatch.setattr(filling, "_SMALL_CELLS", 100)
     assert filler(size) == (("code of", FILL) if is_compiled else fill)
 
 
@@ -264,7 +282,6 @@ def test_small_traces_are_filled_in_python_unless_machine_code_is_kept(
         ({}, 0, True, 3, False),  # as few cells as plain Python fills
         ({}, 1, True, 4, False),
         ({"layer_correlation": 0.1}, 0, True, 4, False),
-        ({"sequence_affinity": 0.1}, 0, True, 4, False),
         ({}, 0, False, 10, False),
         ({}, 0, False, 11, True),
     ],
@@ -278,13 +295,13 @@ def test_layers_that_know_nothing_of_one_another_are_filled_at_once_where_that_i
         assert kernel is FILL_LAYERS
         return kept
 
-    monkeypatch.setattr(synthesis, "are_kept", of)
-    monkeypatch.setattr(synthesis, "_SMALL_CELLS", 3 * 16 * 2)
-    monkeypatch.setattr(synthesis, "_MANY_CELLS", 10 * 16 * 2)
+    monkeypatch.setattr(filling, "are_kept", of)
+    monkeypatch.setattr(filling, "_SMALL_CELLS", 3 * 16 * 2)
+    monkeypatch.setattr(filling, "_MANY_CELLS", 10 * 16 * 2)
     n_active = more + max(n for n in range(1, 200) if pays(16, 2, n))
     experts, popularity = np.zeros((n_tokens, 16, 2), np.int16), np.zeros((16, n_active + 1))
-    dials = replace(Dials(1.0, 0.1, 0.0), **changes)
-    assert synthesis._may_take_all_layers(experts, popularity, dials) is at_once
+    chances = 0.1, changes.get("layer_correlation", 0.0)
+    assert filling._may_take_all_layers(experts, popularity, chances) is at_once
 
 
 def test_the_quicker_loop_is_for_several_choices_of_few_experts_in_layers_that_fill_vectors() -> None:
@@ -300,52 +317,51 @@ def test_all_layers_at_once_go_on_from_what_was_taken_over(n_layers: int, monkey
     exponents = tuple(np.linspace(0.0, 2.0, n_layers).tolist())
     shape = {"n_moe_layers": n_layers, "n_experts": 9, "top_k": 3}
     plain = {n: made(Dials(exponents, 0.6, 0.0), **shape, output_tokens=n) for n in (2, 9)}
-    monkeypatch.setattr(synthesis, "_may_take_all_layers", lambda *_: True)
+    monkeypatch.setattr(filling, "_may_take_all_layers", lambda *_: True)
     for begun in ((), (plain[2],)):
         found = made(Dials(exponents, 0.6, 0.0), **shape, output_tokens=9, begun=begun)
         assert np.array_equal(found.experts, plain[9].experts)
 
 
-def test_a_draw_on_an_edge_is_of_the_rank_above_and_one_at_the_chance_of_a_repeat_is_none() -> None:
-    ranks = np.zeros((3, 1), np.int16)
-    draws = np.array([[[0.0, 0.5]], [[0.3, 0.25]], [[0.3, 0.5]]])
+@pytest.mark.parametrize("p_repeat", [0.0, 0.3, 0.31])
+def test_a_draw_on_an_edge_is_of_the_rank_above_and_one_at_the_chance_of_a_repeat_is_none(p_repeat: float) -> None:
+    """And a token that follows those that are known repeats the last of them, where the first has nothing to repeat."""
+    names, none = np.array([[2, 0, 1]], np.int16), np.zeros((0, 1, 1), np.int16)
+    draws = np.array([[0.0, 0.5], [0.3, 0.25], [0.3, 0.0]]).reshape(3, 1, 1, 2)
     edges = np.array([[0.0, 0.25, 0.5, 1.0]])
-    synthesis._fill_alone(ranks, np.zeros(3, np.int32), draws, edges, Dials(1.0, 0.3, 0.0))
-    assert ranks[:, 0].tolist() == [2, 1, 2]
-    synthesis._fill_alone(ranks, np.array([0, 1, 0], np.int32), draws, edges, Dials(1.0, 0.31, 0.0))
-    assert ranks[:, 0].tolist() == [2, 1, 2]
-    draws[2, 0] = 0.3, 0.1
-    synthesis._fill_alone(ranks, np.array([0, 1, 0], np.int32), draws, edges, Dials(1.0, 0.31, 0.0))
-    assert ranks[:, 0].tolist() == [2, 1, 2]  # of the last token of sequence 0
+    ranks = {0.0: [2, 1, 0], 0.3: [2, 1, 0], 0.31: [2, 2, 2]}[p_repeat]
+    later = {0.0: [2, 1, 0], 0.3: [0, 1, 0], 0.31: [0, 0, 0]}[p_repeat]
+    for begin in (
+        filling._alone(names, (p_repeat, 0.0)),
+        filling._token_by_token(np.zeros((3, 1, 1), np.int16), edges, names, (p_repeat, 0.0)),
+        filling._all_layers(np.zeros((3, 1, 1), np.int16), edges, names, (p_repeat, 0.0)),
+    ):
+        for known, wanted in ((none, ranks), (np.full((1, 1, 1), 2, np.int16), later)):
+            for cuts in ((0, 3), (0, 1, 3)):
+                found, go_on = np.full((3, 1, 1), -1, np.int16), begin(edges, known)
+                for start, stop in pairwise(cuts):
+                    go_on(found[start:stop], draws[start:stop])
+                assert found[:, 0, 0].tolist() == names[0, wanted].tolist()
 
 
-def test_the_longest_start_that_runs_the_same_sequences_is_taken() -> None:
-    dials, nothing = Dials(1.0, 0.1, 0.1), np.zeros((0, 3, 2), np.int16)
-    short, long = made(dials, input_tokens=1), made(dials, input_tokens=2)
-    sequence = long.sequence
-    assert longest_start((), sequence, nothing) is nothing
-    assert np.array_equal(longest_start((short,), sequence, nothing), short.experts[:1])  # sequence 0, then 1 or 0
-    for begun in ((short, long), (long, short)):
-        assert np.array_equal(longest_start(begun, sequence, nothing), long.experts)
-    assert np.array_equal(longest_start((long,), sequence[:3], nothing), long.experts[:3])
-    same = made(dials, seed=1, input_tokens=2)
-    assert np.array_equal(longest_start((long, same), sequence, nothing), long.experts)  # the first of equals
+def test_each_sequence_starts_as_where_it_is_longest() -> None:
+    dials = Dials(1.0, 0.1, 0.1)
+    wide, long = made(dials, batch=4, input_tokens=1), made(dials, batch=2, input_tokens=2, output_tokens=9)
+    assert starts_of((), 3) == []
+    for begun in ((wide, long), (long, wide)):
+        starts = starts_of(begun, 3)
+        assert len(starts) == 3
+        for i, trace in enumerate((long, long, wide)):
+            assert np.array_equal(starts[i], trace.experts[trace.sequence == i])
+    assert len(starts_of((wide,), 9)) == 4
+    assert len(starts_of((wide,), 1)) == 1
 
 
-def test_what_was_taken_over_is_remembered_in_a_ring_a_sequence() -> None:
-    """Sequence 0 has had three tokens, of which the last two are kept at places 1 and 0; sequence 1 one, 2 none."""
-    by_rank = np.array([[2, 0, 1, 3], [3, 2, 1, 0]], np.int16)
-    experts = np.array([[[0], [0]], [[1], [1]], [[2], [2]], [[3], [3]]], np.int16)
-    history, seen = history_of(experts, np.array([0, 0, 1, 0], np.int32), by_rank, 3, 2)
-    assert (history.shape, history.dtype, seen.dtype) == ((3, 2, 2, 1), np.int16, np.int64)
-    assert seen.tolist() == [3, 1, 0]
-    # ranks: expert 0 is 1 and 3, 1 is 2 and 2, 2 is 0 and 1, 3 is 3 and 0
-    assert history[0].tolist() == [[[3], [0]], [[2], [2]]]
-    assert history[1].tolist() == [[[0], [1]], [[0], [0]]]
-    assert not history[2].any()
-    nothing, none = history_of(experts[:0], np.zeros(0, np.int32), by_rank, 2, 1)
-    assert not nothing.any()
-    assert none.tolist() == [0, 0]
+def test_of_a_sequence_that_is_known_as_far_as_asked_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    dials = Dials(1.0, 0.3, 0.2, sequence_affinity=0.4)
+    long, short = made(dials, batch=3, input_tokens=4, output_tokens=9), made(dials, input_tokens=4)
+    monkeypatch.setattr(filling, "filler", lambda _: None)
+    assert made(dials, input_tokens=4, begun=[long]).digest == short.digest
 
 
 def test_choices_go_round_the_active_experts() -> None:
@@ -385,7 +401,3 @@ def test_a_number_of_active_experts_that_no_step_can_have_is_refused(n_active: i
     for possible in (2, 4):
         assert len(np.unique(forced_active_routing(**SHAPE, n_active=possible).experts)) == possible
     assert len(np.unique(forced_active_routing(**(SHAPE | {"batch": 3}), n_active=6).experts)) == 6
-
-
-def test_affinity_looks_back_over_so_many_tokens() -> None:
-    assert AFFINITY_TOKENS == 64

@@ -10,9 +10,9 @@ import pytest
 
 from traces.phase import Phase
 from traces.routing import RoutingTrace
-from traces.statistics.locality import expert_counts, expert_reuse, layer_entropy_bits, trace_statistics
+from traces.statistics.locality import expert_counts, expert_reuse, trace_statistics
 from traces.synthesis.dials import Dials, synthesize_routing, token_layout
-from traces.synthesis.fitting import FittedStatistic, _Moments, _moved, fit_dials
+from traces.synthesis.fitting import FittedStatistic, _Moments, _moved, collision_entropy, fit_dials
 
 SHAPE: dict[str, Any] = {"n_moe_layers": 3, "n_encoder_moe_layers": 0, "n_experts": 6, "top_k": 2, "input_tokens": 3,
                          "output_tokens": 3, "batch": 2}  # fmt: skip
@@ -32,13 +32,16 @@ def test_a_dial_moves_by_the_shortfall_of_its_moment_and_stays_within_its_range(
 
 def moments(**changes: Any) -> _Moments:
     plain: dict[str, Any] = {
-        "entropy": np.array([2.0, 4.0]),
+        "collision_entropy": np.array([2.0, 4.0]),
         "reuse": 0.5,
         "late_reuse": 0.4,
         "following": 0.2,
         "distinct": 8.0,
     }
     return _Moments(**(plain | changes))
+
+
+EVERY = frozenset({"collision_entropy", "reuse", "late_reuse", "following", "distinct"})
 
 
 def test_traces_are_as_far_apart_as_their_fitted_moments() -> None:
@@ -48,18 +51,18 @@ def test_traces_are_as_far_apart_as_their_fitted_moments() -> None:
         ({"following": 0.1}, 0.5, 0.5, 0.5),
         ({"late_reuse": 0.5}, 0.25, 0.25, 0.0),
         ({"distinct": 10.0}, 0.25, 0.0, 0.0),
-        ({"entropy": np.array([2.5, 3.0])}, 0.25, 0.25, 0.25),
+        ({"collision_entropy": np.array([2.5, 3.0])}, 0.25, 0.25, 0.25),
         ({"reuse": math.nan, "following": 0.3}, 0.5, 0.5, 0.5),
         ({"reuse": 0.0, "late_reuse": 0.0}, 2.0, 2.0, 1.0),
     ):
         other = moments(**changes)
-        assert one.distance(other, True, False) == pytest.approx(whole)
-        assert one.distance(other, True, True) == pytest.approx(part)
-        assert one.distance(other, False, False) == pytest.approx(fewest)
-        assert one.distance(other, False, True) == pytest.approx(fewest)
-    assert moments(reuse=0.0).distance(moments(reuse=0.3), False, False) == pytest.approx(0.3)  # 0 is no scale
-    flat = moments(entropy=np.zeros(2))
-    assert flat.distance(moments(entropy=np.full(2, 1e-9)), False, False) == pytest.approx(1.0)
+        assert one.distance(other, EVERY) == pytest.approx(whole)
+        assert one.distance(other, EVERY - {"distinct"}) == pytest.approx(part)
+        assert one.distance(other, EVERY - {"distinct", "late_reuse"}) == pytest.approx(fewest)
+    assert moments(reuse=0.0).distance(moments(reuse=0.3), EVERY) == pytest.approx(0.3)  # 0 is no scale
+    assert one.distance(moments(collision_entropy=np.zeros(2)), EVERY - {"collision_entropy"}) == 0
+    flat = moments(collision_entropy=np.zeros(2))
+    assert flat.distance(moments(collision_entropy=np.full(2, 1e-9)), EVERY) == pytest.approx(1.0)
 
 
 def test_a_fitted_statistic_says_by_how_much_it_is_off() -> None:
@@ -76,12 +79,15 @@ def recorded() -> RoutingTrace:
 @pytest.mark.parametrize(
     ("how", "fitted"),
     [
-        ({"all_dials": False}, {"reuse at lag 1", "mean entropy (bits)", "layer following"}),
-        ({"every_expert": True}, {"reuse at lag 1", "mean entropy (bits)", "layer following", "reuse at lag 8"}),
+        ({"all_dials": False}, {"reuse at lag 1", "mean collision entropy (bits)", "layer following"}),
+        (
+            {"every_expert": True},
+            {"reuse at lag 1", "mean collision entropy (bits)", "layer following", "reuse at lag 8"},
+        ),
         (
             {},
             {
-                "reuse at lag 1", "mean entropy (bits)", "layer following", "reuse at lag 8",
+                "reuse at lag 1", "mean collision entropy (bits)", "layer following", "reuse at lag 8",
                 "distinct experts, batch 32",
             },
         ),
@@ -97,7 +103,7 @@ def test_a_fit_says_what_it_was_fitted_to_and_how_near_it_comes(how: dict[str, b
     assert said["mean entropy (bits)"] == pytest.approx(float(np.mean(statistics.entropy_bits)))
     assert said["distinct experts, batch 4"] == statistics.distinct_experts[4]
     assert said["LRU hit rate, 50% of experts"] == statistics.lru_hit_rate[0.5]
-    assert len(said) == 2 + 2 + 5 + 2
+    assert len(said) == 2 + 3 + 5 + 2
     for row in found.comparisons:
         if row.fitted:
             assert abs(row.relative) < 0.05, row
@@ -151,5 +157,33 @@ def test_imitations_are_as_long_as_what_they_imitate() -> None:
     assert imitation.n_experts == 12
     assert imitation.provenance.model == "toy"
     assert set(imitation.phase.tolist()) == {Phase.DECODE}
-    bits = layer_entropy_bits(expert_counts(decoded))
-    assert _Moments.of(decoded).entropy.tolist() == bits.tolist()
+    bits = collision_entropy(expert_counts(decoded))
+    assert _Moments.of(decoded).collision_entropy.tolist() == bits.tolist()
+
+
+def test_collision_entropy_is_of_the_chance_that_two_choices_are_of_one_expert() -> None:
+    assert collision_entropy(np.array([[2, 2, 2, 2], [4, 0, 0, 0], [3, 1, 0, 0]])) == pytest.approx(
+        [2.0, 0.0, -math.log2(10 / 16)]
+    )
+
+
+def test_one_sequence_does_not_tell_its_popularity_from_that_of_others() -> None:
+    from traces.recorded.dials import recorded_default
+
+    alone = recorded().of_sequences([3])
+    found = fit_dials(alone, np.random.default_rng(0), every_expert=True)
+    assert set(np.atleast_1d(found.dials.zipf_exponent)) == {recorded_default().zipf_exponent}
+    assert not any(row.fitted for row in found.comparisons if "entropy" in row.name)
+    told = fit_dials(alone, np.random.default_rng(0), every_expert=True, exponent=0.9, correlation=0.1)
+    assert (told.dials.zipf_exponent, told.dials.layer_correlation) == ((0.9,) * 3, 0.1)
+    assert {row.name for row in told.comparisons if row.fitted} == {"reuse at lag 1", "reuse at lag 8"}
+    without = fit_dials(alone, np.random.default_rng(0), all_dials=False).dials
+    assert len(set(np.atleast_1d(without.zipf_exponent))) > 1
+
+
+def test_a_fit_finds_how_far_sequences_differ() -> None:
+    trace = made(Dials(0.6, 0.15, 0.0, 1.0, 0.8), n_experts=48, top_k=4, output_tokens=200, batch=12, seed=4)
+    dials = fit_dials(trace, np.random.default_rng(0), every_expert=True).dials
+    assert dials.sequence_affinity == pytest.approx(0.8, abs=0.06)
+    assert dials.repeat_probability == pytest.approx(0.15, abs=0.03)
+    assert np.mean(dials.zipf_exponent) == pytest.approx(0.6, abs=0.15)

@@ -6,29 +6,22 @@ import numpy as np
 import pytest
 
 import pregate
-from pregate.ask.decode_middle import DECODED
 from pregate.card.job import RequestLoad, workpiece
 from pregate.card.speed_limit import speed_limit
 from traces.phase import Phase
 from traces.statistics.popularity import popularity_of
 
 
-@pytest.mark.parametrize("name", ["mixtral-8x7b", "switch-base-16"])
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "switch-base-16", "qwen3-30b-a3b"])
 @pytest.mark.parametrize(("input_tokens", "batch"), [(8, 1), (300, 1), (100, 4)])
-def test_popularity_is_counted_on_256_tokens_a_layer_at_least(name: str, input_tokens: int, batch: int) -> None:
+def test_popularity_is_that_of_the_traffic_and_not_of_what_is_timed(name: str, input_tokens: int, batch: int) -> None:
     model = pregate.load_model(name)
-    counts = workpiece(model, RequestLoad(input_tokens, 40, batch)).popularity.counts
-    assert counts.sum(axis=1).min() >= 256 * model.top_k
-
-
-def test_the_tokens_of_an_answer_that_are_timed_are_not_counted() -> None:
-    model = pregate.load_model("switch-base-16")
-    work = workpiece(model, RequestLoad(256, DECODED))
-    whole = pregate.synthesize(model, 256, DECODED + 256)
-    np.testing.assert_array_equal(work.tokens.experts, whole.experts[: work.tokens.n_tokens])
-    decoder = slice(model.n_encoder_moe_layers, None)
-    kept = popularity_of(whole).counts[decoder] - popularity_of(work.tokens).counts[decoder]
-    np.testing.assert_array_equal(work.popularity.counts[decoder], kept)
+    found = workpiece(model, RequestLoad(input_tokens, 40, batch)).popularity
+    other = workpiece(model, RequestLoad(32, 2)).popularity
+    np.testing.assert_array_equal(found.counts, other.counts)
+    assert found.counts.sum(axis=1) == pytest.approx(1.0)
+    given = popularity_of(pregate.synthesize(model, 64, 2, seed=3))
+    assert workpiece(model, RequestLoad(input_tokens, 40, batch), popularity=given).popularity is given
 
 
 def test_both_phases_of_a_trace_are_counted() -> None:
