@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -149,7 +150,10 @@ def test_the_folder_is_bounded_and_the_longest_unused_goes_first(tmp_path: Path)
         past = time.time() - 100 + seed
         os.utime(tmp_path / f"{key_of(asked(seed=seed))}.safetensors", (past, past))
     assert roomy.load(key_of(asked(seed=0))) is not None  # used now
-    bounded = ScheduleCache(tmp_path, sizes(tmp_path))
+    ScheduleCache(tmp_path / "other").store(key_of(asked(seed=3)), decoded[3])
+    oldest = (tmp_path / f"{key_of(asked(seed=1))}.safetensors").stat().st_size
+    bounded = ScheduleCache(tmp_path, sizes(tmp_path) + max(sizes(tmp_path / "other") - oldest, 0))
+    shutil.rmtree(tmp_path / "other")
     bounded.store(key_of(asked(seed=3)), decoded[3])
     found = [bounded.load(key_of(asked(seed=seed))) is not None for seed in range(4)]
     assert found == [True, False, True, True]
