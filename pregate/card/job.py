@@ -111,7 +111,7 @@ def recorded_job(
         timed,
         timed,
         measure_workload(model, trace.steps()),
-        popularity or shared_popularity(trace) or popularity_of(trace),
+        popularity or popularity_of(trace),
     )
 
 
