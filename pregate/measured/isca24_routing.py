@@ -94,7 +94,7 @@ def natural_routing(
     for i in range(n_decoding):
         used = rng.permutation(model.n_experts)[: n_used[i]]
         experts[decoding, n_encoding + i, 0] = used[chosen[i]]
-    return dataclasses.replace(trace, experts=experts)
+    return dataclasses.replace(trace, experts=experts, popularity=None)
 
 
 def _popularity(n_experts: int, log_sd: float) -> NDArray[np.float64]:
