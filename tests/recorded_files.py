@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from traces.errors import InvalidFile
 from traces.importers import ModelShape, import_trace
@@ -121,6 +122,41 @@ def scores_npz() -> bytes:
     return npz(router_logits=scores)
 
 
+def layers_of(value: Callable[[int], Any], name: str = "layers.{}.topk_ids") -> dict[str, Any]:
+    return {name.format(layer): value(layer) for layer in range(2)}
+
+
+def chosen(layer: int) -> Any:
+    return EXPERTS[:, layer].astype(np.int32)
+
+
+def scores(layer: int) -> Any:
+    found = np.full((5, 4), -1.0, np.float32)
+    for t in range(5):
+        found[t, EXPERTS[t, layer]] = (2.0, 1.0)
+    return found
+
+
+def tensors(value: Callable[[int], Any]) -> dict[int, Any]:
+    torch = pytest.importorskip("torch")
+    return {layer: torch.tensor(value(layer)) for layer in range(2)}
+
+
+def generated() -> bytes:
+    """What `generate` returns: a pass of the prompt as a batch of one, then a pass a token."""
+    layers = tensors(scores)
+    return pt(tuple(tuple(layers[i][first:last][None] for i in layers) for first, last in ((0, 3), (3, 4), (4, 5))))
+
+
+def hooked() -> bytes:
+    """A list a module, to which a hook has added what each pass gave."""
+    return pt({f"model.layers.{i}.mlp.gate": [one[:3], one[3:4], one[4:]] for i, one in tensors(scores).items()})
+
+
+def safetensors(arrays: dict[str, Any]) -> bytes:
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
 def mbolt() -> bytes:
     words = [1, 4]
     for first, last in ((0, 3), (3, 4), (4, 5)):
@@ -176,6 +212,37 @@ FILES: dict[str, tuple[str, Callable[[], bytes], Any]] = {
     ),
     "dynamo": ("vllm_completion", lambda: lines(engine_data()), PHASED),
     "dynamo in base85": ("vllm_completion", lambda: lines(engine_data(base64.b85encode)), PHASED),
+    "choices by layer, npz": ("routed_array", lambda: npz(**layers_of(chosen)), DECODED),
+    "choices by layer, safetensors": ("routed_array", lambda: safetensors(layers_of(chosen)), DECODED),
+    "choices by layer, torch": ("routed_array", lambda: pt(tensors(chosen)), DECODED),
+    "choices by layer, json": (
+        "routed_array",
+        lambda: json.dumps(layers_of(lambda layer: chosen(layer).tolist(), "layer_{}")).encode(),
+        DECODED,
+    ),
+    "scores by layer, safetensors": (
+        "router_array", lambda: safetensors(layers_of(scores, "model.layers.{}.mlp.gate")), ([0] * 5, [0] * 5),
+    ),
+    "scores by layer, torch": ("router_array", lambda: pt(tensors(scores)), ([0] * 5, [0] * 5)),
+    "scores of hooks": ("router_array", hooked, ([0] * 5, [0] * 5)),
+    "router logits of generate": ("router_logits", generated, PHASED),
+    "rows of json": (
+        "table",
+        lambda: lines(*({"request_id": "r", "token_pos": t, "layer_id": layer, "experts": e, "weights": [0.6, 0.4],
+                         "phase": "decode" if t > 2 else "prefill"} for t, layer, e in cells())),
+        PHASED,
+    ),
+    "table of slots": (
+        "table",
+        lambda: text("token,layer,expert_0,expert_1", *(f"{t},{i},{e[0]},{e[1]}" for t, i, e in cells())),
+        DECODED,
+    ),
+    "table by token_id": (
+        "table",
+        lambda: text("token_id,layer,expert_ids,weights", *(
+            f"{t},{layer},{e[0]} {e[1]},0.6 0.4" for t, layer, e in cells())),
+        DECODED,
+    ),
     "npy": ("routed_npy", lambda: npy(EXPERTS.astype(np.int32)), DECODED),
     "npz of choices": ("routed_array", lambda: npz(topk_ids=EXPERTS.astype(np.int32)), DECODED),
     "npz of scores": ("router_array", scores_npz, ([0] * 5, [0] * 5)),

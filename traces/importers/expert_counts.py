@@ -3,12 +3,13 @@
 npy           [n_layers, n_experts] (DeepSeek EPLB, MIT), or [n, n_layers, n_experts] summed over n sequences or steps
               (MoE-Infinity's expert activation matrices, Apache-2.0, encoder layers first)
 npz           such an array; of several, the one that has the model's layers and experts
-json          [[...], ...], [n_layers, n_experts] (EPLB); under "logical_count" (what SGLang starts from), or by layer:
+json          [[...], ...], [n_layers, n_experts] (EPLB); under one of `COUNTS`, or by layer:
               {"3": [...]} or {"3": {"expert": count}}, {"model.layers.3.mlp": [...]}, or a line a layer,
               {"layer": 3, "counts": [...]}
 csv           columns `layer`, `expert` and `count` and a row for each, in any order; what has no row was not chosen
-recorder      a file of `torch.save`: a tensor as in npy, or SGLang's recorder in mode stat: `logical_count` [n_steps,
-              n_layers, n_experts]
+recorder      a file of `torch.save`: a tensor as in npy, alone or under one of `COUNTS`; a row a layer (Megatron's
+              `tokens_per_expert`); SGLang's recorder in mode stat, `logical_count` [n_steps, n_layers, n_experts], or
+              per_pass, `global_physical_count` of each pass and which physical expert is which
 imatrix       llama.cpp's importance matrix as GGUF: `counts` of the experts' matrices
 tensorrt_llm  a folder of EXPERT_STATISTIC_PATH: rank*.safetensors of "<iteration>_<layer>" -> int64 [n_experts]
 """
@@ -31,6 +32,7 @@ from traces.importers.imatrix import imatrix_counts
 from traces.importers.recording import ModelShape, refused
 from traces.importers.sniffing import recognise_popularity
 from traces.importers.tables import named_rows
+from traces.importers.tensor_counts import COUNTS, tensor_counts
 from traces.importers.text_lines import (
     MAX_LINE_CHARACTERS,
     json_document,
@@ -64,7 +66,7 @@ def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> Pop
         case "csv":
             recorder, array = "CSV of counts", _from_csv(path)
         case "recorder":
-            recorder, array = "SGLang expert distribution recorder, stat", _from_recorder(path)
+            recorder, array = "tensor of counts", _from_recorder(path)
         case "tensorrt_llm":
             recorder, array = "TensorRT-LLM expert statistic", _from_tensorrt_llm(path)
         case _:
@@ -103,8 +105,9 @@ def _json(path: Path) -> Any:
 def _from_json(path: Path, document: Any) -> NDArray[Any]:
     """A list, one under `logical_count`, or one a layer by its number."""
     if isinstance(document, dict):
-        if "logical_count" in document:
-            return _array(path, document["logical_count"])
+        named = next((key for key in COUNTS if key in document), None)
+        if named is not None:
+            return _array(path, document[named])
         numbers = {key: re.findall(r"\d+", key, re.ASCII) for key in document}
         if not document or not all(len(found) == 1 and len(found[0]) < 5 for found in numbers.values()):
             raise refused(path, "its keys are not numbers of layers")
@@ -114,6 +117,8 @@ def _from_json(path: Path, document: Any) -> NDArray[Any]:
                 _by_expert(path, row, max((len(row) and max(map(_expert, row)) for row in rows), default=0))
                 for row in rows
             ]
+        if any(isinstance(row, list) and row and isinstance(row[0], list) for row in rows):
+            raise refused(path, "a list of lists a layer: no counts, these are a number an expert")
         return _array(path, rows)
     return _array(path, document)
 
@@ -166,11 +171,10 @@ def _from_npz(path: Path, shape: ModelShape) -> NDArray[Any]:
 
 def _from_recorder(path: Path) -> NDArray[Any]:
     document = read_torch_archive(path)
-    if isinstance(document, np.ndarray):
-        return document
-    if not isinstance(document, dict) or not isinstance(document.get("logical_count"), np.ndarray):
-        raise refused(path, "no tensor logical_count: recorded in mode stat?")
-    return np.asarray(document["logical_count"])
+    counts = tensor_counts(document)
+    if counts is None:
+        raise refused(path, f"no tensor {', '.join(COUNTS)}: recorded in mode stat?")
+    return counts
 
 
 def _from_tensorrt_llm(path: Path) -> NDArray[Any]:

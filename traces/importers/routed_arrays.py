@@ -1,11 +1,13 @@
 """Arrays of chosen experts or of router scores, in npy, npz, safetensors, a file of `torch.save` or nested JSON lists.
 
-`routed_array` whole numbers [tokens, layers, k], or layers first where the model says which axis they are
+`routed_array` whole numbers [tokens, layers, k], or layers first where the model says which axis they are; or an array
+               [tokens, k] a layer, under names with the layer's number, no expert twice in a row
 `router_array` scores [layers, tokens, n_experts], stacked or an array a layer, of which the k largest are chosen
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +19,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from traces.importers.arrays import MAX_UNPACKED_BYTES, npy_array, npz_arrays, npz_headers, whole_array
-from traces.importers.recording import ModelShape, refused
+from traces.importers.recording import MAX_CELLS, ModelShape, refused
 from traces.importers.routed_experts import trace_of_tokens
 from traces.importers.router_scores import trace_of_scores
 from traces.importers.text_lines import json_document, regular_file
 from traces.importers.torch_archive import read_torch_archive
 from traces.routing import RoutingTrace
 
-__all__ = ["ROUTED", "import_routed_array", "import_router_array", "kind_of_arrays", "kind_of_npz"]
+__all__ = [
+    "ROUTED", "import_routed_array", "import_router_array", "kind_of_arrays", "kind_of_npz", "kind_of_tensors",
+    "named_arrays",
+]  # fmt: skip
 
 ROUTED = (
     "routed_experts", "experts", "topk_ids", "topk_indices", "selected_experts", "expert_ids", "expert_indices",
@@ -34,6 +39,7 @@ ROUTED = (
 _SCORES = ("router_logits", "logits", "router_scores", "router_probs", "gate_logits", "arr_0", "")
 _OF_A_LAYER = re.compile(r"[\w.]*?(\d{1,4})[a-z_.]*", re.ASCII)
 _MATRIX, _STACK = 2, 3
+_MAX_TOP_K = 256
 
 
 def kind_of_npz(path: Path) -> str | None:
@@ -42,6 +48,8 @@ def kind_of_npz(path: Path) -> str | None:
     whole = any(name in ROUTED and len(form) == _STACK and kind in "iu" for name, (form, kind) in headers.items())
     if whole:
         return "routed_array"
+    if len({form for form, _ in headers.values()}) == 1 and all(kind in "iu" for _, kind in headers.values()):
+        return kind_of_arrays(npz_arrays(path, tuple(headers)))
     forms = {form for form, kind in headers.values() if kind == "f"}
     stacked = len(headers) == 1 and all(len(form) == _STACK for form in forms)
     by_layer = len(headers) > 1 and len(forms) == 1 and len(next(iter(forms))) == _MATRIX
@@ -56,6 +64,8 @@ def kind_of_arrays(arrays: Mapping[str, NDArray[Any]]) -> str | None:
     """
     if any(name in ROUTED and array.ndim == _STACK and array.dtype.kind in "iu" for name, array in arrays.items()):
         return "routed_array"
+    if _choices_by_layer(arrays):
+        return "routed_array"
     if not arrays or not all(array.dtype.kind == "f" and array.size for array in arrays.values()):
         return None
     named = any(name in _SCORES and array.ndim == _STACK for name, array in arrays.items())
@@ -66,11 +76,68 @@ def kind_of_arrays(arrays: Mapping[str, NDArray[Any]]) -> str | None:
     return "router_array" if below or one else None
 
 
+def kind_of_tensors(path: Path, head: bytes) -> str | None:
+    """The format of a safetensors file by its header, which `head` begins with; None: weights of a model, say."""
+    try:
+        header = json.loads(head[8 : 8 + int.from_bytes(head[:8], "little")])
+        sizes = [np.prod(entry["shape"], dtype=np.float64) for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    names = [name for name in header if name != "__metadata__"]
+    if any(name.endswith((".weight", ".bias")) for name in names) or sum(sizes) > MAX_CELLS:
+        return None
+    if not all(name in (*ROUTED, *_SCORES) or _OF_A_LAYER.fullmatch(name) for name in names):
+        return None
+    return kind_of_arrays(_arrays(path))
+
+
+def _choices_by_layer(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether there is a matrix of choices a layer: of one shape, and no expert twice for a token."""
+    shapes = {array.shape for array in arrays.values()}
+    if len(arrays) < 2 or len(shapes) != 1 or not all(_OF_A_LAYER.fullmatch(name) for name in arrays):
+        return False
+    (form,) = shapes
+    whole = len(form) == _MATRIX and 2 <= form[1] <= _MAX_TOP_K and form[0] > 0
+    if not whole or not all(array.dtype.kind in "iu" for array in arrays.values()):
+        return False
+    return all(bool((np.diff(np.sort(array, axis=1), axis=1) != 0).all()) for array in arrays.values())
+
+
+def named_arrays(document: Any) -> dict[str, Any]:
+    """The arrays of a document by name: layers by number where it is a list, passes of a layer one after the other,
+    and without the first axis where that is a batch of one.
+    """
+    items = document.items() if isinstance(document, dict) else enumerate(document) if _is_list(document) else ()
+    if isinstance(document, np.ndarray):
+        return {"": document}
+    return {str(name): _joined(item, stacked=str(name) in ROUTED) for name, item in items}
+
+
+def _joined(item: Any, *, stacked: bool = False) -> Any:
+    if _is_list(item) and item and all(isinstance(part, np.ndarray) for part in item):
+        if stacked and len({part.shape for part in item}) == 1:
+            return np.stack(item)
+        parts = [_joined(part) for part in item]
+        if all(part.ndim == _MATRIX and part.shape[1] == parts[0].shape[-1] for part in parts):
+            return np.concatenate(parts)
+    if isinstance(item, np.ndarray) and item.ndim == _STACK and item.shape[0] == 1:
+        return item[0]
+    return item
+
+
+def _is_list(item: Any) -> bool:
+    return isinstance(item, list | tuple)
+
+
 def import_routed_array(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
     """The routing of one array of choices, all of it decode. Raises `InvalidFile`."""
     arrays = _arrays(path)
     found = [name for name in ROUTED if name in arrays]
     if not found:
+        layers = {name: _matrix(path, name, array) for name, array in arrays.items() if _OF_A_LAYER.fullmatch(name)}
+        if _choices_by_layer(layers):
+            stack = np.stack([layers[name] for name in _in_order(layers)], axis=1)
+            return trace_of_tokens(path, stack, shape)
         raise refused(path, f"no array of {', '.join(ROUTED[:-1])}")
     array = whole_array(path, found[0] or "the array", arrays[found[0]], _STACK)
     return trace_of_tokens(path, _layers_second(path, array, shape, otherwise=1), shape)
@@ -84,12 +151,20 @@ def import_router_array(path: Path, shape: ModelShape = ModelShape()) -> Routing
     else:
         if len({array.shape for array in arrays.values()}) != 1:
             raise refused(path, "its layers' scores are not of one shape")
-        numbers = {name: _OF_A_LAYER.fullmatch(name) for name in arrays}
-        order = sorted(arrays, key=lambda name: int(match[1]) if (match := numbers[name]) else -1)
-        stack = np.stack([arrays[name] for name in order])
+        stack = np.stack([arrays[name] for name in _in_order(arrays)])
     if stack.ndim != _STACK or stack.dtype.kind != "f" or 0 in stack.shape:
         raise refused(path, f"{stack.dtype} {stack.shape} are no scores [layers, tokens, experts]")
     return trace_of_scores(path, list(_layers_second(path, stack, shape, otherwise=0).swapaxes(0, 1)), shape)
+
+
+def _in_order(arrays: Mapping[str, Any]) -> list[str]:
+    """Names by the number of the layer in them."""
+    numbers = {name: _OF_A_LAYER.fullmatch(name) for name in arrays}
+    return sorted(arrays, key=lambda name: int(match[1]) if (match := numbers[name]) else -1)
+
+
+def _matrix(path: Path, name: str, value: Any) -> NDArray[np.int64]:
+    return whole_array(path, name, _joined(value), _MATRIX)
 
 
 def _layers_second(path: Path, array: NDArray[Any], shape: ModelShape, *, otherwise: int) -> NDArray[Any]:
@@ -117,8 +192,7 @@ def _arrays(path: Path) -> dict[str, Any]:
         headers = None if path.suffix in (".pt", ".pth", ".bin") else npz_headers(path)
         if headers:
             return dict(npz_arrays(path, tuple(headers)))
-        document = read_torch_archive(path)
-        return document if isinstance(document, dict) else {"": document}
+        return named_arrays(read_torch_archive(path))
     if head[8:9] == b"{" and head[4:8] == bytes(4):
         try:
             return dict(load_file(path))

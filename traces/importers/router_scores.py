@@ -1,7 +1,8 @@
 """Scores of every expert, of which the model's k largest are chosen: k comes from whoever reads them (`ModelShape`).
 
 `router_logits` a file of `torch.save`: what transformers returns as `router_logits`, L tensors [n_tokens, n_experts] in
-                a tuple or list, or in a dictionary under that name. One sequence, one prefill step
+                a tuple or list, or in a dictionary under that name, a batch of one or flat: one sequence. Of
+                `generate` a tuple of such a pass, of which the first is the prompt
 `gate_csv`      `layer_id,token_id,expert_0,...,expert_<E-1>` with gate probabilities, 0 where not chosen: k is what is
                 not 0; phases are not recorded
 """
@@ -28,16 +29,38 @@ GATE_CSV_HEADER = re.compile(r"layer_id,token_id,expert_0(,expert_\d+)*\s*", re.
 
 def import_router_logits(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
     """The `shape.top_k` largest logits, a prompt of one sequence. Raises `InvalidFile`."""
-    document = read_torch_archive(path)
-    layers = document.get("router_logits") if isinstance(document, dict) else document
-    if not isinstance(layers, list | tuple) or not all(isinstance(layer, np.ndarray) for layer in layers) or not layers:
-        raise refused(path, "no tuple of router_logits, a tensor a layer")
-    return trace_of_scores(path, list(layers), shape)
+    passes = _passes(read_torch_archive(path))
+    if not passes or not all(len(layers) == len(passes[0]) > 0 for layers in passes):
+        raise refused(path, "no tuple of router_logits, a tensor a layer, or one of such a pass")
+    for layers in passes:
+        if {layer.shape[-1:] for layer in layers} != {passes[0][0].shape[-1:]} or len(layers[0].shape) != 2:
+            raise refused(path, f"router_logits are not {len(layers)} tensors [n_tokens, n_experts] of one shape")
+    lengths = [len(layers[0]) for layers in passes]
+    phase = np.repeat([Phase.PREFILL, *[Phase.DECODE] * (len(passes) - 1)], lengths)
+    try:
+        whole = [np.concatenate([layers[i] for layers in passes]) for i in range(len(passes[0]))]
+    except ValueError as error:
+        raise refused(path, "router_logits of a layer differ in axes from pass to pass") from error
+    return trace_of_scores(path, whole, shape, phase)
 
 
-def trace_of_scores(path: Path, layers: list[NDArray[Any]], shape: ModelShape) -> RoutingTrace:
-    """The `shape.top_k` largest scores of each layer [n_tokens, n_experts], a prompt of one sequence. Raises
-    `InvalidFile`.
+def _passes(document: Any) -> list[list[NDArray[Any]]]:
+    """The tensors of each layer, of each forward pass; empty for another document."""
+    if isinstance(document, dict):
+        document = document.get("router_logits")
+    if not isinstance(document, list | tuple):
+        return []
+    if all(isinstance(layer, np.ndarray) for layer in document):
+        return [[layer[0] if layer.ndim == 3 and len(layer) == 1 else layer for layer in document]]
+    inner = [_passes(one) for one in document if isinstance(one, list | tuple | dict)]
+    return [layers for passes in inner for layers in passes] if len(inner) == len(document) else []
+
+
+def trace_of_scores(
+    path: Path, layers: list[NDArray[Any]], shape: ModelShape, phase: NDArray[Any] | None = None
+) -> RoutingTrace:
+    """The `shape.top_k` largest scores of each layer [n_tokens, n_experts], of one sequence; a prompt where `phase`
+    says nothing. Raises `InvalidFile`.
     """
     form = layers[0].shape
     if len(form) != 2 or 0 in form or any(layer.shape != form or layer.dtype.kind != "f" for layer in layers):
@@ -48,14 +71,15 @@ def trace_of_scores(path: Path, layers: list[NDArray[Any]], shape: ModelShape) -
         raise refused(path, f"more than {MAX_CELLS} choices: split the recording")
     experts = np.stack([np.argsort(-layer, axis=1, kind="stable")[:, : shape.top_k] for layer in layers], axis=1)
     n_tokens = form[0]
+    note = "taken as one prompt" if phase is None else "taken as one sequence"
     return recorded_trace(
         path,
-        Origin("transformers router_logits", n_experts=form[1], notes=("taken as one prompt",)),
+        Origin("transformers router_logits", n_experts=form[1], notes=(note,)),
         shape,
         experts=experts,
         sequence=np.zeros(n_tokens, np.int32),
         position=np.arange(n_tokens),
-        phase=np.full(n_tokens, Phase.PREFILL, np.int8),
+        phase=np.full(n_tokens, Phase.PREFILL, np.int8) if phase is None else phase.astype(np.int8),
     )
 
 

@@ -15,9 +15,10 @@ from traces.importers.arrays import npy_array, npz_names
 from traces.importers.json_rows import TOKEN_KEYS
 from traces.importers.llama_cpp import ACTIVATIONS_HEADER, RANKS_HEADER, SERVER_LOG_HEADER
 from traces.importers.plain_formats import PLAIN_CSV, PLAIN_NPZ
-from traces.importers.routed_arrays import ROUTED, kind_of_arrays, kind_of_npz
+from traces.importers.routed_arrays import kind_of_arrays, kind_of_npz, kind_of_tensors, named_arrays
 from traces.importers.router_scores import GATE_CSV_HEADER
-from traces.importers.tables import columns
+from traces.importers.tables import columns, json_names
+from traces.importers.tensor_counts import COUNTS, tensor_counts
 from traces.importers.text_lines import regular_file
 from traces.importers.torch_archive import read_torch_archive
 
@@ -86,14 +87,16 @@ def recognise_popularity(path: Path) -> str | None:
     if head.startswith(b"GGUF"):
         return "imatrix"
     if head.startswith(b"PK\x03\x04"):
-        return "recorder" if _is_torch(path) else "npz"
+        if _is_torch(path):
+            return None if tensor_counts(read_torch_archive(path)) is None else "recorder"
+        return "npz"
     text = head.removeprefix(b"\xef\xbb\xbf")
     first = next((line for line in text.decode(errors="replace").splitlines() if not line.startswith("#")), "")
     if {"layer", "experts", "count"} <= set(columns(first) or ()):
         return "csv"
     opens = (
         rb"\s*(\[\s*\[\s*\[?\s*[-\d]"
-        rb'|\{\s*"(logical_count|\d+)"\s*:|\{\s*"[\w.]*\d[\w.]*"\s*:\s*[\[{]'
+        rb'|\{\s*"(' + "|".join(COUNTS).encode() + rb'|\d+)"\s*:|\{\s*"[\w.]*\d[\w.]*"\s*:\s*[\[{]'
         rb'|\{\s*"layer"\s*:\s*\d+\s*,\s*"counts?"\s*:\s*\[)'
     )
     return "json" if re.match(opens, text) else None
@@ -117,8 +120,7 @@ def _routing(path: Path, head: bytes) -> str | None:
     if head.startswith(b"RTRACE01"):
         return "rtrace01"
     if head[8:9] == b"{" and head[4:8] == bytes(4):  # how long the header is, of which text has no zeros
-        foreign = OWN_MARK not in head and any(b'"%s"' % name.encode() in head for name in ROUTED if name)
-        return "routed_array" if foreign else OWN_FORMAT
+        return (OWN_MARK not in head and kind_of_tensors(path, head)) or OWN_FORMAT
     if head.startswith(b"PK\x03\x04"):
         return _of_torch(path) if _is_torch(path) else _of_npz(path)
     if head.startswith(b"\x93NUMPY"):
@@ -138,11 +140,16 @@ def _of_torch(path: Path) -> str | None:
         return kind_of_arrays({"": document})
     if not isinstance(document, dict):
         return None
+    records = document.get("records")
+    if isinstance(records, list) and records and isinstance(records[0], dict) and _CHOICES not in records[0]:
+        return None
     known = next((name for key, name in _TORCH_KEYS.items() if isinstance(document.get(key), list | tuple)), None)
-    return known or kind_of_arrays({key: item for key, item in document.items() if isinstance(item, np.ndarray)})
+    arrays = {key: item for key, item in named_arrays(document).items() if isinstance(item, np.ndarray)}
+    return known or kind_of_arrays(arrays)
 
 
 _TORCH_KEYS = {"records": "sglang_recorder", "router_logits": "router_logits"}
+_CHOICES = "topk_ids_of_layer"
 
 
 def _of_npz(path: Path) -> str | None:
@@ -178,7 +185,7 @@ def _of_text(head: bytes) -> str | None:
         return "llama_moe_trace"
     if {"position", "layer", "experts"} <= set(columns(first) or ()):
         return "table"
-    if re.match(r"(\[\s*){3}\d", text):
+    if re.match(r'((\[\s*){3}|\{\s*"[\w.]*\d[\w.]*"\s*:\s*(\[\s*){2})\d', text, re.ASCII):
         return "routed_array"
     return _of_json(text, first) if text.startswith(("{", "[")) else None
 
@@ -198,7 +205,7 @@ def _of_json(text: str, first: str) -> str | None:
 
 
 def _of_record(record: Mapping[str, Any]) -> str | None:
-    if record.get("type") in ("meta", "route") or "topk_ids" in record:
+    if record.get("type") in ("meta", "route"):
         return "vllm_route_log"
     if str(record.get("format", "")).startswith("moe-cache-lab") or record.get("record_type") is not None:
         return "moe_cache_lab"
@@ -208,6 +215,8 @@ def _of_record(record: Mapping[str, Any]) -> str | None:
     nested = (record.get(key) for key in TOKEN_KEYS)
     if any(isinstance(item, list) and item and isinstance(item[0], list) for item in nested):
         return "token_lines"
+    if {"position", "layer", "experts"} <= set(json_names(record) or ()):
+        return "table"
     answers = {
         "routed_experts",
         "prompt_routed_experts",

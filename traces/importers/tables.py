@@ -1,7 +1,9 @@
 """Tables of routing with columns in any order, under the names that recorders give them.
 
-One row a choice (`layer,token,expert`), a row a token and layer with its experts in one cell (`"[3, 7]"` or `3 7`), by
-commas, semicolons or tabs. Columns that nobody knows here are left out; without a phase every token counts as decode,
+One row a choice (`layer,token,expert`), a row a token and layer with its experts in one cell (`"[3, 7]"` or `3 7`) or
+in columns of their own (`expert_0,expert_1`), by commas, semicolons or tabs; or such rows as JSON lines. `token_id` is
+the position where its numbers are 0 to n - 1, as no ids of a vocabulary are. Columns that nobody knows here are left
+out; without a phase every token counts as decode,
 without a sequence all rows are of one, without a slot experts stand in the order of their rows.
 """
 
@@ -9,27 +11,35 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
-from traces.importers.text_lines import text_lines, whole_numbers
+from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_lines, text_lines, whole_numbers
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["columns", "import_table", "named_rows"]
+__all__ = ["columns", "import_table", "json_names", "named_rows"]
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    "sequence": ("sequence", "seq", "seq_id", "sequence_id", "request", "request_id", "req_id", "sample", "prompt_id"),
+    "sequence": (
+        "sequence", "seq", "seq_id", "sequence_id", "request", "request_id", "req_id", "sample", "prompt_id",
+        "rid", "sample_id", "sample_idx", "conversation_id",
+    ),
     "phase": ("phase", "stage"),
     "position": ("position", "pos", "token", "token_idx", "token_index", "token_pos", "token_position", "t"),
+    "token_id": ("token_id",),
     "layer": ("layer", "layer_id", "layer_idx", "layer_index", "moe_layer", "l"),
     "slot": ("slot", "rank", "k", "topk_idx", "choice"),
     "experts": (
         "expert", "expert_id", "expert_idx", "expert_index", "experts", "expert_ids", "topk_ids", "selected_experts",
-        "topk_experts", "e",
+        "topk_experts", "top_k_experts", "topk_indices", "router_indices", "selected", "chosen", "e",
     ),
-    "weight": ("weight", "gate_weight", "score", "prob", "probability", "router_weight"),
+    "weight": (
+        "weight", "gate_weight", "score", "prob", "probability", "router_weight", "weights", "gate_weights", "scores",
+        "probs", "topk_weights", "selected_probs",
+    ),
     "count": ("count", "counts", "n", "hits", "freq", "frequency", "activations"),
 }  # fmt: skip
 """Our name of a column: what recorders call it."""
@@ -39,6 +49,8 @@ _PHASES = {
     "1": Phase.DECODE, "decode": Phase.DECODE, "generated": Phase.DECODE, "generation": Phase.DECODE,
 }  # fmt: skip
 _MAX_SLOTS = 256
+_CELL = re.compile(r"[^\s,;|\[\]()]+")
+_OF_A_SLOT = re.compile(r"(?:expert|e|topk|top)_?(\d{1,3})(?:_id)?", re.ASCII)
 
 
 def columns(header: str) -> dict[str, int] | None:
@@ -54,7 +66,47 @@ def columns(header: str) -> dict[str, int] | None:
                 if name in found:
                     return None
                 found[name] = place
+    if "experts" not in found:
+        slots = {int(match[1]): place for place, word in enumerate(words) if (match := _of_slot(word))}
+        if len(slots) > 1 and sorted(slots) in (list(range(len(slots))), list(range(1, len(slots) + 1))):
+            found |= {"experts": min(slots.values())} | {f"slot {slot}": place for slot, place in slots.items()}
+    if "position" not in found and "token_id" in found:
+        found["position"] = found["token_id"]
     return found
+
+
+def _of_slot(word: str) -> re.Match[str] | None:
+    return _OF_A_SLOT.fullmatch(word.strip().lower())
+
+
+def _row(fields: list[str], places: dict[str, int]) -> dict[str, str]:
+    """A row by our names; experts that stand in columns of their own in one field."""
+    row = {name: fields[place].strip() for name, place in places.items()}
+    slots = sorted((int(name[5:]), name) for name in row if name.startswith("slot "))
+    return row | ({"experts": " ".join(row[name] for _, name in slots)} if slots else {})
+
+
+def json_names(record: Mapping[str, Any]) -> dict[str, int] | None:
+    """As `columns`, of the keys of a JSON object."""
+    return columns(",".join(record)) if record and all(re.fullmatch(r"\w+", key, re.ASCII) for key in record) else None
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    for number, record in json_lines(path):
+        places = json_names(record)
+        if places is None or not {"position", "layer", "experts"} <= set(places):
+            raise refused(path, "a token, a layer and its experts are needed, once each", number)
+        fields = [_field(path, number, item) for item in record.values()]
+        yield number, _row(fields, places)
+
+
+def _field(path: Path, number: int, item: Any) -> str:
+    """A value as the text that a table has for it."""
+    if not isinstance(item, list):
+        return "" if item is None else str(item)
+    if not all(type(one) in (int, float) for one in item):
+        raise refused(path, f"{str(item)[:40]} is no list of numbers", number)
+    return " ".join(map(str, item))
 
 
 def named_rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -73,7 +125,7 @@ def named_rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[
             raise refused(path, f"no row of a table ({error}): {line[:60]!r}", number) from error
         if len(fields) != n_fields:
             raise refused(path, f"{len(fields)} fields, not {n_fields}: {line[:60]!r}", number)
-        yield number, {name: fields[place].strip() for name, place in places.items()}
+        yield number, _row(fields, places)
 
 
 def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
@@ -82,11 +134,15 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
     sequences: dict[str, int] = {}
     slots: dict[tuple[int, int, int, int], int] = {}
     phased = False
-    for number, row in named_rows(path, ("position", "layer", "experts")):
+    positions: set[int] = set()
+    json_text = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))[1].startswith("{")
+    for number, row in _json_rows(path) if json_text else named_rows(path, ("position", "layer", "experts")):
         position, layer = whole_numbers(path, number, [row["position"], row["layer"]])
-        experts = whole_numbers(path, number, re.findall(r"[^\s,;|\[\]()]+", row["experts"]))
+        experts = whole_numbers(path, number, _CELL.findall(row["experts"]))
         sequence = sequences.setdefault(row.get("sequence", ""), len(sequences))
         phase = _phase(path, number, row.get("phase"))
+        if "token_id" in row and row["position"] == row["token_id"]:
+            positions.add(position)
         phased = "phase" in row
         place = (sequence, phase, position, layer)
         if "slot" in row:
@@ -96,8 +152,11 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
             slots[place] = slot + len(experts)
         if not 0 <= slot < _MAX_SLOTS:
             raise refused(path, f"slot {slot} is not 0 to {_MAX_SLOTS - 1}", number)
-        weights = [_weight(path, number, row["weight"])] if "weight" in row and len(experts) == 1 else None
-        rows.add(number, sequence, phase, position, layer, experts, weights, first_slot=slot)
+        weights = [_weight(path, number, word) for word in _CELL.findall(row.get("weight", ""))]
+        weights = weights if len(weights) == len(experts) else []
+        rows.add(number, sequence, phase, position, layer, experts, weights or None, first_slot=slot)
+    if positions and len(positions) != max(positions) + 1:
+        raise refused(path, "token_id is not 0 to n - 1: ids of a vocabulary? Name the column of places position")
     notes = () if phased else ("phases are not recorded: every token counts as decode",)
     return rows.trace(Origin("table of choices", notes=notes), shape)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,53 @@ def test_what_is_no_count_is_one_clear_line(document: Any, expected: str, tmp_pa
     (tmp_path / "f.json").write_text(json.dumps(document))
     with pytest.raises(InvalidFile, match=expected):
         import_popularity(tmp_path / "f.json")
+
+
+def by_pass() -> dict[str, Any]:
+    """SGLang in mode per_pass: physical experts, here the other way round, and one of them twice."""
+    torch = pytest.importorskip("torch")
+    logical = torch.tensor([[3, 2, 1, 0, 0]] * 2)
+    passes = [[[2, 2, 3, 1, 1], [1, 3, 3, 0, 2]], [[0, 0, 0, 1, 0], [1, 0, 0, 0, 0]]]
+    records = [{"forward_pass_id": i, "global_physical_count": torch.tensor(one)} for i, one in enumerate(passes)]
+    return {"records": records, "last_physical_to_logical_map": logical}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda torch: {"expert_load": torch.tensor(COUNTS)},
+        lambda torch: {f"decoder.layers.{i}.mlp.router.tokens_per_expert": torch.tensor(COUNTS[i]) for i in (1, 0)},
+        lambda torch: {i: torch.tensor(COUNTS[i]) for i in (1, 0)},
+        lambda torch: by_pass(),
+    ],
+)
+def test_tensors_of_counts_stand_under_a_name_by_layer_or_by_pass(made: Callable[[Any], Any], tmp_path: Path) -> None:
+    path = tmp_path / "t.pt"
+    path.write_bytes(pt(made(pytest.importorskip("torch"))))
+    assert np.array_equal(import_popularity(path).counts, COUNTS)
+    with pytest.raises(InvalidFile, match="counts of experts, not a routing trace: give it to --popularity"):
+        import_trace(path)
+
+
+def test_tensors_that_are_neither_are_not_sent_to_popularity(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "t.pt"
+    path.write_bytes(pt({"weight": torch.ones(3, 4), "bias": torch.ones(3)}))
+    with pytest.raises(InvalidFile, match="not a routing trace of a known format"):
+        import_trace(path)
+    with pytest.raises(InvalidFile, match="not a table of expert counts"):
+        import_popularity(path)
+
+
+@pytest.mark.parametrize("broken", [{"last_physical_to_logical_map": None}, {"records": []}])
+def test_counts_of_passes_that_lack_a_part_are_refused(broken: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "t.pt"
+    path.write_bytes(pt(by_pass() | broken))
+    with pytest.raises(InvalidFile, match="not a table of expert counts"):
+        import_popularity(path)
+
+
+def test_counts_stand_under_any_of_their_names_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({"tokens_per_expert": COUNTS.tolist()}))
+    assert np.array_equal(import_popularity(path).counts, COUNTS)

@@ -208,3 +208,39 @@ def test_a_trace_of_no_stated_model_is_told_of_without_one(tmp_path: Path) -> No
     path.write_text(table(ROWS, COLUMNS))
     with pytest.raises(InvalidInput, match=r"^the trace has n_moe_layers = 2, model switch-base-8"):
         import_trace(path).check_model(load_architecture("switch-base-8"))
+
+
+def test_ids_of_a_vocabulary_are_no_positions(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("token_id,layer,experts\n15043,0,1 2\n29892,0,0 3\n")
+    with pytest.raises(InvalidFile, match="token_id is not 0 to n - 1: ids of a vocabulary"):
+        import_trace(path)
+
+
+def test_a_list_in_a_row_of_json_holds_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"token": 0, "layer": 0, "expert_ids": [1, "x"]}\n')
+    with pytest.raises(InvalidFile, match=r"line 1: .* is no list of numbers"):
+        import_trace(path)
+
+
+def test_a_matrix_a_layer_where_an_expert_comes_twice_is_no_choice(tmp_path: Path) -> None:
+    """[n_steps, n_experts] of counts, which have the same axes."""
+    path = tmp_path / "t.npz"
+    np.savez(path, layer_0=np.array([[3, 3, 1, 0]]), layer_1=np.array([[1, 1, 2, 3]]))
+    with pytest.raises(InvalidFile, match="counts of experts, not a routing trace"):
+        import_trace(path)
+
+
+def test_lists_of_choices_a_layer_are_no_counts(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text('{"layer_0": [[1, 1], [2, 3]], "layer_1": [[0, 1], [2, 3]]}')
+    with pytest.raises(InvalidFile, match="no counts, these are a number an expert"):
+        import_popularity(path)
+
+
+def test_weights_of_a_model_are_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({f"model.layers.{i}.mlp.down_proj.weight": -np.eye(4, dtype=np.float16) for i in range(2)}, path)
+    with pytest.raises(InvalidFile, match="not a pregate-routing-trace"):
+        import_trace(path)
