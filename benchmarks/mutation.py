@@ -33,43 +33,43 @@ EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.json"
 SOURCES = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces", "compiled")
 
 _MEMORY = tuple(
-    f"tests/unit/offload/test_{name}.py"
+    f"tests/unit/offload/{name}.py"
     for name in (
-        "memory",
-        "memory_copies",
-        "memory_guesses",
-        "memory_pieces",
-        "memory_runs",
-        "memory_swaps",
-        "low_copies",
-        "tiers",
-        "misses",
+        "slots/test_memory",
+        "slots/test_memory_copies",
+        "slots/test_memory_guesses",
+        "slots/test_memory_pieces",
+        "slots/test_memory_runs",
+        "slots/test_memory_swaps",
+        "slots/test_low_copies",
+        "slots/test_tiers",
+        "answers/test_misses",
     )
 )
-_DECODE = tuple(f"tests/unit/offload/test_decode{part}.py" for part in ("_by_hand", "_passes", ""))
-_PRODUCTS = ("tests/unit/hwmodels/test_products_longhand.py",)
-_ATTENTION = ("tests/unit/hwmodels/test_attention_longhand.py",)
-_SYNTHESIS = ("tests/unit/traces/test_synthesis_by_hand.py", "tests/unit/traces/test_synthesis.py")
+_DECODE = tuple(f"tests/unit/offload/decoding/test_decode{part}.py" for part in ("_by_hand", "_passes", ""))
+_PRODUCTS = ("tests/unit/hwmodels/laws/test_products_longhand.py",)
+_ATTENTION = ("tests/unit/hwmodels/laws/test_attention_longhand.py",)
+_SYNTHESIS = ("tests/unit/traces/synthesis/test_synthesis_by_hand.py", "tests/unit/traces/synthesis/test_synthesis.py")
 
 TARGETS = {
     "offload/work.py": ("tests/unit/offload/test_work.py",),
     "offload/metrics.py": ("tests/unit/offload/test_metrics.py", "tests/unit/offload/test_metrics_drafts.py"),
     "offload/caches/eviction.py": (
-        "tests/unit/offload/test_eviction.py",
-        "tests/unit/offload/test_ranked_evictions.py",
-        "tests/unit/offload/test_residency.py",
+        "tests/unit/offload/caches/test_eviction.py",
+        "tests/unit/offload/caches/test_ranked_evictions.py",
+        "tests/unit/offload/caches/test_residency.py",
     ),
     "offload/placing/footprint.py": (
-        "tests/unit/offload/test_footprint.py",
-        "tests/unit/offload/test_footprint_parts.py",
-        "tests/unit/offload/test_placement.py",
-        "tests/unit/offload/test_placement_memory.py",
+        "tests/unit/offload/placing/test_footprint.py",
+        "tests/unit/offload/placing/test_footprint_parts.py",
+        "tests/unit/offload/placing/test_placement.py",
+        "tests/unit/offload/placing/test_placement_memory.py",
     ),
     "offload/gate_output.py": ("tests/unit/offload/test_gate_output.py",),
-    "offload/caches/admission.py": ("tests/unit/offload/test_ranked_evictions.py",),
-    "offload/caches/eviction_ranked.py": ("tests/unit/offload/test_ranked_evictions.py",),
-    "offload/caches/ranks_by_use.py": ("tests/unit/offload/test_ranked_evictions.py",),
-    "offload/caches/ranks_by_gates.py": ("tests/unit/offload/test_ranked_evictions.py",),
+    "offload/caches/admission.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
+    "offload/caches/eviction_ranked.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
+    "offload/caches/ranks_by_use.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
+    "offload/caches/ranks_by_gates.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
     "offload/slots/memory.py": _MEMORY,
     "offload/slots/held.py": _MEMORY,
     "offload/slots/waiting.py": _MEMORY,
@@ -79,59 +79,62 @@ TARGETS = {
     "offload/decode.py": _DECODE,
     "offload/decoding/decode_loop.py": (
         *_DECODE,
-        "tests/unit/offload/test_decode_loop.py",
+        "tests/unit/offload/decoding/test_decode_loop.py",
         "tests/unit/offload/test_granularity.py",
-        "tests/unit/offload/test_micro_batches.py",
-        "tests/unit/traces/test_speculation.py",
+        "tests/unit/offload/decoding/test_micro_batches.py",
+        "tests/unit/traces/transforms/test_speculation.py",
     ),
     "offload/decoding/token_mixing.py": (
         *_DECODE,
-        "tests/unit/offload/test_counts_of_experts.py",
-        "tests/unit/offload/test_micro_batches.py",
+        "tests/unit/offload/decoding/test_counts_of_experts.py",
+        "tests/unit/offload/decoding/test_micro_batches.py",
     ),
     "offload/decoding/micro_batches.py": (
-        "tests/unit/offload/test_micro_batches_by_hand.py",
-        "tests/unit/offload/test_micro_batches.py",
-        "tests/unit/offload/test_counts_of_experts.py",
+        "tests/unit/offload/decoding/test_micro_batches_by_hand.py",
+        "tests/unit/offload/decoding/test_micro_batches.py",
+        "tests/unit/offload/decoding/test_counts_of_experts.py",
     ),
     "offload/placing/host_side.py": (
-        "tests/unit/offload/test_host_side.py",
-        "tests/unit/offload/test_host_experts.py",
+        "tests/unit/offload/placing/test_host_side.py",
+        "tests/unit/offload/placing/test_host_experts.py",
         *_DECODE,
-        "tests/unit/offload/test_placement.py",
-        "tests/unit/offload/test_micro_batches_by_hand.py",
+        "tests/unit/offload/placing/test_placement.py",
+        "tests/unit/offload/decoding/test_micro_batches_by_hand.py",
     ),
     "hwmodels/cost.py": tuple(
-        f"tests/unit/hwmodels/test_{name}.py"
+        f"tests/unit/hwmodels/{name}.py"
         for name in (
-            "cost",
-            "host_prices",
-            "cost_formats",
-            "prices_by_hand",
-            "kernels",
-            "contention",
-            "law_prices",
-            "floors",
-            "row_blocks",
-            "fused_counts",
-            "issue_times",
+            "test_cost",
+            "test_host_prices",
+            "test_cost_formats",
+            "test_prices_by_hand",
+            "kernels/test_kernels",
+            "calibrate/test_contention",
+            "laws/test_law_prices",
+            "kernels/test_floors",
+            "kernels/test_row_blocks",
+            "kernels/test_fused_counts",
+            "calibrate/test_issue_times",
         )
     ),
-    "hwmodels/kernels/roofline.py": ("tests/unit/hwmodels/test_kernels.py", "tests/unit/hwmodels/test_gemm_tables.py"),
+    "hwmodels/kernels/roofline.py": (
+        "tests/unit/hwmodels/kernels/test_kernels.py",
+        "tests/unit/hwmodels/kernels/test_gemm_tables.py",
+    ),
     "hwmodels/laws/rates.py": _PRODUCTS,
-    "hwmodels/laws/gemm.py": (*_PRODUCTS, "tests/unit/hwmodels/test_tile_dispatch.py"),
-    "hwmodels/laws/beyond_table.py": ("tests/unit/hwmodels/test_beyond_table_longhand.py",),
-    "hwmodels/laws/families.py": ("tests/unit/hwmodels/test_fitted_law.py",),
-    "hwmodels/laws/fitted_law.py": ("tests/unit/hwmodels/test_fitted_law.py",),
-    "hwmodels/laws/benchmark_conditions.py": ("tests/unit/hwmodels/test_benchmark_conditions.py",),
+    "hwmodels/laws/gemm.py": (*_PRODUCTS, "tests/unit/hwmodels/laws/test_tile_dispatch.py"),
+    "hwmodels/laws/beyond_table.py": ("tests/unit/hwmodels/laws/test_beyond_table_longhand.py",),
+    "hwmodels/laws/families.py": ("tests/unit/hwmodels/laws/test_fitted_law.py",),
+    "hwmodels/laws/fitted_law.py": ("tests/unit/hwmodels/laws/test_fitted_law.py",),
+    "hwmodels/laws/benchmark_conditions.py": ("tests/unit/hwmodels/laws/test_benchmark_conditions.py",),
     "hwmodels/laws/attention.py": _ATTENTION,
     "hwmodels/laws/latent_attention.py": _ATTENTION,
     "hwmodels/laws/generated_kernels.py": _ATTENTION,
     "hwmodels/laws/moe.py": _PRODUCTS,
     "hwmodels/laws/pricing.py": (
-        "tests/unit/hwmodels/test_law_kernels.py",
-        "tests/unit/hwmodels/test_law_attention.py",
-        "tests/unit/hwmodels/test_law_prices.py",
+        "tests/unit/hwmodels/laws/test_law_kernels.py",
+        "tests/unit/hwmodels/laws/test_law_attention.py",
+        "tests/unit/hwmodels/laws/test_law_prices.py",
     ),
     "simulator/recurrence.py": ("tests/unit/simulator/test_recurrence.py",),
     "simulator/resources.py": ("tests/analytic/test_sharing.py",),
@@ -141,12 +144,12 @@ TARGETS = {
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
     "pregate/measured/isca24_routing.py": ("tests/unit/pregate/measured/test_isca24_routing.py",),
     "traces/synthesis/dials.py": _SYNTHESIS,
-    "traces/synthesis/fitting.py": ("tests/unit/traces/test_synthesis_fits.py",),
+    "traces/synthesis/fitting.py": ("tests/unit/traces/synthesis/test_synthesis_fits.py",),
     "traces/synthesis/forced.py": _SYNTHESIS,
     "traces/synthesis/taken_over.py": _SYNTHESIS,
     "traces/statistics/stack_distance.py": (
-        "tests/unit/traces/test_stack_distance.py",
-        "tests/unit/traces/test_layer_distances.py",
+        "tests/unit/traces/statistics/test_stack_distance.py",
+        "tests/unit/traces/statistics/test_layer_distances.py",
     ),
 }
 """The tests that have to notice a wrong line of each module."""

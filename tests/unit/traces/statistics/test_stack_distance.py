@@ -294,7 +294,7 @@ def test_the_front_door_counts_slots_without_sizes() -> None:
 
 def test_the_compiler_waits_for_the_first_curve() -> None:
     code = "import sys, pregate.ask.replays.replay; print('llvmlite' in sys.modules)"
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == "False"
 

@@ -256,7 +256,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_file_is_refused_in_one_line_that_names_it(old: str, new: str, message: str) -> None:
-    text = (Path(__file__).parents[3] / "traces/model/architectures/mixtral-8x7b.yaml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[4] / "traces/model/architectures/mixtral-8x7b.yaml").read_text(encoding="utf-8")
     assert old in text
     with pytest.raises(InvalidInput, match=message) as caught:
         parse_architecture(text.replace(old, new, 1), "broken.yaml")

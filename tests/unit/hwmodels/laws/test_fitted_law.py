@@ -12,7 +12,7 @@ import pytest
 from hwmodels.laws.families import family_of
 from hwmodels.laws.fitted_law import FittedLaw, HeldOut, read_law
 from hwmodels.laws.law_forms import FORMS
-from tests.unit.hwmodels.laws_of_our_own import law
+from tests.unit.hwmodels.laws.laws_of_our_own import law
 from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 

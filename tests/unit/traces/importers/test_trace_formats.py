@@ -25,7 +25,7 @@ from traces.routing import RoutingTrace
 from traces.statistics.popularity import popularity_of
 from traces.storage import save_trace
 
-PUBLIC = Path(__file__).resolve().parents[4] / "shared" / "public" / "traces"
+PUBLIC = Path(__file__).resolve().parents[5] / "shared" / "public" / "traces"
 
 
 @pytest.mark.parametrize("name", FILES)

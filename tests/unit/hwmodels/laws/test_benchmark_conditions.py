@@ -14,7 +14,7 @@ from hwmodels.laws.latent_attention import latent_decode
 from hwmodels.laws.law_forms import FORMS, KERNELS
 from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
 from hwmodels.laws.rates import KernelTime
-from tests.unit.hwmodels.longhand import SEEDS, drawn
+from tests.unit.hwmodels.laws.longhand import SEEDS, drawn
 
 SHAPES = {
     "gemm": {"m": 7.0, "n": 1920.0, "k": 1152.0},

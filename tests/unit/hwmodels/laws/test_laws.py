@@ -23,10 +23,10 @@ from hwmodels.laws.rates import CardRates, share_within, smooth_maximum
 from hwmodels.platform import load_platform
 from hwmodels.specs.machine_files import hardware_names, load_machine, machine_document
 from tests.command_line import Run
-from tests.unit.hwmodels.kernel_tables_of_our_own import TRUE, rates, write_tables
+from tests.unit.hwmodels.laws.kernel_tables_of_our_own import TRUE, rates, write_tables
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 START = {form: {name: at for name, (_, at) in FORMS[form].constants.items()} for form in FORMS}
 H100 = rates("h100_sxm")
 FA3 = KERNELS["flash-attention-3"]

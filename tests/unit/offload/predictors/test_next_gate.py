@@ -236,7 +236,7 @@ def test_curves_are_as_published_and_say_only_what_they_say() -> None:
 
 def test_measured_curves_are_those_of_the_committed_run() -> None:
     """Four presets, by lookahead and block; a trained map names more than a gate reused, and less further ahead."""
-    study = pregate.load_gate_study(Path(__file__).parents[3] / "results" / "pregated-2026-11-28.json")
+    study = pregate.load_gate_study(Path(__file__).parents[4] / "results" / "pregated-2026-11-28.json")
     for gates, suffix in (("conventional", ""), ("predictable", "_predictable")):
         for predictor in ("reuse", "trained"):
             curve = curve_named(f"pregated_{predictor}{suffix}")

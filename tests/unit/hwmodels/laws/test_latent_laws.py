@@ -24,7 +24,15 @@ from hwmodels.platform import load_platform
 from offload import work
 from offload.schedule import Schedule, _works_to_json
 from pregate.ask.capturing.capture import capture
-from tests.unit.hwmodels.kernel_tables_of_our_own import TRUE, context, decode, grid, rates, shapes_of, write_tables
+from tests.unit.hwmodels.laws.kernel_tables_of_our_own import (
+    TRUE,
+    context,
+    decode,
+    grid,
+    rates,
+    shapes_of,
+    write_tables,
+)
 from traces.model.architecture import load_architecture
 
 START = {form: {name: at for name, (_, at) in FORMS[form].constants.items()} for form in FORMS}

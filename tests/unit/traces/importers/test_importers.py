@@ -14,7 +14,7 @@ from traces.importers import IMPORTERS, import_trace
 from traces.importers.route_trace_v1 import import_route_trace_v1, read_residency
 from traces.phase import Phase
 
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "traces"
+SHARED = Path(__file__).resolve().parents[5] / "shared" / "traces"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded traces are not beside this checkout")
 
 HEADER = """# route_trace v1

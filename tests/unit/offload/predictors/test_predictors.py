@@ -25,7 +25,7 @@ from traces.routing import RoutingTrace
 from traces.statistics.bootstrap import ratio_intervals
 from traces.transforms.splits import split_tokens
 
-WHOLE = Path(__file__).resolve().parents[4] / "shared" / "traces" / "gptoss20b" / "gptoss20b_mmlu_decode.npz"
+WHOLE = Path(__file__).resolve().parents[5] / "shared" / "traces" / "gptoss20b" / "gptoss20b_mmlu_decode.npz"
 N_LAYERS, N_EXPERTS, TOP_K = 5, 8, 2
 
 

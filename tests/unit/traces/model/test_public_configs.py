@@ -20,13 +20,13 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import LinearMixer, ModelArchitecture, load_architecture, parse_architecture
 from traces.model.dtypes import find_dtype
 
-PUBLIC = Path(__file__).resolve().parents[4] / "shared" / "public" / "configs"
+PUBLIC = Path(__file__).resolve().parents[5] / "shared" / "public" / "configs"
 IDS = sorted(path.name for path in PUBLIC.glob("C*")) if PUBLIC.is_dir() else []
 REFUSED = {"C56": "not valid JSON", "C60": "is dense, it has no experts"}
 needs_public = pytest.mark.skipif(not IDS, reason="the published configurations are not beside this checkout")
 
 REDUCED: dict[str, Any] = json.loads(
-    (Path(__file__).resolve().parents[2] / "published_configurations.json").read_text("utf-8")
+    (Path(__file__).resolve().parents[3] / "published_configurations.json").read_text("utf-8")
 )
 """Of the same models the fields alone that decide a shape or a format, and the right figures: what a clone has."""
 

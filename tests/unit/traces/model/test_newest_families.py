@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.traces.test_quantised_configs import read
+from tests.unit.traces.model.test_quantised_configs import read
 from traces.errors import InvalidFile
 from traces.model.architecture import load_architecture
 from traces.model.model_architecture import ModelArchitecture

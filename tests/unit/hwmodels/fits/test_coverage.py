@@ -89,7 +89,7 @@ def test_shapes_are_those_that_were_measured_by_what_they_weigh() -> None:
 
 
 def test_a_large_model_on_a_fit_of_small_shapes_is_extrapolated() -> None:
-    root = Path(__file__).parents[3] / "results" / "cpu-intel-xeon-2c-2026-11-24"
+    root = Path(__file__).parents[4] / "results" / "cpu-intel-xeon-2c-2026-11-24"
     hw = platform_of(load_fit(root / "cpu-intel-xeon-2c.threads.yaml"))
     model = pregate.load_model("mixtral-8x7b", dtype="fp32")
     hw = dataclasses.replace(hw, machine=with_overrides(hw.machine, {"hbm_bytes": 400e9, "host.dram_bytes": 400e9}))
@@ -117,7 +117,7 @@ def test_laws_of_kernels_know_no_link(hardware: str) -> None:
 @pytest.mark.parametrize("engine", ["recurrence", "stream"])
 def test_whether_experts_are_fetched_is_what_the_schedule_says_in_every_engine(engine: str) -> None:
     """A warm cache that holds every expert fetches none: kernels take what they take alone."""
-    root = Path(__file__).parents[3] / "results" / "cpu-intel-xeon-2c-2026-11-24"
+    root = Path(__file__).parents[4] / "results" / "cpu-intel-xeon-2c-2026-11-24"
     hw = platform_of(load_fit(root / "cpu-intel-xeon-2c.threads.yaml"))
     model = pregate.load_model("switch-mini-16")
     trace = pregate.synthesize(model, 8, 6)

@@ -18,7 +18,7 @@ MADE_UP = {"switch-mini-16", "mixtral-mini-8"}
 TABLED = {"glm-4.5", "inkling-small", "laguna-s-2.1", "qwen3-coder-480b-a35b"}
 """Shipped models whose shapes others table; no whole copy of their config.json was at hand."""
 
-_FILES = Path(__file__).resolve().parents[2]
+_FILES = Path(__file__).resolve().parents[3]
 _CASES = {
     "glm-4.5-air": "C14", "glm-5.1": "C12", "minimax-m2.5": "C16", "qwen3-next-80b-a3b": "C23",
     "gemma-4-26b-a4b": "C24", "llama-4-maverick": "C25",

@@ -24,7 +24,7 @@ from hwmodels.laws.rates import (
     smaller_of,
     smooth_maximum,
 )
-from tests.unit.hwmodels.longhand import SEEDS, Constants, alike, drawn, either, of_memory, passes
+from tests.unit.hwmodels.laws.longhand import SEEDS, Constants, alike, drawn, either, of_memory, passes
 
 
 def test_kernels_add_up_part_by_part() -> None:

@@ -12,7 +12,7 @@ from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
 from hwmodels.laws.pricing import kernels_of, law_kernel
 from hwmodels.laws.rates import CardRates, KernelTime
 from offload.ops import FusedExperts, Gemm, OpKind, Work
-from tests.unit.hwmodels.laws_of_our_own import CARD, DENSE, DENSE_FP8, FP8, KERNEL_S, alike, law, machine, product
+from tests.unit.hwmodels.laws.laws_of_our_own import CARD, DENSE, DENSE_FP8, FP8, KERNEL_S, alike, law, machine, product
 
 
 def test_each_product_is_a_kernel_of_its_own_and_what_is_left_of_the_launches_comes_last() -> None:

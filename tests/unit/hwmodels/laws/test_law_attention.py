@@ -12,7 +12,7 @@ from hwmodels.laws.law_forms import KERNELS
 from hwmodels.laws.pricing import _at_least, kernels_of
 from hwmodels.laws.rates import KernelTime
 from offload.ops import Attending, Gemm, OpKind, Work
-from tests.unit.hwmodels.laws_of_our_own import CARD, DENSE, FP8, KERNEL_S, alike, law, machine, product
+from tests.unit.hwmodels.laws.laws_of_our_own import CARD, DENSE, FP8, KERNEL_S, alike, law, machine, product
 
 
 def attention(at: Attending, read: float, flop: float = 1.0, gemms: tuple[Gemm, ...] = ()) -> Work:

@@ -17,7 +17,7 @@ from hwmodels.laws.law_forms import KERNELS, AttentionKernel
 from hwmodels.laws.rates import (
     CardRates,
 )
-from tests.unit.hwmodels.longhand import SEEDS, Constants, alike, drawn, either, of_memory
+from tests.unit.hwmodels.laws.longhand import SEEDS, Constants, alike, drawn, either, of_memory
 
 
 def decode_longhand(
