@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hwmodels.calibrate.contention import contention_figures
 from hwmodels.calibrate.host_memory import memory_figures
@@ -84,7 +85,6 @@ def _measured_document(measured: Measurements) -> MachineSpec:
         raise ValueError("no GEMMs in fp32, the format that every machine is described in")
     copies = {way: _best_copy(measured, way) for way in ("h2d", "d2h")}
     disk = max((s.parameters["n_bytes"] / s.median_s for s in measured.of("disk_read", direct=True)), default=None)
-    one_processor = about.get("backend") == "cpu"
     settings = {
         name: _figure(
             about[name],
@@ -101,20 +101,8 @@ def _measured_document(measured: Measurements) -> MachineSpec:
         "n_sm": settings["n_compute_cores"],
         "clock_hz": settings["clock_hz"],
         "l2_bytes": settings["cache_bytes"],
-        "host": {
-            "dram_bytes": settings["dram_bytes"],
-            "dram_bytes_per_s": (
-                _figure(max(*copies.values(), rate), "bandwidth", SOURCES["one_memory"])
-                if one_processor
-                else _figure(max(copies.values()), "bandwidth", SOURCES["least_dram"])
-            ),
-            "n_cores": settings["n_cores"],
-            "peak_flop_per_s": (
-                _figure(flop["fp32"], "compute", SOURCES["one_processor"])
-                if one_processor
-                else _figure(_CORE_FLOP_PER_S * int(about["n_cores"]), "compute", SOURCES["cores"])
-            ),
-        }
+        "host": {"dram_bytes": settings["dram_bytes"], "n_cores": settings["n_cores"]}
+        | _host_rates(about, flop["fp32"], rate, max(copies.values()))
         | {name: _figure(value, "ratio", SOURCES["beside"]) for name, value in contention_figures(measured).items()},
         "link": {
             f"{way}_bytes_per_s": _figure(
@@ -133,6 +121,22 @@ def _measured_document(measured: Measurements) -> MachineSpec:
         },
     }
     return read_machine(str(about["name"]), Section(document, "measurements"))
+
+
+def _host_rates(about: Mapping[str, Any], flop_per_s: float, read: float, copied: float) -> dict[str, object]:
+    """What the host's memory and cores do: as was measured where the processor is the accelerator, else at least.
+
+    `flop_per_s`: of fp32 products; `read`, `copied`: bytes a second that products and copies reached.
+    """
+    if about.get("backend") == "cpu":
+        return {
+            "dram_bytes_per_s": _figure(max(copied, read), "bandwidth", SOURCES["one_memory"]),
+            "peak_flop_per_s": _figure(flop_per_s, "compute", SOURCES["one_processor"]),
+        }
+    return {
+        "dram_bytes_per_s": _figure(copied, "bandwidth", SOURCES["least_dram"]),
+        "peak_flop_per_s": _figure(_CORE_FLOP_PER_S * int(about["n_cores"]), "compute", SOURCES["cores"]),
+    }
 
 
 def _link_source(about: Mapping[str, object]) -> str:

@@ -104,16 +104,30 @@ def host_document(stated: str) -> dict[str, Any]:
     if name not in processor_names():
         raise unknown_name("processor", name, processor_names())
     one, n_sockets = processors()[name.removesuffix(_TWO_SOCKETS)], 2 if name.endswith(_TWO_SOCKETS) else 1
+    document: dict[str, Any] = {"sources": {**_sources(), "chip": f"{one.family.title}, {one.name}: {_chip(one)}"}}
+    if stated != name:
+        document["sources"]["stated"] = "the host's name, by whoever asked"
+    if one.family.memory_source:
+        document["sources"]["memory"] = one.family.memory_source
+    read = {"memory", "stated", one.family.reads} | ({"chip"} if one.source else set())
+    for figure, (value, unit, source, note) in _figures(stated, one, n_sockets).items():
+        mark = {} if source in read else {"unverified": True}
+        document[figure] = {"value": value, "unit": unit, "source": source, "note": note, **mark}
+    return document
+
+
+def _figures(stated: str, one: Processor, n_sockets: int) -> dict[str, tuple[float, str, str, str]]:
+    """Value, unit, name of the source and a note of every figure of a host of so many sockets."""
     family, both = one.family, "; both sockets" if n_sockets == 2 else ""
     n_channels, speed = _memory(stated, family.channels * n_sockets, one.mega_transfers_per_s)
     n_cores = one.n_cores * n_sockets
     flop = n_cores * family.flop_per_cycle * one.base_ghz * 1e9
     size, unit = family.most_dram.split()
-    figures = {
+    figures: dict[str, tuple[float, str, str, str]] = {
         "dram_bytes": (float(size) * n_sockets, unit, "maker", f"the most that it takes{both}"),
         "dram_bytes_per_s": (
             n_channels * speed * 8e6, "B/s",
-            "stated" if stated != name else "memory" if family.memory_source else "maker",
+            "stated" if ":" in stated else "memory" if family.memory_source else "maker",
             f"{n_channels} x {speed} MT/s x 8 bytes{both}",
         ),
         "n_cores": (n_cores, "count", "chip", family.note + both),
@@ -138,19 +152,7 @@ def host_document(stated: str) -> dict[str, Any]:
             flop * family.bf16_flop_per_cycle / family.flop_per_cycle, "FLOP/s", "bf16",
             f"{n_cores} cores x {family.bf16_flop_per_cycle} x {one.base_ghz:g} GHz",
         )  # fmt: skip
-    document: dict[str, Any] = {"sources": {**_sources(), "chip": f"{family.title}, {one.name}: {_chip(one)}"}}
-    if stated != name:
-        document["sources"]["stated"] = "the host's name, by whoever asked"
-    if family.memory_source:
-        document["sources"]["memory"] = family.memory_source
-    for figure, (value, unit, source, note) in figures.items():
-        read = (
-            {}
-            if source in ("memory", "stated", family.reads) or (source == "chip" and one.source)
-            else {"unverified": True}
-        )
-        document[figure] = {"value": value, "unit": unit, "source": source, "note": note, **read}
-    return document
+    return figures
 
 
 def _memory(stated: str, n_channels: int, mega_transfers_per_s: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ What a family does and its fields do not say (biases, norms, gates of outputs, t
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 from traces.errors import InvalidFile
@@ -86,11 +87,7 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
         sparse = tuple(range(0, n_layers, 2))
     attention = _attention(fields, d_model, traits)
     mixers = mixers_by_layer(fields, n_layers, attention, d_model, traits)
-    plain = [mixer for mixer in mixers if isinstance(mixer, Attention)]
-    if plain and len(set(mixers)) > 1:
-        attention = max(dict.fromkeys(plain), key=lambda mixer: (mixer.window == 0, plain.count(mixer)))
-    elif plain:
-        attention = plain[0]
+    attention = _main_attention(mixers, attention)
     distinct = tuple(dict.fromkeys(mixer for mixer in mixers if mixer is not None and mixer != attention))
     places = {mixer: i + 1 for i, mixer in enumerate(distinct)}
     uneven = any(mixer != attention for mixer in mixers)
@@ -120,6 +117,12 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
         "other_params": _other_params(fields, d_model, n_layers, attention, traits),
         **experts,
     }
+
+
+def _main_attention(mixers: Sequence[object], stated: Attention) -> Attention:
+    """The attention of most layers, one without a window first; as `stated` where no layer has one that is plain."""
+    plain = [mixer for mixer in mixers if isinstance(mixer, Attention)]
+    return max(dict.fromkeys(plain), key=lambda mixer: (mixer.window == 0, plain.count(mixer)), default=stated)
 
 
 def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attention, traits: Traits) -> int:
@@ -226,43 +229,21 @@ def _output_gate(fields: Fields, traits: Traits) -> str | None:
 
 def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
     """The attention that most layers have: latent where a rank of keys and values is stated, else by its heads."""
-    n_heads = fields.integer("n_heads", minimum=1)
     bias = fields.flag("attention_bias", default=bool(traits.get("attention_bias")))
     qkv_bias = fields.flag(
         "qkv_bias", "use_qkv_bias", "attention_qkv_bias", default=bias or bool(traits.get("qkv_bias"))
     )
+    compressed = traits.get("compressed", False)
     indexer: dict[str, Any] = {
         "index_heads": fields.integer("index_heads", 0),
         "index_dim": fields.integer("index_dim", 0),
         "index_topk": fields.integer("index_topk", 0),
     }
-    compressed = traits.get("compressed", False)
     indexer = indexer if all(indexer.values()) and not compressed else {}
     gate = _output_gate(fields, traits)
     if fields.integer("kv_lora_rank", 0):
-        nope, rope = (
-            fields.integer("qk_nope_head_dim"),
-            fields.integer("qk_rope_head_dim", fields.integer("head_dim", 64)),
-        )
-        rank, value_dim = fields.integer("q_lora_rank", 0), fields.integer("v_head_dim")
-        width = {None: 0, "channel": n_heads * value_dim, "head": n_heads}[gate]
-        if traits.get("gated_queries"):  # A.X-K2: one matrix of two ranks makes queries and gates
-            width = n_heads * rank * (nope + rope + 2 * value_dim) // d_model
-        return Attention(
-            kind="mla",
-            n_heads=n_heads,
-            n_kv_heads=n_heads,
-            head_dim=nope + rope,
-            q_lora_rank=rank,
-            kv_lora_rank=fields.integer("kv_lora_rank"),
-            qk_nope_dim=nope,
-            qk_rope_dim=rope,
-            v_head_dim=value_dim,
-            qkv_bias=bias,
-            output_bias=bias,
-            output_gate=width,
-            **indexer,
-        )
+        return _latent_attention(fields, d_model, traits, bias, gate, indexer)
+    n_heads = fields.integer("n_heads", minimum=1)
     n_kv_heads = fields.integer("n_kv_heads", n_heads, minimum=1)
     width = fields.integer("attention_projection_size", d_model)  # Yuan2: of all heads
     head_dim = fields.integer("head_dim", width // n_heads, minimum=1)
@@ -282,5 +263,32 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
         shared_key_value=compressed,
         output_groups=fields.integer("o_groups", 0) if compressed else 0,
         output_rank=fields.integer("o_lora_rank", 0) if compressed else 0,
+        **indexer,
+    )
+
+
+def _latent_attention(
+    fields: Fields, d_model: int, traits: Traits, bias: bool, gate: str | None, indexer: dict[str, Any]
+) -> Attention:
+    """Keys and values of all heads in one latent vector a token (DeepSeek-V2, arXiv 2405.04434)."""
+    n_heads = fields.integer("n_heads", minimum=1)
+    nope, rope = fields.integer("qk_nope_head_dim"), fields.integer("qk_rope_head_dim", fields.integer("head_dim", 64))
+    rank, value_dim = fields.integer("q_lora_rank", 0), fields.integer("v_head_dim")
+    width = {None: 0, "channel": n_heads * value_dim, "head": n_heads}[gate]
+    if traits.get("gated_queries"):  # A.X-K2: one matrix of two ranks makes queries and gates
+        width = n_heads * rank * (nope + rope + 2 * value_dim) // d_model
+    return Attention(
+        kind="mla",
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        head_dim=nope + rope,
+        q_lora_rank=rank,
+        kv_lora_rank=fields.integer("kv_lora_rank"),
+        qk_nope_dim=nope,
+        qk_rope_dim=rope,
+        v_head_dim=value_dim,
+        qkv_bias=bias,
+        output_bias=bias,
+        output_gate=width,
         **indexer,
     )
