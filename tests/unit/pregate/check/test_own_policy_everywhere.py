@@ -75,7 +75,7 @@ def test_a_model_runs_and_generates_by_it(run: Run, tmp_path: Path, monkeypatch:
     from runtime.pregated.corpus.tokens import Tokenizer
     from runtime.pregated.model_file import save_model
     from tests.pregated_models import seeded_model
-    from tests.unit.pregate.check.test_validation_session import Watch
+    from tests.told_watch import Watch
 
     monkeypatch.setattr(case_runner, "LoadWatch", Watch)  # a quiet machine, whatever else runs here
     monkeypatch.chdir(tmp_path)

@@ -22,6 +22,7 @@ from pregate.check.running.measured_run import RunResult, execute_captured, run
 from runtime.backends.pacing import Link
 from tests.small_models import MODELS, routing
 from tests.small_runs import CPU, HBM_BYTES, MODEL
+from tests.told_watch import QUIET, watch_of
 from traces.errors import InvalidInput
 from traces.phase import Phase
 
@@ -31,7 +32,7 @@ from runtime.machine import watch as watch_module  # noqa: E402
 from runtime.machine.watch import Seen  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
 
-QUIET, LOUD = Seen(foreign=0.0, steal=0.0, clock=1.0), Seen(foreign=0.0, steal=0.0, clock=2.0)
+LOUD = Seen(foreign=0.0, steal=0.0, clock=2.0)
 
 
 @pytest.fixture
@@ -40,19 +41,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def see(*seen: Seen) -> None:
         ahead = itertools.chain(seen, itertools.repeat(QUIET))
-
-        class Watch:
-            def __init__(self, clock: object = None) -> None:
-                pass
-
-            def __enter__(self) -> Watch:
-                self.seen = next(ahead)
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                pass
-
-        monkeypatch.setattr(watch_module, "LoadWatch", Watch)
+        monkeypatch.setattr(watch_module, "LoadWatch", watch_of(lambda: next(ahead)))
 
     see()
     return see

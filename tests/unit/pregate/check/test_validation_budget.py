@@ -10,6 +10,7 @@ import pytest
 from offload.slots.memory import CapacityExceeded
 from tests.small_fits import platform
 from tests.small_models import MODELS
+from tests.told_watch import Watch
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
@@ -23,7 +24,6 @@ from pregate.check.scores.validation_summary import summarise_validation  # noqa
 from pregate.check.scores.verdict import verdict  # noqa: E402
 from pregate.check.session import ValidationPlan, validate  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
-from tests.unit.pregate.check.test_validation_session import Watch  # noqa: E402
 
 WORKLOAD = CaseWorkload(1, 4, 3, seed=1)
 GROUPS = [

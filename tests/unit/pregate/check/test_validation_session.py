@@ -17,6 +17,7 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from tests.small_fits import platform
 from tests.small_models import MODELS
+from tests.told_watch import QUIET, Watch
 from traces.errors import InvalidInput, UnknownName
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
@@ -32,23 +33,7 @@ from runtime.run import OutputMismatch  # noqa: E402
 
 SMALL = MODELS["decoder-only"]
 GROUP = CaseGroup(SMALL, CaseWorkload(1, 4, 4, seed=3), SUITE_POLICIES, link_bytes_per_s=20e6, hbm_share=0.5)
-QUIET = Seen(foreign=0.0, steal=0.0, clock=1.0)
 LOUD = Seen(foreign=1.0, steal=0.0, clock=1.0)
-
-
-class Watch:
-    """A watch that sees what it is told to."""
-
-    seen = QUIET
-
-    def __init__(self, clock: object = None) -> None:
-        pass
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from pregate import extras
 from pregate.cli.main import application
 from tests.small_fits import measurements
 from tests.small_models import MODELS, routing
+from tests.told_watch import Watch
 from traces.errors import InvalidFile, InvalidInput, PregateError
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
@@ -36,21 +37,6 @@ PROBES = [
     Probe(MODELS["encoder-decoder"], 1, 4, 5, 1),
     Probe(MODELS["encoder-decoder"], 2, 8, 5, 2, quick=True),
 ]
-
-
-class Watch:
-    """A watch that sees what it is told to."""
-
-    seen = Seen(foreign=0.0, steal=0.0, clock=1.0)
-
-    def __init__(self, clock: object = None) -> None:
-        pass
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 class Loud(Watch):

@@ -12,6 +12,7 @@ import pytest
 
 from tests.command_line import Run
 from tests.small_models import MODELS, routing
+from tests.told_watch import QUIET, watch_of
 from traces.storage import save_trace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
@@ -20,7 +21,7 @@ from runtime.backends.cpu import CpuBackend  # noqa: E402
 from runtime.machine import watch as watch_module  # noqa: E402
 from runtime.machine.watch import Seen  # noqa: E402
 
-QUIET, LOUD = Seen(foreign=0.0, steal=0.0, clock=1.0), Seen(foreign=0.0, steal=0.0, clock=2.0)
+LOUD = Seen(foreign=0.0, steal=0.0, clock=2.0)
 
 MODEL = MODELS["decoder-only"]
 SMALL = ["--backend", "cpu", "--input-tokens", "4", "--output-tokens", "4"]
@@ -30,19 +31,8 @@ SMALL = ["--backend", "cpu", "--input-tokens", "4", "--output-tokens", "4"]
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     """What the watches of all runs see, the last for those that follow: a quiet machine."""
     ahead = [QUIET]
-
-    class Watch:
-        def __init__(self, clock: object = None) -> None:
-            pass
-
-        def __enter__(self) -> Watch:
-            self.seen = ahead[0] if len(ahead) == 1 else ahead.pop(0)
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    monkeypatch.setattr(watch_module, "LoadWatch", Watch)
+    see = watch_of(lambda: ahead[0] if len(ahead) == 1 else ahead.pop(0))
+    monkeypatch.setattr(watch_module, "LoadWatch", see)
     return ahead
 
 

@@ -14,6 +14,7 @@ from pregate.cli.main import application
 from tests.small_fits import fit
 from tests.small_models import MODELS
 from tests.small_validations import outcome, validation
+from tests.told_watch import Watch, watch_of
 from traces.errors import InvalidInput, PregateError
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
@@ -23,7 +24,7 @@ from pregate.check.ledger import load_ledger  # noqa: E402
 from pregate.check.running import case_runner  # noqa: E402
 from pregate.check.scores.validation_summary import summarise_validation  # noqa: E402
 from pregate.check.scores.verdict import doubts, failures  # noqa: E402
-from tests.unit.pregate.check.test_validation_session import LOUD, Watch  # noqa: E402
+from runtime.machine.watch import Seen  # noqa: E402
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_the_gate_shuts_on_an_error_above_the_limit(model: str, fitted: str) -> 
 def test_a_busy_machine_is_judged_and_its_error_has_a_status_of_its_own(
     model: str, fitted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(case_runner, "LoadWatch", type("Loud", (Watch,), {"seen": LOUD}))
+    monkeypatch.setattr(case_runner, "LoadWatch", watch_of(lambda: Seen(foreign=1.0, steal=0.0, clock=1.0)))
     words = ("--model", model, "--fit", fitted, *SMALL, "--policies", "on_demand")
     status, text = run(*words)
     assert status == 0

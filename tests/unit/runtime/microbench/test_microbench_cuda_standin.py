@@ -22,6 +22,7 @@ from offload.ops import KERNEL_KINDS, OpKind
 from pregate.ask.capturing.capture import Captured
 from tests.cuda_standin import Event, StandIn
 from tests.small_models import MODELS
+from tests.told_watch import Watch
 from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
@@ -36,7 +37,6 @@ from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.microbench import contention, gemms, host, parts, rounds, session  # noqa: E402
 from runtime.microbench.copies import copy_samples  # noqa: E402
 from runtime.microbench.probes import Probe  # noqa: E402
-from tests.unit.pregate.check.test_validation_session import Watch  # noqa: E402
 
 H100 = {
     "backend": "cuda", "name": "NVIDIA H100 80GB HBM3", "vendor": "NVIDIA", "spec": "h100-sxm",
