@@ -15,7 +15,7 @@ from offload.decoding.work_rows import Rows, Works
 from offload.kept_with_array import KeptWithArray
 from traces.routing import Step
 
-__all__ = ["UNIONS", "BlockUnions", "unions_of"]
+__all__ = ["UNIONS", "BlockUnions", "block_unions_of"]
 
 UNIONS = Kernel("offload.fast.unions_kernel", "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4))
 
@@ -121,7 +121,7 @@ _KEPT = KeptWithArray[BlockUnions]()
 """Unions that take less than the choices that they are of: those of prompts."""
 
 
-def unions_of(
+def block_unions_of(
     batch: Sequence[Step], parts: Sequence[Sequence[Step]], first: int, n_blocks: int, n_experts: int, shared: bool
 ) -> BlockUnions:
     """The unions of experts of passes in micro-batches `parts`; `shared`: whether the model has shared experts."""

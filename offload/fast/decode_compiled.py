@@ -28,7 +28,7 @@ from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.work_rows import Rows, works_of
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
-from offload.fast.block_unions import UNIONS, BlockUnions, unions_of
+from offload.fast.block_unions import UNIONS, BlockUnions, block_unions_of
 from offload.fast.compilable import answer_of
 from offload.fast.placed_tables import PlacedTables
 from offload.ops import OpKind, Work
@@ -235,7 +235,7 @@ class CompiledLoop:
         parts = [part for of in parts_of for part in of]
         of_parts = np.array([len(part.experts) for part in parts])
         shape = plan["FIRST"], len(stack.moe_layers), self._model.n_experts, self._model.n_shared_experts > 0
-        unions = unions_of(batch, parts_of, *shape)
+        unions = block_unions_of(batch, parts_of, *shape)
         block_of = np.full(stack.n_layers, -1, np.int64)
         block_of[list(stack.moe_layers)] = np.arange(len(stack.moe_layers))
         block_of[list(stack.bare_layers)] = layout.BARE

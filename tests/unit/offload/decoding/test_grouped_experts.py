@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from offload.decoding.work_rows import Rows, Works
 from offload.fast import block_unions
-from offload.fast.block_unions import BlockUnions, unions_of
+from offload.fast.block_unions import BlockUnions, block_unions_of
 from offload.work import GroupedExperts, experts_work
 from pregate.named import load_model
 from traces.model.formats_by_part import parse_formats
@@ -86,14 +86,14 @@ def test_unions_of_a_prompt_are_counted_once_for_all_placements(monkeypatch: pyt
     experts.flags.writeable = False
     for _ in range(2):  # as `RoutingTrace.steps` gives them, made anew each time
         batch = [_prompt(experts[:32], [0] * 32), _prompt(experts[32:], [0] * 32)]
-        found = unions_of(batch, [[step] for step in batch], 0, 3, 4, shared=False)
+        found = block_unions_of(batch, [[step] for step in batch], 0, 3, 4, shared=False)
         assert found.tokens.sum() == experts.size
     assert counted == [2]
-    assert unions_of(batch, [[step] for step in batch], 1, 2, 4, shared=False).tokens.sum() == experts[:, 1:].size
+    assert block_unions_of(batch, [[step] for step in batch], 1, 2, 4, shared=False).tokens.sum() == experts[:, 1:].size
     assert counted == [2, 2]
     few = [_prompt(experts[i : i + 1], [0]) for i in range(8)]  # whose unions take more than their choices
     for _ in range(2):
-        unions_of(few, [[step] for step in few], 0, 3, 4, shared=False)
+        block_unions_of(few, [[step] for step in few], 0, 3, 4, shared=False)
     assert counted == [2, 2, 8, 8]
 
 
@@ -102,8 +102,8 @@ def test_unions_of_micro_batches_are_of_the_sequences_that_these_have() -> None:
     experts.flags.writeable = False
     whole = [_prompt(experts, sequence) for sequence in ([0, 1] * 32, [0] * 32 + [1] * 32)]
     for step in whole:
-        found = unions_of([step], [_halves(step)], 0, 3, 4, shared=False)
-        again = unions_of([step], [_halves(step)], 0, 3, 4, shared=False)
+        found = block_unions_of([step], [_halves(step)], 0, 3, 4, shared=False)
+        again = block_unions_of([step], [_halves(step)], 0, 3, 4, shared=False)
         assert found is again
         first = _halves(step)[0].experts
         wanted = [int((first[:, 0] == expert).sum()) for expert in range(4)]
