@@ -11,9 +11,12 @@ from hwmodels.quantity import ReadOnly
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidInput
 
-__all__ = ["FLAGS_FILE", "EngineFlags", "Flag", "engine_of", "engines"]
+__all__ = ["FLAGS_FILE", "NOTHING", "EngineFlags", "Flag", "engine_of", "engines"]
 
 FLAGS_FILE = Path(__file__).parent / "flags.yaml"
+
+NOTHING = "nothing"
+"""What a flag says that nothing here depends on."""
 
 _SWITCHED = ("0", "1", "on", "off", "auto")
 
@@ -49,7 +52,7 @@ class EngineFlags:
     say. `stacks` are the engine, of which those of `output_is_a_layer` count the output as one, and those of
     `pins_placed` hold tensors that are placed on the host in page-locked memory where no file is mapped, as they hold
     layers there. `experts_on_host`: the host computes all experts where no flag says which. `capability`: of an NVIDIA
-    card at least, by the start of the format of experts, "any" for all.
+    card at least, by the start of the format of experts, "any" for all. `refused`: by flag why it cannot be said.
     """
 
     engine: str
@@ -60,6 +63,7 @@ class EngineFlags:
     read: Mapping[str, Flag]
     written: Mapping[str, str]
     capability: Mapping[str, float]
+    refused: Mapping[str, str]
 
     def words(self, says: str, value: object = None) -> str:
         """What a card writes to say so: `-ub 512`."""
@@ -80,7 +84,11 @@ class EngineFlags:
 def engines() -> Mapping[str, EngineFlags]:
     """Every engine of the table, by name."""
     table = read_yaml(FLAGS_FILE)
-    return ReadOnly({engine: _engine(engine, section) for engine, section in table.sections()})
+    found = dict[str, EngineFlags]()
+    for engine, section in table.sections():
+        lender = section.text("fork_of", "")
+        found[engine] = _engine(engine, section, found.get(lender))
+    return ReadOnly(found)
 
 
 def engine_of(stack: str) -> EngineFlags | None:
@@ -88,9 +96,14 @@ def engine_of(stack: str) -> EngineFlags | None:
     return next((one for one in engines().values() if stack in one.stacks), None)
 
 
-def _engine(engine: str, section: Section) -> EngineFlags:
-    read: dict[str, Flag] = {}
+def _engine(engine: str, section: Section, lender: EngineFlags | None) -> EngineFlags:
+    read = {} if lender is None else {name: flag for name, flag in lender.read.items() if flag.says == NOTHING}
+    refused = {} if lender is None else dict(lender.refused)
     written: dict[str, str] = {}
+    for how, names in section.section("ignored").unread().items():
+        read |= {name: Flag(name, NOTHING, int(how == "valued"), how == "switched") for name in names.split()}
+    for why, names in section.section("refused").unread().items():
+        refused |= dict.fromkeys(names.split(), why)
     for part in ("flags", "of_rows"):
         for name, entry in section.section(part).sections():
             switch = bool(entry.take("switch", optional=True))
@@ -105,4 +118,14 @@ def _engine(engine: str, section: Section) -> EngineFlags:
     on_host = section.flag("experts_on_host")
     table = section.optional_section("capability")
     least = {} if table is None else {format: table.number(format, minimum=0) for format in table.remaining()}
-    return EngineFlags(engine, stacks, counting, pinning, on_host, ReadOnly(read), ReadOnly(written), ReadOnly(least))
+    return EngineFlags(
+        engine,
+        stacks,
+        counting,
+        pinning,
+        on_host,
+        ReadOnly(read),
+        ReadOnly(written),
+        ReadOnly(least),
+        ReadOnly(refused),
+    )

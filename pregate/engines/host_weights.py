@@ -18,16 +18,35 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_weight_bytes
 
-__all__ = ["EXPERTS_ALONE", "brought_in_groups", "budget_of", "groups_of", "read_where_they_lie"]
+__all__ = [
+    "EXPERTS_ALONE",
+    "brought_in_groups",
+    "budget_of",
+    "copied_as_they_begin",
+    "groups_of",
+    "read_where_they_lie",
+]
 
 EXPERTS_ALONE = "experts"
 """What `--cpu-offload-params` is told of routed experts."""
 
-_EXPERTS = (EXPERTS_ALONE, "mlp.experts", "w13_weight w2_weight", "w2_weight w13_weight")
+_OF_EXPERTS = ({EXPERTS_ALONE}, {"w13_weight", "w2_weight"})
 
 
 def read_where_they_lie(gib: float, names: str, model: ModelArchitecture) -> list[str]:
     """Clauses of a placement for a budget in GiB, of the tensors that `names` names, "" all. Raises `InvalidInput`."""
+    return _within("zerocopy", gib, names, model)
+
+
+def copied_as_they_begin(gib: float, model: ModelArchitecture) -> list[str]:
+    """The same of SGLang (`OffloaderV1` in its `srt/utils/offloader.py` at 046a9e40), which takes tensors in the same
+    order and copies those of a layer when it begins, on the stream that computes.
+    """
+    clauses = _within("stream", gib, "", model)
+    return [*clauses, "ahead=0"] if clauses else []
+
+
+def _within(home: str, gib: float, names: str, model: ModelArchitecture) -> list[str]:
     _check_names("--cpu-offload-params", names)
     left, dense, experts = gib * 2**30, 0, []
     matrices = model.n_expert_matrices
@@ -46,9 +65,9 @@ def read_where_they_lie(gib: float, names: str, model: ModelArchitecture) -> lis
     taken = [(layer, share) for layer, share in experts if share]
     if taken:
         share = sum(share for _, share in taken) / len(taken)
-        clauses.append(f"experts=zerocopy{_first(taken[-1][0] + 1, n_layers)}" + f":share={share:.6g}" * (share < 1))
+        clauses.append(f"experts={home}{_first(taken[-1][0] + 1, n_layers)}" + f":share={share:.6g}" * (share < 1))
     if dense:
-        clauses.append(f"weights=zerocopy{_first(dense, n_layers)}")
+        clauses.append(f"weights={home}{_first(dense, n_layers)}")
     return clauses
 
 
@@ -65,7 +84,7 @@ def brought_in_groups(size: int, n: int, step: int, names: str) -> list[str]:
 
 
 def _check_names(flag: str, names: str) -> None:
-    if names and names not in _EXPERTS:
+    if names and {name.removeprefix("mlp.").removeprefix("experts.") for name in names.split()} not in _OF_EXPERTS:
         raise InvalidInput(f"policy: {flag} {names[:40]}: of named tensors only experts can be said, or all without it")
 
 

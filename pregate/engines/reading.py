@@ -16,8 +16,8 @@ from fractions import Fraction
 
 from hwmodels.specs.machine_files import load_component, load_machine
 from hwmodels.specs.spec import Host
-from pregate.engines.flag_table import EngineFlags, engine_of, engines
-from pregate.engines.host_weights import brought_in_groups, read_where_they_lie
+from pregate.engines.flag_table import NOTHING, EngineFlags, engine_of, engines
+from pregate.engines.host_weights import EXPERTS_ALONE, brought_in_groups, copied_as_they_begin, read_where_they_lie
 from pregate.engines.unpriced import check_engine
 from pregate.engines.writing import NO_OPS
 from pregate.named import load_model
@@ -27,15 +27,24 @@ from traces.model.layer_stack import LayerStack
 __all__ = ["flags_in", "told_of_flags", "without_flags"]
 
 _MOST = 2000
+_MICRO_BATCH = 512  # tokens, of llama.cpp and its forks where nothing is said
 _MOST_QUANTIFIERS = 6
-_PATTERN = re.compile(r"[A-Za-z0-9_.\\|()\[\]\-*+?^$]{1,400}", re.ASCII)
+_PATTERN = re.compile(r"[A-Za-z0-9_.:\\|()\[\]\-*+?^$]{1,400}", re.ASCII)
 _TENSORS = ("gate", "up", "down")
 _OFF = ("0", "off")
 _UNMAPPED = ("none", "mlock", "dio")
 _LOAD_MODES = (*_UNMAPPED, "auto", "mmap", "mmap+mlock")
 _FORMATS = {"f16": "fp16", "f32": "fp32", "auto": "", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
-_PROGRAM = re.compile(r"(?:\w+=\S*\s+)*(?:\S*/)?(?:llama-\w+|vllm|python3?(?:\s+-m\s+\S+)?)\s(?:[^-\s]\S*\s+)*(?=-)")
+_PROGRAM = re.compile(
+    r"(?:\w+=\S*\s+)*(?:\S*/)?(?:llama-[\w-]+|vllm|koboldcpp\S*|python3?(?:\s+-m\s+\S+)?)(?:\.exe)?\s(?:[^-\s]\S*\s+)*(?=-)"
+)
 """A program, what is set for it, and what it is given before its first flag."""
+
+_WEIGHTS = {
+    "fp8": "fp8", "awq": "int4", "awq_marlin": "int4", "gptq": "int4", "gptq_marlin": "int4", "mxfp4": "mxfp4",
+    "modelopt_fp4": "nvfp4", "bitsandbytes": "int4",
+}  # fmt: skip
+"""Formats of weights by what vLLM calls them."""
 
 _THREADS = re.compile(r"^(?:n_)?threads\s*=\s*")
 
@@ -49,6 +58,8 @@ class _Said:
     n_threads: int | None = None
     on_host_gib: float = 0.0
     on_host_names: str = ""
+    copied_gib: float = 0.0
+    batch: int | None = None
     brought_names: str = ""
     in_memory: bool = False
     groups: dict[str, int] = field(default_factory=dict)
@@ -93,7 +104,7 @@ def _parts(cells: Mapping[str, str]) -> list[str]:
 
 def _without(cells: Mapping[str, str]) -> dict[str, str]:
     text = flags_in(cells)
-    engine, stack = _engine(text, cells.get("stack", ""))
+    engine, stack = _engine(text, cells.get("stack", ""), "sglang" in cells.get("policy", ""))
     said, model = _read(text, engine), load_model(cells["model"])
     if said.gpu_layers and stack in engine.output_is_a_layer:
         said.gpu_layers -= 1
@@ -102,28 +113,38 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     if said.in_memory and (stack in engine.pins_placed or not placed):
         said.numbers["stack.host_memory"] = "pinned"
     base = "gpu_only" if not stated or stated.startswith("-") or _PROGRAM.match(stated[:_MOST]) else stated
+    if said.batch and said.batch < int(said.clauses.get("ubatch", _MICRO_BATCH)):  # no pass has more
+        said.clauses["ubatch"] = str(said.batch)
     if said.n_threads is not None:
         said.numbers |= _threads(said.n_threads, cells)
     read = read_where_they_lie(said.on_host_gib, said.on_host_names, model) if said.on_host_gib else []
+    if said.copied_gib:
+        read = copied_as_they_begin(said.copied_gib, model)
     size, groups = said.groups.get("group_size", 0), said.groups
     if size:
         n, step = groups.get("group_brought", 1), groups.get("brought_ahead", 1)
-        read = brought_in_groups(size, n, step, said.brought_names)
+        alone = EXPERTS_ALONE if engine.engine == "sglang" else said.brought_names
+        read = brought_in_groups(size, n, step, alone)
     clauses = [*read, *_placed(said, model.decoder), *(f"{name}={what}" for name, what in said.clauses.items())]
     if engine.experts_on_host and base == "gpu_only" and not any(clause.startswith("experts=") for clause in clauses):
         clauses.append("experts=cpu")
-    formats = ",".join(filter(None, (cells.get("formats", ""), *(f"{k}={v}" for k, v in said.formats.items()))))
+    stated = cells.get("formats", "")
+    if stated:  # what the row states of the weights counts
+        said.formats.pop("all", None)
+    formats = ",".join(filter(None, (stated, *(f"{k}={v}" for k, v in said.formats.items()))))
     numbers = [part for part in _parts(cells) if not part.startswith("-")]
     numbers += [f"{k}={v}" for k, v in said.numbers.items()]
     policy = "@".join((base, *clauses))
     return {**cells, "policy": policy, "formats": formats, "set": ";".join(numbers), "stack": stack}
 
 
-def _engine(text: str, stack: str) -> tuple[EngineFlags, str]:
+def _engine(text: str, stack: str, sglang: bool) -> tuple[EngineFlags, str]:
     """The engine whose flags they are, and its stack: that of the row, or where it names none the first that has them
-    all.
+    all. `sglang`: whether they are those of SGLang, whose constants are vLLM's.
     """
     engine = engine_of(stack)
+    if engine is not None and engine.engine == "vllm" and sglang:
+        return engines()["sglang"], stack
     if engine is not None:
         return engine, stack
     if stack:
@@ -133,7 +154,7 @@ def _engine(text: str, stack: str) -> tuple[EngineFlags, str]:
             f"policy"
         )
     names = {word.partition("=")[0] for word in text.split() if re.match(r"--?[a-z]", word)}
-    knowing = [one for one in engines().values() if names <= one.read.keys()]
+    knowing = [one for one in engines().values() if one.stacks and names <= one.read.keys()]
     found = knowing[0] if knowing else engines()["llama-cpp"]
     return found, found.stacks[0]
 
@@ -153,10 +174,13 @@ def _read(text: str, engine: EngineFlags) -> _Said:
         elif equals:
             raise InvalidInput(f"policy {text[:60]!r}: {name}={value[:20]} is no flag")
         flag = engine.read.get(name)
+        if flag is None and name in engine.refused:
+            raise InvalidInput(f"policy: {name}: {engine.refused[name]}: give the row a reason")
         if flag is None:
+            known = sorted(name for name, one in engine.read.items() if one.says != NOTHING)
             raise InvalidInput(
-                f"policy: flag {name[:40]!r} is not known here of {engine.engine}: known are "
-                f"{', '.join(sorted(engine.read))}; requests at once are batch"
+                f"policy: flag {name[:40]!r} is not known here of {engine.engine}: known are {', '.join(known)}, and "
+                f"flags that nothing here depends on; requests at once are batch"
             )
         _take(said, flag.says, name, flag.takes(words))
     return said
@@ -178,6 +202,8 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
                 said.overrides.append((pattern, where))
         case "micro_batch":
             said.clauses["ubatch"] = str(_count(flag, value))
+        case "batch":
+            said.batch = _count(flag, value)
         case "streamed_from":
             said.clauses["stream"] = str(_count(flag, value))
         case "never_streamed":
@@ -196,7 +222,14 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
             if wanted and said.formats.setdefault("kv", wanted) != wanted:
                 raise InvalidInput(f"policy: {flag} {value}: keys and values have one format, kv of formats")
         case "threads":
-            said.n_threads = _count(flag, value)
+            said.n_threads = None if value == "-1" else _count(flag, value)
+        case "weight_format":
+            stored = _WEIGHTS.get(value.lower())
+            if stored is None:
+                raise InvalidInput(f"policy: {flag} {value[:20]}: a format of weights is said in formats, all=int4")
+            said.formats["all"] = stored
+        case "weights_copied_gib":
+            said.copied_gib = _number(flag, value)
         case "weights_on_host_gib":
             said.on_host_gib = _number(flag, value)
         case "weights_on_host":
@@ -223,7 +256,13 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
         raise InvalidInput(f"policy: {flag} {value[:20]}: cards that share a layer cannot be said: give a reason")
     if what == "cards" and _count(flag, value) > 1:
         raise InvalidInput(f"policy: {flag} {value[:20]}: a row is of one card, cards together cannot be said")
-    if what == "fewer_experts":
+    if what == "device" and value == "none":
+        said.gpu_layers = 0
+    if what == "offload_mode" and value != "cpu":
+        raise InvalidInput(
+            f"policy: {flag} {value[:20]}: of layers that are brought only those of the host can be said"
+        )
+    if what == "fewer_experts" or (what == "model_changed" and "expert" in value):
         raise InvalidInput(f"policy: {flag} {value[:20]}: experts a token are of the model, NAME?top_k=6")
 
 
@@ -261,7 +300,7 @@ def _number(flag: str, value: str) -> float:
 
 def _is_plain_pattern(pattern: str) -> bool:
     """Whether a pattern is one that no text can keep busy: no repeated groups, few repetitions."""
-    n_repeated = sum(pattern.count(mark) for mark in "*+?")
+    n_repeated = sum(pattern.replace("(?:", "(").count(mark) for mark in "*+?")
     if not _PATTERN.fullmatch(pattern) or n_repeated > _MOST_QUANTIFIERS or re.search(r"\)[*+?]", pattern):
         return False
     try:

@@ -13,18 +13,34 @@ _OPTION = (
     r"(?:-[NmCip]|--(?:cpunodebind|cpubind|membind|physcpubind|interleave|preferred))(?:\s+|=|(?=[\d]))[\w,+-]+|-l|-a|-c"
     r"|--localalloc|--all|0x[0-9a-fA-F]+|\d[\d,-]*"
 )
-_NUMA = re.compile(rf"\s*(?:numactl|taskset)\s+(?P<options>(?:(?:{_OPTION})\s+)*)", re.ASCII)
+_NUMA = re.compile(rf"\s*(?:\w+=\S*\s+)*(?:numactl|taskset)\s+(?P<options>(?:(?:{_OPTION})\s+)*)", re.ASCII)
+_SGLANG = re.compile(r"sg-?lang", re.IGNORECASE)
 _ONE_NODE = re.compile(r"(?:-N|-m|--cpunodebind|--membind|--cpubind)(?:[ =]?)\d+(?![\d,-])", re.ASCII)
 _LAYERS = re.compile(
-    r"(?:num_gpu|n_gpu_layers|gpu[ _-]?layers|gpu[ _-]?offload)\s*[=:]?\s*(?P<n>\d{1,4})(?:\s*/\s*\d+)?(?:\s*layers)?",
+    r"(?<![\w-])(?:num_gpu|n_gpu_layers|gpu[ _-]?layers|gpu[ _-]?offload)\s*[=:]?\s*(?P<n>\d{1,4})"
+    r"(?:\s*/\s*(?P<of>\d{1,4}))?(?:\s*layers)?",
     re.I | re.A,
 )
+_WEIGHTS = r"force (?:the )?(?:model )?(?:expert|moe)s?(?: model)? weights (?:on)?to (?:the )?cpu"
+_ALL_FORCED = re.compile(_WEIGHTS, re.IGNORECASE)
+_SOME_FORCED = re.compile(
+    rf"(?:number of )?layers (?:for which to )?{_WEIGHTS}\s*[:=]?\s*(\d{{1,3}})", re.IGNORECASE | re.ASCII
+)
+_RUN = re.compile(r"\s*ollama\s+(?:run|serve)(?:\s+[^-\s]\S*)*(?:\s+--verbose)?", re.IGNORECASE)
+_ENVIRONMENT = re.compile(r"(?<!\S)(?:LLAMA_ARG|OLLAMA)_(?P<name>[A-Z_]+)=(?P<value>\S*)\s*", re.ASCII)
+_VARIABLES = {
+    "N_GPU_LAYERS": "-ngl", "CPU_MOE": "--cpu-moe", "N_CPU_MOE": "--n-cpu-moe", "OVERRIDE_TENSOR": "-ot",
+    "UBATCH": "-ub", "BATCH": "-b", "CACHE_TYPE_K": "-ctk", "CACHE_TYPE_V": "-ctv", "KV_CACHE_TYPE": "-ctk",
+    "THREADS": "-t", "LOAD_MODE": "-lm", "FIT": "-fit",
+}  # fmt: skip
+"""Variables of the environment that place something, without LLAMA_ARG_ or OLLAMA_, as flags."""
 _OTHERS = re.compile(r"(?:num_ctx|num_batch|num_predict|num_thread)\s*[=:]?\s*\d+", re.IGNORECASE | re.ASCII)
 
 
-def in_flags(cells: Mapping[str, str]) -> dict[str, str]:
+def in_flags(cells: Mapping[str, str], stack: str = "") -> dict[str, str]:
     """A row whose policy is what Ollama or LM Studio are told, as flags of llama.cpp; one that ran on one node of two
-    sockets (`numactl -N 0 -m 0`), as of a host with one.
+    sockets (`numactl -N 0 -m 0`), as of a host with one. `stack`: what its author calls the engine, of which SGLang has
+    flags of its own.
     """
     made = dict(cells)
     if "--kt-" in made.get("policy", "") and made.get("stack") in ("vllm", ""):  # SGLang with KTransformers' kernels
@@ -41,8 +57,34 @@ def in_flags(cells: Mapping[str, str]) -> dict[str, str]:
             if name.endswith("-2s"):
                 half = re.sub(r"^\d+(?=x)", lambda both: str(max(1, int(both[0]) // 2)), memory)
                 made["host"] = name.removesuffix("-2s") + mark + half
-    layers = _LAYERS.search(made.get("policy", ""))
-    if layers is not None and not made["policy"].lstrip().startswith("-"):
-        rest = _OTHERS.sub("", made["policy"].replace(layers[0], "")).strip(" ,;")
-        made["policy"] = f"-ngl {layers['n']} {rest}".strip()
+    if _SGLANG.search(stack) and made.get("stack") == "vllm" and made.get("policy", "").startswith("-"):
+        made["policy"] = f"python -m sglang.launch_server {made['policy']}"
+    made["policy"] = _in_llama_words(made.get("policy", ""))
     return made
+
+
+def _in_llama_words(policy: str) -> str:
+    """What Ollama and LM Studio are told, and variables of the environment, as flags of llama.cpp; else as it is."""
+    variables = [_as_flag(one["name"], one["value"]) for one in _ENVIRONMENT.finditer(policy)]
+    policy = _ENVIRONMENT.sub("", policy)
+    if _RUN.match(policy):
+        policy = _RUN.sub("", policy) or "gpu_only"
+    layers = _LAYERS.search(policy)
+    if layers is not None and not policy.lstrip().startswith("-"):
+        n = 9999 if layers["of"] and int(layers["n"]) >= int(layers["of"]) else int(layers["n"])
+        rest = _SOME_FORCED.sub(r"--n-cpu-moe \1", policy.replace(layers[0], ""))
+        rest = _OTHERS.sub("", _ALL_FORCED.sub("--cpu-moe", rest))
+        policy = f"-ngl {n} {re.sub('[,;]', ' ', rest)}".strip()
+    said = " ".join(filter(None, variables))
+    if not said:
+        return policy
+    start = policy.find(" -") if not policy.startswith("-") else 0
+    return f"{policy} {said}" if start >= 0 else said
+
+
+def _as_flag(name: str, value: str) -> str:
+    """A variable as a flag, "" of one that places nothing."""
+    flag = _VARIABLES.get(name)
+    if flag is None or (flag == "--cpu-moe" and value in ("0", "false", "off", "")):
+        return ""
+    return flag if flag == "--cpu-moe" else f"{flag} {value}"

@@ -285,7 +285,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     if not text["name"]:
         what = f"{text['model']} on {text['hardware']}, {design}, {metric}"
         text["name"] = f"{text['source']}: {what}" if text["source"] else what
-    text = without_flags(in_flags(with_our_names(text)))
+    text = without_flags(in_flags(with_our_names(text), text["stack"]))
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
     unit = METRICS[metric][0] if metric in METRICS else text["unit"]
     return MeasuredRow(**rest, **counts, value=value, unit=unit)  # type: ignore[arg-type]
