@@ -51,6 +51,16 @@ def test_modules_are_named_for_what_a_reader_looks_for() -> None:
     assert not names & {"utils", "util", "common", "helpers", "misc", "base", "manager"}
 
 
+def test_every_room_is_in_the_tree_of_the_documents_and_unit_tests_lie_in_the_same_rooms() -> None:
+    rooms = {path.parent.relative_to(ROOT) for path in modules() if path.name == "__init__.py"}
+    assert len(rooms) > 50
+    text = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
+    tree = text[text.index("## The rooms") : text.index("## What keeps it right")]
+    assert [str(room) for room in sorted(rooms) if f"{room.name}/" not in tree] == []
+    tried = {path.parent.relative_to(ROOT / "tests" / "unit") for path in (ROOT / "tests" / "unit").rglob("*.py")}
+    assert {str(room) for room in tried - rooms} == {"compiled", "house"}
+
+
 def test_every_package_says_what_it_is() -> None:
     for path in modules():
         if path.name == "__init__.py":
