@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +81,17 @@ class Platform:
         """The accelerator's name, which stands for the machine around it: `2x rtx-3090` where there are two."""
         n, name = self.machine.n_cards, self.machine.accelerator.name
         return name if n == 1 else f"{n}x {name}"
+
+    def __str__(self) -> str:
+        """The machine in a line; `repr` has every number with its source."""
+        card, host, link = self.machine.accelerator, self.machine.host, self.machine.link
+        memory = f"{card.hbm_bytes / 1e9:.1f} GB at {card.hbm_bytes_per_s / 1e9:,.0f} GB/s"
+        beside = "" if self.machine.has_one_memory else f", {link.name} at {link.h2d_bytes_per_s / 1e9:.3g} GB/s"
+        ram = f"{host.name} with {host.dram_bytes / 1e9:,.0f} GB at {host.dram_bytes_per_s / 1e9:.3g} GB/s"
+        return f"{self.hardware} ({self.stack.name}): {memory}{beside}, {ram}; {'fitted' if self.fit else 'claimed'}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(str(self))}</p>"
 
     def __post_init__(self) -> None:
         if self.machine.n_cards == 1:

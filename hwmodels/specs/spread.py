@@ -30,6 +30,9 @@ SPREADS_FILE = Path(__file__).parent / "spreads.yaml"
 TAIL = 4.0
 """Degrees of freedom of the t law that measurements follow: a few are off by far more than a normal law has them."""
 
+_ANY: Mapping[str, float] = ReadOnly({})
+"""No limit to any number."""
+
 _HALF_95 = 2.7764451051977987
 """Half a 95 % interval of that law, in its scales."""
 
@@ -55,15 +58,22 @@ class ClaimedSpread:
         object.__setattr__(self, "constants", ReadOnly(dict(self.constants)))
         object.__setattr__(self, "n_bearing", ReadOnly(dict(self.n_bearing)))
 
-    def half_width(self, elasticities: Mapping[str, float]) -> float:
-        """Half a 95 % interval of ln(metric), which depends on numbers by `elasticities`."""
-        terms = [sigma * elasticities.get(key, 0.0) for key, sigma in self.constants.items()]
-        return _HALF_95 * math.hypot(self.row, *terms)
+    def half_width(self, elasticities: Mapping[str, float], room: Mapping[str, float] = _ANY) -> float:
+        """Half a 95 % interval of ln(metric), which depends on numbers by `elasticities`: how far up the metric goes.
+        `room`: by how much ln of a number may rise, of those with a limit.
+        """
+        terms = []
+        for key, sigma in self.constants.items():
+            depends, far = elasticities.get(key, 0.0), _HALF_95 * sigma
+            terms.append(depends * (min(far, room.get(key, far)) if depends > 0 else far))
+        return math.hypot(_HALF_95 * self.row, *terms)
 
-    def interval(self, value: float, elasticities: Mapping[str, float]) -> tuple[float, float]:
-        """The 95 % interval of a metric that is `value`."""
-        factor = math.exp(self.half_width(elasticities))
-        return value / factor, value * factor
+    def interval(
+        self, value: float, elasticities: Mapping[str, float], room: Mapping[str, float] = _ANY
+    ) -> tuple[float, float]:
+        """The 95 % interval of a metric that is `value`; `elasticities` and `room` as of `half_width`."""
+        down = self.half_width({key: -depends for key, depends in elasticities.items()}, room)
+        return value * math.exp(-down), value * math.exp(self.half_width(elasticities, room))
 
     def to_yaml(self) -> str:
         """As `shipped_spread` reads it."""

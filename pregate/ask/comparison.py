@@ -147,15 +147,18 @@ def what_binds_it(timeline: Timeline, span_s: float, stall_share: float) -> str:
         return f"storage reads bind it ({shares}, storage {busy[Lane.DISK]:.0%})"
     if busy[Lane.CPU]:
         shares += f", the host's processor {busy[Lane.CPU]:.0%}"
-    if busy[Lane.CPU] > 0.4:
-        return f"what the host computes binds it ({shares})"
-    if stall_share > 0.5:
-        return f"transfers bind it ({shares})"
-    if busy[Lane.COMPUTE] > 0.8:
-        return f"compute binds it ({shares})"
-    if busy[Lane.COMPUTE] + stall_share < 0.7:
-        return f"launches and synchronisation on the host bind it ({shares})"
-    return f"compute and transfers share the time ({shares})"
+    taken = {"compute": busy[Lane.COMPUTE], "transfers": stall_share, _HOST_COMPUTES: busy[Lane.CPU]}
+    taken["launches and synchronisation on the host"] = 1 - sum(taken.values())
+    most, next_to_it = sorted(taken, key=lambda what: -taken[what])[:2]
+    if taken[most] > _MOST:
+        return f"{most} {'binds' if most in ('compute', _HOST_COMPUTES) else 'bind'} it ({shares})"
+    first, second = (what for what in taken if what in (most, next_to_it))
+    return f"{first} and {second} share the time ({shares})"
+
+
+_HOST_COMPUTES = "what the host computes"
+_MOST = 0.5
+"""The share of the time from which on what takes it binds."""
 
 
 def compare(

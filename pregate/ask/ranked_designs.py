@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from offload.cache import Cache
 from offload.policy import Policy
+from traces.routing import RoutingTrace
 
-__all__ = ["Standing", "are_ranked", "standing_of", "told_apart"]
+__all__ = ["Standing", "are_ranked", "kept_in_view", "standing_of", "told_apart"]
 
 Standing = Literal["", "ceiling", "approximate"]
 """Why a design is told apart from those that answer: it knows the future, or its output is not the model's; "" not."""
@@ -40,3 +42,22 @@ def are_ranked(standings: Sequence[str]) -> list[bool]:
 def told_apart(standings: Iterable[tuple[str, str]]) -> list[str]:
     """A sentence for each name whose standing keeps it from being an answer."""
     return [f"{name} {_WHY[standing]}." for name, standing in standings if standing]
+
+
+def kept_in_view(trace: RoutingTrace, policies: Iterable[Policy], cache: Cache | None = None) -> str:
+    """A sentence for the designs that keep what the trace they are judged by asks for most; "" where there is none, and
+    where the popularity in its traffic is known.
+    """
+    if trace.popularity is not None:
+        return ""
+    names = []
+    for policy in policies:
+        held = (one for one in (policy.cache, cache) if one is not None and one.holds_popular)
+        placed = policy.placement.keeps and not policy.placement.uniform and policy.popularity is None
+        if placed or any(one.popularity is None for one in held):
+            names.append(policy.name)
+    if not names:
+        return ""
+    return (
+        f"Kept with these very choices in view, a little too well: {', '.join(names)} (--popularity counts elsewhere)."
+    )

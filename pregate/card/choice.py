@@ -14,14 +14,25 @@ from pregate.ask.timing.intervals import Interval
 from pregate.card.designs import RESEARCH
 from pregate.card.judged_design import NORMAL_95, TAGS, Expected, Judged
 
-__all__ = ["Ranking", "between_machines", "holds_one", "ranking_of", "ratio", "span_of", "standing", "weakest"]
+__all__ = [
+    "Ranking",
+    "between_machines",
+    "holds_one",
+    "ranking_of",
+    "ratio",
+    "span_of",
+    "standing",
+    "times_of",
+    "weakest",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """`ranked`: the designs that the verdict is among, the best first; `now`: what runs today, one of them. `beside`:
     the others that fit, the best first. `rivals`: of the ranked those that cannot be told from the best, without it;
-    `gain`: of the best over `now`, as a factor, with its interval.
+    `gain`: of the best over `now`, as a factor, with its interval. `is_stated`: whether somebody said what runs now;
+    else `now` is what an engine does that is told nothing.
     """
 
     objective: str
@@ -31,6 +42,7 @@ class Ranking:
     rivals: tuple[Judged, ...]
     gain: float
     gain_interval: Interval
+    is_stated: bool = True
 
     @property
     def best(self) -> Judged:
@@ -67,14 +79,17 @@ class Ranking:
         if best is self.now:
             n, is_fitted = len(self.ranked), self._tag(best) == "fitted"
             place = f"the best of {n}" if n > 1 else "the only one"
-            return f"Leave it as it is: {best.design} is {place} {'fitted here' if is_fitted else 'that fit'}"
+            do = "Leave it as it is: " if self.is_stated else "Run "
+            is_best = f"{best.design}{' is' if self.is_stated else ':'}"
+            return f"{do}{is_best} {place} {'fitted here' if is_fitted else 'that fit'}"
         span = span_of(self.gain_interval)
         if self.abstains:
             return (
-                f"No verdict: {best.design} is predicted {self.gain:.2f} times as good as {now}, and {span} holds 1 "
-                f"({rests}): leave it as it is"
+                f"No verdict: {best.design} is predicted {times_of(self.gain)} times as good as {now}, and {span} "
+                f"holds 1 ({rests}): {'leave it as it is' if self.is_stated else 'try both'}"
             )
-        return f"Change to {best.design}: {self.gain:.2f} times as good as {now} ({span}, {rests})"
+        do = "Change to" if self.is_stated else "Run"
+        return f"{do} {best.design}: {times_of(self.gain)} times as good as {now} ({span}, {rests})"
 
     def _possibility(self) -> str:
         """What would be better if it could be run, or if its claims held."""
@@ -84,8 +99,8 @@ class Ranking:
         times, span = ratio(other, self.best, self.objective)
         rests = weakest(self._tag(other), self._tag(self.best))
         return (
-            f" Possible, not proven: {other.design}, {times:.2f} times as good as that ({span_of(span)}, {rests}); "
-            f"{self.lacking(other)}."
+            f" Possible, not proven: {other.design}, {times_of(times)} times as good as that ({span_of(span)}, "
+            f"{rests}); {self.lacking(other)}."
         )
 
     def lacking(self, other: Judged) -> str:
@@ -110,7 +125,7 @@ def standing(judged: Sequence[Judged], objective: str, *, engines_only: bool = T
     return [one for one in run if one.estimate(objective).tag == "fitted"] or run
 
 
-def ranking_of(judged: Sequence[Judged], now: Judged, objective: str) -> Ranking:
+def ranking_of(judged: Sequence[Judged], now: Judged, objective: str, *, is_stated: bool = True) -> Ranking:
     """Rank designs by `objective`. `now` is one of them: who runs no engine today is not held to engines."""
     among = standing(judged, objective, engines_only=now.design.stack != RESEARCH)
     ids = {id(one) for one in (*among, now)}
@@ -120,7 +135,7 @@ def ranking_of(judged: Sequence[Judged], now: Judged, objective: str) -> Ranking
     best = ranked[0]
     rivals = tuple(one for one in ranked[1:] if holds_one(ratio(best, one, objective)[1]))
     gain, interval = ratio(best, now, objective)
-    return Ranking(objective, ranked, beside, now, rivals, gain, interval)
+    return Ranking(objective, ranked, beside, now, rivals, gain, interval, is_stated)
 
 
 def ratio(one: Judged, other: Judged, objective: str) -> tuple[float, Interval]:
@@ -160,4 +175,9 @@ def weakest(*tags: str) -> str:
 
 def span_of(interval: Interval) -> str:
     """The interval of a ratio in words."""
-    return f"{interval[0]:.2f} to {interval[1]:.2f}"
+    return f"{times_of(interval[0])} to {times_of(interval[1])}"
+
+
+def times_of(factor: float) -> str:
+    """A ratio with three digits, two of them behind the point at most."""
+    return f"{factor:.2f}" if factor < 10 else f"{factor:.1f}" if factor < 100 else f"{factor:,.0f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
@@ -13,7 +13,7 @@ from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.request import Request, request
 from pregate.card.job import Workpiece
-from pregate.engines.flag_table import engine_of
+from pregate.engines.flag_table import HOST_KERNELS, engine_of
 from pregate.engines.flag_table import engines as flags_of_engines
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -32,6 +32,9 @@ __all__ = [
 
 RESEARCH = "streams"
 """The stack of designs that this project's runtime executes and no engine offers."""
+
+_ANY_DRAM = 1 << 50
+"""Bytes of a host that holds any model."""
 
 _MOVING = (
     "on_demand",
@@ -79,6 +82,23 @@ ENGINES: Mapping[str, tuple[str, ...]] = ReadOnly(
 )
 """What engines offer, by engine. `{fewest}`: as few layers as fit, `{most}`: as many experts a layer as
 fit, `{widest}`: groups of as many layers as fit."""
+
+_LONG: Mapping[str, tuple[str, ...]] = ReadOnly(
+    {
+        "llama-cpp": ("gpu_only@experts=cpu:{fewest}@ubatch={wide}", "gpu_only@experts=cpu:{fewest}@stream=never"),
+        "ik-llama": ("gpu_only@experts=cpu:{fewest}@ubatch={wide}", "gpu_only@experts=cpu:{fewest}@stream=never"),
+        "ktransformers": ("gpu_only@experts=cpu:keep={most}@stream=1024",),
+    }
+)
+"""What engines offer besides for a prompt that is `_LONG_TOKENS` at least: experts of the host brought once for more of
+it (`{wide}`: all of it, as far as `_WIDEST` goes), not at all, or where they never were.
+"""
+
+_LONG_TOKENS = 1024
+"""Two passes of llama.cpp, and the tokens from which on KTransformers is asked to bring experts."""
+
+_WIDEST = 4096
+"""Tokens of the widest pass looked at: what passes take in HBM grows with them."""
 
 _LOOKED_AT = ("llama-cpp", "ktransformers", "vllm")
 """Engines of which a card looks at the designs where no stack is named; a fork is asked for by name."""
@@ -143,17 +163,33 @@ def _reads(stack: str, model: ModelArchitecture) -> bool:
 
 def offered(stack: str) -> tuple[str, ...]:
     """What an engine offers that `stack` is, in whatever build, or code that was released; none where it is neither."""
+    return ENGINES.get(_engine(stack), ()) or _RELEASED.get(stack, ())
+
+
+def _engine(stack: str) -> str:
     engine = engine_of(stack)
-    return ENGINES.get(stack if engine is None else engine.engine, ()) or _RELEASED.get(stack, ())
+    return stack if engine is None else engine.engine
 
 
-def designs_of(model: ModelArchitecture, stack: str, *, beside_engines: bool = False) -> tuple[str, ...]:
-    """The designs of a stack, with their numbers still open. An encoder-decoder has no placements.
+def designs_of(
+    model: ModelArchitecture, stack: str, n_prompt: int = 0, *, beside_engines: bool = False
+) -> tuple[str, ...]:
+    """The designs of a stack for `n_prompt` tokens at once, with their numbers still open. An encoder-decoder has no
+    placements.
 
     `beside_engines`: what engines offer is theirs to run, and this project's runtime is asked for the rest.
     """
     named = offered(stack) or ((() if beside_engines and stack == RESEARCH else _PLACED) + _MOVING)
+    if n_prompt >= _LONG_TOKENS:
+        wide = str(min(1 << (n_prompt - 1).bit_length(), _WIDEST))
+        named += tuple(name.replace("{wide}", wide) for name in _for_long_prompts(_engine(stack), model))
     return tuple(name for name in named if not (model.is_encoder_decoder and "@" in name))
+
+
+def _for_long_prompts(engine: str, model: ModelArchitecture) -> tuple[str, ...]:
+    """KTransformers brings experts in formats that they are published in, and none of a GGUF file."""
+    brings = engine != "ktransformers" or model.expert_dtype.name.startswith(tuple(HOST_KERNELS))
+    return _LONG.get(engine, ()) if brings else ()
 
 
 def plan_design(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str) -> Planned:
@@ -174,7 +210,7 @@ def plan_design(model: ModelArchitecture, hw: Platform, work: Workpiece, name: s
 def _settled(model: ModelArchitecture, hw: Platform, work: Workpiece, form: str, numbers: range) -> Planned:
     """The last of `numbers` that fits; they ask for more and more HBM, and for less and less of the host's memory.
 
-    Raises `CapacityExceeded` where none does.
+    Raises `CapacityExceeded` where none does: of the host's memory that the last needs for which there is HBM.
     """
     if not len(numbers):
         raise InvalidInput(f"{form.replace('{0}', 'N')}: {model.name} has nothing to divide")
@@ -189,8 +225,16 @@ def _settled(model: ModelArchitecture, hw: Platform, work: Workpiece, form: str,
             low, high = (low, middle - 1) if error.memory == "HBM" else (middle + 1, high)
     if not isinstance(found, Planned):
         assert found is not None
-        raise found
+        if found.memory != "DRAM":
+            raise found
+        found = _settled(model, _with_any_dram(hw), work, form, numbers)
+        return _granted(model, hw, work, found.design.policy)
     return found
+
+
+def _with_any_dram(hw: Platform) -> Platform:
+    host = replace(hw.machine.host, dram_bytes=_ANY_DRAM)
+    return replace(hw, machine=replace(hw.machine, host=host))
 
 
 def _granted(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str) -> Planned:
@@ -213,10 +257,10 @@ def all_planned(
     model: ModelArchitecture,
     work: Workpiece,
     platforms: Mapping[str, Platform],
-    say: Callable[[str, str], None],
+    say: Callable[[str, CapacityExceeded], None],
     more: Sequence[str] = (),
 ) -> Iterator[Planned]:
-    """Every design of every stack in `platforms` that fits, each once; `say(design, reason)` for those that do not.
+    """Every design of every stack in `platforms` that fits, each once; `say(design, error)` for those that do not.
 
     Where all fits in HBM nothing of it is put elsewhere by number, and where host and accelerator have one memory
     nothing is copied within it. `more`: designs beside these, on stacks that are no engine's where there is one:
@@ -226,7 +270,9 @@ def all_planned(
     fits_whole = False
     for stack, hw in platforms.items():
         seen: set[str] = set()
-        named = designs_of(model, stack, beside_engines=any(map(offered, platforms)))
+        named = designs_of(
+            model, stack, work.job.batch * work.job.input_tokens, beside_engines=any(map(offered, platforms))
+        )
         for name in (*(one for one in named if not (hw.machine.has_one_memory and _copies(one))),
                      *(more if stack in free else ())):  # fmt: skip
             if "{" in name and fits_whole:
@@ -236,7 +282,7 @@ def all_planned(
             except CapacityExceeded as error:
                 say(
                     f"{stack}/{name.replace('{fewest}', 'N').replace('{most}', 'N').replace('{widest}', 'N')}",
-                    str(error),
+                    error,
                 )
                 continue
             except InvalidInput:
@@ -250,5 +296,6 @@ def all_planned(
 
 
 def _copies(name: str) -> bool:
-    """Whether a design brings weights to the accelerator as it runs."""
-    return not name.startswith("gpu_only") or "=stream" in name or "=zerocopy" in name
+    """Whether a design is about weights that are brought to the accelerator as it runs."""
+    brought = ("=stream", "=zerocopy", "@stream=", "@ubatch=")
+    return not name.startswith("gpu_only") or any(word in name for word in brought)

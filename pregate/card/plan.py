@@ -27,14 +27,18 @@ from pregate.engines.writing import flags_of, named
 from pregate.named import load_hardware, load_model
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
+from traces.model.dtypes import find_dtype
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 
 __all__ = ["NothingFits", "plan", "platforms_of", "rank_designs", "ranked_on", "routing_of", "work_of"]
 
 
-_NARROW = 5.0
-"""Bits a weight from which on up 4 bits are fewer."""
+_FEWER = ("q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "iq1_s")
+"""Formats to try where a model does not fit, the widest first."""
+
+_SIZES_GB = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+"""Memories that a host has."""
 
 
 class NothingFits(InvalidInput):
@@ -138,25 +142,43 @@ def ranked_on(
 
     Raises `NothingFits` where none does, `InvalidInput` where `now` does not.
     """
-    unfit: list[tuple[str, str]] = []
+    unfit: list[tuple[str, CapacityExceeded]] = []
     asked = None if now is None else _asked(model, work, platforms, now, kept)
     judged: list[Judged] = [] if asked is None else [asked]
-    for planned in all_planned(model, work, platforms, lambda name, reason: unfit.append((name, reason)), more):
+    for planned in all_planned(model, work, platforms, lambda name, error: unfit.append((name, error)), more):
         if asked is not None and planned.design == asked.design:
             continue
         try:
             judged.append(judge(planned, work.job, kept))
         except CapacityExceeded as error:
-            unfit.append((str(planned.design), str(error)))
+            unfit.append((str(planned.design), error))
     if not judged:
-        reasons = "; ".join(reason.partition(": try ")[0] for _, reason in unfit[:2])
-        fewer = "q4_k_m" if model.expert_dtype.bits > _NARROW else "q2_k_s"
-        raise NothingFits(
-            f"{model.name}: no design fits ({reasons}): try fewer bits (--formats all={fewer}), a host with more "
-            "memory (--dram 256GB, or --host NAME), or --tier ssd with `pregate compare`"
-        )
+        raise _nothing_fits(model, next(iter(platforms.values())), [error for _, error in unfit])
     today = asked or _default_now(standing(judged, objective))
-    return ranking_of(judged, today, objective), tuple(unfit)
+    return ranking_of(judged, today, objective, is_stated=asked is not None), tuple(
+        (name, str(error)) for name, error in unfit
+    )
+
+
+def _nothing_fits(model: ModelArchitecture, hw: Platform, errors: Sequence[CapacityExceeded]) -> NothingFits:
+    """What the design of the least HBM and that of the least host memory lack, and what would do."""
+    lacks = {what: [one for one in errors if one.memory == what] for what in ("HBM", "DRAM")}
+    least = [min(found, key=lambda one: one.needed_bytes) for found in lacks.values() if found]
+    machine, ways = hw.machine, []
+    there = machine.n_cards * machine.accelerator.hbm_bytes + machine.host.dram_bytes * (not machine.has_one_memory)
+    for name in _FEWER:
+        ratio = find_dtype(name).bits / model.expert_dtype.bits
+        if ratio < 1 and lacks["HBM"] and max(one.needed_bytes for one in lacks["HBM"]) * ratio < there:
+            ways.append(f"fewer bits (--formats all={name})")
+            break
+    if machine.has_one_memory:
+        ways.append("a machine with more memory")
+    elif lacks["DRAM"]:
+        size = next((size for size in _SIZES_GB if size * 1e9 >= least[-1].needed_bytes), None)
+        ways.append(f"a host with more memory ({f'--dram {size}GB, or ' * bool(size)}--host NAME)")
+    ways.append("experts that wait on storage (`pregate compare` with --tier ssd+lru)")
+    reasons = "; ".join(str(one).partition(": try ")[0] for one in least)
+    return NothingFits(f"{model.name}: no design fits ({reasons}): try {', or '.join(ways)}")
 
 
 def _default_now(judged: Sequence[Judged]) -> Judged:

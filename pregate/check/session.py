@@ -67,7 +67,7 @@ def validate(
     hw: Platform,
     plan: ValidationPlan = _PLAN,
     *,
-    directory: Path | None = None,
+    directory: str | Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Validation:
     """Predict every case of `groups` on `hw`, write that to `directory` (when given), then run them all.
@@ -82,15 +82,16 @@ def validate(
     budget, errors = TimeBudget(plan.budget_s, plan.repeats), GroupErrors()
     say("predicting")
     predicted = _all_predicted(groups, hw, plan.drawn, errors)
-    digest = _written_down(predicted, directory)
+    folder = None if directory is None else Path(directory)
+    digest = _written_down(predicted, folder)
     written = _entered(plan.ledger, hw, [pair for pairs in predicted for pair in pairs])
     runner = Runner(device_of(plan), plan.repeats, plan.tries)
     outcomes, skipped = run_groups(predicted, runner, budget, errors, say)
     _scored(plan.ledger, written, outcomes)
     machine = ReadOnly(describe_device(plan.backend))
     assert hw.fit is not None
-    if directory is not None and runner.recorded:
-        save_recording(Recording(runner.recorded, hw.fit.stack, machine, plan.provenance), directory / RUNS)
+    if folder is not None and runner.recorded:
+        save_recording(Recording(runner.recorded, hw.fit.stack, machine, plan.provenance), folder / RUNS)
     if errors.first is not None and not outcomes:
         raise errors.first
     return Validation(

@@ -21,7 +21,7 @@ _SIZE_PT = 8.0
 def draw_iso_lines(
     axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], values: NDArray[np.float64], *, log: bool
 ) -> QuadContourSet | None:
-    """At most five lines, evenly between the ends of what is finite; None where all is equal or no grid is there."""
+    """At most five lines at round numbers between the ends of what is finite; None where all is equal or no grid is."""
     from matplotlib.patheffects import withStroke
 
     shown = np.ma.masked_invalid(values)
@@ -29,8 +29,11 @@ def draw_iso_lines(
         return None
     low, high = float(shown.min()), float(shown.max())
     spaced = np.geomspace(low, high, 7) if log else np.linspace(low, high, 7)
-    levels = np.unique([float(f"{level:.2g}") for level in spaced[1:-1]])
-    levels = levels[(levels > low) & (levels < high)]
+    for digits in (1, 2):
+        levels = np.unique([float(f"{level:.{digits}g}") for level in spaced[1:-1]])
+        levels = levels[(levels > low) & (levels < high)]
+        if levels.size > 2:
+            break
     if not levels.size:
         return None
     lines = axes.contour(x, y, shown, levels=levels, colors="white", linewidths=1.1)

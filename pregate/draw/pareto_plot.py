@@ -26,7 +26,7 @@ _SCALES = {"s": (1e-3, "ms"), "B": (1e9, "GB"), "USD": (1.0, "US$")}
 
 
 @picture
-def draw_front(optimum: Optimum, path: Path | None = None) -> Figure:
+def draw_front(optimum: Optimum, path: str | Path | None = None) -> Figure:
     """Feasible candidates small by policy, those that miss a constraint grey, the front joined and numbered.
 
     Drawn over the first two objectives, a price across; where there is only one, over price or else tokens/s. Between

@@ -108,10 +108,10 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 @picture
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as its suffix says; whole or not at all. Raises `InvalidInput` for a suffix, `InvalidFile`."""
-    kind = path.suffix.lower().removeprefix(".")
+    kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise InvalidInput(f"{path}: pictures are written as .png, .svg or .pdf")
-    with whole_file(path) as partial:
+    with whole_file(Path(path)) as partial:
         figure.savefig(partial, format=kind, dpi=150)

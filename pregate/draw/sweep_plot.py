@@ -274,6 +274,8 @@ def _legend(figure: Figure, styles: Mapping[str, SeriesStyle], maps: list[_Map])
         Patch(facecolor=styles[name].colour, hatch=styles[name].hatch, edgecolor="white", lw=0, label=name)
         for name in seen
     ]
+    if any(np.any(shown.best < 0) for shown in maps):
+        handles.append(Patch(facecolor="white", edgecolor="#999999", lw=0.8, label="nothing fits"))
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
 
 

@@ -40,7 +40,7 @@ _STALL = "waiting for experts"
 @picture
 def gantt(
     shown: Comparison | SimulationResult | Mapping[str, Timeline],
-    path: Path | None = None,
+    path: str | Path | None = None,
     *,
     step: int | None = None,
     span_s: float | None = None,

@@ -21,7 +21,7 @@ _SIDES = {"low": ("a tenth less", PALETTE[3], ""), "high": ("a tenth more", PALE
 
 
 @picture
-def tornado(explanation: Explanation, path: Path | None = None, *, n_bars: int = 12) -> Figure:
+def tornado(explanation: Explanation, path: str | Path | None = None, *, n_bars: int = 12) -> Figure:
     """What a tenth less and a tenth more of each number does to the metric, the `n_bars` that matter most.
 
     In per cent of the metric, each recomputed with all other numbers as they are. Saved to `path` (PNG, SVG or PDF)

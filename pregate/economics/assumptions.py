@@ -107,14 +107,14 @@ class Assumptions:
         return Assumptions(ReadOnly(changed))
 
 
-def load_assumptions(path: Path | None = None, overrides: Mapping[str, str] | None = None) -> Assumptions:
+def load_assumptions(path: str | Path | None = None, overrides: Mapping[str, str] | None = None) -> Assumptions:
     """What ships, or of a file of the same form what it names in its place, then `overrides`.
 
     Raises `InvalidFile` for a file of another form, `InvalidInput` as `Assumptions.with_values`.
     """
     found = _read(SHIPPED)
     if path is not None:
-        found |= _read(path)
+        found |= _read(Path(path))
     return Assumptions(ReadOnly(found)).with_values(overrides or {})
 
 

@@ -16,7 +16,7 @@ from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import BASES, OBJECTIVES
 from pregate.ask.timing.intervals import Interval
 from pregate.card.card import named_parts, predictions_of
-from pregate.card.choice import Ranking, between_machines, holds_one, span_of, weakest
+from pregate.card.choice import Ranking, between_machines, holds_one, span_of, times_of, weakest
 from pregate.card.job import RequestLoad
 from pregate.card.judged_design import Judged
 from pregate.card.plan import NothingFits, platforms_of, ranked_on, routing_of, work_of
@@ -131,14 +131,14 @@ class MachineRanking:
         times, interval = self.worse(other)
         rests = weakest(*(one.best.estimate(self.objective).tag for one in (best, other)))
         if not self.abstains:
-            told = f"{times:.2f} times as good as {other.hardware}, the next"
+            told = f"{times_of(times)} times as good as {other.hardware}, the next"
             return f"{best.hardware}: {told} ({span_of(interval)}, {rests})."
         near = [one.hardware for one in self.rivals]
         if other not in self.rivals:
             return f"No verdict: {best.hardware} is predicted best and cannot be told from {_listed(near)} ({rests})."
         more = f"; nor can {_listed(near[1:])} be told from it" if len(near) > 1 else ""
         return (
-            f"No verdict: {best.hardware} is predicted {times:.2f} times as good as {other.hardware}, and "
+            f"No verdict: {best.hardware} is predicted {times_of(times)} times as good as {other.hardware}, and "
             f"{span_of(interval)} holds 1 ({rests}){more}."
         )
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable
 
 from pregate.card.display.one_screen import COLUMNS, DETAILS
-from pregate.card.display.phrases import bound_by, rate, rates
+from pregate.card.display.phrases import bound_by, rate, rate_head, rates
 from pregate.card.display.text_layout import cut, folded, in_columns
 from pregate.card.display.whole_card import escaped
 from pregate.card.judged_design import Expected
@@ -18,7 +18,10 @@ __all__ = ["ranking_html", "ranking_markdown", "ranking_screen", "ranking_text"]
 
 Rows = list[tuple[str, ...]]
 
-_SHORT = {"what the host computes": "host", "storage reads": "storage"}
+_SHORT = {
+    "what the host computes": "host", "storage reads": "storage",
+    "launches and synchronisation on the host": "launches",
+}  # fmt: skip
 """What binds, in a word where a table has it."""
 
 _CARD = "The card of one machine: the same with one name, --hardware {}"
@@ -109,7 +112,7 @@ def _tables(found: MachineRanking) -> tuple[Rows, Rows]:
 def _numbers(found: MachineRanking, n: int, width: int | None) -> Rows:
     """Request, tokens/s and TTFT of the first `n`, the last two with intervals; names cut where `width` asks for it."""
     batch = found.job.batch
-    head = ("", "machine", "request", "tokens/s" if batch == 1 else f"tokens/s of all {batch}", "TTFT")
+    head = ("", "machine", "request", rate_head(batch), "TTFT")
     rows: Rows = [head]
     for i, one in enumerate(found.machines[:n]):
         best = one.best
@@ -150,7 +153,9 @@ def _place(found: MachineRanking, i: int) -> str:
 
 def _binds(one: RankedMachine) -> str:
     what, _ = bound_by(one.best.token_binds)
-    return _SHORT.get(what, what)
+    for words, short in _SHORT.items():
+        what = what.replace(words, short)
+    return what.removesuffix(" share the time")
 
 
 def _usd(cost: Estimate | None) -> str:

@@ -11,12 +11,15 @@ from hwmodels.quantity import ReadOnly
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidInput
 
-__all__ = ["FLAGS_FILE", "NOTHING", "EngineFlags", "Flag", "engine_of", "engines"]
+__all__ = ["FLAGS_FILE", "HOST_KERNELS", "NOTHING", "EngineFlags", "Flag", "engine_of", "engines"]
 
 FLAGS_FILE = Path(__file__).parent / "flags.yaml"
 
 NOTHING = "nothing"
 """What a flag says that nothing here depends on."""
+
+HOST_KERNELS: Mapping[str, str] = ReadOnly({"bf16": "BF16", "fp8": "FP8", "int4": "RAWINT4", "mxfp4": "MXFP4"})
+"""`--kt-method` by the start of the name of a format that is published so."""
 
 _SWITCHED = ("0", "1", "on", "off", "auto")
 

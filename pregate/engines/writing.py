@@ -23,7 +23,7 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad
-from pregate.engines.flag_table import EngineFlags, engine_of, engines
+from pregate.engines.flag_table import HOST_KERNELS, EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, budget_of, groups_of
 from traces.model.architecture import ModelArchitecture
 
@@ -130,7 +130,7 @@ def _placed(
     elif placement.kv == "stream":
         left_out.append("a KV cache on the host is attended to there, not streamed")
     if placement.micro_batch:
-        words.append(engine.words("micro_batch", placement.micro_batch))
+        words += [engine.words(what, placement.micro_batch) for what in ("batch", "micro_batch")]
     if placement.stream_from == 0:
         told = engine.says("never_streamed")
         words.append(engine.words("never_streamed") if told else engine.words("offloaded_ops", NO_OPS))
@@ -206,7 +206,7 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
     if len(placement.host_experts.of(model.decoder.n_layers)) < model.decoder.n_layers or placement.host_layers:
         return Flags("", "KTransformers puts experts of all layers on the host, and no whole layers")
     said, host = engines()["ktransformers"].words, hw.machine.host
-    method = next((name for start, name in _HOST_KERNELS.items() if model.expert_dtype.name.startswith(start)), "")
+    method = next((name for start, name in HOST_KERNELS.items() if model.expert_dtype.name.startswith(start)), "")
     words = [
         f"python -m sglang.launch_server {said('model', 'MODEL')} {said('host_weights', 'MODEL')}",
         *([said("host_kernels", method)] if method else []),
@@ -226,10 +226,6 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
     if placement.n_kept and not placement.uniform:
         left_out.append("COUNTS.pt is what --record-kt-gpu-expert-distribution wrote before")
     return Flags(" ".join(words), "; ".join(left_out))
-
-
-_HOST_KERNELS: Mapping[str, str] = ReadOnly({"bf16": "BF16", "fp8": "FP8", "int4": "RAWINT4", "mxfp4": "MXFP4"})
-"""`--kt-method` by the start of the name of a format that is published so."""
 
 
 def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:

@@ -19,6 +19,14 @@ _QUANT = re.compile(
     r"(?:-dynamic)?",
     re.IGNORECASE,
 )
+_SPACED = re.compile(r"[\s(]+")
+_OF_BENCH = {
+    r"qwen3moe\b": "qwen3", r"qwen3next\b": "qwen3-next", r"qwen2moe\b": "qwen2", r"llama (?=8x)": "mixtral ",
+    "deepseek2 671B": "deepseek-v3", "deepseek2 236B": "deepseek-v2", "deepseek2 16B": "deepseek-v2-lite",
+    r"glm4moe 106B\.A12B": "glm-4.5-air", r"glm4moe 355B\.A32B": "glm-4.5",
+}  # fmt: skip
+"""What llama.cpp calls an architecture, with the size where that tells models apart, and the model's own name."""
+
 _AS_A_TAG_SAYS = 0.05
 """How far off a size in a tag may be."""
 _OF_OLLAMA = re.compile(r"(?P<family>[a-z][\w.-]*):(?P<tag>\d[\w.-]*)", re.ASCII)
@@ -53,6 +61,7 @@ def model_and_format(text: str) -> tuple[str, str]:
         return "", ""
     bare, mark, rest = text.partition("?")
     name = re.sub(r"\.gguf$", "", re.sub(r"-\d{5}-of-\d{5}", "", bare.rpartition("/")[2]), flags=re.IGNORECASE)
+    name = _SPACED.sub("-", _as_in_a_file(name.strip())).rstrip(")")
     parts = _QUANT.fullmatch(name.replace(":", "-"))
     called, quant = (parts["name"], parts["quant"]) if parts else (name, "")
     called, n_files = re.subn(r"[-_.]GGUF$", "", called, flags=re.IGNORECASE)
@@ -63,6 +72,13 @@ def model_and_format(text: str) -> tuple[str, str]:
     if n_files and not quant and _KEEPS_EXPERTS.match(ours):
         quant = "MXFP4"
     return (f"{ours}{mark}{rest}", quant) if ours else ("", "")
+
+
+def _as_in_a_file(text: str) -> str:
+    """What llama-bench prints in its column "model", as a file would be called: `qwen3moe 30B.A3B Q4_K - Medium`."""
+    for kind, named in _OF_BENCH.items():
+        text = re.sub(rf"^{kind}", named, text)
+    return re.sub(r" MXFP4 MoE$", " MXFP4", re.sub(r" - (S|M|L)(mall|edium|arge)$", r"_\1", text))
 
 
 def _of_tag(family: str, tag: str) -> list[str]:

@@ -6,6 +6,7 @@ Shapes and counts only: nothing here knows a machine, a policy or a trace.
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +75,15 @@ class ModelArchitecture:
     published: PublishedCounts = NOT_PUBLISHED
     sources: tuple[str, ...] = ()
     note: str = ""
+
+    def __str__(self) -> str:
+        """The model in a line; `repr` has every field."""
+        params = f"{self.total_params / 1e9:.4g} B parameters, {self.active_params / 1e9:.3g} B of a token"
+        experts = f"{self.n_moe_layers} MoE layers of {self.n_experts} experts, {self.top_k} of a token"
+        return f"{self.name}: {params}, {self.total_bytes / 1e9:.4g} GB in {self.expert_dtype.name}, {experts}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(str(self))}</p>"
 
     def __post_init__(self) -> None:
         if not self.name:

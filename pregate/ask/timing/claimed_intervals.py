@@ -1,7 +1,8 @@
 """95 % intervals on machines without a fit: by how far claims were off elsewhere (`hwmodels.specs.spread`).
 
 The interval of a metric follows from how much it depends on each number that scatters, along its critical paths, and
-from what a measurement is off by itself. Numbers that the user set are exact.
+from what a measurement is off by itself. Numbers that the user set are exact. No efficiency is above 1, and no copy is
+faster than its link.
 """
 
 from __future__ import annotations
@@ -60,9 +61,18 @@ def claimed_intervals(
         ends = along.at(moved, 2 * len(keys)) if keys else np.zeros(0)
         depends = (ends[::2] - ends[1::2]) / (2 * math.log1p(_MOVE) * value)
         if name == "tokens_per_s":
-            value = captured.workload.n_output_tokens / value
-        found[name] = spread.interval(value, dict(zip(keys, depends.tolist(), strict=True)))
+            value, depends = captured.workload.n_output_tokens / value, -depends
+        found[name] = spread.interval(value, dict(zip(keys, depends.tolist(), strict=True)), _room(figures, keys))
     return found
+
+
+def _room(figures: Figures, keys: Sequence[str]) -> dict[str, float]:
+    """By how much ln of a number may rise, of those with a limit."""
+    limits = {key: 1.0 for key in keys if key.endswith("_efficiency")}
+    limits |= {key: figures["link.h2d_bytes_per_s"] for key in keys if key.endswith("_h2d_bytes_per_s")}
+    return {
+        key: max(math.log(float(np.max(limit)) / float(np.min(figures[key]))), 0.0) for key, limit in limits.items()
+    }
 
 
 def _moved(figures: Figures, keys: Sequence[str]) -> Figures:

@@ -10,13 +10,14 @@ import re
 
 from hwmodels.platform import OF_CUDA
 from pregate.card.card import Card
-from pregate.card.choice import Ranking, ratio
+from pregate.card.choice import Ranking, ratio, span_of, times_of
 from pregate.card.display.phrases import (
     assumed_hits,
     bound_by,
     changed_by,
     design_row,
     in_words,
+    now_in_words,
     rate,
     rates,
     run_lines,
@@ -86,7 +87,7 @@ def _sentences(card: Card) -> dict[str, str]:
     token_by, prompt_by = ("" if same else f" ({binds})" for binds in (limit.token_binds, limit.prompt_binds))
     return {
         "title": f"{card.model} on {card.parts}: {job.input_tokens} + {job.output_tokens} tokens, {job.batch} at once",
-        "verdict": f"{card.choice.advice('now (*)')}.",
+        "verdict": f"{card.choice.advice(f'{now_in_words(card.choice)} (*)')}.",
         "expected": _expected(card),
         "limit": f"Limit (claimed{f', {limit.token_binds}' * same}): {rate(1 / limit.tpot_s)} tokens/s{each}{token_by},"
         f" TTFT {si(limit.ttft_s, 's')}{prompt_by}; {card.reached:.0%} reached",
@@ -140,11 +141,11 @@ def _legend(choice: Ranking) -> list[str]:
     for mark, one in shown_designs(choice):
         resting.setdefault(one.estimate(choice.objective).tag, []).append(mark or "*")
     tags = (f"{tag}: {', '.join(marks)}" if len(resting) > 1 else tag for tag, marks in resting.items())
-    said = [f"{'; '.join(tags)}; * now (or say --now), ~ not told from 1"]
+    said = [f"{'; '.join(tags)}; * {'now' if choice.is_stated else 'default (or say --now)'}, ~ not told from 1"]
     other = choice.possible
     if other is not None:
-        times, (low, high) = ratio(other, choice.best, choice.objective)
-        said.append(f"? not proven: {times:.2f} times 1 ({low:.2f} to {high:.2f}); {choice.lacking(other)}")
+        times, span = ratio(other, choice.best, choice.objective)
+        said.append(f"? not proven: {times_of(times)} times 1 ({span_of(span)}); {choice.lacking(other)}")
     elif any(mark == "?" for mark, _ in shown_designs(choice)):
         said[0] += ", ? not proven"
     return said

@@ -15,8 +15,8 @@ from pregate.draw.render import si
 from pregate.engines.writing import Flags
 
 __all__ = [
-    "assumed_hits", "bound_by", "changed_by", "design_row", "in_words", "rate", "rates", "run_lines", "seconds",
-    "shown_designs",
+    "assumed_hits", "bound_by", "changed_by", "design_row", "in_words", "now_in_words", "rate", "rate_head", "rates",
+    "run_lines", "seconds", "shown_designs",
 ]  # fmt: skip
 
 CHANGES = "Would change it"
@@ -32,21 +32,41 @@ def shown_designs(choice: Ranking) -> list[tuple[str, Judged]]:
 
 
 def design_row(choice: Ranking, mark: str, one: Judged, *tag: str) -> tuple[str, ...]:
-    """Cells of a design: its marks, its name, a request, tokens/s of all requests, TTFT, `tag`, peak memory."""
+    """Cells of a design: its marks, its name, a request, its rate (`rate_head`), TTFT, `tag`, peak memory."""
+    rated = one.throughput if one.job.batch > 1 else one.tpot.inverse(1.0)
     marks = "*" * (one is choice.now) + "~" * (one is not choice.best and choice.straddles(one))
     return (
         mark + marks,
         str(one.design),
         si(one.request.value, "s"),
-        rate(one.throughput.value),
+        rate(rated.value),
         si(one.ttft.value, "s"),
         *tag,
         si(one.peak_hbm_bytes, "B"),
     )
 
 
+def rate_head(batch: int) -> str:
+    """Over the rate of a design: of one request from its first token on, or of several over their whole time."""
+    return "tokens/s" if batch == 1 else f"tokens/s of all {batch}"
+
+
+def now_in_words(choice: Ranking) -> str:
+    """What runs now: what an engine does that is told nothing, where nobody said."""
+    return "now" if choice.is_stated else "the default"
+
+
 def in_words(one: Judged) -> str:
-    """Where a design has weights and computes, or what it does; "" of one of the user's own."""
+    """Where a design has weights and computes, or what it does, and how it takes prompts; "" of a user's own."""
+    where = one.planned.tokens.policy.placement
+    passes = f"prompts by {where.micro_batch:,} tokens" if where.micro_batch else ""
+    brought = {None: "", 0: "prompts computed where experts are"}.get(
+        where.stream_from, f"experts brought for prompts from {where.stream_from} tokens on"
+    )
+    return "; ".join(filter(None, (_placed_in_words(one), passes, brought)))
+
+
+def _placed_in_words(one: Judged) -> str:
     policy, model = one.planned.tokens.policy, one.planned.tokens.model
     where, n_layers = policy.placement, model.decoder.n_layers
     if where.host_layers is not None:
@@ -60,7 +80,10 @@ def in_words(one: Judged) -> str:
         return f"experts of {n} of {n_layers} layers {rest}" if n < n_layers else f"all experts {rest}"
     if where.zero_copies or where.streams:
         return _over_link(where, n_layers)
-    name = re.split(r"[+(:@]", policy.name)[0]
+    name = re.split(r"[+(@]", policy.name)[0]
+    if name == "on_demand:cpu":
+        return "popular experts in HBM, the others computed on the host's processor"
+    name = name.partition(":")[0]
     return "all in HBM" if policy.resident else what_it_does(name) if name in PRESETS else ""
 
 

@@ -36,6 +36,7 @@ def compare(
     architecture, machine, workload = question.subject()
     chosen, cache = question.designs(names, architecture)
     from pregate.ask.comparison import compare as run_compare
+    from pregate.ask.ranked_designs import kept_in_view
     from pregate.ask.routing_source import describe_routing
 
     with spinner("simulating") as update:
@@ -64,6 +65,8 @@ def compare(
         print("Tokens/s are output tokens over the whole run, prompt included.")
         print(f"Machine constants: {comparison.calibration}.")
         print(f"Routing: {describe_routing(architecture, workload, comparison)}.")
+        if in_view := kept_in_view(workload, chosen, cache):
+            print(in_view)
         if question.check:
             print(options.CHECKED)
     raise typer.Exit(0 if comparison.results else NOTHING_FITS)

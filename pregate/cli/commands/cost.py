@@ -118,7 +118,10 @@ def _print(report: CostReport) -> None:
     if report.drivers:
         top = list(report.drivers.items())[:3]
         print(f"What the choice hangs on: {', '.join(f'{name} {share:.0%}' for name, share in top)} of its variance.")
-    print("Batches start and end together: continuous batching serves more. In brackets: 95 % over all assumptions.")
+    print(
+        "Batches start and end together, and nobody waits for one: continuous batching serves more, queues make TTFT "
+        "longer. In brackets: 95 % over all assumptions."
+    )
     print(f"Machine constants: {report.calibration}.")
     print("Assumed (--assume NAME=NUMBER for your own):")
     for name, figure in report.assumed.items():

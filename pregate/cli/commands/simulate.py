@@ -31,6 +31,7 @@ def simulate(
     name = question.drafting(policy)
     architecture, machine, workload = question.subject()
     (chosen,), cache = question.designs([name], architecture)
+    from pregate.ask.ranked_designs import kept_in_view
     from pregate.ask.routing_source import describe_routing
     from pregate.ask.simulation import describe_calibration
     from pregate.ask.simulation import simulate as run_simulate
@@ -56,6 +57,8 @@ def simulate(
         render.print_table(render.result_table(result))
         print(f"Machine constants: {describe_calibration(machine, architecture, [result])}.")
         print(f"Routing: {describe_routing(architecture, workload, [result])}.")
+        if in_view := kept_in_view(workload, [chosen], cache):
+            print(in_view)
         if question.check:
             print(options.CHECKED)
     say_written(timeline, gantt)

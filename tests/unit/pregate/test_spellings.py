@@ -14,6 +14,7 @@ from hwmodels.shipped import STACKS_DIR
 from offload.policies.policy_descriptions import DESIGNS
 from pregate.ask.simulation import describe_calibration
 from pregate.cli.checks import names
+from pregate.spellings.models import model_and_format
 from pregate.spellings.names import unknown
 from tests.command_line import Run, runner
 from traces.errors import InvalidFile, UnknownName
@@ -144,6 +145,23 @@ def test_an_engine_of_files_says_that_they_have_other_formats_beside_the_experts
     model = pregate.load_model("gpt-oss-20b", formats=formats)
     words = describe_calibration(pregate.load_hardware("rtx-5080", stack), model, [])
     assert ("--formats all=mxfp4_moe" in words) == is_told
+
+
+@pytest.mark.parametrize(
+    ("written", "ours", "format"),
+    [
+        ("Qwen3-30B-A3B Q4_K_M", "qwen3-30b-a3b", "Q4_K_M"),
+        ("Qwen3-235B-A22B (Q2_K)", "qwen3-235b-a22b", "Q2_K"),
+        ("qwen3moe 30B.A3B Q4_K - Medium", "qwen3-30b-a3b", "Q4_K_M"),
+        ("glm4moe 106B.A12B Q4_K - Small", "glm-4.5-air", "Q4_K_S"),
+        ("deepseek2 671B Q4_K - Medium", "deepseek-v3", "Q4_K_M"),
+        ("llama 8x7B Q5_K - Medium", "mixtral-8x7b", "Q5_K_M"),
+        ("gpt-oss 120B MXFP4 MoE", "gpt-oss-120b", "MXFP4"),
+        ("llama 8B Q4_0", "", ""),
+    ],
+)
+def test_a_model_is_read_as_llama_bench_prints_it(written: str, ours: str, format: str) -> None:
+    assert model_and_format(written) == (ours, format)
 
 
 def test_a_model_that_does_not_ship_is_told_what_it_is_read_from() -> None:

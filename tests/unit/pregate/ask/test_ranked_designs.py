@@ -11,7 +11,7 @@ import pytest
 import pregate
 from hwmodels.platform import load_platform
 from offload.policies import policy_named
-from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
+from pregate.ask.ranked_designs import are_ranked, kept_in_view, standing_of, told_apart
 from pregate.economics.costing import costs
 from pregate.explore.sweeps.summary import best_policy, summarise
 from pregate.page.answers import document
@@ -109,3 +109,19 @@ def test_a_sweep_on_the_command_line_names_them(run: Run, tmp_path: Path) -> Non
     rows = json.loads(out)["policies"]
     assert [row["standing"] for row in rows] == ["", "ceiling"]
     assert rows[0]["best_share"] == 1
+
+
+def test_designs_that_keep_by_the_trace_itself_are_told() -> None:
+    names = ("on_demand+lru", "on_demand+static:0.3", "min_latency/paper", "gpu_only@experts=cpu:keep=2")
+    policies = [policy_named(name) for name in names]
+    trace = pregate.load_trace("gpt-oss-20b-mmlu")
+    said = kept_in_view(trace, policies)
+    assert said.count(", ") == 3  # one in the sentence
+    assert all(name in said for name in names[1:])
+    counted = pregate.load_popularity("gpt-oss-20b-mmlu")
+    assert kept_in_view(trace, [policy.placed(counted) for policy in policies]) == ""
+    assert kept_in_view(trace, [policy_named("gpu_only@experts=cpu:keep=2:uniform")]) == ""
+    assert kept_in_view(pregate.synthesize(MODEL, 8, 4), policies) == ""  # its popularity is known apart from it
+    cache = pregate.Cache("static", ratio=0.5)
+    assert kept_in_view(trace, [policy_named("on_demand")], cache)
+    assert not kept_in_view(trace, [policy_named("on_demand")], cache.placed(counted))

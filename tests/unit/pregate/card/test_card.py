@@ -305,7 +305,7 @@ def test_what_is_claimed_does_not_beat_what_was_measured() -> None:
     found = plan("switch-base-8", "a100-sxm4-80gb", RequestLoad(16, 8, 1))
     assert {one.design.stack for one in found.choice.ranked} == {"fastertransformer"}
     assert found.best is found.choice.now
-    assert found.verdict().startswith("Leave it as it is: fastertransformer/gpu_only is the best of")
+    assert found.verdict().startswith("Run fastertransformer/gpu_only: the best of")
     possible = found.choice.possible
     assert possible is not None
     assert (possible.design.stack, possible.request.tag) == ("streams", "claimed")

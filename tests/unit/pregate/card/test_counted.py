@@ -1,13 +1,19 @@
-"""What a card knows of experts beforehand, and the limit of a machine whose HBM does not hold them all."""
+"""What a card knows of experts beforehand, the limit of a machine whose HBM does not hold them all, long prompts."""
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 import numpy as np
 import pytest
 
 import pregate
+from pregate.card.designs import designs_of
 from pregate.card.job import RequestLoad, workpiece
+from pregate.card.plan import NothingFits, plan
 from pregate.card.speed_limit import speed_limit
+from pregate.engines.writing import flags_of
 from traces.phase import Phase
 from traces.statistics.popularity import popularity_of
 
@@ -42,3 +48,71 @@ def test_what_hbm_has_no_room_for_is_read_from_dram_in_the_limit() -> None:
     assert found.prompt_binds == "DRAM"  # a long prompt asks for every expert
     assert found.ttft_s >= outside / machine.host.dram_bytes_per_s
     assert found.token_binds == "DRAM"
+
+
+@pytest.mark.parametrize(
+    ("stack", "named", "flags"),
+    [
+        ("llama-cpp", "ubatch=2048", ("-b 2048", "-ub 2048")),
+        ("llama-cpp", "stream=never", ("--no-op-offload",)),
+        ("ik-llama", "stream=never", ("-op -1,0",)),
+        ("ktransformers", "stream=1024", ("--kt-gpu-prefill-token-threshold 1024",)),
+    ],
+)
+def test_long_prompts_have_the_designs_that_engines_have_for_them(
+    stack: str, named: str, flags: tuple[str, ...]
+) -> None:
+    model = pregate.load_model("mixtral-mini-8", formats={"experts": "bf16"})
+    assert not any(named in name for name in designs_of(model, stack, 1023))
+    assert any(named in name for name in designs_of(model, stack, 1500))
+    job = RequestLoad(1500, 8)
+    asked: dict[str, Any] = {"stacks": [stack], "overrides": {"hbm_bytes": 1.3e9}}
+    found = plan(model, "rtx-4090", job, **asked)
+    told = [one for one in found.choice.ranked if named in one.design.policy]
+    assert len(told) == 1
+    again = plan(model, "rtx-4090", job, **asked, now=str(told[0].design))
+    assert again.choice.now.ttft.value == told[0].ttft.value
+    written = flags_of(told[0].design, model, told[0].planned.hw, job)
+    assert all(flag in written.command for flag in flags)
+    assert "cannot" not in written.left_out
+
+
+def test_experts_of_a_gguf_file_are_not_brought_by_ktransformers() -> None:
+    model = pregate.load_model("mixtral-mini-8", formats={"experts": "q4_k"})
+    assert not any("stream" in name for name in designs_of(model, "ktransformers", 4096))
+
+
+def test_what_does_not_fit_says_how_much_host_memory_would_do() -> None:
+    """The design that keeps most in HBM needs least of the host."""
+    model = pregate.load_model("qwen3-235b-a22b", formats={"all": "q4_k_m"})
+    with pytest.raises(NothingFits) as refused:
+        plan(model, "rtx-4090", overrides={"host.dram_bytes": 64e9})
+    needed = re.search(r"takes ([0-9.]+) GB of host memory", str(refused.value))
+    sold = re.search(r"--dram ([0-9]+)GB", str(refused.value))
+    assert needed is not None
+    assert sold is not None
+    assert float(needed[1]) < float(sold[1]) == 128
+    assert plan(model, "rtx-4090", overrides={"host.dram_bytes": 128e9}).choice.ranked
+    fewer = re.search(r"--formats all=(\w+)", str(refused.value))
+    assert fewer is not None
+    smaller = pregate.load_model("qwen3-235b-a22b", formats={"all": fewer[1]})
+    assert plan(smaller, "rtx-4090", overrides={"host.dram_bytes": 64e9}).choice.ranked
+
+
+def test_nobody_is_told_to_leave_as_it_is_what_nobody_runs() -> None:
+    model = pregate.load_model("mixtral-mini-8")
+    overrides = {"hbm_bytes": 1.1e9}
+    load = RequestLoad(24, 40, 1)
+    said = plan(model, "rtx-4090", load, overrides=overrides)
+    assert "as it is" not in said.text(details=True) + said.verdict()
+    assert "now (*)" not in said.text()
+    asked = plan(model, "rtx-4090", load, overrides=overrides, now=str(said.choice.now.design))
+    wanted = "as it is" if said.choice.abstains or said.best is said.choice.now else "Change to"
+    assert wanted in asked.verdict()
+
+
+def test_the_rate_of_one_request_is_the_same_in_the_table_and_above_it() -> None:
+    said = plan("mixtral-mini-8", "rtx-4090", RequestLoad(24, 40, 1), overrides={"hbm_bytes": 1.1e9})
+    told = re.search(r"then\s+([0-9.,]+)\s+tokens/s", said.text())
+    assert told is not None
+    assert re.search(rf"^1[ *].* {re.escape(told[1])} ", said.text(), re.MULTILINE)
