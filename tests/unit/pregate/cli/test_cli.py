@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import os
+import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -279,3 +281,29 @@ def test_linear_algebra_has_one_thread_unless_the_user_says_more(
     with pytest.raises(SystemExit):
         command_line.main()
     assert os.environ["OPENBLAS_NUM_THREADS"] == asked
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of glibc is asked")
+@pytest.mark.parametrize("is_set", [False, True])
+def test_memory_of_arrays_is_used_again_unless_the_user_has_set_the_allocator(is_set: bool) -> None:
+    text = """
+import resource, sys
+from pregate.cli import main
+sys.argv = ["pregate", "--version"]
+try:
+    main.main()
+except SystemExit:
+    pass
+import numpy as np
+def touched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(5_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(touched(), sum(touched() for _ in range(8)))
+"""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    environ |= {"MALLOC_TOP_PAD_": "0"} if is_set else {}
+    ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, env=environ)
+    first, later = map(int, ran.stdout.splitlines()[-1].split())
+    assert first > 4
+    assert (later > first) == is_set
