@@ -67,8 +67,9 @@ def columns(header: str) -> dict[str, int] | None:
                     return None
                 found[name] = place
     if "experts" not in found:
-        slots = {int(match[1]): place for place, word in enumerate(words) if (match := _of_slot(word))}
-        if len(slots) > 1 and sorted(slots) in (list(range(len(slots))), list(range(1, len(slots) + 1))):
+        told = [(int(match[1]), place) for place, word in enumerate(words) if (match := _of_slot(word))]
+        slots = dict(told)
+        if len(told) == len(slots) > 1 and sorted(slots) in (list(range(len(slots))), list(range(1, len(slots) + 1))):
             found |= {"experts": min(slots.values())} | {f"slot {slot}": place for slot, place in slots.items()}
     if "position" not in found and "token_id" in found:
         found["position"] = found["token_id"]

@@ -71,6 +71,9 @@ CHECKED = frozenset(
 """Types whose counts were held against the model's own classes, or published figures, within 0.5 %."""
 
 
+_MAX_STREAMS = 64
+
+
 def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
     """Fields of `ModelArchitecture` but name, sources and formats. Raises `InvalidFile` naming a missing or bad key."""
     traits = TRAITS.get(model_type, {}) | {"model_type": model_type}
@@ -141,10 +144,10 @@ def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attent
         total += n_layers * per_layer * (table + 3 * d_model)
     ratio = fields.integer("ngram_vocab_size_ratio", 0)  # LongCat: tables of n-grams, that many times the vocabulary
     total += ratio * fields.integer("vocab_size") * d_model
-    streams = fields.integer("hc_mult", 0)
+    streams = _streams(fields, "hc_mult")
     if streams:  # hyper-connections: before attention and FFN of a layer, and one that joins the streams at the end
         total += (n_layers * 2 * (2 + streams) + 1) * streams * streams * d_model
-    streams = fields.integer("hc_count", 0)
+    streams = _streams(fields, "hc_count")
     if streams:  # Qwen4-Exp: the same with matrices of a low rank
         wide = streams * d_model
         total += (2 * n_layers + 1) * 2 * wide * fields.integer("hc_lowrank", 320) + n_layers * 2 * streams * wide
@@ -152,6 +155,14 @@ def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attent
     if traits.get("fed_back"):
         total += 3 * d_model * fields.integer("d_ff")
     return total
+
+
+def _streams(fields: Fields, key: str) -> int:
+    """How many residual streams run in parallel. Raises `InvalidFile` for more than anybody has."""
+    streams = fields.integer(key, 0)
+    if streams > _MAX_STREAMS:
+        raise InvalidFile(f"{fields.where}: {key} = {streams}, expected 0 to {_MAX_STREAMS} residual streams")
+    return streams
 
 
 def _ngram_tables(fields: Fields, d_model: int, wide: int) -> int:

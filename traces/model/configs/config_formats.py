@@ -36,16 +36,18 @@ def stored_formats(
     """Formats by part. `config`: the whole document; `shapes`: the text model in it. Raises `InvalidFile`."""
     quantisation, source = find_quantisation(config, shapes, folder, where)
     plain, note = _plain_format(config, shapes, quantisation is not None, where)
+    stated = _expert_format(config, shapes, quantisation or {}, where)
     if quantisation is None:
-        return {"dtype": plain, "expert_dtype": plain, "note": note}
+        return {"dtype": plain, "expert_dtype": stated or plain, "note": note}
     if plain.bits < 16:
         plain = DTYPES["bf16"]
-    stated = Fields.of(shapes, config, where)
-    d_model, n_experts, model_type = stated.integer("d_model"), stated.integer("n_experts", 1), stated.get("model_type")
+    sizes = Fields.of(shapes, config, where)
+    d_model, n_experts, model_type = sizes.integer("d_model"), sizes.integer("n_experts", 1), sizes.get("model_type")
     parts = part_formats(quantisation, stack, d_model, n_experts, str(model_type), plain, f"{where}: {source}")
     fields: StoredFormats = {
         "dtype": parts["dense"],
-        "expert_dtype": _expert_format(config, shapes, quantisation, where) or parts["experts"],
+        # Of a quantisation to fewer bits than 8 the word beside it is of the checkpoint that it was made from.
+        "expert_dtype": (parts["experts"].bits >= _WORD_BITS and stated) or parts["experts"],
         "attention_dtype": parts["attention"],
         "shared_dtype": parts["shared"],
         "activation_dtype": plain,
@@ -59,6 +61,7 @@ def stored_formats(
     return fields
 
 
+_WORD_BITS = 8
 _EXPERTS = {"fp8": None, "fp4": "mxfp4", "mxfp4": "mxfp4", "nvfp4": "nvfp4"}
 """`expert_dtype` by format; None: as everything else. DeepSeek-V4 packs 4-bit floats in blocks of 32 with one scale."""
 

@@ -181,7 +181,9 @@ def _of_layer(fields: Fields, attention: Attention, layer: int) -> Attention:
     if isinstance(heads, list) and layer < len(heads) and type(heads[layer]) is int:
         changes["n_heads"] = heads[layer]
     apart = fields.get("per_layer_config")
-    if isinstance(apart, dict):
+    if apart is not None and not (isinstance(apart, dict) and all(isinstance(one, dict) for one in apart.values())):
+        raise InvalidFile(f"{fields.where}: per_layer_config is not a mapping of mappings, by layer")
+    if apart:
         own: dict[str, Any] = next((item for key, item in apart.items() if key.isdigit() and int(key) == layer), {})
         names = {"head_dim": "head_dim", "num_key_value_heads": "n_kv_heads", "num_attention_heads": "n_heads"}
         changes |= {ours: own[key] for key, ours in names.items() if type(own.get(key)) is int}
@@ -197,7 +199,9 @@ def _shares_indexer(fields: Fields, layer: int) -> bool:
     """
     for key in ("indexer_types", "index_topk_pattern"):
         stated = fields.get(key)
-        if isinstance(stated, list | str) and stated:
+        if stated is not None and not isinstance(stated, list | str):
+            raise InvalidFile(f"{fields.where}: {key} is neither a list nor letters, one a layer")
+        if stated:
             if layer >= len(stated):
                 raise InvalidFile(f"{fields.where}: {key} names {len(stated)} layers, there are more")
             return stated[layer] in ("shared", "S")

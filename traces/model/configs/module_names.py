@@ -31,12 +31,14 @@ _FEED_FORWARDS: dict[str, tuple[Family, ...]] = {
         _within("mixer.switch_mlp", "fc1", "fc2"),
         _within("experts", "gate_up_proj", "down_proj"),
         _within("ffn.experts.0", "w1", "w2", "w3"),
+        _within("ffn.experts.0", *_GATED),
     ),
     "shared": (
         *(_within(f"mlp.{stem}", *_GATED) for stem in ("shared_experts", "shared_expert", "shared_mlp")),
         *(_within(f"{stem}", *_GATED) for stem in ("feed_forward.shared_expert", "block_sparse_moe.shared_experts")),
         _within("mixer.shared_experts", "up_proj", "down_proj"),
         _within("ffn.shared_experts", "w1", "w2", "w3"),
+        _within("ffn.shared_experts", *_GATED),
     ),
     "dense": (
         _within("mlp", *_GATED),
@@ -80,6 +82,7 @@ ATTENTIONS: dict[str, tuple[Family, ...]] = {
     "": (
         *(_within(stem, "q_proj", "k_proj", "v_proj", "o_proj") for stem in ("self_attn", "mixer", "attention")),
         *(_within(stem, "qkv_proj", "o_proj") for stem in ("self_attn", "mixer")),
+        *(_within("attn", *names, "wq_b", "wo_a", "wo_b") for names in (("wq_a", "wkv"), ("fused_wqa_wkv",))),
     ),
 }
 """The matrices of what mixes the tokens, by its kind; of every kind that is not named here under the empty one."""

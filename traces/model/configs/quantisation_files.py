@@ -33,7 +33,7 @@ def find_quantisation(
             found = document.get(key)
             if found is not None and not isinstance(found, dict):
                 raise InvalidFile(f"{where}: {key} is not a mapping")
-            if found:
+            if found and found.get("quant_method", "") is not None:
                 return dict(found, **({"quant_method": "mlx"} if key == "quantization" else {})), key
     described = sorted(path.name for path in folder.glob("quant_model_description*.json"))[:1]
     for name in (*_SIDE_FILES, *described):

@@ -133,6 +133,8 @@ def _opened(path: Path) -> Iterator[mmap.mmap]:
             yield data
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if "empty file" in reason:
+            reason = "the file is empty: download it again"
         raise InvalidFile(f"{path}: cannot be read ({reason})") from None
 
 

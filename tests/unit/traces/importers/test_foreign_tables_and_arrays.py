@@ -244,3 +244,10 @@ def test_weights_of_a_model_are_no_trace(tmp_path: Path) -> None:
     save_file({f"model.layers.{i}.mlp.down_proj.weight": -np.eye(4, dtype=np.float16) for i in range(2)}, path)
     with pytest.raises(InvalidFile, match="not a pregate-routing-trace"):
         import_trace(path)
+
+
+def test_a_column_of_a_slot_stands_once(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("token,layer,expert_0,expert_1,expert_0\n0,0,1,2,1\n")
+    with pytest.raises(InvalidFile, match="not a routing trace of a known format"):
+        import_trace(path)

@@ -110,3 +110,36 @@ def test_experts_of_four_bits_in_an_fp8_checkpoint(tmp_path: Path) -> None:
     assert model_of(tmp_path, quantization_config=method, expert_dtype="fp8").expert_dtype.name == "fp8-b128"
     with pytest.raises(InvalidFile, match="expert_dtype = 'fp3'"):
         model_of(tmp_path, quantization_config=method, expert_dtype="fp3")
+
+
+def group(bits: int, size: int | None, *targets: str) -> dict[str, Any]:
+    weights = {"num_bits": bits, "type": "float", "group_size": size, "block_structure": None if size else [128, 128]}
+    return {"targets": list(targets), "weights": weights}
+
+
+def test_a_checkpoint_made_anew_from_packed_experts_has_its_own_format(tmp_path: Path) -> None:
+    """RedHatAI's and NVIDIA's DeepSeek-V4 leave `expert_dtype` of the checkpoint that they were made from as it was."""
+    groups = {
+        "group_0": group(8, None, "re:.*attn.*(fused_wqa_wkv|wq_b|wo_a|wo_b)$"),
+        "group_1": group(4, 16, "re:.*ffn.*(gate|up|down)_proj$"),
+    }
+    tensors = {"quant_method": "compressed-tensors", "config_groups": groups, "ignore": []}
+    model = model_of(tmp_path, quantization_config=tensors, expert_dtype="fp4")
+    found = (model.stored_attention_dtype, model.expert_dtype, model.stored_shared_dtype)
+    assert [form.name for form in found] == ["fp8-b128", "nvfp4", "nvfp4"]
+    layers = {f"layers.{i}.ffn.experts": {"quant_algo": "NVFP4", "group_size": 16} for i in range(8)}
+    side = {"quant_algo": "MIXED_PRECISION", "quantized_layers": layers, "exclude_modules": ["*.attn.*", "head"]}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": side}))
+    model = model_of(tmp_path, expert_dtype="fp4")
+    found = (model.stored_attention_dtype, model.expert_dtype, model.stored_shared_dtype)
+    assert [form.name for form in found] == ["bf16", "nvfp4", "bf16"]
+
+
+def test_experts_may_be_packed_where_no_quantisation_is_stated(tmp_path: Path) -> None:
+    model = model_of(tmp_path, expert_dtype="fp4")
+    assert (model.expert_dtype.name, model.dtype.name) == ("mxfp4", "bf16")
+
+
+def test_a_quantisation_by_no_method_is_none(tmp_path: Path) -> None:
+    nothing = {"quant_method": None, "weight_block_size": None, "ignored_layers": []}
+    assert model_of(tmp_path, quantization_config=nothing) == model_of(tmp_path)

@@ -377,3 +377,21 @@ def test_windowed_layers_of_step_have_heads_of_their_own(tmp_path: Path) -> None
     assert (full.n_heads, full.n_kv_heads) == (4, 2)
     assert (windowed.n_heads, windowed.n_kv_heads, windowed.window) == (8, 4, 8)
     assert model.d_ff_shared == 48
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"per_layer_config": [1]}, "per_layer_config is not a mapping of mappings"),
+        ({"per_layer_config": {"0": 1}}, "per_layer_config is not a mapping of mappings"),
+        ({"hc_count": 65}, "hc_count = 65, expected 0 to 64 residual streams"),
+        ({"ple_layer_ids": [1], "hc_count": 4, "ngram_size": 1}, "ngram_size = 1 is below 2"),
+        (
+            {"indexer_types": 5, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4},
+            "indexer_types is neither a list nor letters",
+        ),
+    ],
+)
+def test_new_fields_of_another_type_are_named(stated: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match=message):
+        read_file(tmp_path, "config.json", PLAIN | stated)
