@@ -116,7 +116,8 @@ def several(hardware: str) -> tuple[int, str]:
     if match is None:
         return 1, hardware
     name = match["card"] or match["close"] or match["named"] or match["both"]
-    return int(match["n"] or match["m"] or match["k"] or 2), name
+    n_cards = int(match["n"] or match["m"] or match["k"] or 2)
+    return (n_cards, name) if n_cards else (1, hardware)
 
 
 def are_different(hardware: str) -> bool:

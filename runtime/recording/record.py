@@ -16,6 +16,7 @@ from runtime.recording.prompts import Prompts, read_prompts
 from runtime.recording.routers import find_routers
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import ModelArchitecture, load_architecture
+from traces.model.configs.huggingface import config_in
 from traces.routing import Provenance, RoutingTrace
 
 __all__ = ["record", "record_model"]
@@ -44,9 +45,7 @@ def record(
     if batch < 1 or output_tokens < 2:
         raise InvalidInput(f"batch {batch} and output tokens {output_tokens}: 1 or more, and 2 or more")
     folder = Path(model)
-    if not (folder / "config.json").is_file():
-        raise InvalidFile(f"{folder}: no config.json in it: give the folder of a Hugging Face model")
-    architecture = load_architecture(folder / "config.json")
+    architecture = load_architecture(config_in(folder))
     progress("loading the model")
     loaded = _load(folder).to(_device(device))
     asked = read_prompts(Path(prompts), _tokenizer(folder), architecture.vocab_size)

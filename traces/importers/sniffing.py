@@ -210,12 +210,13 @@ def _of_record(record: Mapping[str, Any]) -> str | None:
     if str(record.get("format", "")).startswith("moe-cache-lab") or record.get("record_type") is not None:
         return "moe_cache_lab"
     named = next((name for name, keys in _BY_KEYS.items() if all(key in record for key in keys)), None)
+    is_row = {"position", "layer", "experts"} <= set(json_names(record) or ())
     if named is not None:
-        return named
+        return "table" if is_row and named == "moe_vis" else named  # which has no tokens in its lines
     nested = (record.get(key) for key in TOKEN_KEYS)
     if any(isinstance(item, list) and item and isinstance(item[0], list) for item in nested):
         return "token_lines"
-    if {"position", "layer", "experts"} <= set(json_names(record) or ()):
+    if is_row:
         return "table"
     answers = {
         "routed_experts",

@@ -11,7 +11,10 @@ from pregate.cli import options
 from pregate.cli.output_paths import require_trace_file
 from pregate.cli.progress import spinner
 from pregate.extras import require_torch
+from traces.documents import open_regular
 from traces.errors import InvalidInput
+from traces.model.architecture import load_architecture
+from traces.model.configs.huggingface import config_in
 from traces.storage import save_trace
 from traces.whole_file import refuse_overwriting
 
@@ -34,7 +37,9 @@ def record(
     refuse_overwriting(output, prompts)
     if batch > 4096 or output_tokens > 1 << 20:
         raise InvalidInput(f"batch {batch}, output tokens {output_tokens}: at most 4096 and {1 << 20}")
-    require_torch()
+    load_architecture(config_in(model))
+    with open_regular(prompts):
+        require_torch()
     from runtime.recording.record import record as run_record
 
     with spinner("recording") as update:

@@ -154,6 +154,7 @@ WRONG_WORDS = [
     ("reproduce", "nosuch.csv"), ("reproduce", "isca24", "--refit", "nowhere/f.yaml"),
     ("reproduce", "field", "--spreads", "nowhere/s.yaml"), ("sweep", "nosuch.yaml"),
     ("record", "--model", "nosuch", "--prompts", "nosuch", "-o", "t.safetensors"),
+    ("record", "--model", ".", "--prompts", A_FILE, "-o", "t.safetensors"),
     (*RUN_MINI, "--link", "64"), (*RUN_MINI, "--hbm", "1"), ("measure", "-o", "m.json", "--link", "64"),
     (*CPU, "--link", "64"), ("validate", "--suite", "quick", "--fit", "nosuch"),
     ("validate", "--suite", "quick", "--fit", "nosuch.yaml"), ("compare", "switch-base-8", "--hardware", "nosuch.yaml"),

@@ -74,6 +74,7 @@ def test_whole_layers_leave_less_than_a_layer_of_each_card_but_the_last(model: M
         ("2x rtx-3090", "streams", "cards that share a layer cannot be said"),
         ("2x strix-halo", None, "one memory for all"),
         ("99x rtx-3090", None, "99 cards, at most 16"),
+        ("0x rtx-3090", None, "unknown hardware '0x rtx-3090'"),
         ("2x RTX 9999", None, "unknown hardware 'RTX 9999'"),
         ("RTX 3090 + RTX 3060", None, "cards that differ cannot be said"),
     ],

@@ -28,6 +28,13 @@ MAX_CONFIG_BYTES = 16 << 20
 _MIN_EXPERTS = 2
 
 
+def config_in(folder: Path) -> Path:
+    """The `config.json` of a model's folder. Raises `InvalidFile` where there is none."""
+    if not (folder / "config.json").is_file():
+        raise InvalidFile(f"{folder}: no config.json in it: give the folder of a Hugging Face model")
+    return folder / "config.json"
+
+
 def from_huggingface_config(path: str | Path) -> ModelArchitecture:
     """The architecture that the `config.json` at `path` describes; it is named after the folder it stands in.
 

@@ -251,3 +251,11 @@ def test_a_column_of_a_slot_stands_once(tmp_path: Path) -> None:
     path.write_text("token,layer,expert_0,expert_1,expert_0\n0,0,1,2,1\n")
     with pytest.raises(InvalidFile, match="not a routing trace of a known format"):
         import_trace(path)
+
+
+@pytest.mark.parametrize("key", ["experts", "expert_ids", "selected_experts"])
+def test_rows_of_json_are_known_by_their_token_whatever_experts_are_called(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = [{"token": t, "layer": i, key: EXPERTS[t, i].tolist()} for t in range(5) for i in range(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert np.array_equal(import_trace(path, shape=SHAPE).experts, EXPERTS)
