@@ -77,6 +77,8 @@ _MAX_STREAMS = 64
 def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
     """Fields of `ModelArchitecture` but name, sources and formats. Raises `InvalidFile` naming a missing or bad key."""
     traits = TRAITS.get(model_type, {}) | {"model_type": model_type}
+    if isinstance(fields.get("compress_ratios"), list):  # what follows DeepSeek-V4
+        traits = TRAITS["deepseek_v4"] | traits
     d_model = fields.integer("d_model", minimum=1)
     blocks = block_letters(fields)
     n_layers = len(blocks) or fields.integer("n_layers", minimum=1)
@@ -229,7 +231,10 @@ def _shared(fields: Fields, d_ff_expert: int, traits: Traits) -> tuple[int, int]
 
 def _output_gate(fields: Fields, traits: Traits) -> str | None:
     """What of an attention's output has a gate each: a "channel" or a "head"; None: there is none."""
+    stated = fields.get("attn_output_gate")
     gate: str | None = traits.get("output_gate") if fields.flag("attn_output_gate", default=True) else None
+    if gate is None and (stated is True or fields.flag("gated_attention")):
+        gate = "channel"
     if gate is None and fields.flag("mla_use_output_gate"):  # Kimi K3
         gate = "channel"
     if gate is None:  # "per-head" where others say true

@@ -135,6 +135,9 @@ def _layer_kinds(fields: Fields, n_layers: int, model_type: str) -> list[str]:
     local = fields.integers("local_layer_ids")  # Inkling
     if local:
         return ["sliding_attention" if i in local else "full_attention" for i in range(n_layers)]
+    full = fields.integers("full_attention_layers")  # GigaChat 3.5
+    if full:
+        return ["full_attention" if i in full else "linear_attention" for i in range(n_layers)]
     linear = fields.get("linear_attn_config")  # Kimi Linear: layers counted from 1
     if isinstance(linear, dict):
         full = Fields((linear,), fields.where).integers("full_attn_layers")
@@ -280,7 +283,7 @@ def _recurrent_mixer(fields: Fields, d_model: int, traits: Traits) -> LinearMixe
     apart = isinstance(inner, dict)
     if apart or (fields.get("linear_num_heads") is not None and fields.get("linear_num_key_heads") is None):
         sizes = _sizes(Fields((inner,), fields.where), _KIMI) if apart else _sizes(fields, _KIMI_FLAT)
-        both = bool(traits.get("kda_full_rank"))
+        both = bool(traits.get("kda_full_rank")) and fields.flag("no_kda_lora", default=True)
         full_gate = both or (apart and Fields((inner,), fields.where).flag("use_full_rank_gate"))  # Kimi K3
         return linear_mixer.kimi_delta(d_model, *sizes, full_rank_decay=both, full_rank_gate=full_gate)
     for told_by, (make, named) in _RECURRENT.items():

@@ -33,6 +33,12 @@ def refuse_unread(fields: Fields, *, checked: bool) -> None:
         raise InvalidFile(f"{fields.where}: kv_source_layers: layers share keys and values, which is not modelled")
     if checked:
         return
+    sizes = [key for key in _STATE_SIZES if fields.get(key) is not None]
+    if sizes and not any(fields.get(key) for key in _STATES_READ):
+        raise InvalidFile(
+            f"{fields.where}: {sizes[0]} speaks of layers with a state, but no key that is read here says which: "
+            f"state {', '.join(_STATES_READ)}"
+        )
     for what, pattern, read in (
         ("layers with a state", _STATE, _STATES_READ),
         ("latent attention", _LATENT, NAMES["kv_lora_rank"]),
@@ -47,9 +53,13 @@ def refuse_unread(fields: Fields, *, checked: bool) -> None:
 
 _STATES_READ = (
     "layer_types", "layers_block_type", "hybrid_override_pattern", "attn_type_list", "linear_attn_config",
-    "attn_layer_period", "full_attention_interval", "layer_group_size",
+    "attn_layer_period", "full_attention_interval", "layer_group_size", "full_attention_layers",
 )  # fmt: skip
 """Keys that say which layers have a state."""
+
+
+_STATE_SIZES = ("linear_num_value_heads", "linear_num_key_heads", "mamba_n_heads", "mamba_num_heads", "mamba_d_state")
+"""Sizes of what has a state."""
 
 
 def _says_something(value: Any) -> bool:

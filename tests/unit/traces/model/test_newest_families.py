@@ -395,3 +395,39 @@ def test_windowed_layers_of_step_have_heads_of_their_own(tmp_path: Path) -> None
 def test_new_fields_of_another_type_are_named(stated: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match=message):
         read_file(tmp_path, "config.json", PLAIN | stated)
+
+
+LINEAR: dict[str, Any] = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
+
+
+def test_layers_of_full_attention_may_be_listed_alone(tmp_path: Path) -> None:
+    """GigaChat 3.5 and its like: every other layer has a state; attention has a gate of each channel."""
+    stated = PLAIN | LINEAR | {"model_type": "gigachat3_5", "gated_attention": True}
+    model = read_file(tmp_path, "config.json", stated | {"full_attention_layers": [1]})
+    assert [mixer.kind for mixer in model.decoder.all_mixers] == ["gated_delta_net", "gqa"]
+    assert model.decoder.attention.output_gate == 64
+    assert model.kv_bytes_per_token == 2 * 2 * 2 * 16
+    with pytest.raises(InvalidFile, match="linear_num_value_heads speaks of layers with a state, but no key"):
+        read_file(tmp_path, "config.json", stated)
+
+
+def test_a_gate_of_attention_that_is_stated_is_read_whatever_the_type(tmp_path: Path) -> None:
+    model = read_file(tmp_path, "config.json", PLAIN | {"model_type": "berrylm", "attn_output_gate": True})
+    assert model.decoder.attention.output_gate == 64
+    off = read_file(tmp_path, "config.json", PLAIN | {"model_type": "berrylm", "attn_output_gate": False})
+    assert off.decoder.attention.output_gate == 0
+
+
+def test_compressed_attention_is_told_by_its_ratios_whatever_the_type(tmp_path: Path) -> None:
+    """DeepSeek-V4.1 has the fields of DeepSeek-V4 in a model of text and pictures."""
+    text = PLAIN | {
+        "model_type": "deepseek_v41_text", "num_key_value_heads": 1, "head_dim": 16, "q_lora_rank": 32, "o_groups": 2,
+        "o_lora_rank": 8, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 3, "sliding_window": 8, "hc_mult": 2,
+        "compress_ratios": [0, 4], "n_shared_experts": 1,
+    }  # fmt: skip
+    found = read_file(tmp_path, "config.json", {"model_type": "deepseek_v41", "text_config": text})
+    same = read_file(tmp_path, "config.json", text | {"model_type": "deepseek_v4"})
+    assert found.decoder == same.decoder
+    assert found.total_params == same.total_params
