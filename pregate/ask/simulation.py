@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Disagreement",
     "SimulationResult",
+    "asked_of",
     "calibration",
     "coverage_of",
     "describe_calibration",
@@ -256,6 +257,27 @@ def calibration(stated: str, beyond: str) -> str:
     return "extrapolated" if stated == "fitted" and beyond else stated
 
 
+def asked_of(asked: Request, hw: Platform, covered: FitCoverage) -> dict[str, Any]:
+    """What a result says of its question, of the memory granted and of the fit, however the schedule is timed."""
+    return {
+        "policy": asked.policy.name,
+        "model": asked.model.name,
+        "hardware": hw.hardware,
+        "stack": hw.stack.name,
+        "calibration": calibration(hw.calibration(asked.model.dtype.name), covered.beyond),
+        "beyond_fit": covered.beyond,
+        "fitted_share": covered.share,
+        "asked_machine": asked.asked_machine,
+        "policy_source": asked.policy_source,
+        "n_output_tokens": asked.workload.n_output_tokens,
+        "batch_size": asked.workload.n_running,
+        "n_expert_slots": asked.plan.n_slots,
+        "n_low_slots": asked.plan.n_low_slots,
+        "trace_digest": asked.trace.digest,
+        "routing": asked.trace.routing,
+    }
+
+
 def coverage_of(captured: Captured, hw: Platform) -> FitCoverage:
     """What of a captured schedule the platform's fit covers, each work as often as it runs."""
     schedule = captured.decoded.schedule
@@ -331,29 +353,14 @@ def _result(
     captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Interval | None]
 ) -> SimulationResult:
     decoded = captured.decoded
-    covered = coverage_of(captured, hw)
     return SimulationResult(
-        policy=captured.policy.name,
-        model=captured.model.name,
-        hardware=hw.hardware,
-        stack=hw.stack.name,
-        calibration=calibration(hw.calibration(captured.model.dtype.name), covered.beyond),
-        beyond_fit=covered.beyond,
-        fitted_share=covered.share,
-        asked_machine=captured.request.asked_machine,
-        policy_source=captured.request.policy_source,
+        **asked_of(captured.request, hw, coverage_of(captured, hw)),
         output=output_of(captured),
         **metrics_of(captured, timeline),
         bound_s=bounds.makespan_s,
         binding=bounds.binding,
-        n_output_tokens=captured.workload.n_output_tokens,
-        batch_size=captured.workload.n_running,
-        n_expert_slots=captured.plan.n_slots,
-        n_low_slots=captured.plan.n_low_slots,
         **host_figures_of(captured),
         schedule_digest=decoded.schedule.digest,
-        trace_digest=captured.trace.digest,
-        routing=captured.trace.routing,
         changed_share=changed_share(decoded.n_changed, captured.request),
         moe_layer_latency_ci95_s=found["moe_layer_latency_s"],
         tokens_per_s_ci95=found["tokens_per_s"],

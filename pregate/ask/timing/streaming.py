@@ -17,7 +17,7 @@ from pregate.ask.capturing.capture import watch_own_policy
 from pregate.ask.capturing.request import Request
 from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.capturing.starting_host_cache import storage_of
-from pregate.ask.simulation import SimulationResult, calibration, changed_share, host_figures
+from pregate.ask.simulation import SimulationResult, asked_of, changed_share, host_figures
 from pregate.ask.timing.captured_metrics import brings_guesses
 from pregate.ask.timing.intervals import Interval, path_intervals
 from simulator.stream import Stream
@@ -83,27 +83,13 @@ def _stream(asked: Request, hw: Platform, figures: Figures) -> SimulationResult 
     on_lane = stream.lane_s.max() >= stream.critical_path_s
     intervals = _intervals(stream, asked, hw, figures) if not covered.beyond else {}
     return SimulationResult(
-        policy=asked.policy.name,
-        model=asked.model.name,
-        hardware=hw.hardware,
-        stack=hw.stack.name,
-        calibration=calibration(hw.calibration(asked.model.dtype.name), covered.beyond),
-        beyond_fit=covered.beyond,
-        fitted_share=covered.share,
-        asked_machine=asked.asked_machine,
-        policy_source=asked.policy_source,
+        **asked_of(asked, hw, covered),
         output="approximate" if parts.n_changed else asked.output,
         **found,
         bound_s=bound_s,
         binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",
-        n_output_tokens=asked.workload.n_output_tokens,
-        batch_size=asked.workload.n_running,
-        n_expert_slots=plan.n_slots,
-        n_low_slots=plan.n_low_slots,
         **host_figures(plan.n_host_slots, parts.host_lookups, read_bytes),
         schedule_digest=digest.of(static_bytes),
-        trace_digest=trace.digest,
-        routing=trace.routing,
         changed_share=changed_share(parts.n_changed, asked),
         moe_layer_latency_ci95_s=intervals.get("moe_layer_latency_s"),
         tokens_per_s_ci95=intervals.get("tokens_per_s"),
