@@ -1,4 +1,4 @@
-"""Limits of the system that end a command whatever it was asked: memory, open files, processes and threads."""
+"""What ends a command whatever it was asked: too little memory, open files or processes, a current folder gone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNMAPPED = ("failed to map segment", "cannot allocate memory", "Cannot allocate
 
 
 def limit_reached(error: Exception) -> str | None:
-    """Which limit `error` comes from and the way out, in one line; None where it comes from none."""
+    """What the system lacks, as `error` has it, and the way out, in one line; None where it lacks nothing."""
     number, told = getattr(error, "errno", None), str(error)
     unmapped = isinstance(error, ImportError) and any(words in told for words in _UNMAPPED)
     if isinstance(error, MemoryError) or unmapped or number == errno.ENOMEM:
@@ -19,6 +19,8 @@ def limit_reached(error: Exception) -> str | None:
             "this needs more memory than there is: ask for fewer tokens, sequences or points, or raise the limit where "
             "the shell sets one (ulimit -v)"
         )
+    if number == errno.ENOENT and getattr(error, "filename", None) is None:  # nothing else is missing without a name
+        return "the current folder is no longer there: change to another"
     if number in (errno.EMFILE, errno.ENFILE):
         return "this needs more open files than a process may have: raise the limit (ulimit -n), or ask for fewer jobs"
     unstarted = isinstance(error, RuntimeError) and "can't start new thread" in told

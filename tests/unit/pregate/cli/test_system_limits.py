@@ -40,6 +40,8 @@ ENDED: list[tuple[Exception, str | None]] = [
     (system(errno.ENFILE), FILES),
     (system(errno.EAGAIN), STARTED),
     (RuntimeError("can't start new thread"), STARTED),
+    (system(errno.ENOENT), "the current folder is no longer there: change to another"),
+    (FileNotFoundError(errno.ENOENT, "no such file", "a.yaml"), None),
     (RuntimeError("failed to map segment"), None),
     (ImportError("cannot import name 'x'"), None),
     (system(errno.ENOSPC), None),
@@ -117,3 +119,19 @@ def test_jobs_that_may_open_no_files_are_told_so(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[4])
     assert (ended.returncode, ended.stderr.splitlines()[-1]) == (2, f"error: {FILES}")
     assert "Traceback" not in ended.stderr
+
+
+def test_a_folder_that_was_removed_under_a_command_is_named(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "os.rmdir(os.getcwd())\n"
+        "sys.argv = ['pregate', 'trace', 'synth', 'switch-mini-16', '--output-tokens', '2', '-o', 't.safetensors']\n"
+        "from pregate.cli.main import main\nmain()\n"
+    )
+    (tmp_path / "gone").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[4])}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path / "gone", env=environment
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: the current folder is no longer there: change to another\n"
