@@ -156,9 +156,10 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
         case OpKind.STEP:
             return Parts(constant("step_s") + work.n_entries * figures.values.get("stack.load_s", 0.0))
         case OpKind.SORT:
-            return Parts(
-                work.n_copies * _given_back_s(figures) + work.n_entries * figures.values.get("stack.sort_s", 0.0)
-            )
+            sorted_s = work.n_entries * figures.values.get("stack.sort_s", 0.0)
+            return Parts(work.n_copies * _given_back_s(figures) + sorted_s)
+        case OpKind.MASK:
+            return Parts(work.n_entries * figures.values.get("stack.mask_s", 0.0))
         case OpKind.DRAFT:
             return Parts(work.n_entries * _draft_s(figures))
         case OpKind.HANDOVER:
@@ -245,9 +246,7 @@ def _kernel_parts(work: Work, figures: Figures, counts: FusedCounts | None = Non
     Traffic and arithmetic outside the GEMMs (KV cache, attention scores) overlap each other.
     """
     rate, bandwidth = figures.flop_per_s(figures.multiplied_in(work)), figures.hbm_bytes_per_s
-    rest_flop_s = work.flop / figures.flop_per_s(work.flop_format)
-    rest_bytes_s = work.hbm_bytes / figures.context_bytes_per_s(work)
-    compute_s, hbm_s = binding_term(rest_flop_s, rest_bytes_s)
+    compute_s, hbm_s = binding_term(figures.scores_s(work), work.hbm_bytes / figures.context_bytes_per_s(work))
     fixed_s = figures.stack.launches_of(work) * figures.cycles_s("kernel_s")
     if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
         pairs = _grouped_gemms_s(work, figures, rate, bandwidth)

@@ -247,6 +247,20 @@ class Figures:
         """What GEMMs in `compute` achieve."""
         return self.peak_flop_per_s(compute) * self.stack_constant("gemm_efficiency")
 
+    def scores_s(self, work: Work) -> Number:
+        """What the arithmetic of `work` outside of its GEMMs takes. Where an attention sums values in 16 bits their
+        share is multiplied at the rate of 16-bit sums, half of that of 8-bit integers: GeForce cards have half of it
+        for sums of 32 bits (NVIDIA's Turing, GA102, Ada and RTX Blackwell white papers), others the same.
+        """
+        whole_s, shape = work.flop / self.flop_per_s(work.flop_format), work.attending
+        integers = self.values.get("accelerator.peak_flop_per_s.int8")
+        halves = self.computes_in(work.flop_format) in ("fp16", "bf16")
+        if not self.stack.half_sums or shape is None or integers is None or not halves:
+            return whole_s
+        peak = self.peak_flop_per_s(work.flop_format)
+        of_values = shape.value_width / (shape.key_width + shape.value_width)
+        return whole_s * (1 - of_values * (1 - slower(1.0, 2 * peak / integers)))
+
 
 def slower(one: Number, other: Number) -> Number:
     """The smaller of two rates."""

@@ -66,6 +66,7 @@ CONSTANTS: dict[str, str] = {
     "batch_launch_s": "time",
     "sort_s": "time",
     "load_s": "time",
+    "mask_s": "time",
     "split_launch_s": "time",
     "draft_s": "time",
     "cpu_kv_copies": "ratio",
@@ -96,7 +97,8 @@ as said, being cycles of the accelerator; left out: seconds on any. batch_launch
 than a CUDA graph is kept for (`graph_tokens`); left out: launch_s. tile_load_s: the
 time that a block of `fused_tile` waits for one load. sort_s: host time to look at one entry of a table of experts by
 token, where rows are sorted by expert on the host; the order goes to the device by a copy that the host waits for.
-load_s: of the first prompt of a run, for kernels that are loaded as they are first launched.
+load_s: of the first prompt of a run, for kernels that are loaded as they are first launched. mask_s: host time to fill
+one entry of a mask of tokens by keys and to look at it.
 split_launch_s: of a launch where a pass is cut between accelerator and host, so that no CUDA graph spans it; left out:
 launch_s.
 draft_s: time to propose one token to verify, where no model of the catalogue does (`draft=stated`).
@@ -126,6 +128,7 @@ OPTIONAL = (
     "batch_launch_s",
     "sort_s",
     "load_s",
+    "mask_s",
     "split_launch_s",
     "draft_s",
     "cpu_kv_copies",
@@ -156,7 +159,8 @@ class SoftwareStack:
     `graph_tokens`: tokens of a pass, at most, that is launched as one CUDA graph; 0: any. `fused_tile`: of its fused op
     of experts; `row_blocks`: of products of one row. `packed_compute`: the
     format in which weights that are unpacked are multiplied; empty: that of the activations. `core_formats`: what a
-    core of the host takes for a weight, by format. `cards_in_turn`: whether several cards have whole layers each,
+    core of the host takes for a weight, by format. `half_sums`: whether its attention sums values in 16 bits.
+    `cards_in_turn`: whether several cards have whole layers each,
     which a token passes through one after the other. `constants`: by name.
     `vendors`: whose accelerators it runs on; none: any's.
     """
@@ -177,6 +181,7 @@ class SoftwareStack:
     row_blocks: RowBlocks = NO_ROW_BLOCKS
     packed_compute: str = ""
     core_formats: CoreFormats = NO_CORE_FORMATS
+    half_sums: bool = False
     vendors: tuple[str, ...] = ()
 
     cards_in_turn: bool = False
@@ -270,6 +275,7 @@ def _stack_of_file(path: Path, name: str, *_: int) -> SoftwareStack:
         vendors=_vendors(section),
         cards_in_turn=section.flag("cards_in_turn"),
         core_formats=read_core_formats(section),
+        half_sums=section.flag("half_sums"),
     )
     section.done()
     return stack

@@ -39,7 +39,8 @@ class Execution:
     puts the rows in the order of their experts. `selects_on_host`: before each matrix product of a single expert the
     host waits for the ids of the chosen ones. `loads_prompt_kernels`: the first pass of a run over several tokens is
     the first to launch what prompts run, which the driver loads then. `gathers_cells`: before a layer's keys and values
-    are streamed, the host lists the cells of the cache and sorts them.
+    are streamed, the host lists the cells of the cache and sorts them. `fills_mask`: before a pass of several tokens of
+    a decoder the host looks at each cell of the cache for each of them, which it may attend to.
     `workspace_tokens`: a pass holds the activations inside a layer of so many tokens at a time, 0 of all.
 
     Of what a placement puts on the host: `host_computes`: the issuing thread computes it, and issues nothing meanwhile;
@@ -77,6 +78,7 @@ class Execution:
     loads_prompt_kernels: bool = False
     gathers_cells: bool = False
     zero_copy_rows: int = 0
+    fills_mask: bool = False
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
@@ -168,7 +170,8 @@ EXECUTIONS |= {
             loads_prompt_kernels=True,
         ),
         # llama.cpp between April and August 2025 (pull requests 13199 and 15525): ggml_cuda_mul_mat_q fetches the ids,
-        # sorts on the host for each of up, gate and down, and waits for the copy of the order as well.
+        # sorts on the host for each of up, gate and down, and waits for the copy of the order as well. Before a pass
+        # llama_kv_cache_unified::set_input_kq_mask fills the mask and looks at each of its entries, on one thread.
         replace(
             _FUSED,
             name="llama_cpp_2025",
@@ -177,6 +180,7 @@ EXECUTIONS |= {
             stream_tokens=32,
             sorts_on_host=True,
             loads_prompt_kernels=True,
+            fills_mask=True,
         ),
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average.
         replace(
@@ -219,6 +223,7 @@ EXECUTIONS |= {
             sorts_on_host=True,
             loads_prompt_kernels=True,
             gathers_cells=True,
+            fills_mask=True,
         ),
         # FlexGen: generation_loop_overlap_multi_batch synchronises after each layer and micro-batch, and load_weight
         # copies a layer with the first of them only; the Python thread itself runs what the processor attends to.

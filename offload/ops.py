@@ -94,6 +94,8 @@ class OpKind(IntEnum):
     """One expert that was read, copied within host memory to where it is used from."""
     ZERO_COPY = 22
     """Weights that a kernel reads in host memory, over the link, while it computes: no copy, no buffer."""
+    MASK = 23
+    """Host work: which keys each token of a pass may attend to, looked at one by one."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -166,6 +168,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.WRITE_BACK: KindRow(Lane.D2H, "h2d", "write-back", "#5A3C0A", takes="slot", puts="host"),
         OpKind.FILE: KindRow(Lane.CPU, "cpu", "filing", "#4B3264", takes="buffer", puts="buffer"),
         OpKind.ZERO_COPY: KindRow(Lane.H2D, "h2d", "zero-copy read", "#C8643C", streams=True),
+        OpKind.MASK: KindRow(Lane.HOST, "host", "host", "#999999"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
@@ -254,7 +257,7 @@ class Work(NamedTuple):
     weights that stay where they are.
     `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.slots.copy_runs`).
     `n_entries`: what is gone through one by one: of a table of experts by token what the host looks at, tokens drafted,
-    prompts whose kernels are loaded.
+    prompts whose kernels are loaded, entries of a mask.
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
     `reading`: how storage is read, None at once.
     `piece`: the matrix of an expert that an op moves or multiplies by; None: all of it.

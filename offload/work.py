@@ -34,6 +34,7 @@ __all__ = [
     "gate_work",
     "handover_work",
     "head_work",
+    "mask_work",
     "mixer_work",
     "readback_work",
     "return_work",
@@ -308,6 +309,11 @@ def sort_work(model: ModelArchitecture, n_tokens: int) -> Work:
 def gather_work(n_cells: int) -> Work:
     """`n_cells` of a KV cache listed and sorted twice: each is compared with as many others as the list halves."""
     return Work(OpKind.SORT, n_copies=0, n_entries=n_cells * (2 * n_cells.bit_length() + 3))
+
+
+def mask_work(n_entries: int) -> Work:
+    """A mask of `n_entries`, one for each token of a pass and each cell of its sequence's cache."""
+    return Work(OpKind.MASK, n_entries=n_entries)
 
 
 def handover_work(model: ModelArchitecture, n_tokens: int) -> Work:

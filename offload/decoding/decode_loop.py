@@ -15,6 +15,7 @@ from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decoding_pass import FIRST_STEP, STEP, PassWorks
 from offload.decoding.drafting import Draft
 from offload.decoding.micro_batches import MicroBatches, micro_batches_of, tokens_of
+from offload.decoding.mixer_works import contexts_of
 from offload.decoding.moe_blocks import Blocks
 from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.token_mixing import TokenMixing
@@ -120,6 +121,10 @@ class DecodeLoop:
     def run(self, step: Step, n_heads: int) -> None:
         """One forward pass, which ends with the head over `n_heads` sequences."""
         layers = self._begin(step)
+        if self.execution.fills_mask and layers.stack is self.model.decoder:
+            entries = int(contexts_of([step]).mask_entries[0])
+            if entries:
+                self.host(self.works.mask(entries), (), -1)
         if self.draft is not None:
             self.draft.propose(step)
         for layer in range(layers.stack.n_layers):

@@ -19,6 +19,9 @@ from traces.routing import Step
 
 __all__ = ["Contexts", "contexts_of", "mixing_works"]
 
+_CELLS = 256
+"""An engine with a mask looks at whole blocks of so many cells of a cache (llama.cpp: `get_n_kv`, `get_padding`)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contexts:
@@ -44,6 +47,14 @@ class Contexts:
     def by_pair(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sum over the sequences of each pass, (n_passes,): exact below 2**53."""
         return _sums(self.of_pair, values, self.n_passes)
+
+    @property
+    def mask_entries(self) -> NDArray[np.int64]:
+        """Of a mask over each pass, (n_passes,): a row a token, as long as the cells of its sequence in whole blocks; 0
+        for a token alone.
+        """
+        entries = self.by_pair(self.counts * (-(-self.longest // _CELLS) * _CELLS))
+        return np.where(self.by_pair(self.counts) > 1, entries, 0)
 
     @property
     def n_sequences(self) -> NDArray[np.int64]:

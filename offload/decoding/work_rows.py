@@ -113,6 +113,10 @@ class Works:
         """Cells of the KV cache listed on the host."""
         return self._once(("gather", n_cells), lambda: work.gather_work(n_cells))
 
+    def mask(self, n_entries: int) -> Work:
+        """Which keys each token of a pass may attend to, found on the host."""
+        return self._once(("mask", n_entries), lambda: work.mask_work(n_entries))
+
     def dense(self, stack: LayerStack, n_tokens: int) -> Work:
         """The FFN of a layer without experts."""
         return self._once(("dense", stack, n_tokens), lambda: work.dense_ffn_work(self._model, stack, n_tokens))

@@ -157,7 +157,7 @@ class CompiledLoop:
         """Ops of a pass of so many micro-batches at most, and what these wait for."""
         n_blocks, n_layers, n_experts = len(stack.moe_layers), stack.n_layers, self._model.n_experts
         n_asks = 3 * self._model.n_expert_matrices * n_experts  # of the host, before products
-        n_ops = n_layers * (8 * n_parts + 8) + n_blocks * (20 + 5 * n_experts + n_asks + n_parts * (2 + n_experts)) + 4
+        n_ops = n_layers * (8 * n_parts + 8) + n_blocks * (20 + 5 * n_experts + n_asks + n_parts * (2 + n_experts)) + 5
         n_deps = n_layers * (10 * n_parts + 12) + n_blocks * (20 + 12 * n_experts + 3 * n_asks) + 4
         return n_ops, n_deps + n_blocks * n_parts * (2 * n_experts + n_layers + 4)
 
@@ -260,6 +260,7 @@ class CompiledLoop:
             "COST_RETURN": rows.of_counts(works.back, of_parts[:hosts]),
             "COST_HEAD": rows.of_counts(lambda n: self._works.head(n) if n else None, np.array(n_heads)),
             "COST_STEP": self._steps(rows, batch, n_heads),
+            "COST_MASK": self._masks(rows, batch, encoding),
             "BLOCK_OF": block_of,
             "MIXER_OF": np.array(mixer_of, np.int64),
             "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
@@ -292,6 +293,12 @@ class CompiledLoop:
             costs.append(rows.of(FIRST_STEP if self._loads else STEP))
             self._loads = self._loads and not n
         return np.array(costs, np.int64)
+
+    def _masks(self, rows: Rows, batch: list[Step], encoding: bool) -> NDArray[np.int64]:
+        """Costs of what begins passes, of a decoder whose host fills a mask for several tokens."""
+        if encoding or not self._job.execution.fills_mask:
+            return np.full(len(batch), -1, np.int64)
+        return rows.each(lambda n: self._works.mask(n) if n else None, contexts_of(batch).mask_entries.tolist())
 
     def _experts_of(
         self, rows: Rows, unions: BlockUnions, placed: PlacedTables, plan: dict[str, int]

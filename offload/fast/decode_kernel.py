@@ -21,6 +21,7 @@ from offload.fast.kernel_layout import (
     COST_DENSE,
     COST_GATE,
     COST_HEAD,
+    COST_MASK,
     COST_READ_FFN,
     COST_READ_MIXING,
     COST_SELF_ATTENTION,
@@ -251,6 +252,8 @@ def _run_pass(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int) -> bool:
     """One forward pass; False for a failure."""
     step, n_revealed, away = r[r[I_STEP] + t], 0, r[AWAY]
     w[LAST_OP], w[STREAMED_NEXT], w[N_PART_WAITS] = NONE, NONE, 0
+    if r[r[COST_MASK] + t] >= 0:
+        issue(o, w, r, _HOST, r[r[COST_MASK] + t], step, NONE, NONE, NONE)
     for layer in range(r[N_LAYERS]):
         on_host = r[r[HOST_LAYER] + layer]
         if away:

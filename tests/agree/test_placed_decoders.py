@@ -169,7 +169,7 @@ def test_random_placements_are_written_alike(
     assert_alike(model, trace, policy, run, spare=seed % 5)
 
 
-@pytest.mark.parametrize("asks", [{"sorts_on_host": True}, {"selects_on_host": True}])
+@pytest.mark.parametrize("asks", [{"sorts_on_host": True}, {"selects_on_host": True}, {"fills_mask": True}])
 def test_a_host_that_is_asked_before_products_is_written_alike(asks: dict[str, Any]) -> None:
     for text in ("on_demand", "pregate(2)", "gpu_only", "gpu_only@experts=cpu:keep=3", "on_demand@micro=2"):
         ways: tuple[Fusing, ...] = ("each", "layer")

@@ -244,6 +244,37 @@ def test_cells_that_the_host_lists_are_copied_by_nobody_there() -> None:
     assert parts_of(what, slow) == Parts(what.n_entries * 0.5)
 
 
+def test_a_mask_takes_host_time_by_the_entry_where_the_stack_says_so() -> None:
+    slow = dataclasses.replace(ROUND, values={**ROUND.values, "stack.mask_s": 0.25})
+    assert (parts_of(work.mask_work(8), ROUND), parts_of(work.mask_work(8), slow)) == (Parts(), Parts(2.0))
+
+
+@pytest.mark.parametrize(
+    ("card", "key_width", "value_width", "share"),
+    [
+        ("rtx-5090", 8, 8, 0.75),  # values are half of the arithmetic, at twice the rate
+        ("rtx-3090", 24, 8, 0.875),
+        ("l40s", 8, 8, 1.0),  # sums of 32 bits at the full rate
+        ("h100-sxm", 8, 8, 1.0),
+        ("b300", 8, 8, 1.0),  # few integers
+        ("gtx-1080-ti", 8, 8, 1.0),  # multiplies in 32 bits
+    ],
+)
+def test_values_summed_in_16_bits_are_multiplied_faster_where_a_card_halves_the_rate_for_32(
+    card: str, key_width: int, value_width: int, share: float
+) -> None:
+    at = Attending(4, 1, 4, 2, key_width, value_width, 16.0)
+    what = Work(OpKind.SELF_ATTENTION, flop=10**12, flop_compute="fp16", attending=at)
+    plain = figures_of(load_platform(card, "llama-cpp"))
+    wide = dataclasses.replace(plain, stack=dataclasses.replace(plain.stack, half_sums=False))
+    assert float(parts_of(what, plain).compute_s) == pytest.approx(
+        share * float(parts_of(what, wide).compute_s),
+        rel=1e-2,  # makers round
+    )
+    alone = what._replace(attending=None)
+    assert parts_of(alone, plain) == parts_of(alone, wide)
+
+
 def test_the_first_prompt_of_a_run_loads_its_kernels() -> None:
     slow = dataclasses.replace(ROUND, values={**ROUND.values, "stack.load_s": 0.25})
     plain, first = Work(OpKind.STEP), Work(OpKind.STEP, n_entries=1)

@@ -23,6 +23,7 @@ from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots
 from pregate.named import load_model
 from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, hybrid, ops, step, written
+from tests.small_models import MODELS, routing
 from traces.phase import Phase
 from traces.routing import Step
 
@@ -202,6 +203,29 @@ def test_an_engine_that_has_not_warmed_up_loads_kernels_with_the_first_prompt_of
         decoded = decode(DECODER, [PROMPT, NEXT, again], policy_named("gpu_only"), execution, n_buffers=8)
         steps = [what for step in range(3) for what in asked(decoded, OpKind.STEP, step)]
         assert steps == [first, plain, plain]
+
+
+def test_an_engine_that_fills_a_mask_looks_at_whole_blocks_of_cells_for_each_token_of_its_sequence() -> None:
+    fills = dataclasses.replace(EXECUTIONS["streams"], name="fills", fills_mask=True)
+    rows = [(0, 254), (0, 255), (1, 256), (2, 0)]  # contexts of 256 (two tokens), 257 and 1
+    several = step(0, Phase.DECODE, rows, np.zeros((4, 3, 2), int))
+    alone = step(1, Phase.DECODE, [(0, 256)], np.zeros((1, 3, 2), int))
+    decoded = decode(DECODER, [several, alone], policy_named("gpu_only"), fills, n_buffers=8)
+    assert asked(decoded, OpKind.MASK, 0) == [work.mask_work(2 * 256 + 512 + 256)]
+    assert decoded.schedule.kind[0] == OpKind.MASK, "before its layers"
+    assert not asked(decoded, OpKind.MASK, 1), "one token has one row"
+    plain = decode(DECODER, [several, alone], policy_named("gpu_only"), EXECUTIONS["streams"], n_buffers=8)
+    assert len(plain.schedule) == len(decoded.schedule) - 1
+
+
+def test_an_encoder_has_no_mask_of_what_came_before() -> None:
+    fills = dataclasses.replace(EXECUTIONS["streams"], name="fills", fills_mask=True)
+    model = MODELS["encoder-decoder"]
+    trace = routing(model, batch=2)
+    kinds = decode(model, trace.steps(), policy_named("gpu_only"), fills, n_buffers=8).schedule
+    of_prompt = kinds.step == 0
+    assert not (kinds.kind[of_prompt] == OpKind.MASK).any()
+    assert (kinds.kind[~of_prompt] == OpKind.MASK).any()
 
 
 def test_an_engine_that_sorts_rows_by_expert_does_so_for_each_matrix_of_several_tokens() -> None:
