@@ -225,9 +225,11 @@ EXECUTIONS |= {
             gathers_cells=True,
             fills_mask=True,
         ),
-        # FlexGen: generation_loop_overlap_multi_batch synchronises after each layer and micro-batch, and load_weight
-        # copies a layer with the first of them only; the Python thread itself runs what the processor attends to.
-        replace(EXECUTIONS["streams"], name="flexgen", host_computes=True),
+        # FlexGen as MoE-Lightning's authors took it to Mixtral (lynnliu030/FlexGen: flexgen/flex_moe.py, fused_moe.py):
+        # generation_loop_overlap_multi_batch synchronises after each layer and micro-batch, and load_weight copies a
+        # layer with the first of them only; block_sparse_moe is MoE-Lightning's fused kernel over the experts of a
+        # layer; the Python thread itself runs what the processor attends to.
+        replace(_FUSED, name="flexgen", host_computes=True),
         # MoE-Lightning (caoshiyi/artifacts: fastmoe/backend/execution_engine.py): the processor attends in a thread of
         # its own while the device computes other micro-batches.
         replace(_FUSED, name="moe_lightning"),

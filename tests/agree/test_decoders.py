@@ -165,6 +165,10 @@ ANSWERS = {
     "by bandwidth": ByBandwidth(MissCosts(0.7, beside=1.8)),
     "scheduled": ListScheduled(MissCosts(0.5, host_token=0.3, device=0.05, device_token=0.1, handover=0.2)),
 }
+ANSWERING = {
+    "streams": EXECUTIONS["streams"],
+    "the thread computes": dataclasses.replace(EXECUTIONS["streams"], host_computes=True),
+}
 CACHES = ("on_demand", "on_demand+lru:4", "on_demand+static:6", "on_demand+lfu:5:per_layer:warm")
 
 
@@ -173,10 +177,10 @@ def assert_answered_alike(
 ) -> set[OpKind]:
     policy = dataclasses.replace(policy_named(cache), on_miss=ANSWERS[answer])
     residents = resident_set(model, trace, policy, 7)
-    assert is_compilable(policy, EXECUTIONS[execution], residents)
+    assert is_compilable(policy, ANSWERING[execution], residents)
     found = [
         decode(
-            model, trace.steps(), policy, EXECUTIONS[execution], n_buffers=n_buffers, compiled=compiled,
+            model, trace.steps(), policy, ANSWERING[execution], n_buffers=n_buffers, compiled=compiled,
             cache=resident_set(model, trace, policy, 7),
         )
         for compiled in (True, False)
@@ -185,7 +189,7 @@ def assert_answered_alike(
     return {work.kind for work in found[0].schedule.works}
 
 
-@pytest.mark.parametrize("execution", ["streams", "flexgen"])
+@pytest.mark.parametrize("execution", list(ANSWERING))
 @pytest.mark.parametrize("answer", list(ANSWERS))
 @pytest.mark.parametrize("name", [*MODELS, *UNEVEN])
 def test_answers_to_misses_are_written_alike(name: str, answer: str, execution: str) -> None:

@@ -85,7 +85,9 @@ def test_many_machines_as_one(tile: FusedTile) -> None:
 @settings(max_examples=20)
 @given(rows=st.lists(st.integers(1, 300), min_size=2, max_size=12), n_shared=st.sampled_from([0, 1, 7]))
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("stack", ["flexgen", "moe-lightning", "llama-cpp", "pytorch-eager", "fastertransformer"])
+@pytest.mark.parametrize(
+    "stack", ["mixtral-offloading", "moe-lightning", "llama-cpp", "pytorch-eager", "fastertransformer"]
+)
 def test_experts_one_by_one_together_as_alone(stack: str, model: str, rows: list[int], n_shared: int) -> None:
     machine, known = figures(stack, UNPADDED), model_named(model)
     asked = [experts_work(known, [n]) for n in rows] + [experts_work(known, (), n_shared)] * bool(n_shared)
@@ -103,7 +105,7 @@ def test_experts_one_by_one_together_as_alone(stack: str, model: str, rows: list
 
 
 def test_a_schedules_works_are_grouped_once_for_one_machine_and_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine, asked = figures("flexgen", UNPADDED), works("mixtral-8x7b", [[3, 1, 9], [40, 2], [1]], 0)
+    machine, asked = figures("mixtral-offloading", UNPADDED), works("mixtral-8x7b", [[3, 1, 9], [40, 2], [1]], 0)
     many = machine.with_values({"stack.gemm_efficiency": np.array([0.1, 0.2])})
     calls, grouped = list[int](), works_alike._grouped
 

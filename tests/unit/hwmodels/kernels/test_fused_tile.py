@@ -74,6 +74,30 @@ def test_packed_weights_are_multiplied_as_integers_and_others_as_their_activatio
     assert plain.multiplied_in(packed) == "bf16"
 
 
+@pytest.mark.parametrize("stack", ["flexgen", "moe-lightning"])
+def test_flexgen_asks_of_its_experts_what_moe_lightnings_kernel_of_one_tile_does(stack: str) -> None:
+    figures, mixtral = figures_of(claimed(stack)), load_architecture("mixtral-8x7b")
+    assert figures.stack_constant("gemm_efficiency") == 0.161
+    rate, bandwidth = figures.flop_per_s("bf16"), figures.hbm_bytes_per_s
+    a_row_s = 3 * 2 * 4096 * 14336 / rate
+    for n_tokens, rows in ((20, 64), (4, 1)):  # two experts a token, so that eight get a quarter of the tokens each
+        what = work.experts_work(mixtral, [n_tokens // 4] * 8, fused=True)
+        asked = what._replace(fused=FusedExperts(8, 2 * n_tokens, len(what.gemms), n_tokens))
+        assert sum(flop_s for flop_s, _ in fused_s(asked, figures, rate, bandwidth)) == pytest.approx(
+            8 * rows * a_row_s
+        )
+
+
+def test_flexgen_repeats_keys_and_values_for_the_heads_of_a_group_before_anything_attends() -> None:
+    figures, mixtral = figures_of(claimed("flexgen")), load_architecture("mixtral-8x7b")
+    attends = work.self_attention_work(mixtral, mixtral.decoder, 1, 100, 100)
+    read_written_read = 1 + 4 + 4  # of each stored byte, for the four query heads of a group
+    rate = figures.context_bytes_per_s(attends)
+    assert rate == pytest.approx(figures.hbm_bytes_per_s / read_written_read, rel=0.01)
+    widened, repeated = 2 + 2 * 4 + 4, 2 * 16 + 16  # bytes of DRAM for two stored: what is written is read first
+    assert figures.stack_constant("cpu_kv_copies") == (widened + repeated) / 2
+
+
 def test_shared_experts_launch_kernels_of_their_own_where_a_stack_counts_them() -> None:
     stack, lite = load_stack("llama-cpp"), load_architecture("deepseek-v2-lite")
     alone, both = (work.experts_work(lite, [1] * 6, n, fused=True) for n in (0, 1))
