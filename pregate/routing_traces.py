@@ -20,7 +20,15 @@ from traces.synthesis.dials import Dials, synthesize_routing
 from traces.synthesis.forced import forced_active_routing
 from traces.transforms.rebatching import rebatch
 
-__all__ = ["import_trace", "load_popularity", "load_trace", "routed_by_dials", "seeded", "synthesize"]
+__all__ = [
+    "import_trace",
+    "load_popularity",
+    "load_trace",
+    "routed_at_random",
+    "routed_by_dials",
+    "seeded",
+    "synthesize",
+]
 
 DEFAULT_DIALS = recorded_default()
 """Of a model of many experts that nothing was recorded of: medians over recordings (traces/recorded/dials.json)."""
@@ -146,6 +154,13 @@ def default_dials(model: ModelArchitecture) -> tuple[Dials, str]:
     if recorded is None:
         return default_for(model.n_experts), "default dials"
     return recorded.dials, f"dials fitted to {recorded.trace}"
+
+
+def routed_at_random(model: ModelArchitecture) -> Dials:
+    """The dials of a synthetic trace of tokens that are drawn at random, as those of llama-bench and llama-sweep-bench
+    are (tools/llama-bench/llama-bench.cpp, `test_prompt`): popularity alone, since no token has to do with another.
+    """
+    return replace(default_dials(model)[0], repeat_probability=0.0, sequence_affinity=0.0)
 
 
 def seeded(seed: int) -> np.random.Generator:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pregate.measured.latest_values import Latest
-from pregate.routing_traces import routed_by_dials
+from pregate.routing_traces import routed_at_random, routed_by_dials
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
@@ -17,12 +17,16 @@ class KeptTraces:
         self._seed = seed
         self._kept = Latest[RoutingTrace](most_cells, lambda trace: trace.experts.size)
 
-    def of(self, model: ModelArchitecture, input_tokens: int, output_tokens: int, batch: int) -> RoutingTrace:
-        """As `pregate.synthesize` makes it."""
-        named = model.name, model.n_moe_layers, model.n_encoder_moe_layers, model.n_experts, model.top_k
+    def of(
+        self, model: ModelArchitecture, input_tokens: int, output_tokens: int, batch: int, random_tokens: bool = False
+    ) -> RoutingTrace:
+        """As `pregate.synthesize` makes it; of `random_tokens`, sequences keep to no experts of their own."""
+        shape = model.n_moe_layers, model.n_encoder_moe_layers, model.n_experts, model.top_k
+        named = model.name, *shape, random_tokens
+        dials = routed_at_random(model) if random_tokens else None
 
         def made() -> RoutingTrace:
             begun = self._kept.alike(lambda key: key[0] == named)
-            return routed_by_dials(model, input_tokens, output_tokens, batch, self._seed, begun=begun)
+            return routed_by_dials(model, input_tokens, output_tokens, batch, self._seed, dials=dials, begun=begun)
 
         return self._kept.of((named, input_tokens, output_tokens, batch), made)

@@ -88,7 +88,7 @@ _MOST_WORKLOADS = 1 << 12
 
 class _TraceShape(NamedTuple):
     """A synthetic trace of a model, by what it is made from; `context` tokens are there before it. `in_passes`: of a
-    prompt that is read `batch` tokens at a time.
+    prompt that is read `batch` tokens at a time. `random_tokens`: of no text.
     """
 
     model: str
@@ -98,6 +98,7 @@ class _TraceShape(NamedTuple):
     batch: int
     context: int
     in_passes: bool = False
+    random_tokens: bool = False
 
 
 class RowBench:
@@ -241,7 +242,8 @@ class RowBench:
         placed = row.design()
         batch = row.batch or self._largest(row, model, placed, hw)
         in_passes = row.metric == "microbatch_tokens_per_s"
-        shape = _TraceShape(model.name, model.top_k, n_prompt, n_output, batch, context, in_passes)
+        at_random = row.metric == "prefill_tokens_per_s"
+        shape = _TraceShape(model.name, model.top_k, n_prompt, n_output, batch, context, in_passes, at_random)
         key = (model, placed, row.expert_tier, memory_of(hw), shape)
         return self._runs.of(key, lambda: self._capture(model, hw, shape, placed, row.expert_tier))
 
@@ -267,7 +269,7 @@ class RowBench:
         return largest_batch(model, hw, design, made, expert_tier=row.expert_tier)
 
     def _trace(self, model: ModelArchitecture, shape: _TraceShape) -> RoutingTrace:
-        found = self._traces.of(model, shape.n_prompt, shape.n_output, shape.batch)
+        found = self._traces.of(model, shape.n_prompt, shape.n_output, shape.batch, shape.random_tokens)
         if shape.in_passes:
             return as_microbatches(found, shape.context)
         return replace(found, position=found.position + np.int32(shape.context)) if shape.context else found

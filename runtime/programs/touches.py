@@ -195,10 +195,15 @@ class Touches:
         self._take_on(op, key)
 
     def _take_on(self, op: int, key: ExpertKey) -> None:
-        """An op that waits for a read or a filing of its expert takes it from where that has put it."""
+        """An op that waits for a read or a filing of its expert takes it from where that has put it. What is filed may
+        also wait for what the slot of host memory held before, which nobody took.
+        """
+        filed_in = int(self.schedule.slot[op]) if self.schedule.kind[op] in _LANDS else -1
         for dep in self.schedule.deps(op).tolist():
             if self.schedule.kind[dep] in _LANDS:
                 if (int(self.moe_layer[dep]), int(self.schedule.expert[dep])) != key:
+                    if 0 <= filed_in == int(self.schedule.slot[dep]):
+                        continue
                     raise InvalidInput(f"op {op} fetches another expert than op {dep} has read for it")
                 self.source[op], self.staging[op] = dep, self.staging[dep]
                 self.read_by[self.staging[dep]] = op

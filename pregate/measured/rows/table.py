@@ -119,7 +119,8 @@ class MeasuredRow:
     `host`, `link`: of the machine, "" as `hardware` has them; `formats`, `placement`, `policy`, `set`: as the options
     of the same name take them (no policy: `gpu_only`), `set` with `;` between. `batch`: 0 where the table says max, the
     largest that memory allows. `context_tokens`: kept from before the
-    prompt. `value` in the unit of the metric. `expert_tier`: where experts wait, dram or ssd. `routing`: "" as typical
+    prompt. Of `prefill_tokens_per_s` the prompt is of random tokens, as benchmarks draw them; of `ttft` it is a text.
+    `value` in the unit of the metric. `expert_tier`: where experts wait, dram or ssd. `routing`: "" as typical
     for the model, "isca24" as assumed of that workload, "isca24:4" where four experts a layer were forced. `role`: ""
     is predicted and scored; "fit KEY" determines the constant KEY of its source and machine ("fit": that of what binds
     it), "stack" those of its stack (`stack_fit`), and neither is scored; "input" is no measurement of a run. `reason`:

@@ -107,7 +107,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "switch-base-128",
             "prefetch_all",
-            "takes 14.9 GB of host memory for experts and 5.5 GB of HBM, which is host",
+            "takes 14.8 GB of host memory for experts and 5.5 GB of HBM, which is host",
         ),
     ],
 )

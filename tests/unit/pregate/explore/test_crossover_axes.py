@@ -62,7 +62,7 @@ def best(dataset: Any, i: int) -> tuple[str | None, float]:
 @pytest.mark.parametrize(
     ("policies", "axis", "low", "high", "recipe", "overrides", "n_changes"),
     [
-        (["gpu_only", "pregate", "lru"], "batch", 1, 24, TraceRecipe(4, 6), SMALL, 1),
+        (["gpu_only", "pregate", "lru"], "batch", 1, 24, TraceRecipe(4, 6), SMALL, 2),
         (OFFLOADED, "batch", 1, 24, TraceRecipe(4, 6), FAST_LINK, 1),
         (["on_demand", "pregate"], "batch", 1, 6, pregate.synthesize(MODEL, 4, 6, 6), None, 0),
         (OFFLOADED, "top_k", 1, 8, TraceRecipe(4, 6, 2), None, 1),
@@ -179,7 +179,7 @@ def test_a_lookahead_and_a_cache_move_only_the_designs_they_are_of() -> None:
     scores = {}
     for axis, low, high, values in (("lookahead", 1, 5, [1.0, 2.0, 4.0]), ("cache_ratio", 0, 1, [0.0, 0.5, 1.0])):
         scale = read_scale(axis, low, high)
-        subject = read_subject(MODEL, hw, TraceRecipe(4, 6, 8), policies, {axis: scale.axis})
+        subject = read_subject(MODEL, hw, TraceRecipe(4, 6, 2), policies, {axis: scale.axis})
         scores[axis] = AxisWinners(subject, scale.axis, "makespan_s")._scores(np.array(values))
     moved = {axis: [name for name, score in found.items() if len(set(score)) > 1] for axis, found in scores.items()}
     assert moved == {"lookahead": ["pregate"], "cache_ratio": ["pregate", "pregate(2)"]}

@@ -156,9 +156,9 @@ def test_edited_machines_models_dials_seeds_and_code_are_asked_anew(
     assert predicted() == []
     n_layers = RowBench().model(rows(tmp_path)[0]).n_moe_layers
     fitted = {"zipf_exponent": [1.0] * n_layers, "repeat_probability": 0.5, "layer_correlation": 0.0}
-    document = {ROW["model"]: {"dials": fitted, "trace": "another"}}
+    models, document = {ROW["model"]: {"dials": fitted, "trace": "another"}}, dials._document()
     with monkeypatch.context() as edited:
-        edited.setattr(dials, "_document", lambda: document)
+        edited.setattr(dials, "_document", lambda: document | {"models": models})
         assert "decode" in predicted()
     assert predicted() == []
     monkeypatch.setattr(kept_answers, "_code", lambda: "another version")

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pregate.measured import kept_traces
 from pregate.measured.kept_traces import KeptTraces
+from pregate.measured.row_prediction import RowBench
+from pregate.measured.rows.table import read_table
 from pregate.named import load_model
 from pregate.routing_traces import synthesize
 
@@ -28,3 +32,25 @@ def test_kept_traces_are_those_of_synthesize(monkeypatch: pytest.MonkeyPatch) ->
         assert found.digest == wanted.digest
         assert found.provenance == wanted.provenance
     assert begun == [0, 1, 0, 1, 0, 1]
+
+
+def test_a_prompt_of_random_tokens_asks_for_nearly_all_experts_and_a_text_does_not() -> None:
+    traces, model = KeptTraces(3, 1 << 24), load_model("qwen3-235b-a22b")
+    text, random_tokens = traces.of(model, 512, 2, 1), traces.of(model, 512, 2, 1, random_tokens=True)
+    n_woken = [np.mean([len(np.unique(one.experts[:512, i])) for i in range(20)]) for one in (text, random_tokens)]
+    assert n_woken[0] < 100
+    assert n_woken[1] > 127
+    assert traces.of(model, 512, 2, 1).digest == text.digest
+
+
+def test_rows_of_prompts_a_second_are_of_random_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "source,model,hardware,stack,formats,input_tokens,output_tokens,metric,value,unit\n"
+        "a,qwen3-235b-a22b,h200-sxm,llama-cpp,all=q4_k_m,64,2,prefill_tokens_per_s,1,tokens/s\n"
+        "a,qwen3-235b-a22b,h200-sxm,llama-cpp,all=q4_k_m,64,2,ttft,1,s\n"
+    )
+    bench = RowBench()
+    notes = [bench._run(row, bench.platform(row)).trace.provenance.note for row in read_table(path)]
+    assert ["sequence_affinity=0.0)" in note for note in notes] == [True, False]
+    assert ["repeat_probability=0.0," in note for note in notes] == [True, False]
