@@ -69,7 +69,8 @@ def main() -> None:
         status = INTERRUPTED
     except OSError as error:  # standard output on a full disk, or what no command expected
         _close_output()
-        status = _refused(f"{error.filename or 'standard output'}: cannot be written ({error.strerror or error})")
+        unwritten = f"{error.filename or 'standard output'}: cannot be written ({error.strerror})"
+        status = _refused(str(error) if error.errno is None else unwritten)  # no number: no call of the system failed
     raise SystemExit(status)
 
 

@@ -7,13 +7,14 @@ import errno
 __all__ = ["limit_reached"]
 
 _UNMAPPED = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
-"""What the loader of shared libraries says where memory is short, inside an `ImportError`."""
+"""What the loader of shared libraries says where memory is short, inside an `ImportError`, or llvmlite's `OSError`."""
 
 
 def limit_reached(error: Exception) -> str | None:
     """What the system lacks, as `error` has it, and the way out, in one line; None where it lacks nothing."""
     number, told = getattr(error, "errno", None), str(error)
-    unmapped = isinstance(error, ImportError) and any(words in told for words in _UNMAPPED)
+    loader = f"{told} {error.__cause__ or error.__context__}"  # llvmlite says in its own words that it was not loaded
+    unmapped = isinstance(error, ImportError | OSError) and any(words in loader for words in _UNMAPPED)
     if isinstance(error, MemoryError) or unmapped or number == errno.ENOMEM:
         return (
             "this needs more memory than there is: ask for fewer tokens, sequences or points, or raise the limit where "

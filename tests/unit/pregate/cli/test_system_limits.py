@@ -30,12 +30,26 @@ def system(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+def unloaded(why: str, *, told: bool) -> OSError:
+    """As llvmlite has it: in words of its own, after what the loader said."""
+    error = OSError("Could not find/load shared object file 'libllvmlite.so'")
+    if told:
+        error.__cause__ = OSError(why)
+    else:
+        error.__context__ = OSError(why)
+    return error
+
+
 ENDED: list[tuple[Exception, str | None]] = [
     (MemoryError(), MEMORY),
     (system(errno.ENOMEM), MEMORY),
     (ImportError("lib.so: failed to map segment from shared object"), MEMORY),
     (ImportError("lib.so: cannot allocate memory in static TLS block"), MEMORY),
     (ImportError("lib.so: cannot create shared object descriptor: Cannot allocate memory"), MEMORY),
+    (unloaded("libllvmlite.so: failed to map segment from shared object", told=True), MEMORY),
+    (unloaded("libllvmlite.so: failed to map segment from shared object", told=False), MEMORY),
+    (unloaded("libllvmlite.so: undefined symbol", told=True), None),
+    (OSError("Could not find/load 'libllvmlite.so'"), None),
     (system(errno.EMFILE), FILES),
     (system(errno.ENFILE), FILES),
     (system(errno.EAGAIN), STARTED),
@@ -88,6 +102,18 @@ def test_a_full_disk_is_told_by_the_file(run: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(command_line, "application", ended)
     monkeypatch.setattr(command_line, "_close_output", lambda: None)
     assert run("compare") == (2, "", "error: standard output: cannot be written (No space left on device)\n")
+
+
+def test_a_library_that_is_broken_is_told_as_its_loader_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended() -> Callable[..., Any]:
+        def command(**_: object) -> None:
+            raise OSError("Could not find/load 'libllvmlite.so'")
+
+        return command
+
+    monkeypatch.setattr(command_line, "application", ended)
+    monkeypatch.setattr(command_line, "_close_output", lambda: None)
+    assert run("compare") == (2, "", "error: Could not find/load 'libllvmlite.so'\n")
 
 
 def test_a_library_that_does_not_load_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
