@@ -14,7 +14,7 @@ from typing import Any
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.attention import Attention
 from traces.model.files.gguf_file import Tensor, WeightsFile, read_gguf
-from traces.model.files.gguf_mixers import GgufKeys, is_projection, mixer_of_layer
+from traces.model.files.gguf_mixers import GgufKeys, is_projection, mixer_of_layer, with_shared_indexers
 from traces.model.files.stored_parts import StoredParts, with_stored_parts
 from traces.model.layer_stack import MAX_LAYERS, LayerStack
 from traces.model.linear_mixer import LinearMixer
@@ -136,7 +136,7 @@ def _experts(layer: Layer, d_model: int, keys: GgufKeys) -> dict[str, Any]:
 def _stack(
     layers: list[dict[str, Tensor]], sparse: tuple[int, ...], d_model: int, keys: GgufKeys, n_matrices: int
 ) -> LayerStack:
-    mixers = [mixer_of_layer(layer, i, d_model, keys) for i, layer in enumerate(layers)]
+    mixers = with_shared_indexers([mixer_of_layer(layer, i, d_model, keys) for i, layer in enumerate(layers)])
     plain = [mixer for mixer in mixers if isinstance(mixer, Attention)]
     if not plain:
         raise InvalidFile(f"{keys.where}: no layer has an attention: not modelled")

@@ -71,6 +71,19 @@ def mixer_of_layer(layer: Mapping[str, Tensor], i: int, d_model: int, keys: Gguf
     return None
 
 
+def with_shared_indexers(mixers: list[Attention | LinearMixer | None]) -> list[Attention | LinearMixer | None]:
+    """The mixers; latent attention without an indexer, where others have one, attends to what the last one has picked
+    (GLM-5.2). Files of none at all are of engines that attend to everything.
+    """
+    topk = max((mixer.index_topk for mixer in mixers if isinstance(mixer, Attention)), default=0)
+    return [
+        dataclasses.replace(mixer, index_topk=topk)
+        if topk and isinstance(mixer, Attention) and mixer.kind == "mla" and not mixer.index_topk
+        else mixer
+        for mixer in mixers
+    ]
+
+
 def _latent(layer: Mapping[str, Tensor], i: int, keys: GgufKeys) -> Attention:
     """Multi-head latent attention."""
     rope = keys.integer("rope.dimension_count")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from traces.model.architecture import load_architecture, parse_architecture
+from traces.model.attention import Attention
 
 gguf = pytest.importorskip("gguf", reason="the oracle of GGUF files is not installed")
 from tests.gguf_files import DIM, EXPERTS, FF, HEADS, LAYERS, VOCAB, D, Shapes, moe_tensors, their_bytes, write  # noqa: E402
@@ -145,3 +146,20 @@ def test_an_expert_a_tensor_as_files_of_2023_have_it(tmp_path: Path) -> None:
     model = load_architecture(write(tmp_path / "old.gguf", tensors, family="llama"))
     whole = load_architecture(write(tmp_path / "new.gguf", moe_tensors()))
     assert (model.n_experts, model.total_bytes) == (whole.n_experts, whole.total_bytes)
+
+
+def test_latent_attention_without_an_indexer_attends_to_what_another_layer_has_picked(tmp_path: Path) -> None:
+    """GLM-5.2: here the first of three layers has an indexer, of four heads of 64."""
+    tensors = latent(moe_tensors()) | {
+        "blk.0.indexer.attn_q_b.weight": ((4 * 64, 256), "Q8_0"), "blk.0.indexer.attn_k.weight": ((64, D), "Q8_0"),
+        "blk.0.indexer.proj.weight": ((4, D), "F32"),
+    }  # fmt: skip
+    indexer = {"attention.indexer.head_count": 4, "attention.indexer.key_length": 64, "attention.indexer.top_k": 512}
+    model = load_architecture(write(tmp_path / "m.gguf", tensors, LATENT_KEYS | indexer, "glm-dsa"))
+    found = [mixer for mixer in model.decoder.all_mixers if isinstance(mixer, Attention)]
+    assert [(mixer.index_heads, mixer.index_dim, mixer.index_topk) for mixer in found] == [
+        (4, 64, 512), (0, 0, 512), (0, 0, 512),
+    ]  # fmt: skip
+    without = load_architecture(write(tmp_path / "n.gguf", latent(moe_tensors()), LATENT_KEYS | indexer, "deepseek2"))
+    assert without.decoder.mixers == ()
+    assert without.decoder.attention.index_topk == 0
