@@ -84,6 +84,8 @@ def unread_notes(fields: Fields, *, checked: bool) -> list[str]:
     notes = []
     if _DENOISED.search(str(fields.get("model_type"))):
         notes.append("it refines blocks of tokens in several passes; a pass a token is predicted, as of other models")
+    if fields.integers("ple_layer_ids"):
+        notes.append("its tables of n-grams count as HBM, though an engine may keep them in host memory")
     free = fields.get("zero_expert_num")
     if type(free) is int and free > 0:
         notes.append(f"{free} of the experts that a token may choose compute nothing; every choice counts as computed")

@@ -281,6 +281,8 @@ def test_tables_of_hashed_n_grams_and_low_rank_streams_lie_in_memory(tmp_path: P
     streams = 97 * 2 * 4 * d * 320 + 48 * 2 * 4 * 4 * d
     assert without.other_params == streams
     assert model.other_params == streams + 16 * 20_000_000 * 160 + d * 5 * d
+    assert "tables of n-grams count as HBM" in model.note
+    assert "n-grams" not in without.note
     assert model.total_params == pytest.approx(176.94e9, rel=5e-4)  # its class of transformers on the meta device
     full = model.decoder.attention
     assert (full.index_heads, full.index_dim, full.index_topk, full.output_gate) == (4, 128, 2048, 24 * 256)
