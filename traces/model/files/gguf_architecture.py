@@ -31,6 +31,9 @@ _DENSE = ("ffn_up.weight", "ffn_gate.weight", "ffn_down.weight")
 _LEFT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ffn_latent_down.weight", "ffn_latent_up.weight")
 """Matrices of a layer that are of no part that has a format: gates, and projections around experts."""
 
+_BESIDE = ("ple_", "hc_")
+"""Tables of n-grams, and what mixes residual streams (Qwen4-Exp, DeepSeek-V4): no op here reads them."""
+
 Layer = Mapping[str, Tensor]
 
 
@@ -179,6 +182,8 @@ def _part_of(name: str, tensor: Tensor, sparse: bool) -> str:
     """The part of the model that a tensor of a layer is of."""
     if name in _EXPERTS or _ONE_EXPERT.fullmatch(name):
         return "experts"
+    if name.startswith(_BESIDE):
+        return "beside"
     if name in _LEFT or not is_projection(name, tensor):
         return "gates"
     if name in _SHARED or (sparse and name in _DENSE):

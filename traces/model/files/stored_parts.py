@@ -131,7 +131,8 @@ def with_stored_parts(model: ModelArchitecture, parts: StoredParts) -> ModelArch
 def _with_rest(model: ModelArchitecture, parts: StoredParts, rest: Dtype) -> ModelArchitecture:
     """`model` with what it does not count of the files' bytes as other parameters, in the format `rest`."""
     left = parts.total_bytes - model.total_bytes
-    if left < -COUNTED * parts.total_bytes or left > _MOST_LEFT * parts.total_bytes:
+    most = _MOST_LEFT * parts.total_bytes + parts.n_bytes["beside"]
+    if left < -COUNTED * parts.total_bytes or left > most:
         raise InvalidFile(
             f"{parts.where}: its tensors take {parts.total_bytes} bytes, the layers read from it {model.total_bytes}: "
             "a kind of layer that is not modelled; take its config.json, and state the formats with --formats"

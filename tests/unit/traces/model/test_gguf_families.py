@@ -163,3 +163,17 @@ def test_latent_attention_without_an_indexer_attends_to_what_another_layer_has_p
     without = load_architecture(write(tmp_path / "n.gguf", latent(moe_tensors()), LATENT_KEYS | indexer, "deepseek2"))
     assert without.decoder.mixers == ()
     assert without.decoder.attention.index_topk == 0
+
+
+def test_tables_of_n_grams_and_streams_lie_beside_the_layers(tmp_path: Path) -> None:
+    """Qwen4-Exp: a table half as large as the model is no projection of an attention, and no reason to refuse."""
+    plain = load_architecture(write(tmp_path / "plain.gguf", moe_tensors()))
+    table = {
+        "blk.1.ple_ngram_embd.weight": ((40_000, 256), "Q8_0"), "blk.1.ple_key.weight": ((4 * D, 256), "Q8_0"),
+        "blk.1.hc_attn_down.weight": ((32, 4 * D), "F32"), "blk.1.hc_ffn_up.weight": ((4 * D, 256), "Q8_0"),
+    }  # fmt: skip
+    model = load_architecture(path := write(tmp_path / "m.gguf", moe_tensors() | table))
+    assert model.total_bytes == pytest.approx(their_bytes(path), rel=1e-3)
+    assert model.stored_attention_dtype == plain.stored_attention_dtype
+    assert model.decoder == plain.decoder
+    assert model.other_params > plain.other_params
