@@ -131,7 +131,7 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
     """The duration of `work` by what it is spent on; of fused ops like it with `counts`, the durations."""
     constant = figures.stack_constant
     match work.kind:
-        case OpKind.FETCH | OpKind.ZERO_COPY:
+        case OpKind.FETCH | OpKind.ZERO_COPY | OpKind.JOIN:
             latency_s = work.n_copies * figures.fetch_latency_s
             return Parts(latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
         case OpKind.READBACK:

@@ -96,6 +96,8 @@ class OpKind(IntEnum):
     """Weights that a kernel reads in host memory, over the link, while it computes: no copy, no buffer."""
     MASK = 23
     """Host work: which keys each token of a pass may attend to, looked at one by one."""
+    JOIN = 24
+    """The end of a kernel that reads weights in host memory: it has computed, and read them. No time of its own."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -169,6 +171,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.FILE: KindRow(Lane.CPU, "cpu", "filing", "#4B3264", takes="buffer", puts="buffer"),
         OpKind.ZERO_COPY: KindRow(Lane.H2D, "h2d", "zero-copy read", "#C8643C", streams=True),
         OpKind.MASK: KindRow(Lane.HOST, "host", "host", "#999999"),
+        OpKind.JOIN: KindRow(Lane.COMPUTE, "sync", "zero-copy read", "#C8643C"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""

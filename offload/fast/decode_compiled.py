@@ -32,6 +32,7 @@ from offload.fast.block_unions import UNIONS, BlockUnions, block_unions_of
 from offload.fast.compilable import answer_of
 from offload.fast.placed_tables import PlacedTables
 from offload.ops import OpKind, Work
+from offload.placing.host_side import JOIN
 from offload.policies.prefetch_all import whole_next_block
 from offload.policy import no_prefetch
 from offload.recorder import Part
@@ -279,6 +280,7 @@ class CompiledLoop:
             "COST_DISK": rows.of(works.copy(OpKind.DISK_READ)),
             "COST_WAIT": rows.of(Work(OpKind.WAIT)),
             "COST_BUSY": rows.of(Work(OpKind.ISSUE, n_copies=0)),
+            "COST_JOIN": rows.of(JOIN),
             "COST_NOTHING": rows.of(works.grouped(0, ())),
         }
         unknown = np.full(len(rows.works), -1, np.int64)

@@ -19,6 +19,7 @@ from offload.fast.kernel_layout import (
     COST_BUSY,
     COST_GATHER,
     COST_HANDOVER,
+    COST_JOIN,
     COST_RETURN,
     COST_SCORES,
     COST_SELF_ATTENTION,
@@ -182,13 +183,14 @@ def copy_ahead(o: Any, d: Any, w: Any, r: Any, t: int, i: int, op: int) -> None:
 
 
 def read_in_host(o: Any, d: Any, w: Any, r: Any, t: int, costs: int, layer: int, op: int) -> None:
-    """Kernels just issued behind `op` read weights over the link; what comes next waits for both."""
+    """Kernels just issued behind `op` read weights over the link, and end with both."""
     cost = r[costs + t * r[N_LAYERS] + layer]
     if cost < 0:
         return
     if op >= 0:
         after(d, w, op)
     wait_for(w, issue(o, w, r, _H2D, cost, r[r[I_STEP] + t], layer, NONE, NONE))
+    compute(o, d, w, r, r[COST_JOIN], r[r[I_STEP] + t], layer, NONE)
 
 
 def leave_layer(o: Any, d: Any, w: Any, r: Any, t: int, layer: int) -> None:

@@ -79,7 +79,8 @@ ZERO_COPIES, COST_READ_MIXING, COST_READ_FFN = range(90, 93)
 # Layers ahead that weights are streamed (-1: the next meanwhile), how many layers are; these, and by layer its place.
 AHEAD, N_STREAMED, STREAMED_LAYER, STREAMED_AT = range(93, 97)
 COST_MASK = 97  # by pass, -1 none
-N_PART_WORDS = 98
+COST_JOIN = 98
+N_PART_WORDS = 99
 
 KV_DEVICE, KV_HOST, KV_STREAM = range(3)
 """In `KV`: where keys and values are."""

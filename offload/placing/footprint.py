@@ -16,7 +16,7 @@ from offload.decoding.token_mixing import contexts
 from offload.decoding.unions import most_distinct
 from offload.execution import Execution
 from offload.own_policies.policy_calls import ask
-from offload.placing.over_link import LayerStreams, check_over_link, experts_away
+from offload.placing.over_link import LayerStreams, experts_away
 from offload.placing.placement import Placed, place
 from offload.policy import Buffers, Policy
 from offload.slots.low_copies import LowSlots
@@ -143,7 +143,6 @@ def plan_memory(
     Raises `CapacityExceeded`, naming both sizes and the way out, when even the least does not fit.
     """
     placed = place(model, policy.placement) if placed is None else placed
-    check_over_link(policy, execution, placed)
     static = _static_bytes(model, workload, execution, placed) + reserve_bytes
     if policy.speculation is not None and policy.speculation.draft is not None:
         static += _draft_bytes(policy.speculation.draft, workload)

@@ -19,11 +19,14 @@ from offload.recorder import Recorder
 from offload.slots.host_tier import HostTier
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Hop", "HostSide", "listed_cells", "scores_of", "split_attention", "streams_experts"]
+__all__ = ["JOIN", "Hop", "HostSide", "listed_cells", "scores_of", "split_attention", "streams_experts"]
 
 _WAIT = Work(OpKind.WAIT)
 _BUSY = Work(OpKind.ISSUE, n_copies=0)
 """The issuing thread waits for what it computes itself: no time of its own."""
+
+JOIN = Work(OpKind.JOIN, n_copies=0)
+"""What kernels read of host memory is there."""
 
 _CACHE = "keys and values"
 
@@ -75,6 +78,9 @@ class _Loop(Protocol):
     host_tier: HostTier | None
     i_step: int
     n_tokens: int
+
+    def compute(self, what: Work, layer: int, after: Sequence[int] = ()) -> int:
+        """An op of the compute stream."""
 
 
 class HostSide:
@@ -175,11 +181,11 @@ class HostSide:
             self._read(self._zero_copies.ffn(layer, self._loop.n_tokens, n_reads), layer, after)
 
     def _read(self, n_bytes: int, layer: int, after: int) -> None:
-        """Kernels just issued read so many bytes over the link while they compute; what comes next waits for both."""
+        """Kernels just issued read so many bytes over the link while they compute, and end with both."""
         if n_bytes:
             loop, waits = self._loop, (after,) if after >= 0 else ()
             read = loop.recorder.issue(Lane.H2D, loop.works.zero_copy(n_bytes), waits, step=loop.i_step, layer=layer)
-            self.waits.append(read)
+            loop.compute(JOIN, layer, (read,))
 
     def compute(self, what: Work, layer: int) -> int:
         """An op of a layer, by the host's processor."""

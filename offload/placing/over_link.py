@@ -2,7 +2,7 @@
 
 Layers are streamed through buffers in HBM, or the device's kernels read them where they lie while they compute
 (zero-copy access). Such a kernel takes the longer of what it computes and what it reads, which is an op beside it: both
-begin together, and what comes next waits for both. Nothing here may know time.
+begin together, and an op that takes no time ends both. Nothing here may know time.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ _REFUSED = {
         "streams weights, keys or values: the runtime executes experts=cpu and layers=cpu, simulate it instead"
     ),
     OpKind.ZERO_COPY: "reads weights in host memory: the runtime's kernels read them in HBM, simulate it instead",
+    OpKind.JOIN: "reads weights in host memory: the runtime's kernels read them in HBM, simulate it instead",
     OpKind.SORT: f"sorts rows by expert on the host: the runtime sorts on the device, {WAY_OUT}",
     OpKind.MASK: f"fills a mask on the host: the runtime's attention is told lengths alone, {WAY_OUT}",
     OpKind.STAGE: f"copies an expert within HBM: the runtime reads experts where they land, {WAY_OUT}",

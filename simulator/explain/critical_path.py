@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, loaded
 from hwmodels.cost import Costs
-from offload.ops import KINDS, TRANSFERS, Lane
+from offload.ops import KINDS, TRANSFERS, Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.recurrence import HOST, SMALL_OPS, is_small, walked
@@ -26,6 +26,7 @@ from traces.errors import InvalidInput
 __all__ = ["HOST", "ExplainedRun", "Gradient", "gradient", "pulled_back", "slot_edges", "walk"]
 
 
+_WAITS_FOR_ROOM = [kind for kind in TRANSFERS if kind is not OpKind.ZERO_COPY]
 _GOES_ON = np.array([[row.goes_on(before) for before in KINDS.values()] for row in KINDS.values()])
 """By kind of op and kind before it: whether it may take an expert from where that has put it."""
 
@@ -87,13 +88,14 @@ def _slotless_s(schedule: Schedule, end_s: NDArray[np.float64], host_s: NDArray[
 def slot_edges(schedule: Schedule) -> NDArray[np.bool_]:
     """Which dependencies, (n_deps,), are a copy's wait for room: for the last reader of its slot, or the pinned buffer.
 
-    All dependencies of a copy are, but those on the copy of the same expert one hop before.
+    All dependencies of a copy are, but those on the copy of the same expert one hop before; what a kernel reads in host
+    memory waits for no room.
     """
     owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
     kind, source = schedule.kind[owner], schedule.dep
     hop_before = _GOES_ON[kind, schedule.kind[source]]
     same = (schedule.layer[owner] == schedule.layer[source]) & (schedule.expert[owner] == schedule.expert[source])
-    edges: NDArray[np.bool_] = np.isin(kind, TRANSFERS) & ~(hop_before & same)
+    edges: NDArray[np.bool_] = np.isin(kind, _WAITS_FOR_ROOM) & ~(hop_before & same)
     return edges
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hwmodels.platform import Platform
 from offload.execution import Execution
 from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory, with_low_slots
+from offload.placing.over_link import check_over_link
 from offload.placing.placement import AS_DECIDED, Placed, place
 from offload.placing.tiers import Tier
 from offload.policies import policy_named
@@ -170,6 +171,7 @@ def _planned(
     """The request with its memory granted. Raises `CapacityExceeded`."""
     placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
     execution = chosen.placement.execution(memory.execution)
+    check_over_link(chosen, execution, placed)
     tier, n_host_slots = tier_named(expert_tier), 0
     if tier.on_disk:
         other_bytes = host_bytes(model, workload, chosen, placed, experts=False)

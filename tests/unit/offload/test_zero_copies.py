@@ -12,11 +12,13 @@ from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
+from offload.metrics import moe_layer_latency_s
 from offload.ops import Lane, OpKind
 from offload.placing.footprint import host_bytes, measure_workload, plan_memory
 from offload.placing.placement import Placement, place, placement_named
 from offload.policies import policy_named
 from simulator.definition import des
+from simulator.explain.critical_path import slot_edges
 from tests.engines import timed_alike
 from tests.placed_schedules import MODEL, TRACE
 from traces.errors import InvalidInput
@@ -42,7 +44,7 @@ def test_parts_of_a_layer_are_the_layer() -> None:
     assert all(mixing > 0 and rest > 0 for mixing, rest in parts)
 
 
-def test_a_kernel_and_what_it_reads_begin_together_and_what_comes_next_waits_for_both() -> None:
+def test_a_kernel_and_what_it_reads_begin_together_and_end_together() -> None:
     decoded = written("experts=zerocopy:2@weights=zerocopy:2")
     schedule = decoded.schedule
     found = reads(decoded)
@@ -53,8 +55,8 @@ def test_a_kernel_and_what_it_reads_begin_together_and_what_comes_next_waits_for
         kernel, (*before,) = op - 1, schedule.deps(op)
         assert schedule.lane[kernel] == Lane.COMPUTE
         assert schedule.layer[kernel] == schedule.layer[op]
-        later = np.flatnonzero((schedule.lane == Lane.COMPUTE) & (np.arange(len(schedule.lane)) > op))
-        assert op in schedule.deps(int(later[0]))
+        assert (schedule.kind[op + 1], schedule.layer[op + 1]) == (OpKind.JOIN, schedule.layer[op])
+        assert list(schedule.deps(op + 1)) == [op]
         earlier = np.flatnonzero((schedule.lane == Lane.COMPUTE) & (np.arange(len(schedule.lane)) < kernel))
         begins_pass = not any(schedule.step[one] == schedule.step[op] for one in earlier)
         assert before == ([] if begins_pass else [int(earlier[-1])])
@@ -76,6 +78,12 @@ def test_only_experts_that_tokens_chose_are_read_and_again_for_every_block_of_ro
     assert decoded.schedule.bytes[first].tolist() == wanted
 
 
+def test_a_read_waits_for_no_slot() -> None:
+    schedule = written("experts=zerocopy@weights=zerocopy").schedule
+    assert len(schedule.dep)
+    assert not slot_edges(schedule).any()
+
+
 def test_a_share_is_of_the_bytes_of_each_weight() -> None:
     half, whole = written("experts=zerocopy:share=0.5"), written("experts=zerocopy")
     sizes = [decoded.schedule.bytes[reads(decoded)].astype(float) for decoded in (half, whole)]
@@ -85,7 +93,7 @@ def test_a_share_is_of_the_bytes_of_each_weight() -> None:
 def test_a_step_takes_the_longer_of_what_it_computes_and_what_it_reads() -> None:
     everything = written("experts=zerocopy@weights=zerocopy").schedule
     resident = written("").schedule
-    kept = everything.kind != OpKind.ZERO_COPY
+    kept = ~np.isin(everything.kind, (OpKind.ZERO_COPY, OpKind.JOIN))
     assert (everything.kind[kept] == resident.kind).all()
     fast = load_platform("rtx-4090", "vllm", {"link.h2d_bytes_per_s": 1e30})
     slow = load_platform("rtx-4090", "vllm", {"link.h2d_bytes_per_s": 1e6})
@@ -98,6 +106,10 @@ def test_a_step_takes_the_longer_of_what_it_computes_and_what_it_reads() -> None
     rest = (costs.duration_s + costs.issue_s)[everything.cost[head]].sum()
     assert link_s <= end <= link_s + rest + 1e-3 * len(everything.lane)
     assert (costs.issue_s[everything.cost[~kept]] == 0).all()
+    layers = moe_layer_latency_s(des.simulate(everything, costs, 10**12), np.unique(TRACE.step).astype(np.int32))
+    moe = np.isin(everything.layer, STACK.moe_layers) & (everything.kind == OpKind.ZERO_COPY)
+    n_layers = len(STACK.moe_layers) * len(np.unique(TRACE.step))
+    assert layers == pytest.approx(costs.link_s[everything.cost[moe]].sum() / n_layers, rel=0.02)
 
 
 def test_every_engine_times_it_alike() -> None:
