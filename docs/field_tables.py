@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hwmodels.specs.spread import SPREADS_FILE, shipped_spread
+from pregate.draw.field_tables import error_percent as percent
 from traces.documents import read_yaml
 from traces.errors import InvalidFile
 
@@ -26,10 +27,6 @@ def _document() -> dict[str, Any]:
     return document
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f}"
-
-
 def accuracy() -> str:
     """One line a group."""
     lines = [
@@ -40,9 +37,9 @@ def accuracy() -> str:
         rules = score["baselines"]
         tau = "-" if score["kendall_tau"] is None else f"{score['kendall_tau']:.2f}"
         cells = [
-            score["group"], str(score["n"]), _percent(score["mape"]), _percent(score["median"]),
-            f"{100 * score['bias']:+.0f}", _percent(score["worst"]), tau,
-            *(_percent(rules.get(name)) for name in ("link", "roofline", "repeat")),
+            score["group"], str(score["n"]), percent(score["mape"]), percent(score["median"]),
+            f"{100 * score['bias']:+.0f}", percent(score["worst"]), tau,
+            *(percent(rules.get(name)) for name in ("link", "roofline", "repeat")),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -87,7 +84,7 @@ def by_source() -> str:
         roles = sorted({row["role"] for row in rows if row["source"] == source and row["role"] and not row["reason"]})
         state, why = told.get(pair, ("", ""))
         cells = [
-            f"{source}, {metric}", str(score["n"]), _percent(score["mape"]), f"{100 * score['bias']:+.0f}",
+            f"{source}, {metric}", str(score["n"]), percent(score["mape"]), f"{100 * score['bias']:+.0f}",
             ", ".join("its stack" if role == "stack" else role.removeprefix("fit ") for role in roles) or "nothing",
             f"{why} ({state})" if why else "",
         ]  # fmt: skip
@@ -104,9 +101,9 @@ def headline() -> str:
         score = next(entry for entry in document["scores"] if entry["group"] == metric)
         rules = score["baselines"]
         said.append(
-            f"{title}, {score['n']} rows: {_percent(score['mape'])} % off on average, {_percent(score['median'])} % at "
-            f"the median, Kendall's tau {score['kendall_tau']:.2f}; a roofline is {_percent(rules['roofline'])} % off, "
-            f"the first row of the same machine repeated {_percent(rules['repeat'])} %."
+            f"{title}, {score['n']} rows: {percent(score['mape'])} % off on average, {percent(score['median'])} % at "
+            f"the median, Kendall's tau {score['kendall_tau']:.2f}; a roofline is {percent(rules['roofline'])} % off, "
+            f"the first row of the same machine repeated {percent(rules['repeat'])} %."
         )
     return " ".join(said)
 
@@ -118,7 +115,7 @@ def against_repeating() -> str:
     for one in groups:
         held = "pass" if one["holds"] else "miss"
         lines.append(
-            f"| {one['group']} | {one['n']} | {_percent(one['mape'])} | {_percent(one['repeat_mape'])} | {held} |"
+            f"| {one['group']} | {one['n']} | {percent(one['mape'])} | {percent(one['repeat_mape'])} | {held} |"
         )
     n_held = sum(one["holds"] for one in groups)
     return "\n".join([*lines, "", f"{n_held} of {len(groups)} pass."])
@@ -129,7 +126,7 @@ def intervals() -> str:
     held = _document()["coverage"]
     spread = shipped_spread()
     said = (
-        f"{held['n_inside']} of {held['n']} rows that nothing was fitted on ({_percent(held['n_inside'] / held['n'])} "
+        f"{held['n_inside']} of {held['n']} rows that nothing was fitted on ({percent(held['n_inside'] / held['n'])} "
         f"%) lie in the 95 % interval that the other sources give them; half of the intervals reach no further than "
         f"{held['median_factor']:.2f} times the prediction, or a {held['median_factor']:.2f}th of it."
     )
@@ -145,7 +142,7 @@ def carried_over() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in _document()["carried"]:
-        off = " | ".join(_percent(one[name]) for name in ("shipped", "others", "own"))
+        off = " | ".join(percent(one[name]) for name in ("shipped", "others", "own"))
         what = f"{one['constant']} | {one['by']} | {one['n_rows']} | {one['n_groups']}"
         lines.append(f"| {what} | {off} | {one['scatter']:.2f} |")
     return "\n".join(lines)

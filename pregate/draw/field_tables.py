@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pregate.measured.table_prediction import FieldScore, TablePrediction
 
-__all__ = ["field_tables", "score_cells"]
+__all__ = ["error_percent", "field_tables", "score_cells"]
 
 SCORE_HEADS = (
     "group",
@@ -73,15 +73,22 @@ def _unsaid(result: TablePrediction) -> Table:
     return table
 
 
+def error_percent(error: float | None) -> str:
+    """An error in per cent; beyond a thousand it says no more than that."""
+    return "-" if error is None else f"{100 * error:.0f}" if error < 10 else ">999"
+
+
 def score_cells(score: FieldScore) -> list[str]:
     """The cells of one score, as `SCORE_HEADS` names them; errors in per cent."""
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.0f}"
-
     tau = "-" if score.kendall_tau is None else f"{score.kendall_tau:.2f}"
-    rules = [percent(score.baselines.get(name)) for name in ("link", "roofline", "repeat")]
-    own = [percent(score.mape), percent(score.median), f"{100 * score.bias:+.0f}", percent(score.worst), tau]
+    rules = [error_percent(score.baselines.get(name)) for name in ("link", "roofline", "repeat")]
+    own = [
+        error_percent(score.mape),
+        error_percent(score.median),
+        f"{100 * score.bias:+.0f}",
+        error_percent(score.worst),
+        tau,
+    ]
     return [score.group, str(score.n), *own, *rules]
 
 
