@@ -46,7 +46,7 @@ class Execution:
     Of what a placement puts on the host: `host_computes`: the issuing thread computes it, and issues nothing meanwhile;
     else threads of their own do. `micro_batch`: tokens of a prompt in one pass, 0 all. Experts of the host are streamed
     to the device where a pass has `stream_tokens` tokens at least (0: never), or with `stream_per_expert` as many for
-    each expert on average; `streams_from`: when.
+    each expert on average; `streams_from`: when. Before the gate nobody knows which were chosen: all of the layer are.
     `micro_sequences`: sequences of a pass that a layer computes together, 0 all; what was fetched for the layer serves
     one such micro-batch after the other.
     `zero_copy_rows`: rows of activations that a kernel multiplies by weights which it reads once over the link, where
@@ -101,6 +101,11 @@ class Execution:
     def hands_slots_on(self) -> bool:
         """Whether an expert's slot is free once its own FFN has run: then those of a block need not fit at once."""
         return self.arriving == "each" and not self.host_waits
+
+    @property
+    def streams_chosen(self) -> bool:
+        """Whether a prompt streams the experts that it chose, and no others."""
+        return self.streams_from == "gate"
 
     @property
     def fuses_across(self) -> bool:

@@ -27,12 +27,14 @@ def run_at_home(loop: DecodingPass, ffns: ExpertFfns, block: MoeBlock, kept: fro
     here = union.without([expert for expert in union.experts if expert not in kept]) if kept else Union((), ())
     away = union.without(here.experts) if kept else union
     loop.count(len(union.experts), len(here.experts))
+    if side.streams_experts(loop.n_tokens):
+        streamed = away.experts if loop.execution.streams_chosen else _held(loop.model.n_experts, kept)
+        if streamed:
+            side.stream_experts(streamed, layer, block.moe_layer, gate)
+        ffns.run(block, union, side.take_waits())
+        return
     if not away.experts:
         ffns.run(block, here, side.take_waits())
-        return
-    if side.streams_experts(loop.n_tokens):
-        side.stream_experts(away.experts, layer, block.moe_layer, gate)
-        ffns.run(block, union, side.take_waits())
         return
     arrived = side.hand_over(gate, layer)
     if loop.execution.resident == "each" or loop.execution.host_computes:
@@ -42,3 +44,8 @@ def run_at_home(loop: DecodingPass, ffns: ExpertFfns, block: MoeBlock, kept: fro
     if here.experts or loop.pass_works.shared is not None:  # the device's share runs beside the host's
         ffns.run(block, here, [])
     side.experts(away.experts, away.tokens, layer, block.moe_layer, arrived)
+
+
+def _held(n_experts: int, kept: frozenset[int]) -> tuple[int, ...]:
+    """The experts of a layer that the host holds."""
+    return tuple(expert for expert in range(n_experts) if expert not in kept)

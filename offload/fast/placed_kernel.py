@@ -19,6 +19,7 @@ from offload.fast.kernel_layout import (
     CPU_SHARED,
     EXPERTS,
     FROM_ATTENTION,
+    FROM_GATE,
     FROM_LAYER_BEFORE,
     FUSED_AT_HOME,
     HITS,
@@ -63,6 +64,15 @@ def _leave_to_host(w: Any, r: Any, low: int, high: int, moe_layer: int, all_stay
     return to
 
 
+def _n_held(r: Any, moe_layer: int) -> int:
+    """Experts of a layer that the host holds."""
+    n = 0
+    for expert in range(r[N_EXPERTS]):
+        if r[r[KEPT] + moe_layer * r[N_EXPERTS] + expert] == 0:
+            n += 1
+    return n
+
+
 def run_at_home(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, layer: int, moe_layer: int,
                 gate: int) -> None:  # fmt: skip
     """A block whose experts stay where they are: kept in HBM, others on the host, which a prompt may stream."""
@@ -73,13 +83,16 @@ def run_at_home(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, laye
     w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
     w[HITS + 2 * r[r[PHASE] + t]] += to - low
     if w[N_ON_HOST] == 0 or streams:
-        if w[N_ON_HOST]:
+        n_streamed = w[N_ON_HOST]
+        if streams and r[STREAMS_FROM] != FROM_GATE:
+            n_streamed = _n_held(r, moe_layer)
+        if n_streamed:
             begins = gate
             if r[STREAMS_FROM] == FROM_ATTENTION:
                 begins = w[BEFORE]
             elif r[STREAMS_FROM] == FROM_LAYER_BEFORE:
                 begins = NONE
-            cost = r[r[COST_STREAM] + w[N_ON_HOST]]
+            cost = r[r[COST_STREAM] + n_streamed]
             wait_for(w, stream(o, d, w, r, EXPERTS, 0, cost, step, layer, begins))
             w[w[IN_USE] + EXPERTS] = 1
             w[N_ON_HOST] = 0

@@ -245,6 +245,21 @@ def test_experts_that_stream_beside_the_attention_of_their_layer_wait_for_the_la
         assert layer == 0 or before[-1] in schedule.deps(copy).tolist()
 
 
+@pytest.mark.parametrize("placement", ["experts=cpu@stream=1", "experts=cpu:keep=2:uniform@stream=1"])
+@pytest.mark.parametrize("execution", ["pipelined_sharding", "ktransformers", "llama_cpp"])
+def test_what_is_streamed_before_the_gate_has_run_is_all_that_the_host_holds(execution: str, placement: str) -> None:
+    decoded = written(placement, execution)
+    schedule, held = decoded.schedule, MODEL.n_experts - 2 * ("keep" in placement)
+    moved = schedule.bytes[schedule.kind == OpKind.STREAM]
+    assert moved.max() <= held * MODEL.expert_bytes
+    if EXECUTIONS[execution].streams_chosen:
+        asked = decoded.n_prefill_lookups + decoded.n_lookups - decoded.n_prefill_hits - decoded.n_hits
+        assert moved.sum() == asked * MODEL.expert_bytes < len(moved) * held * MODEL.expert_bytes
+    else:
+        n_passes = len(np.unique(schedule.step))
+        assert moved.tolist() == [held * MODEL.expert_bytes] * (n_passes * MODEL.n_moe_layers)
+
+
 def test_layers_weigh_what_the_model_weighs_outside_tables_and_experts() -> None:
     for model in (MODEL, DECODER, load_model("deepseek-v2-lite"), load_model("gpt-oss-20b")):
         tables = model.embedding_params * model.stored_embedding_dtype.bytes_per_param
