@@ -169,9 +169,9 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.DRAFT: KindRow(Lane.COMPUTE, "kernel", "draft", "#99993A"),
         OpKind.WRITE_BACK: KindRow(Lane.D2H, "h2d", "write-back", "#5A3C0A", takes="slot", puts="host"),
         OpKind.FILE: KindRow(Lane.CPU, "cpu", "filing", "#4B3264", takes="buffer", puts="buffer"),
-        OpKind.ZERO_COPY: KindRow(Lane.H2D, "h2d", "zero-copy read", "#C8643C", streams=True),
+        OpKind.ZERO_COPY: KindRow(Lane.H2D, "h2d", "zero-copy read", "#ACD410", streams=True),
         OpKind.MASK: KindRow(Lane.HOST, "host", "host", "#999999"),
-        OpKind.JOIN: KindRow(Lane.COMPUTE, "sync", "zero-copy read", "#C8643C"),
+        OpKind.JOIN: KindRow(Lane.COMPUTE, "sync", "zero-copy read", "#ACD410"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
