@@ -56,6 +56,7 @@ class EngineFlags:
     `pins_placed` hold tensors that are placed on the host in page-locked memory where no file is mapped, as they hold
     layers there. `experts_on_host`: the host computes all experts where no flag says which. `capability`: of an NVIDIA
     card at least, by the start of the format of experts, "any" for all. `refused`: by flag why it cannot be said.
+    `benchmark_draws`: where its own benchmark draws the tokens at random that it feeds; "" where it has none that does.
     """
 
     engine: str
@@ -67,6 +68,7 @@ class EngineFlags:
     written: Mapping[str, str]
     capability: Mapping[str, float]
     refused: Mapping[str, str]
+    benchmark_draws: str = ""
 
     def words(self, says: str, value: object = None) -> str:
         """What a card writes to say so: `-ub 512`."""
@@ -131,4 +133,5 @@ def _engine(engine: str, section: Section, lender: EngineFlags | None) -> Engine
         ReadOnly(written),
         ReadOnly(least),
         ReadOnly(refused),
+        section.text("benchmark_draws", ""),
     )

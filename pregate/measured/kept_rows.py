@@ -46,7 +46,7 @@ class KeptRows:
         try:
             claimed, hw = bench.platform(row), bench.platform(row, constants)
             model, policy, assumed = bench.model(row), row.design(), None
-            if row.routing:
+            if row.is_of_isca24:
                 assumed = published_activation(load_platform(row.hardware, row.stack or None))
         except PregateError:
             return None

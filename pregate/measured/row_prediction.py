@@ -153,7 +153,7 @@ class RowBench:
             return _OF_MACHINES[row.metric](figures_of(hw), self.model(row))
         if row.metric == "model_bytes":
             return float(self.model(row).total_bytes)
-        if row.routing:
+        if row.is_of_isca24:
             bench, asked = self._published(row, hw)
             return bench.value(asked) * (1e-3 if row.metric == "moe_layer_latency" else 1.0)
         captured = self._run(row, hw)
@@ -181,7 +181,7 @@ class RowBench:
 
     def elasticities(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> dict[str, float]:
         """d ln(time behind the metric) / d ln(number), by the numbers that scatter; none of what is no time."""
-        if row.metric not in _TIMES or row.routing:
+        if row.metric not in _TIMES or row.is_of_isca24:
             return {}
         hw = self.platform(row, constants)
         captured = self._run(row, hw)
@@ -215,7 +215,7 @@ class RowBench:
         if not row.is_timed:
             return {}
         hw = self.platform(row)
-        if row.routing:
+        if row.is_of_isca24:
             bench, asked = self._published(row, hw)
             captured = bench.captured(asked)
         else:
@@ -242,7 +242,7 @@ class RowBench:
         placed = row.design()
         batch = row.batch or self._largest(row, model, placed, hw)
         in_passes = row.metric == "microbatch_tokens_per_s"
-        at_random = row.metric == "prefill_tokens_per_s"
+        at_random = row.routing == "random"
         shape = _TraceShape(model.name, model.top_k, n_prompt, n_output, batch, context, in_passes, at_random)
         key = (model, placed, row.expert_tier, memory_of(hw), shape)
         return self._runs.of(key, lambda: self._capture(model, hw, shape, placed, row.expert_tier))
@@ -263,8 +263,9 @@ class RowBench:
         """The batch of a row that fills the memory of its machine, with keys and values of the whole row."""
 
         def made(n: int) -> RoutingTrace:
-            counts = row.input_tokens, max(row.output_tokens, 2), n
-            return self._trace(model, _TraceShape(model.name, model.top_k, *counts, row.context_tokens))
+            counts = row.input_tokens, max(row.output_tokens, 2), n, row.context_tokens
+            at_random = row.routing == "random"
+            return self._trace(model, _TraceShape(model.name, model.top_k, *counts, random_tokens=at_random))
 
         return largest_batch(model, hw, design, made, expert_tier=row.expert_tier)
 

@@ -25,6 +25,7 @@ from pregate.engines.reading import told_of_flags, without_flags
 from pregate.measured.isca24_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.engine_words import in_flags
 from pregate.measured.rows.row_names import with_our_names
+from pregate.measured.rows.token_origin import tokens_of_row
 from pregate.measured.rows.written_cells import COLUMN_ALIASES, as_written
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
@@ -119,9 +120,9 @@ class MeasuredRow:
     `host`, `link`: of the machine, "" as `hardware` has them; `formats`, `placement`, `policy`, `set`: as the options
     of the same name take them (no policy: `gpu_only`), `set` with `;` between. `batch`: 0 where the table says max, the
     largest that memory allows. `context_tokens`: kept from before the
-    prompt. Of `prefill_tokens_per_s` the prompt is of random tokens, as benchmarks draw them; of `ttft` it is a text.
-    `value` in the unit of the metric. `expert_tier`: where experts wait, dram or ssd. `routing`: "" as typical
-    for the model, "isca24" as assumed of that workload, "isca24:4" where four experts a layer were forced. `role`: ""
+    prompt. `value` in the unit of the metric. `expert_tier`: where experts wait, dram or ssd. `routing`: "" as typical
+    for text, "random" of tokens that are drawn at random, "isca24" as assumed of that workload, "isca24:4" where four
+    experts a layer were forced. `role`: ""
     is predicted and scored; "fit KEY" determines the constant KEY of its source and machine ("fit": that of what binds
     it), "stack" those of its stack (`stack_fit`), and neither is scored; "input" is no measurement of a run. `reason`:
     why it cannot be said, "" where it can; what is left out may be of any metric.
@@ -176,6 +177,11 @@ class MeasuredRow:
     def _flagged(self) -> dict[str, str]:
         """The cells that flags of an engine stand in, or speak of."""
         return {name: getattr(self, name) for name in ("policy", "model", "stack", "set", "host", "hardware")}
+
+    @property
+    def is_of_isca24(self) -> bool:
+        """Whether its tokens spread over experts as that workload's."""
+        return self.routing.startswith("isca24")
 
     @property
     def more_is_better(self) -> bool:
@@ -287,6 +293,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
         what = f"{text['model']} on {text['hardware']}, {design}, {metric}"
         text["name"] = f"{text['source']}: {what}" if text["source"] else what
     text = without_flags(in_flags(with_our_names(text), text["stack"]))
+    text["routing"] = tokens_of_row(text, where)
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
     unit = METRICS[metric][0] if metric in METRICS else text["unit"]
     return MeasuredRow(**rest, **counts, value=value, unit=unit)  # type: ignore[arg-type]

@@ -80,13 +80,16 @@ _VALUE = re.compile(
 
 
 def as_written(cells: Mapping[str, str]) -> dict[str, str]:
-    """A row's cells, a test of llama-bench (`tg128 @ d8192`) as metric and tokens, a value apart from its unit."""
+    """A row's cells, a test of llama-bench (`tg128 @ d8192`) as metric and tokens, which it draws at random, a value
+    apart from its unit.
+    """
     row = dict(cells)
     test = _BENCH.fullmatch(row.get("metric", "").strip())
     if test is not None:
         row["metric"], column = _OF_BENCH[test["kind"].lower()]
         row[column] = row.get(column) or test["n"]
         row["context_tokens"] = row.get("context_tokens") or test["depth"] or ""
+        row["routing"] = row.get("routing") or "random"
     plain = re.sub(r"[\s_-]+", "_", row.get("metric", "").strip().lower())
     row["metric"] = _WORDS.get(plain, row.get("metric", ""))
     value = _VALUE.fullmatch(row.get("value", "").strip())

@@ -326,7 +326,7 @@ def test_numbers_of_a_row_are_parsed_as_those_of_the_command_line(tmp_path: Path
             RowBench().platform(row)
 
 
-@pytest.mark.parametrize("change", [{"routing": "isca25"}, {"routing": "isca24", "formats": "all=q8_0"},
+@pytest.mark.parametrize("change", [{"routing": "isca24:many"}, {"routing": "isca24", "formats": "all=q8_0"},
                                     {"routing": "isca24", "metric": "ttft", "unit": "s"}])  # fmt: skip
 def test_what_the_workload_of_isca24_has_not_is_refused(change: dict[str, str], tmp_path: Path) -> None:
     rows = read(tmp_path, ROW | change)

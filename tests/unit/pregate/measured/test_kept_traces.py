@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,6 @@ import pytest
 
 from pregate.measured import kept_traces
 from pregate.measured.kept_traces import KeptTraces
-from pregate.measured.row_prediction import RowBench
-from pregate.measured.rows.table import read_table
 from pregate.named import load_model
 from pregate.routing_traces import synthesize
 
@@ -41,16 +38,3 @@ def test_a_prompt_of_random_tokens_asks_for_nearly_all_experts_and_a_text_does_n
     assert n_woken[0] < 100
     assert n_woken[1] > 127
     assert traces.of(model, 512, 2, 1).digest == text.digest
-
-
-def test_rows_of_prompts_a_second_are_of_random_tokens(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text(
-        "source,model,hardware,stack,formats,input_tokens,output_tokens,metric,value,unit\n"
-        "a,qwen3-235b-a22b,h200-sxm,llama-cpp,all=q4_k_m,64,2,prefill_tokens_per_s,1,tokens/s\n"
-        "a,qwen3-235b-a22b,h200-sxm,llama-cpp,all=q4_k_m,64,2,ttft,1,s\n"
-    )
-    bench = RowBench()
-    notes = [bench._run(row, bench.platform(row)).trace.provenance.note for row in read_table(path)]
-    assert ["sequence_affinity=0.0)" in note for note in notes] == [True, False]
-    assert ["repeat_probability=0.0," in note for note in notes] == [True, False]
