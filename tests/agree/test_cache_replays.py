@@ -20,6 +20,7 @@ from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace
+from traces.statistics.popularity import shared_popularity
 
 KNOWN = sorted(KINDS)
 
@@ -121,7 +122,8 @@ def test_a_replay_meets_what_a_schedule_meets(cache: str) -> None:
     for per_layer in ("", ":per_layer") if "per_layer" not in rest else ("",):
         text = f"{eviction}:5{':' * bool(rest)}{rest}{per_layer}"
         decoded = capture(model, hw, trace, f"on_demand+{text}").decoded
-        found = replay_cache(trace_events(trace, ascending=True), cache_named(text), 5)
+        events, popularity = trace_events(trace, ascending=True), shared_popularity(trace)
+        found = replay_cache(events, cache_named(text), 5, popularity=popularity)
         assert (found.n_decode_lookups, found.n_decode_hits) == (decoded.n_lookups, decoded.n_hits)
         assert found.n_hits == decoded.n_hits + decoded.n_prefill_hits
 
