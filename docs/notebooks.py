@@ -48,9 +48,14 @@ def _plain(notebook: Any) -> dict[str, Any]:
 
 
 def main(names: list[str]) -> None:
-    """All, or those named."""
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        if not names or path.stem in names:
+    """All, or those named. Exits with 2 for a name that is none."""
+    paths = {path.stem: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    unknown = [name for name in names if name not in paths]
+    if unknown:
+        print(f"no notebook {unknown[0]!r}: {', '.join(paths)}", file=sys.stderr)
+        raise SystemExit(2)
+    for name, path in paths.items():
+        if not names or name in names:
             print(f"{path.name}: {execute(path):.0f} CPU s", flush=True)
 
 

@@ -12,20 +12,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.specs.measured_links import measured_links
 from hwmodels.specs.spread import SPREAD_KEYS, TAIL, ClaimedSpread
 from pregate.measured.table_prediction import TablePrediction
 from traces.errors import InvalidInput
 
-__all__ = ["Coverage", "Residual", "fit_spread", "interval_coverage", "residuals"]
+__all__ = ["Coverage", "Residual", "fit_spread", "interval_coverage", "pinned_link_scatter", "residuals"]
 
 _LEAST_SOURCES = 4
 _STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s")
-_PRIORS = {key: math.log(0.65 if key in _STAGED else 0.25) for key in (*SPREAD_KEYS, "row")}
-_PRIOR_WIDTH = 1.0
+_GUESSED = {key: 0.65 if key in _STAGED else 0.25 for key in (*SPREAD_KEYS, "row")}
+_GUESSED_WIDTH = 1.0
 """Scales themselves are taken as log-normal, a factor of e wide: few rows bear on some. About 0.25; what a host stages
 for a copy about 0.65, the scatter of ln of the five machines that `hwmodels/specs/links` names."""
 _BEARS = 0.05
@@ -86,7 +88,9 @@ def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
         key: len({one.source for one in rows if abs(one.elasticities[i]) > _BEARS}) for i, key in enumerate(SPREAD_KEYS)
     }
     free = [i for i, key in enumerate(SPREAD_KEYS) if bearing[key]]  # the others stay as they are taken to be
-    start = np.array([_PRIORS[key] for key in (*(SPREAD_KEYS[i] for i in free), "row")])
+    scales, widths = _priors()
+    names = (*(SPREAD_KEYS[i] for i in free), "row")
+    start, width = np.log([scales[name] for name in names]), np.array([widths[name] for name in names])
     blocks = [
         (np.array([row.off for row in group]), np.array([row.elasticities for row in group])[:, free])
         for group in groups
@@ -94,7 +98,7 @@ def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
 
     def unlikely(logs: NDArray[np.float64]) -> float:
         sigma = np.exp(logs)
-        total = float((((logs - start) / _PRIOR_WIDTH) ** 2).sum() / 2)
+        total = float((((logs - start) / width) ** 2).sum() / 2)
         for off, depends in blocks:
             n = len(off)
             covariance = (depends * sigma[:-1] ** 2) @ depends.T + sigma[-1] ** 2 * np.eye(n)
@@ -105,9 +109,36 @@ def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
 
     best = minimize(unlikely, start, method="L-BFGS-B", bounds=[(-5.0, 1.0)] * len(start))
     *found, row = np.exp(best.x).tolist()
-    constants = {key: math.exp(_PRIORS[key]) for key in SPREAD_KEYS}
+    constants = {key: scales[key] for key in SPREAD_KEYS}
     constants |= {SPREAD_KEYS[i]: sigma for i, sigma in zip(free, found, strict=True)}
     return ClaimedSpread(constants, bearing, row, len(rows), len(groups))
+
+
+def pinned_link_scatter() -> tuple[float, int]:
+    """The scale of ln(measured / ours) of copies from page-locked memory, by the t law of spreads, and of how many
+    machines: those of `hwmodels/specs/measured_links.csv`, one way at a time.
+    """
+    from scipy.optimize import minimize_scalar
+
+    off = np.array([
+        -math.log1p(one.error) for one in measured_links()
+        if not one.reason and (one.direction, one.beside, one.memory) == ("h2d", "nothing", "pinned")
+    ])  # fmt: skip
+
+    def unlikely(log: float) -> float:
+        scaled = np.log1p((off / math.exp(log)) ** 2 / TAIL)
+        return float((TAIL + 1) / 2 * scaled.sum() + log * len(off))
+
+    return math.exp(minimize_scalar(unlikely, bounds=(-6.0, 1.0), method="bounded").x), len(off)
+
+
+@cache
+def _priors() -> tuple[dict[str, float], dict[str, float]]:
+    """What each scale is about before a row is seen, and how wide that is in ln."""
+    scatter, n = pinned_link_scatter()
+    scales, widths = dict(_GUESSED), dict.fromkeys(_GUESSED, _GUESSED_WIDTH)
+    scales["link.h2d_efficiency"], widths["link.h2d_efficiency"] = scatter, 1 / math.sqrt(2 * n)
+    return scales, widths
 
 
 def interval_coverage(rows: Sequence[Residual]) -> Coverage:

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from hwmodels.specs import spread as spread_module
 from hwmodels.specs.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
 from pregate.measured.constants.carried_constants import carried
-from pregate.measured.constants.spreads import Residual, fit_spread, interval_coverage, residuals
+from pregate.measured.constants.spreads import (
+    Residual,
+    fit_spread,
+    interval_coverage,
+    pinned_link_scatter,
+    residuals,
+)
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.table_prediction import predict_table
 from tests.unit.pregate.measured.test_field import ROW, read
@@ -53,6 +60,20 @@ def test_what_a_host_stages_scatters_as_its_sources_do_where_no_row_says() -> No
     seen = np.log([3.3, 7.3, 10.0, 12.88, 18.5])  # GB/s of five machines, hwmodels/specs/measured_links.csv
     assert staged == pytest.approx(seen.std(ddof=1), abs=0.01)
     assert spread.constants["stack.launch_s"] == pytest.approx(0.25)
+
+
+def test_a_pinned_link_scatters_as_measured_links_do_and_two_rows_that_no_link_explains_hardly_move_that() -> None:
+    scale, n = pinned_link_scatter()
+    off = [0.006, -0.027, -0.008, 0.095, 0.010, -0.002, -0.040, 0.041, -1.236, -0.024, 0.051, -0.199, -0.036, -0.023,
+           -0.078, -0.008]  # fmt: skip
+    assert n == len(off)  # by hand: 26.00 of 25.84 GB/s, and so on; the one far off is a loop of memcpy on a GH200
+    laws = {s: scipy.stats.t(4, scale=s).logpdf(off).sum() for s in np.linspace(0.03, 0.12, 91)}
+    assert scale == pytest.approx(max(laws, key=laws.get), abs=0.0015)  # type: ignore[arg-type]
+    rows = made(6, 4, 0.3, 0.1)
+    assert fit_spread(rows).constants["link.h2d_efficiency"] == pytest.approx(scale)
+    depends = tuple(float(key == "link.h2d_efficiency") for key in SPREAD_KEYS)
+    beyond = [Residual(f"far/{i}", "far", 1.2, depends) for i in range(2)]
+    assert fit_spread([*rows, *beyond]).constants["link.h2d_efficiency"] < 1.5 * scale
 
 
 def test_a_prompt_that_is_streamed_from_mapped_files_is_as_unsure_as_their_copies(tmp_path: Path) -> None:
