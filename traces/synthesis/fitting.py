@@ -180,9 +180,9 @@ def _fit(
 ) -> Dials:
     """Move every dial by the shortfall of its own moment, all at once, and keep the best set met.
 
-    Each moment rises with its dial by 0.2 to 1 for 1 (an entropy falls by 0.5 to 2 bits for 1 in its
-    exponent), so steps of about the shortfall approach from one side; dials that share a moment settle as
-    the rounds go by.
+    Each moment rises with its dial by 0.2 to 1 for 1, so steps of about the shortfall approach from one side. Where
+    an entropy falls by more than 1 bit for 1 in its exponent, whole steps would go ever further past it: they are
+    divided by what it falls by at most. Dials that share a moment settle as the rounds go by.
     """
     best, least = dials, math.inf
     for _ in range(_ROUNDS):
@@ -191,7 +191,9 @@ def _fit(
             best, least = dials, distance
         if "collision_entropy" in fitted:
             surplus = np.clip(made.collision_entropy - target.collision_entropy, -0.5, 0.5)
-            exponents = np.clip(np.array(dials.zipf_exponent) + surplus, 0.0, _MAX_EXPONENT)
+            exponents = np.array(dials.zipf_exponent)
+            surplus /= np.maximum(_entropy_fall(exponents, math.ceil(dials.active_fraction * decoded.n_experts)), 1.0)
+            exponents = np.clip(exponents + surplus, 0.0, _MAX_EXPONENT)
             dials = replace(dials, zipf_exponent=tuple(exponents.tolist()))
         dials = replace(dials, repeat_probability=_moved(dials.repeat_probability, target.reuse - made.reuse))
         if "following" in fitted:
@@ -205,6 +207,20 @@ def _fit(
             factor = _moved(1.0, (target.distinct / made.distinct - 1.0) / 2, most=2.0)
             dials = replace(dials, active_fraction=min(1.0, max(enough, dials.active_fraction * factor)))
     return best
+
+
+def _entropy_fall(exponents: NDArray[np.float64], n_experts: int) -> NDArray[np.float64]:
+    """Bits of collision entropy by which Zipf's law of so many experts falls for 1 in each exponent: 2 / ln 2 times
+    the mean log rank at the exponent less that at twice it. Experts without replacement, repeats and affinity: less.
+    """
+    log_rank = np.log(np.arange(1, n_experts + 1))
+
+    def mean(exponents: NDArray[np.float64]) -> NDArray[np.float64]:
+        weights = np.exp(-exponents[:, None] * log_rank)
+        means: NDArray[np.float64] = weights @ log_rank / weights.sum(axis=1)
+        return means
+
+    return 2 / math.log(2) * (mean(exponents) - mean(2 * exponents))
 
 
 def _moved(value: float, by: float, most: float = 1.0) -> float:

@@ -19,7 +19,7 @@ from traces.synthesis.dials import Dials, synthesize_routing, token_layout
 from traces.synthesis.filling import filler
 from traces.synthesis.forced import forced_active_routing
 from traces.synthesis.layers_kernel import FILL_LAYERS, pays
-from traces.synthesis.sequence_popularity import guides_of
+from traces.synthesis.sequence_popularity import SequencePopularity, guides_of
 from traces.synthesis.synthesis_kernel import FILL, fill
 from traces.synthesis.taken_over import starts_of
 
@@ -211,6 +211,9 @@ def test_one_expert_a_token_without_a_loop_is_what_the_loop_chooses(
     monkeypatch.setattr(filling, "_CHUNK_DRAWS", 100)
     assert made(dials, top_k=1, output_tokens=30).digest == whole.digest
     assert asked == [64 * 3]
+    monkeypatch.setattr(filling, "_CHUNK_DRAWS", 32 * 3 * 2)  # for all tokens of a sequence, just
+    assert made(dials, top_k=1, output_tokens=30).digest == whole.digest
+    assert asked == [64 * 3]
 
 
 @pytest.mark.parametrize(
@@ -318,6 +321,7 @@ def test_all_layers_at_once_go_on_from_what_was_taken_over(n_layers: int, monkey
     shape = {"n_moe_layers": n_layers, "n_experts": 9, "top_k": 3}
     plain = {n: made(Dials(exponents, 0.6, 0.0), **shape, output_tokens=n) for n in (2, 9)}
     monkeypatch.setattr(filling, "_may_take_all_layers", lambda *_: True)
+    monkeypatch.setattr(filling, "_token_by_token", None)
     for begun in ((), (plain[2],)):
         found = made(Dials(exponents, 0.6, 0.0), **shape, output_tokens=9, begun=begun)
         assert np.array_equal(found.experts, plain[9].experts)
@@ -361,7 +365,24 @@ def test_of_a_sequence_that_is_known_as_far_as_asked_nothing_is_drawn(monkeypatc
     dials = Dials(1.0, 0.3, 0.2, sequence_affinity=0.4)
     long, short = made(dials, batch=3, input_tokens=4, output_tokens=9), made(dials, input_tokens=4)
     monkeypatch.setattr(filling, "filler", lambda _: None)
-    assert made(dials, input_tokens=4, begun=[long]).digest == short.digest
+    monkeypatch.setattr(SequencePopularity, "drawn", None)
+    for begun in (long, short):
+        assert made(dials, input_tokens=4, begun=[begun]).digest == short.digest
+
+
+@pytest.mark.parametrize(("affinity", "n_made"), [(0.0, 1), (0.5, 1 + 2)])
+def test_sequences_that_share_a_popularity_share_where_searches_begin(
+    affinity: float, n_made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_of: list[Any] = []
+
+    def watched(popularity: Any) -> Any:
+        made_of.append(popularity)
+        return guides_of(popularity)
+
+    monkeypatch.setattr(filling, "guides_of", watched)
+    made(Dials(1.0, 0.3, 0.2, sequence_affinity=affinity))
+    assert len(made_of) == n_made
 
 
 def test_choices_go_round_the_active_experts() -> None:

@@ -12,7 +12,7 @@ from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.locality import expert_counts, expert_reuse, trace_statistics
 from traces.synthesis.dials import Dials, synthesize_routing, token_layout
-from traces.synthesis.fitting import FittedStatistic, _Moments, _moved, collision_entropy, fit_dials
+from traces.synthesis.fitting import FittedStatistic, _entropy_fall, _Moments, _moved, collision_entropy, fit_dials
 
 SHAPE: dict[str, Any] = {"n_moe_layers": 3, "n_encoder_moe_layers": 0, "n_experts": 6, "top_k": 2, "input_tokens": 3,
                          "output_tokens": 3, "batch": 2}  # fmt: skip
@@ -187,3 +187,26 @@ def test_a_fit_finds_how_far_sequences_differ() -> None:
     assert dials.sequence_affinity == pytest.approx(0.8, abs=0.06)
     assert dials.repeat_probability == pytest.approx(0.15, abs=0.03)
     assert np.mean(dials.zipf_exponent) == pytest.approx(0.6, abs=0.15)
+
+
+@pytest.mark.parametrize("exponent", [0.3, 1.0, 1.6, 2.5])
+@pytest.mark.parametrize(("n_experts", "top_k"), [(8, 2), (32, 2), (128, 8), (256, 1)])
+def test_a_fit_settles_however_steeply_entropy_falls(exponent: float, n_experts: int, top_k: int) -> None:
+    """By up to 5.6 bits for 1 in the exponent: whole steps would go past it, and further at each."""
+    trace = made(Dials(exponent, 0.3, 0.2), n_experts=n_experts, top_k=top_k, output_tokens=400, batch=8, seed=3)
+    found = fit_dials(trace, np.random.default_rng(0), all_dials=False)
+    for row in found.comparisons:
+        if row.fitted:
+            assert abs(row.difference) < 0.003, row
+
+
+def test_entropy_falls_as_that_of_the_law_does() -> None:
+    exponents, step = np.array([0.0, 0.3, 1.0, 1.6, 3.0]), 1e-6
+
+    def bits(exponent: float, n: int) -> float:
+        weights = [rank**-exponent for rank in range(1, n + 1)]
+        return -math.log2(sum((weight / sum(weights)) ** 2 for weight in weights))
+
+    for n in (1, 2, 32):
+        wanted = [(bits(one - step, n) - bits(one + step, n)) / (2 * step) for one in exponents.tolist()]
+        assert _entropy_fall(exponents, n) == pytest.approx(wanted, abs=1e-8)
