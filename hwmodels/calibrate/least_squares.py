@@ -177,9 +177,14 @@ def fit_median(name: str, samples: Sequence[Sample]) -> Fitted:
     means = np.maximum([sample.mean_s for sample in samples], 1e-9)
     value, n = float(np.median(means)), len(means)
     scatter = float(np.median(np.abs(np.log(means / value)))) * 1.4826
-    variance = max(_OF_A_MEDIAN * scatter / np.sqrt(n), _LEAST_SPREAD) ** 2
+    variance = _told(_OF_A_MEDIAN * scatter / np.sqrt(n))
     others = np.array([np.median(np.delete(means, i)) for i in range(n if n > 1 else 0)])
     return Fitted({name: value}, np.array([[variance]]), _rows(samples), others / means[: len(others)] - 1)
+
+
+def _told(spread: float) -> float:
+    """The variance of a logarithm that samples tell to `spread`: no less than a clock's, no more than without them."""
+    return float(np.clip(spread, _LEAST_SPREAD, _VAGUE) ** 2)
 
 
 def fit_factor(name: str, samples: Sequence[Sample], over_s: Sequence[float]) -> Fitted:
@@ -187,7 +192,7 @@ def fit_factor(name: str, samples: Sequence[Sample], over_s: Sequence[float]) ->
     logs = np.log([sample.mean_s / seconds for sample, seconds in zip(samples, over_s, strict=True)])
     n, mean = len(logs), float(logs.mean())
     spread = float(logs.std(ddof=1)) / np.sqrt(n) if n > 1 else _LONE_SPREAD
-    variance = max(spread, _LEAST_SPREAD) ** 2
+    variance = _told(spread)
     others = (n * mean - logs) / (n - 1) if n > 1 else np.zeros(0)
     return Fitted(
         {name: float(np.exp(mean))}, np.array([[variance]]), _rows(samples), np.exp(others - logs[: len(others)]) - 1

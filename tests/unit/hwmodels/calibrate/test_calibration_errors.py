@@ -145,3 +145,10 @@ def test_a_share_varies_against_the_slowdown_that_it_is_one_over() -> None:
     assert found.covariance[0, 1] < 0 < turned.covariance[0, 1] == -found.covariance[0, 1]
     assert np.diag(turned.covariance).tolist() == np.diag(found.covariance).tolist()
     assert fit_sum(["s"], np.ones((1, 1)), timed(0.9)).inverted("s", "e").values == {"e": 1.0}
+
+
+def test_what_samples_do_not_tell_stays_as_vague_as_without_them() -> None:
+    """Two times of a loaded machine, a nanosecond and a second: no fit that reads back could hold their scatter."""
+    wide = timed(1e-9, 1.0, 1e-9, 1.0)
+    for found in (fit_median("c", wide), fit_factor("c", wide, [1e-3] * 4)):
+        assert found.covariance.tolist() == [[9.0]]

@@ -17,6 +17,7 @@ from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
 from offload.policies import cache_named, policy_named
 from offload.policy import BlockView, Buffers, Decisions, Fetch, MissAction, Policy, RunFacts
+from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.ask.capturing.capture import capture
 from simulator.definition import des
@@ -81,15 +82,19 @@ def test_wrong_guesses_cost_link_time_and_the_right_experts_still_come(p_right: 
     decoded, timeline = run(guess_next(p_right, seed=1), 2, execution)
     exact, _ = run(policy_named("on_demand"), 2, execution)
     schedule = decoded.schedule
-    brought = int(np.count_nonzero(schedule.kind == OpKind.FETCH))
-    needed = int(np.count_nonzero(exact.schedule.kind == OpKind.FETCH))
+    brought, needed = (_fetched_bytes(each) for each in (schedule, exact.schedule))
     assert brought >= needed
-    assert schedule.bytes[schedule.kind == OpKind.FETCH].sum() == brought * MODEL.expert_bytes
+    assert brought % MODEL.expert_bytes == 0  # two that nobody asks for may be one copy
+    assert brought // MODEL.expert_bytes >= np.count_nonzero(schedule.kind == OpKind.FETCH)
     _, level = timeline.hbm_events()
     assert level.min() >= 0
     assert level[-1] == 0
     if p_right == 0.0:
         assert brought > needed
+
+
+def _fetched_bytes(schedule: Schedule) -> int:
+    return int(schedule.bytes[schedule.kind == OpKind.FETCH].sum())
 
 
 def test_a_prefetch_of_the_past_or_of_nothing_is_refused() -> None:
