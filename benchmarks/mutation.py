@@ -144,6 +144,11 @@ TARGETS = {
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
     "pregate/measured/isca24_routing.py": ("tests/unit/pregate/measured/test_isca24_routing.py",),
     "traces/synthesis/dials.py": _SYNTHESIS,
+    "traces/synthesis/filling.py": _SYNTHESIS,
+    "traces/synthesis/sequence_popularity.py": (
+        "tests/unit/traces/synthesis/test_popularity_longhand.py",
+        "tests/unit/traces/synthesis/test_synthesis_by_hand.py",
+    ),
     "traces/synthesis/fitting.py": ("tests/unit/traces/synthesis/test_synthesis_fits.py",),
     "traces/synthesis/forced.py": _SYNTHESIS,
     "traces/synthesis/taken_over.py": _SYNTHESIS,

@@ -37,7 +37,7 @@ def integral(weights: list[float], shape: float) -> list[float]:
 
 
 @pytest.mark.parametrize("shape", [0.25, 1.0, 4.0])
-@pytest.mark.parametrize("scale", [1.0, 1e-5, 1e4])
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 1e12])
 def test_mean_shares_are_those_of_the_integral_whatever_the_scale_of_weights(shape: float, scale: float) -> None:
     weights = [[1.0, 0.5, 0.1], [1.0, 1.0, 0.01]]
     found = _mean_shares(np.log(np.array(weights) * scale), shape)
@@ -82,6 +82,29 @@ def test_all_layers_are_corrected_until_the_worst_is_near_enough() -> None:
     assert found[0] == pytest.approx([1.0] * 4, rel=1e-9)
     assert found[1] == pytest.approx(by_hand(shares[1].tolist(), 0.3, 60, 1e-4)[0], rel=1e-9)
     assert weights_of(shares[::-1], 0.3) == pytest.approx(found[::-1], rel=1e-12)
+
+
+def test_layers_are_near_enough_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = np.array([[0.7, 0.2, 0.06, 0.04]] * 2)
+    off = float(np.abs(_mean_shares(np.log(shares), 0.3) - shares)[0].sum())
+    monkeypatch.setattr(sequence_popularity, "_TOLERANCE", 1.5 * off)  # less than both together are off
+    assert weights_of(shares, 0.3) == pytest.approx(shares / 0.7, rel=1e-12)
+
+
+def test_the_largest_weight_of_each_layer_is_one_at_every_correction(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares, largest = np.array([[0.7, 0.2, 0.06, 0.04], [0.3, 0.3, 0.2, 0.2]]), []
+
+    def watched(log_weights: NDArray[np.float64], shape: float) -> NDArray[np.float64]:
+        largest.append(log_weights.max(axis=1).tolist())
+        return _mean_shares(log_weights, shape)
+
+    monkeypatch.setattr(sequence_popularity, "_mean_shares", watched)
+    assert weights_of(shares, 0.3).max(axis=1).tolist() == [1.0, 1.0]
+    assert largest[0] == np.log([0.7, 0.3]).tolist()
+    assert largest[1:] == [[0.0, 0.0]] * (len(largest) - 1)
+    assert len(largest) > 1
+    monkeypatch.setattr(sequence_popularity, "_ROUNDS", 0)
+    assert weights_of(shares, 0.3).max(axis=1).tolist() == [1.0, 1.0]
 
 
 def test_corrections_end(monkeypatch: pytest.MonkeyPatch) -> None:

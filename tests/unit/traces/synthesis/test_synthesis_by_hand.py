@@ -148,6 +148,19 @@ def test_popularity_is_cumulative_by_rank_of_the_experts_that_are_active() -> No
         synthesis._popularity(Dials((1.0, 2.0), 0.0, 0.0), 3, 5, 2)
 
 
+def test_a_trace_says_how_popular_each_expert_is_with_all_sequences() -> None:
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(6), (3, 1)), axis=1)
+    for affinity in (0.0, 0.5):
+        found = made(Dials((0.0, 1.0, 2.0), 0.2, 0.2, 0.5, affinity)).popularity
+        assert found is not None
+        for layer, by_rank in enumerate(([1 / 3] * 3, [6 / 11, 3 / 11, 2 / 11], [36 / 49, 9 / 49, 4 / 49])):
+            wanted = np.zeros(6)
+            wanted[order[layer, :3]] = by_rank
+            assert found[layer] == pytest.approx(wanted)
+    shares = np.array([[0.2, 0.5, 0.3], [0.5, 0.0, 0.5], [0.1, 0.1, 0.8]])
+    assert made(Dials(1.0, 0.0, 0.0), n_experts=3, shares=shares).popularity == pytest.approx(shares, abs=1e-8)
+
+
 def test_a_search_for_a_draw_begins_at_the_rank_of_its_eighth() -> None:
     """Of three experts: a power of two cells, more than twice as many; the last number is of the last rank."""
     guides = guides_of(np.array([[0.0, 0.25, 0.5, 1.0], [0.0, 0.1, 0.9, 1.0]]))
