@@ -11,6 +11,7 @@ import pytest
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.locality import expert_counts, expert_reuse, trace_statistics
+from traces.synthesis import fitting
 from traces.synthesis.dials import Dials, synthesize_routing, token_layout
 from traces.synthesis.fitting import FittedStatistic, _entropy_fall, _Moments, _moved, collision_entropy, fit_dials
 
@@ -210,3 +211,23 @@ def test_entropy_falls_as_that_of_the_law_does() -> None:
     for n in (1, 2, 32):
         wanted = [(bits(one - step, n) - bits(one + step, n)) / (2 * step) for one in exponents.tolist()]
         assert _entropy_fall(exponents, n) == pytest.approx(wanted, abs=1e-8)
+
+
+def test_a_fit_begins_at_an_exponent_of_one_with_code_for_all_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    begun: list[Dials] = []
+
+    def first(_target: Any, _imitate: Any, _decoded: Any, dials: Dials, _fitted: Any) -> Dials:
+        begun.append(dials)
+        return dials
+
+    monkeypatch.setattr(fitting, "filler", asked.append)
+    monkeypatch.setattr(fitting, "_fit", first)
+    pair = recorded().of_sequences([3, 5])  # two tell a popularity that they share
+    for how in ({}, {"all_dials": False}, {"correlation": 0.7}, {"exponent": 0.4}):
+        fit_dials(pair, np.random.default_rng(0), **how)  # type: ignore[arg-type]
+    assert asked == [40 * (2 * 59) * 3 * 2] * 4
+    assert begun == [
+        Dials((1.0,) * 3, 0.2, 0.2, 1.0, 0.5), Dials((1.0,) * 3, 0.2, 0.2, 1.0, 0.0),
+        Dials((1.0,) * 3, 0.2, 0.7, 1.0, 0.5), Dials((0.4,) * 3, 0.2, 0.2, 1.0, 0.5),
+    ]  # fmt: skip
