@@ -24,7 +24,7 @@ __all__ = [
     "import_trace",
     "load_popularity",
     "load_trace",
-    "routed_at_random",
+    "random_token_dials",
     "routed_by_dials",
     "seeded",
     "synthesize",
@@ -156,7 +156,7 @@ def default_dials(model: ModelArchitecture) -> tuple[Dials, str]:
     return recorded.dials, f"dials fitted to {recorded.trace}"
 
 
-def routed_at_random(model: ModelArchitecture) -> Dials:
+def random_token_dials(model: ModelArchitecture) -> Dials:
     """The dials of a synthetic trace of tokens that are drawn at random, as those of llama-bench and llama-sweep-bench
     are (tools/llama-bench/llama-bench.cpp, `test_prompt`): popularity alone, since no token has to do with another.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -82,6 +83,9 @@ ENGINES: Mapping[str, tuple[str, ...]] = ReadOnly(
 )
 """What engines offer, by engine. `{fewest}`: as few layers as fit, `{most}`: as many experts a layer as
 fit, `{widest}`: groups of as many layers as fit."""
+
+_OPEN = re.compile(r"{(?:fewest|most|widest)}")
+"""A number of a design that is still open."""
 
 _LONG: Mapping[str, tuple[str, ...]] = ReadOnly(
     {
@@ -280,10 +284,7 @@ def all_planned(
             try:
                 planned = plan_design(model, hw, work, name)
             except CapacityExceeded as error:
-                say(
-                    f"{stack}/{name.replace('{fewest}', 'N').replace('{most}', 'N').replace('{widest}', 'N')}",
-                    error,
-                )
+                say(f"{stack}/{_OPEN.sub('N', name)}", error)
                 continue
             except InvalidInput:
                 if name in more:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pregate.measured.latest_values import Latest
-from pregate.routing_traces import routed_at_random, routed_by_dials
+from pregate.routing_traces import random_token_dials, routed_by_dials
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
@@ -23,7 +23,7 @@ class KeptTraces:
         """As `pregate.synthesize` makes it; of `random_tokens`, sequences keep to no experts of their own."""
         shape = model.n_moe_layers, model.n_encoder_moe_layers, model.n_experts, model.top_k
         named = model.name, *shape, random_tokens
-        dials = routed_at_random(model) if random_tokens else None
+        dials = random_token_dials(model) if random_tokens else None
 
         def made() -> RoutingTrace:
             begun = self._kept.alike(lambda key: key[0] == named)

@@ -242,8 +242,8 @@ class RowBench:
         placed = row.design()
         batch = row.batch or self._largest(row, model, placed, hw)
         in_passes = row.metric == "microbatch_tokens_per_s"
-        at_random = row.routing == "random"
-        shape = _TraceShape(model.name, model.top_k, n_prompt, n_output, batch, context, in_passes, at_random)
+        drawn = row.is_of_random_tokens
+        shape = _TraceShape(model.name, model.top_k, n_prompt, n_output, batch, context, in_passes, drawn)
         key = (model, placed, row.expert_tier, memory_of(hw), shape)
         return self._runs.of(key, lambda: self._capture(model, hw, shape, placed, row.expert_tier))
 
@@ -264,8 +264,8 @@ class RowBench:
 
         def made(n: int) -> RoutingTrace:
             counts = row.input_tokens, max(row.output_tokens, 2), n, row.context_tokens
-            at_random = row.routing == "random"
-            return self._trace(model, _TraceShape(model.name, model.top_k, *counts, random_tokens=at_random))
+            shape = _TraceShape(model.name, model.top_k, *counts, random_tokens=row.is_of_random_tokens)
+            return self._trace(model, shape)
 
         return largest_batch(model, hw, design, made, expert_tier=row.expert_tier)
 

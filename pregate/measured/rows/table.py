@@ -184,6 +184,11 @@ class MeasuredRow:
         return self.routing.startswith("isca24")
 
     @property
+    def is_of_random_tokens(self) -> bool:
+        """Whether what it was fed was drawn at random, and no text."""
+        return self.routing == "random"
+
+    @property
     def more_is_better(self) -> bool:
         """Whether a larger value is the better one."""
         return self.metric in METRICS and METRICS[self.metric][1]
