@@ -17,7 +17,7 @@ from traces.model.dtypes import DTYPES
 if TYPE_CHECKING:
     from hwmodels.figures import Figures
 
-__all__ = ["COVERED", "FitCoverage", "coverage", "unfitted_device"]
+__all__ = ["COVERED", "FitCoverage", "beyond_fit", "coverage", "unfitted_device"]
 
 COVERED = 0.9
 """Share of the kernels' time that must lie within what was measured."""
@@ -79,9 +79,7 @@ def coverage(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None =
     fit = hw.fit
     if fit is None:
         return FitCoverage()
-    device = unfitted_device(works, hw)
-    formats = "" if fit.laws else _unseen_format(works, fit.dtypes)
-    found = FitCoverage(unseen=device or formats, fitted=True)
+    found = FitCoverage(unseen=_unseen(works, hw), fitted=True)
     if not fit.laws and not fit.gemm_tables:
         return found
     from hwmodels.figures import figures_of  # on use: they import numpy, which a refusal needs not
@@ -93,6 +91,11 @@ def coverage(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None =
             for seconds, within in of_work(work, figures):
                 total_s, within_s = total_s + count * seconds, within_s + (count * seconds if within else 0.0)
     return found._replace(within_s=within_s, total_s=total_s, kernels="kernels" if fit.laws else "GEMM shapes")
+
+
+def beyond_fit(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None = None) -> str:
+    """`coverage(works, hw, counts).beyond`; no kernel is timed where a device or a format is beyond the fit."""
+    return _unseen(works, hw) or coverage(works, hw, counts).beyond
 
 
 def _by_law(work: Work, figures: Figures) -> Iterator[tuple[float, bool]]:
@@ -112,6 +115,13 @@ def _by_table(work: Work, figures: Figures) -> Iterator[tuple[float, bool]]:
     for gemm in work.gemms:
         seconds: Any = sum(binding_term(*roofline_s(gemm, figures.read_bits(work), *rates))) / table.at(gemm)
         yield float(seconds), measured and table.covers(gemm)
+
+
+def _unseen(works: Sequence[Work], hw: Platform) -> str:
+    """A device or a format that the fit has not seen, in words, "" none; without a fit nothing is."""
+    if hw.fit is None:
+        return ""
+    return unfitted_device(works, hw) or ("" if hw.fit.laws else _unseen_format(works, hw.fit.dtypes))
 
 
 def _unseen_format(works: Sequence[Work], dtypes: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from hwmodels.compute_formats import computes_in
 from hwmodels.cost import Costs, price
 from hwmodels.figures import figures_of
-from hwmodels.fits.coverage import FitCoverage, coverage, unfitted_device
+from hwmodels.fits.coverage import FitCoverage, beyond_fit, coverage, unfitted_device
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.ops import OpKind
@@ -41,6 +41,7 @@ __all__ = [
     "Disagreement",
     "SimulationResult",
     "asked_of",
+    "beyond_fit_of",
     "calibration",
     "coverage_of",
     "describe_calibration",
@@ -280,8 +281,18 @@ def asked_of(asked: Request, hw: Platform, covered: FitCoverage) -> dict[str, An
 
 def coverage_of(captured: Captured, hw: Platform) -> FitCoverage:
     """What of a captured schedule the platform's fit covers, each work as often as it runs."""
-    schedule = captured.decoded.schedule
-    return coverage(schedule.works, hw, np.bincount(schedule.cost, minlength=len(schedule.works)).tolist())
+    return coverage(captured.decoded.schedule.works, hw, _runs(captured.decoded.schedule))
+
+
+def beyond_fit_of(captured: Captured, hw: Platform) -> str:
+    """The first thing of a captured schedule that the platform's fit has not seen, in words; "" none."""
+    return beyond_fit(captured.decoded.schedule.works, hw, _runs(captured.decoded.schedule))
+
+
+def _runs(schedule: Schedule) -> list[int]:
+    """How often each work of a schedule runs."""
+    counts: list[int] = np.bincount(schedule.cost, minlength=len(schedule.works)).tolist()
+    return counts
 
 
 _FILE = "all=mxfp4_moe"

@@ -20,7 +20,7 @@ from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.comparison import what_binds_it
-from pregate.ask.simulation import calibration, coverage_of
+from pregate.ask.simulation import beyond_fit_of, calibration
 from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.ask.timing.intervals import Interval, intervals
 from pregate.ask.timing.policy_modes import modes_of
@@ -216,7 +216,7 @@ def _timed(captured: Captured, hw: Platform) -> _Timed:
     modes_of(captured.policy, FIFO).require_fifo()
     schedule = captured.decoded.schedule
     run = walk(schedule, price(schedule.works, hw))
-    return _Timed(captured, hw, run, metrics_of(captured, run.timeline), coverage_of(captured, hw).beyond)
+    return _Timed(captured, hw, run, metrics_of(captured, run.timeline), beyond_fit_of(captured, hw))
 
 
 def _expected(phase: str, found: Answer, planned: Planned) -> Expected:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import pregate
-from hwmodels.fits.coverage import coverage
+from hwmodels.fits import coverage as coverage_module
+from hwmodels.fits.coverage import beyond_fit, coverage
 from hwmodels.fits.fit_files import load_fit
 from hwmodels.platform import Platform, load_platform, platform_of
 from hwmodels.specs.overrides import with_overrides
@@ -96,6 +97,20 @@ def test_a_large_model_on_a_fit_of_small_shapes_is_extrapolated() -> None:
     result = pregate.simulate(model, hw, pregate.synthesize(model, 2, 2), "on_demand")
     assert result.calibration == "extrapolated"
     assert "GEMM shapes" in result.beyond_fit
+
+
+def test_what_is_beyond_a_fit_is_known_without_timing_kernels_where_a_device_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    h100, far = load_platform("h100-sxm", "vllm"), gemm(1 << 17)._replace(compute="bf16", weight_bits=16.0)
+    copied = [far, Work(OpKind.FETCH)]
+    for hw in (load_platform("t4"), A100, MEASURED, h100):
+        for works in ([gemm(512)], [far], copied, [gemm(512)._replace(weight_bits=8.0)]):
+            assert beyond_fit(works, hw) == coverage(works, hw).beyond
+            assert beyond_fit(works, hw, [3] * len(works)) == coverage(works, hw, [3] * len(works)).beyond
+    assert beyond_fit([far], h100).startswith("kernels")
+    monkeypatch.delattr(coverage_module, "_by_law")
+    assert beyond_fit(copied, h100) == "copies over the link"
 
 
 @pytest.mark.parametrize("hardware", ["h100-sxm", "rtx-5090"])
