@@ -11,8 +11,8 @@ from typing import Any
 
 from hwmodels.specs.spread import SPREADS_FILE, shipped_spread
 from pregate.draw.field_tables import error_percent as percent
-from traces.documents import read_yaml
 from traces.errors import InvalidFile
+from traces.foundation.documents import read_yaml
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "field.json"
 MECHANISMS = Path(__file__).with_name("field_mechanisms.yaml")

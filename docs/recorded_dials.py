@@ -27,13 +27,13 @@ import numpy as np
 
 from pregate import routing_traces
 from pregate.named import load_model
+from traces.foundation.whole_file import whole_file
 from traces.recorded.dials import MODEL_OF, PATH, SHARES
 from traces.routing import RoutingTrace
 from traces.statistics.locality import expert_counts, lru_hit_rates
 from traces.synthesis.dials import Dials, synthesize_routing
 from traces.synthesis.fitting import collision_entropy, fit_dials
 from traces.transforms.rebatching import rebatch
-from traces.whole_file import whole_file
 
 COUNTS = PATH.parent / "expert_counts.csv"
 ROUNDS = 10

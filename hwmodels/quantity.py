@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 
-from traces.documents import NUMBER, Section
 from traces.errors import InvalidFile, InvalidInput, UnknownName, unknown_name
-from traces.read_only import ReadOnly
+from traces.foundation.documents import NUMBER, Section
+from traces.foundation.read_only import ReadOnly
 
 __all__ = [
     "DIMENSIONS",

@@ -1,12 +1,10 @@
-"""Names of what ships with the project, from the files in its folders: nothing is read."""
+"""The folders of what ships with the project: machines, fits, stacks. `yaml_names` lists what is in one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from traces.yaml_names import yaml_names as shipped
-
-__all__ = ["FITS_DIR", "SPECS", "STACKS_DIR", "shipped"]
+__all__ = ["FITS_DIR", "SPECS", "STACKS_DIR"]
 
 _HERE = Path(__file__).parent
 SPECS, FITS_DIR, STACKS_DIR = (_HERE / name for name in ("specs", "fits", "stacks"))

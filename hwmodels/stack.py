@@ -16,12 +16,13 @@ from hwmodels.kernels.core_formats import NO_CORE_FORMATS, CoreFormats, read_cor
 from hwmodels.kernels.fused_tile import UNPADDED, FusedTile, read_fused_tile
 from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks, read_row_blocks
 from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
-from hwmodels.shipped import STACKS_DIR, shipped
+from hwmodels.shipped import STACKS_DIR
 from hwmodels.specs.machine_fields import HOST_MEMORY
 from offload.execution import EXECUTIONS, Execution
 from offload.ops import KINDS, OpKind, Work
-from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import Section, read_yaml
+from traces.foundation.yaml_names import yaml_names
 
 __all__ = [
     "BACKEND_STACKS",
@@ -219,7 +220,7 @@ class SoftwareStack:
 
 def stack_names() -> tuple[str, ...]:
     """The stacks that ship with the project."""
-    return shipped(STACKS_DIR)
+    return yaml_names(STACKS_DIR)
 
 
 def load_stack(name: str) -> SoftwareStack:

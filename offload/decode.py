@@ -25,7 +25,7 @@ from offload.recorder import Part, assemble
 from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots
-from offload.uncollected import uncollected
+from traces.foundation.uncollected import uncollected
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step

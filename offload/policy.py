@@ -32,9 +32,9 @@ from offload.own_policies.policy_calls import ask
 from offload.placing.placement import AS_DECIDED, Placement
 from offload.skipping import Skipping
 from offload.speculation import Speculation
-from traces.documents import check_name
 from traces.errors import InvalidInput, unknown_name
-from traces.typed import check_fields
+from traces.foundation.documents import check_name
+from traces.foundation.typed import check_fields
 
 if TYPE_CHECKING:
     from offload.execution import Execution

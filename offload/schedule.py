@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from offload.ops import Attending, FusedExperts, Gemm, Lane, OpKind, Piece, ReadRounds, Work
-from traces.documents import require_regular
 from traces.errors import InvalidFile, InvalidInput
-from traces.whole_file import whole_file
+from traces.foundation.documents import require_regular
+from traces.foundation.whole_file import whole_file
 
 __all__ = ["COLUMNS", "Schedule", "ScheduleDigest"]
 

@@ -11,9 +11,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from offload.gate_output import stated_weights
-from traces.documents import NUMBER
 from traces.errors import InvalidInput
-from traces.typed import check_fields
+from traces.foundation.documents import NUMBER
+from traces.foundation.typed import check_fields
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from traces.documents import NUMBER, read_text
 from traces.errors import InvalidInput, unknown_name
+from traces.foundation.documents import NUMBER, read_text
+from traces.foundation.typed import check_fields
 from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.transforms.draft_trees import MAX_DEPTH, MAX_PROPOSALS, Acceptance, DraftTree, branching, most_likely
 from traces.transforms.grown_trees import GrownTrees
 from traces.transforms.rejected_routes import ROUTES
-from traces.typed import check_fields
 
 if TYPE_CHECKING:
     from traces.routing import RoutingTrace

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from offload.ops import KINDS, Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from offload.uncollected import uncollected
 from runtime.backends.backend import Action, Backend, Times
 from runtime.loading import Loaded, load_program
 from runtime.model.weights import Experts
@@ -26,6 +25,7 @@ from runtime.programs.program import ExpertKey, Program, build_program
 from runtime.programs.races import check_races
 from runtime.storage import ExpertFile
 from traces.errors import InvalidInput, PregateError
+from traces.foundation.uncollected import uncollected
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step

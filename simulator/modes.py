@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from traces.errors import InvalidInput, PregateError
-from traces.typed import check_fields
+from traces.foundation.typed import check_fields
 
 __all__ = ["FIFO", "LINKS", "Link", "Modes", "NotFifo", "chunks", "copied_bytes"]
 

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
+from traces.foundation.read_only import ReadOnly
+from traces.foundation.typed import check_value
 from traces.phase import Phase
-from traces.read_only import ReadOnly
 from traces.token_checks import (
     check_tokens,
     layers_visited,
@@ -26,7 +27,6 @@ from traces.token_checks import (
     refuse_rejected_prompts,
     refuse_repeated_positions,
 )
-from traces.typed import check_value
 
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture

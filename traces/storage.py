@@ -14,12 +14,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from traces.documents import Section, open_regular, require_regular
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.documents import Section, open_regular, require_regular
+from traces.foundation.whole_file import whole_file
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace, Step
 from traces.token_checks import check_tokens
-from traces.whole_file import whole_file
 
 __all__ = ["FORMAT", "VERSION", "TraceReader", "load_trace", "open_trace", "save_trace"]
 

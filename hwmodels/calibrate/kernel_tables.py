@@ -17,8 +17,8 @@ import numpy as np
 from hwmodels.calibrate.table_readers import READERS, Columns, KernelTable, Reader
 from hwmodels.laws.families import family_of
 from hwmodels.specs.machine_files import load_machine
-from traces.documents import open_regular
 from traces.errors import InvalidInput, unknown_name
+from traces.foundation.documents import open_regular
 
 __all__ = ["MACHINES", "PACKAGE", "KernelTable", "kernel_tables", "tables_folder", "versions"]
 

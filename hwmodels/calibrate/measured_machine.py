@@ -17,8 +17,8 @@ from hwmodels.fits.shared_fit import SOURCES
 from hwmodels.specs.machine_fields import WAYS
 from hwmodels.specs.machine_files import load_machine, read_machine
 from hwmodels.specs.spec import MachineSpec
-from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.documents import Section
 from traces.model.dtypes import DTYPES
 
 __all__ = ["Rates", "machine_of"]

@@ -21,11 +21,11 @@ from hwmodels.fits.trust import Trust, recorded_trust
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import BACKEND_STACKS, stack_names
 from offload.ops import Gemm, OpKind, Work
-from traces.documents import Section, check_name, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import Section, check_name, read_text
+from traces.foundation.whole_file import whole_file
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
-from traces.whole_file import whole_file
 
 __all__ = ["Measurements", "Sample", "load_measurements", "sample_of", "work_parameters", "workload_digest"]
 

@@ -6,8 +6,8 @@ import math
 import reprlib
 from typing import TYPE_CHECKING
 
-from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import Section
 from traces.model.dtypes import DTYPES
 
 if TYPE_CHECKING:

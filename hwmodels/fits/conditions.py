@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from traces.documents import Section
 from traces.errors import InvalidFile, unknown_name
+from traces.foundation.documents import Section
 
 __all__ = ["CONDITIONS", "check_conditions", "is_address", "read_conditions"]
 

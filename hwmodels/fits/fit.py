@@ -20,7 +20,7 @@ from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import machine_document
 from hwmodels.specs.spec import MachineSpec
 from hwmodels.stack import CONSTANTS
-from traces.documents import NUMBER
+from traces.foundation.documents import NUMBER
 
 __all__ = ["LAW_OF_KIND", "UNSEEN_SCATTER", "Fit", "FittedConstant", "LeftOut", "digest_of", "elsewhere", "law_errors"]
 

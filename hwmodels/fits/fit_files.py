@@ -16,13 +16,14 @@ from hwmodels.fits.shared_fit import check_shared, is_shared
 from hwmodels.kernels.roofline import GemmTable, kernel_constant, read_gemm_table
 from hwmodels.laws.fitted_law import FittedLaw, read_law
 from hwmodels.quantity import DIMENSIONS, ReadOnly
-from hwmodels.shipped import FITS_DIR, shipped
+from hwmodels.shipped import FITS_DIR
 from hwmodels.specs.machine_fields import FIELDS, possible_figure
 from hwmodels.specs.machine_files import read_machine
 from hwmodels.specs.spec import MachineSpec
 from hwmodels.stack import CONSTANTS
-from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import Section, read_yaml
+from traces.foundation.yaml_names import yaml_names
 
 __all__ = ["fit_names", "is_fit", "load_fit"]
 
@@ -35,7 +36,7 @@ def is_fit(path: Path) -> bool:
 
 def fit_names() -> tuple[str, ...]:
     """The fits that ship with the project, `hardware.stack`."""
-    return tuple(name for name in shipped(FITS_DIR) if "." in name)
+    return tuple(name for name in yaml_names(FITS_DIR) if "." in name)
 
 
 def load_fit(name_or_path: str | Path) -> Fit:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hwmodels.quantity import ReadOnly
-from traces.documents import Section
 from traces.errors import InvalidFile
+from traces.foundation.documents import Section
 from traces.model.dtypes import find_dtype, format_shares
 
 __all__ = ["NO_CORE_FORMATS", "CoreFormats", "read_core_formats"]

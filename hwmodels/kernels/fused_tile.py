@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from offload.ops import FusedExperts, Gemm
-from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import Section
 
 __all__ = ["UNPADDED", "FusedTile", "TileSizedBy", "read_fused_tile"]
 

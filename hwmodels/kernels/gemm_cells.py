@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.ops import Gemm, Work
-from offload.same import Same
+from traces.foundation.kept_values import ByIdentity
 
 __all__ = ["GemmCells", "listed_gemms"]
 
@@ -46,11 +46,11 @@ class GemmCells:
 
 def listed_gemms(works: Sequence[Work]) -> GemmCells:
     """The GEMMs of `works`; of the tuples asked for last, which stay as they are, listed before."""
-    return _last(Same(works)) if type(works) is tuple else _listed(works)
+    return _last(ByIdentity(works)) if type(works) is tuple else _listed(works)
 
 
 @lru_cache(2)
-def _last(works: Same) -> GemmCells:
+def _last(works: ByIdentity) -> GemmCells:
     return _listed(works.one)
 
 

@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from offload.ops import Gemm, OpKind, Work
-from traces.documents import Section
 from traces.errors import InvalidFile, unknown_name
+from traces.foundation.documents import Section
 from traces.model.dtypes import DTYPES
 
 __all__ = [

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from offload.ops import Gemm
-from traces.documents import Section
 from traces.errors import InvalidFile
+from traces.foundation.documents import Section
 
 __all__ = ["NO_ROW_BLOCKS", "RowBlocks", "read_row_blocks"]
 

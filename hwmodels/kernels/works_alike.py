@@ -13,7 +13,7 @@ from hwmodels.kernels.fused_counts import FusedCounts, RowCounts, counted, row_c
 from hwmodels.kernels.gemm_cells import GemmCells, listed_gemms
 from hwmodels.stack import SoftwareStack
 from offload.ops import KINDS, Lane, Work
-from offload.same import Same
+from traces.foundation.kept_values import ByIdentity
 
 __all__ = ["alike"]
 
@@ -36,7 +36,7 @@ def alike(works: Sequence[Work], figures: Figures, many: bool) -> Iterator[_Grou
     """
     about = figures.stack, bool(figures.laws), bool(figures.gemm_tables)
     if type(works) is tuple:  # which stays as it is: a schedule is priced on one machine, then on many near it
-        found = _last_grouped(Same(works), Same(figures.stack), *about[1:])
+        found = _last_grouped(ByIdentity(works), ByIdentity(figures.stack), *about[1:])
     else:
         found = _grouped(works, *about)
     for like, rows, counts in found:
@@ -55,7 +55,7 @@ def alike(works: Sequence[Work], figures: Figures, many: bool) -> Iterator[_Grou
 
 
 @lru_cache(2)
-def _last_grouped(works: Same, stack: Same, by_law: bool, by_table: bool) -> list[_Group]:
+def _last_grouped(works: ByIdentity, stack: ByIdentity, by_law: bool, by_table: bool) -> list[_Group]:
     """Of works that are asked of again: grouping many of them takes as long as pricing them."""
     return _grouped(works.one, stack.one, by_law, by_table)
 

@@ -11,8 +11,8 @@ from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.laws.dispatch import DISPATCHES, FLASHINFER_CUTLASS, INSTRUCTION_TILES, TRITON_DEFAULT
 from hwmodels.laws.law_forms import FORMS, KERNELS, Form
 from hwmodels.quantity import DIMENSIONS, ReadOnly
-from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import Section
 from traces.model.dtypes import find_dtype
 
 __all__ = ["MOST_TIME_S", "FittedLaw", "HeldOut", "read_law"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hwmodels.quantity import UNITS, Quantity
 from hwmodels.specs.machine_files import SPECS, component_names, load_component
-from traces.documents import read_text
 from traces.errors import InvalidFile, unknown_name
+from traces.foundation.documents import read_text
 
 __all__ = ["CHECKED", "VERDICTS", "CheckedFigure", "checked_figures", "unverified_figures"]
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hwmodels.quantity import Quantity, parse_quantity
-from hwmodels.shipped import SPECS, shipped
+from hwmodels.shipped import SPECS
 from hwmodels.specs.machine_fields import FIELDS, possible_figure
 from hwmodels.specs.processors import host_document, is_processor, processor_names
 from hwmodels.specs.spec import Accelerator, Component, Host, LinkSpec, MachineSpec, Storage
-from traces.documents import Section, check_name, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import Section, check_name, read_yaml
+from traces.foundation.yaml_names import yaml_names
 
 __all__ = [
     "SPECS",
@@ -51,7 +52,7 @@ def hardware_names() -> tuple[str, ...]:
 
 def component_names(kind: str) -> tuple[str, ...]:
     """Names of the accelerators, hosts, links or drives that `load_component` knows; `kind`: a key of `FIELDS`."""
-    return shipped(SPECS / _FOLDERS[kind])
+    return yaml_names(SPECS / _FOLDERS[kind])
 
 
 def load_machine(name_or_path: str | Path, parts: Mapping[str, object] | None = None) -> MachineSpec:

@@ -12,8 +12,8 @@ from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
 from hwmodels.specs.machine_fields import HOST_MEMORY, WAYS
 from hwmodels.specs.machine_files import SPECS
-from traces.documents import read_text
 from traces.errors import InvalidFile
+from traces.foundation.documents import read_text
 
 __all__ = ["MEASURED_LINKS", "MeasuredLink", "measured_links"]
 

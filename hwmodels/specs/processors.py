@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwmodels.shipped import SPECS
-from traces.documents import Section, read_text, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import Section, read_text, read_yaml
 
 __all__ = ["Family", "Processor", "channels_of", "host_document", "is_processor", "processor_names", "processors"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwmodels.quantity import ReadOnly
-from traces.documents import read_yaml
 from traces.errors import InvalidInput
+from traces.foundation.documents import read_yaml
 
 __all__ = ["SPREADS_FILE", "SPREAD_KEYS", "TAIL", "ClaimedSpread", "shipped_spread"]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from offload import work
 from offload.granularity import matrix_works
 from offload.ops import OpKind, Work
-from offload.same import Same
 from offload.slots.copy_runs import run_work
+from traces.foundation.kept_values import ByIdentity
 from traces.model.architecture import LayerStack, ModelArchitecture
 
 __all__ = ["Rows", "Works", "works_of"]
@@ -26,15 +26,15 @@ def works_of(model: ModelArchitecture, slots_bytes: int) -> Works:
     """The works of a model that is asked of again and again, in one placement after the other: kept from schedule to
     schedule, up to `_MOST_WORKS`.
     """
-    found = _latest(Same(model), slots_bytes)
+    found = _latest(ByIdentity(model), slots_bytes)
     if found.n_made > _MOST_WORKS:
         _latest.cache_clear()
-        found = _latest(Same(model), slots_bytes)
+        found = _latest(ByIdentity(model), slots_bytes)
     return found
 
 
 @lru_cache(4)
-def _latest(model: Same, slots_bytes: int) -> Works:
+def _latest(model: ByIdentity, slots_bytes: int) -> Works:
     return Works(model.one, slots_bytes)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compiled.machine_code import Kernel, loaded
 from offload.decoding.micro_batches import tokens_of
 from offload.decoding.work_rows import Rows, Works
-from offload.kept_with_array import KeptWithArray
+from traces.foundation.kept_values import KeptWithArray
 from traces.routing import Step
 
 __all__ = ["UNIONS", "BlockUnions", "block_unions_of"]

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from traces.documents import read_text
 from traces.errors import InvalidInput
+from traces.foundation.documents import read_text
 
 __all__ = ["OwnCode", "own_code", "where_raised"]
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from offload.own_policies.own_code import OwnCode, own_code, where_raised
 from offload.own_policies.policy_calls import is_foreign
-from traces.documents import MAX_NAME
 from traces.errors import InvalidInput, unknown_name
+from traces.foundation.documents import MAX_NAME
 
 if TYPE_CHECKING:
     from offload.policy import Policy

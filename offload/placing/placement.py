@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from offload.execution import Execution
 from offload.placing.layers import EVERYWHERE, LayerRange, Layers, layers_named, range_named
-from traces.documents import NUMBER
 from traces.errors import InvalidInput
+from traces.foundation.documents import NUMBER
 from traces.model.architecture import ModelArchitecture
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from offload.policy import Cache
 from traces.errors import InvalidInput
+from traces.foundation.typed import check_fields
 from traces.model.architecture import ModelArchitecture
-from traces.typed import check_fields
 
 __all__ = ["DRAM", "PAGE_BYTES", "READAHEAD_BYTES", "SSD", "Reads", "Tier"]
 

@@ -8,8 +8,8 @@ from offload.caches.eviction import EVICTIONS, Belady, Eviction, Key, Static
 from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.own_policies.own_policy_names import is_own_name
 from offload.policy import Cache
-from traces.documents import NUMBER
 from traces.errors import InvalidInput, unknown_name
+from traces.foundation.documents import NUMBER
 
 __all__ = ["cache_named", "eviction_named", "eviction_names", "plain_number"]
 

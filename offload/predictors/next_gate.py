@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from offload.predictors.curves import Curve
 from traces.errors import InvalidInput
-from traces.typed import check_fields
+from traces.foundation.typed import check_fields
 
 if TYPE_CHECKING:
     import numpy as np

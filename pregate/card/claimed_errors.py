@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from traces.documents import read_yaml
+from traces.foundation.documents import read_yaml
 
 __all__ = ["RECORD", "Spread", "spread_of"]
 

@@ -17,7 +17,7 @@ from pregate.card.judged_design import Judged
 from pregate.engines.writing import benchmark_of
 from simulator.explain.critical_path import walk
 from simulator.explain.sensitivity import elasticities
-from traces.documents import read_yaml
+from traces.foundation.documents import read_yaml
 
 __all__ = ["Narrowing", "narrowing"]
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import read_text
 
 __all__ = [
     "Entered",

@@ -25,7 +25,7 @@ from pregate.check.running.recording import Recording, save_recording
 from runtime.machine.device import describe_device, software, stack_of
 from runtime.microbench.session import cpu_link
 from traces.errors import InvalidInput
-from traces.whole_file import whole_file
+from traces.foundation.whole_file import whole_file
 
 __all__ = ["PREDICTIONS", "RUNS", "ValidationPlan", "device_of", "provenance_of", "rejudge", "validate"]
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from offload.ops import Lane, OpKind
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
-from traces.whole_file import whole_file
+from traces.foundation.whole_file import whole_file
 
 if TYPE_CHECKING:
     from hwmodels.platform import Platform

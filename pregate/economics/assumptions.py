@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.documents import NUMBER, Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
-from traces.read_only import ReadOnly
+from traces.foundation.documents import NUMBER, Section, read_yaml
+from traces.foundation.read_only import ReadOnly
 
 __all__ = ["SHIPPED", "Assumption", "Assumptions", "load_assumptions"]
 

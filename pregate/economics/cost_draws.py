@@ -12,7 +12,7 @@ from hwmodels.platform import Platform
 from pregate.card.claimed_errors import spread_of
 from pregate.economics.assumptions import Assumption, Assumptions
 from pregate.economics.serving import RequestShape, Served
-from traces.read_only import ReadOnly
+from traces.foundation.read_only import ReadOnly
 
 __all__ = ["PREDICTION", "DrawnCost", "Draws", "Estimate", "estimate", "unfitted_error"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from hwmodels.quantity import parse_override
 from offload.own_policies.own_policy_names import is_own_name
 from offload.policies import policy_named
-from traces.documents import Section, read_yaml
 from traces.errors import InvalidInput
+from traces.foundation.documents import Section, read_yaml
 
 __all__ = ["PocFile", "read_poc"]
 

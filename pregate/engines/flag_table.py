@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from hwmodels.quantity import ReadOnly
-from traces.documents import Section, read_yaml
 from traces.errors import InvalidInput
+from traces.foundation.documents import Section, read_yaml
 
 __all__ = ["FLAGS_FILE", "HOST_KERNELS", "NOTHING", "EngineFlags", "Flag", "engine_of", "engines"]
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from pregate.routing_traces import synthesize
 from traces.errors import InvalidInput
+from traces.foundation.typed import check_fields
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.synthesis.dials import Dials
-from traces.typed import check_fields
 
 __all__ = ["INPUT_TOKENS", "OUTPUT_TOKENS", "Activation", "natural_routing"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offload.policies import PRESETS
-from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, unknown_name
+from traces.foundation.documents import NUMBER, read_text
 
 __all__ = ["COLUMNS", "EVICTIONS", "Row", "parse_row", "read_rows"]
 

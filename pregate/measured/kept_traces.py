@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pregate.measured.latest_values import Latest
 from pregate.routing_traces import random_token_dials, routed_by_dials
+from traces.foundation.kept_values import LatestValues
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
@@ -15,7 +15,7 @@ class KeptTraces:
 
     def __init__(self, seed: int, most_cells: int) -> None:
         self._seed = seed
-        self._kept = Latest[RoutingTrace](most_cells, lambda trace: trace.experts.size)
+        self._kept = LatestValues[RoutingTrace](most_cells, lambda trace: trace.experts.size)
 
     def of(
         self, model: ModelArchitecture, input_tokens: int, output_tokens: int, batch: int, random_tokens: bool = False

@@ -35,7 +35,6 @@ from pregate.measured.isca24 import Workbench
 from pregate.measured.isca24_rows import Row
 from pregate.measured.isca24_table import published_row
 from pregate.measured.kept_traces import KeptTraces
-from pregate.measured.latest_values import Latest
 from pregate.measured.reproduction import published_activation
 from pregate.measured.rows.microbatches import as_microbatches, without_outputs
 from pregate.measured.rows.several_cards import check_one_card, check_one_model
@@ -45,6 +44,7 @@ from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.explain.sensitivity import elasticities
 from simulator.modes import FIFO
 from traces.errors import InvalidInput
+from traces.foundation.kept_values import LatestValues
 from traces.model.architecture import ModelArchitecture
 from traces.model.formats_by_part import parse_formats
 from traces.routing import RoutingTrace
@@ -108,11 +108,11 @@ class RowBench:
         self.seed, self._overrides, self._hardware = seed, dict(overrides or {}), hardware
         self._platforms: dict[Any, Platform] = {}
         self._models: dict[tuple[str, str], ModelArchitecture] = {}
-        self._runs = Latest[Captured](_MOST_OPS, lambda run: len(run.decoded.schedule))
-        self._written = Latest[Decoded](_MOST_OPS, lambda decoded: len(decoded.schedule))
+        self._runs = LatestValues[Captured](_MOST_OPS, lambda run: len(run.decoded.schedule))
+        self._written = LatestValues[Decoded](_MOST_OPS, lambda decoded: len(decoded.schedule))
         self._timed: tuple[Captured, Platform, ExplainedRun] | None = None  # the last, which several questions are of
         self._traces = KeptTraces(seed, _MOST_CELLS)
-        self._asked = Latest[Workload](_MOST_WORKLOADS, lambda _: 1)
+        self._asked = LatestValues[Workload](_MOST_WORKLOADS, lambda _: 1)
         self._workloads: dict[Any, Workbench] = {}
 
     def platform(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> Platform:

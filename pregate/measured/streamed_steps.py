@@ -24,8 +24,8 @@ from offload.ops import Lane, OpKind, ReadRounds, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from simulator import recurrence
-from traces.documents import read_text
 from traces.errors import InvalidInput, unknown_name
+from traces.foundation.documents import read_text
 
 __all__ = [
     "PARTS",

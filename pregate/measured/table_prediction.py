@@ -14,7 +14,6 @@ import numpy as np
 from hwmodels.platform import load_platform
 from hwmodels.specs.spread import shipped_spread
 from offload.slots.memory import CapacityExceeded
-from offload.uncollected import uncollected
 from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.result_display import html_rows
@@ -24,6 +23,7 @@ from pregate.measured.kept_rows import KeptRows
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.table import COLUMNS, MeasuredRow, predictions_csv
 from traces.errors import PregateError
+from traces.foundation.uncollected import uncollected
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pregate.monitoring.placement_loss import PlacementLoss
 from pregate.monitoring.window_figures import WindowFigures
 from traces.errors import InvalidInput
+from traces.foundation.typed import check_fields
 from traces.statistics.drift import DriftTest, MeanShift
-from traces.typed import check_fields
 
 __all__ = ["Alert", "Thresholds", "alerts_of"]
 

@@ -24,8 +24,8 @@ from pregate.named import load_hardware, load_model
 from pregate.page import DESIGNS
 from pregate.page.subject import PageSubject
 from traces.errors import InvalidInput
+from traces.foundation.whole_file import whole_file
 from traces.model.architecture import ModelArchitecture
-from traces.whole_file import whole_file
 
 __all__ = ["asset", "explore_page", "page_html"]
 

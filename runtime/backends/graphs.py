@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from offload.uncollected import uncollected
+from traces.foundation.uncollected import uncollected
 
 __all__ = ["capture_graphs"]
 

@@ -34,7 +34,6 @@ from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots
 from offload.timeline import Timeline
-from offload.uncollected import uncollected
 from runtime.backends.backend import Backend
 from runtime.live.changes import FORESEES, Changes
 from runtime.live.growing_program import GatePlaces, GrowingProgram, IssuingRecorder
@@ -51,6 +50,7 @@ from runtime.programs.touches import ExpertKey
 from runtime.run import MeasuredRun, OutputMismatch
 from runtime.storage import ExpertFile
 from traces.errors import InvalidInput
+from traces.foundation.uncollected import uncollected
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, Step
 

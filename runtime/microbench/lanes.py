@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from offload.ops import Lane
-from offload.uncollected import uncollected
 from runtime.backends.backend import Action, Backend, Times
 from runtime.backends.pacing import now_ns
 from runtime.programs.precedence import Order
 from traces.errors import InvalidInput
+from traces.foundation.uncollected import uncollected
 
 __all__ = ["Timed", "timed"]
 

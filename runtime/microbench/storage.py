@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from hwmodels.calibrate.measurements import Sample, sample_of
-from offload.uncollected import uncollected
 from runtime.memory import PAGE_BYTES, aligned
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.uncollected import uncollected
 
 __all__ = ["read_samples"]
 

@@ -13,8 +13,8 @@ from runtime.pregated.corpus.tokens import Tokenizer
 from runtime.pregated.model_header import FORM, model_header
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.whole_file import whole_file
 from traces.model.architecture import parse_architecture
-from traces.whole_file import whole_file
 
 __all__ = ["load_trained", "save_model"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from traces.documents import require_regular
 from traces.errors import InvalidFile
+from traces.foundation.documents import require_regular
 
 __all__ = ["FORM", "model_header"]
 

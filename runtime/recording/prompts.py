@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from traces.documents import read_text
 from traces.errors import InvalidFile
+from traces.foundation.documents import read_text
 
 __all__ = ["Prompts", "read_prompts"]
 

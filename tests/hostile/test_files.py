@@ -13,8 +13,8 @@ import pytest
 
 import pregate
 from tests.command_line import Run
-from traces.documents import MAX_NODES, parse_yaml, read_text
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.documents import MAX_NODES, parse_yaml, read_text
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "traces" / "model" / "architectures" / "switch-base-8.yaml"

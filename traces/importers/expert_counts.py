@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from traces.documents import NUMBER
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.documents import NUMBER
 from traces.importers.arrays import npy_array, npz_arrays, npz_names
 from traces.importers.imatrix import imatrix_counts
 from traces.importers.recording import ModelShape, refused

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.documents import parse_yaml, read_text
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.documents import parse_yaml, read_text
 from traces.importers.arrays import npz_arrays
 from traces.importers.recording import ModelShape
 from traces.phase import Phase

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from traces.documents import open_regular
 from traces.errors import InvalidFile
+from traces.foundation.documents import open_regular
 
 __all__ = ["MAX_LINE_CHARACTERS", "json_document", "json_lines", "regular_file", "text_lines", "whole_numbers"]
 

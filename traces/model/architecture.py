@@ -8,8 +8,9 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from traces.documents import Section, parse_yaml, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import Section, parse_yaml, read_text
+from traces.foundation.yaml_names import yaml_names
 from traces.model.attention import Attention
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 from traces.model.files.weights_files import file_of_folder, is_folder, is_weights, read_weights
@@ -18,7 +19,6 @@ from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.published_counts import PublishedCount, PublishedCounts
 from traces.model.same_models import SAME_AS
-from traces.yaml_names import yaml_names
 
 __all__ = [
     "DTYPES",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
+from traces.foundation.typed import check_value
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.exchanging import (
@@ -26,7 +27,6 @@ from traces.statistics.exchanging import (
     unit_counts,
 )
 from traces.statistics.locality import decode_layers
-from traces.typed import check_value
 
 __all__ = [
     "DriftTest",

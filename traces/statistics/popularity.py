@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
+from traces.foundation.typed import check_value
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
-from traces.typed import check_value
 
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture

@@ -27,9 +27,9 @@ from offload.policy import Policy
 from offload.schedule import COLUMNS, VERSION, Schedule
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import Request
-from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput
-from traces.whole_file import whole_file
+from traces.foundation.documents import read_text
+from traces.foundation.whole_file import whole_file
 
 __all__ = [
     "DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "is_lasting", "lasting_key", "lasting_policy", "schedules_in",

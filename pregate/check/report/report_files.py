@@ -19,7 +19,7 @@ from pregate.check.report.page import page
 from pregate.check.scores.validation_summary import rows, summarise_validation
 from pregate.check.scores.verdict import failures, verdict
 from traces.errors import InvalidFile
-from traces.whole_file import whole_file
+from traces.foundation.whole_file import whole_file
 
 __all__ = ["FILES", "gate", "verdict", "write_report"]
 

@@ -22,10 +22,10 @@ from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import Measurement, OpTime
 from pregate.check.predictions import PreparedCase, op_times
-from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.documents import Section
+from traces.foundation.whole_file import whole_file
 from traces.importers.arrays import npz_arrays, npz_names
-from traces.whole_file import whole_file
 
 __all__ = ["RecordedCase", "Recording", "achieved_bound_s", "load_recording", "measurement_of", "save_recording"]
 

@@ -112,10 +112,11 @@ def designs_once(option: str, text: str) -> None:
 
 def hardware(option: str, text: str) -> None:
     """Machines by comma, by name or file. Only a name can be wrong: of files there are kinds."""
-    from hwmodels.shipped import FITS_DIR, SPECS, shipped
+    from hwmodels.shipped import FITS_DIR, SPECS
+    from traces.foundation.yaml_names import yaml_names
 
-    names = shipped(SPECS / "accelerators")
-    measured = {name.rpartition(".")[0] for name in shipped(FITS_DIR)}
+    names = yaml_names(SPECS / "accelerators")
+    measured = {name.rpartition(".")[0] for name in yaml_names(FITS_DIR)}
     each(option, text, lambda _, word: None if word in measured else _named_or_file("hardware", word, names))
 
 
@@ -123,9 +124,10 @@ def part_of_machine(kind: str) -> Check:
     """A host or link, by name or file."""
 
     def check(option: str, word: str) -> None:
-        from hwmodels.shipped import SPECS, shipped
+        from hwmodels.shipped import SPECS
+        from traces.foundation.yaml_names import yaml_names
 
-        _named_or_file(kind, word, shipped(SPECS / f"{kind}s"))
+        _named_or_file(kind, word, yaml_names(SPECS / f"{kind}s"))
 
     return check
 
@@ -145,10 +147,11 @@ def _named_or_file(what: str, word: str, names: Sequence[str]) -> None:
 def stacks(option: str, text: str) -> None:
     """Software stacks, each named once."""
 
-    from hwmodels.shipped import STACKS_DIR, shipped
+    from hwmodels.shipped import STACKS_DIR
     from pregate.cli.option_values import distinct
+    from traces.foundation.yaml_names import yaml_names
 
-    names = shipped(STACKS_DIR)
+    names = yaml_names(STACKS_DIR)
     for word in distinct(text, option):
         if word not in names:
             _named_or_file("stack", word, names)

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from hwmodels.shipped import FITS_DIR, STACKS_DIR, shipped
+from hwmodels.shipped import FITS_DIR, STACKS_DIR
 from hwmodels.specs.machine_files import component_names, hardware_names, load_component, machine_document, usual_parts
 from hwmodels.specs.processors import processor_names
 from hwmodels.specs.spec import LinkSpec
 from pregate.cli import options
 from pregate.cli.commands import PLAIN, Command
 from pregate.draw import render
+from traces.foundation.yaml_names import yaml_names
 
 models = typer.Typer(help="The models that ship with pregate.", invoke_without_command=True, **PLAIN)
 hardware = typer.Typer(help="The machines that ship with pregate.", invoke_without_command=True, **PLAIN)
@@ -104,7 +105,7 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
     if context.invoked_subcommand is not None:
         return
     rows: list[dict[str, Any]] = []
-    fits, listed = shipped(FITS_DIR), {name: usual_parts(name) for name in hardware_names()}
+    fits, listed = yaml_names(FITS_DIR), {name: usual_parts(name) for name in hardware_names()}
     rates = _link_rates({parts["link"] for _, parts in listed.values()})
     for name, (accelerator, parts) in listed.items():
         fitted = [fit.split(".")[1] for fit in fits if fit.split(".")[0] == name]
@@ -135,7 +136,7 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
     beside = {
         title: component_names(kind) for title, kind in (("links", "link"), ("hosts", "host"), ("storage", "storage"))
     }
-    for title, names in {**beside, "stacks": shipped(STACKS_DIR)}.items():
+    for title, names in {**beside, "stacks": yaml_names(STACKS_DIR)}.items():
         print(f"{title}: {', '.join(names)}")
     n_processors = len(processor_names())
     print(f"hosts by processor: {n_processors} more, such as epyc-7763 and, of two sockets, epyc-7763-2s")

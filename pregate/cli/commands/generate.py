@@ -17,8 +17,8 @@ from pregate.cli.output_paths import require_folder, require_picture, require_tr
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
+from traces.foundation.whole_file import refuse_overwriting
 from traces.storage import save_trace
-from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
     from pregate.check.trained.generation_result import Generation

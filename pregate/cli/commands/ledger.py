@@ -13,8 +13,8 @@ import typer
 
 from pregate.cli import options
 from pregate.draw import render
-from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.documents import NUMBER, read_text
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,9 +17,9 @@ from pregate.cli.output_paths import require_trace_file
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
+from traces.foundation.whole_file import refuse_overwriting
 from traces.importers import IMPORTERS
 from traces.recorded.listing import recorded_listing
-from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture

@@ -18,8 +18,8 @@ from pregate.cli.output_paths import require_folder, require_ledger, say_written
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
+from traces.foundation.whole_file import require_writable, whole_file
 from traces.model.architecture import ModelArchitecture
-from traces.whole_file import require_writable, whole_file
 
 if TYPE_CHECKING:
     from rich.table import Table

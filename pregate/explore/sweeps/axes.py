@@ -21,10 +21,10 @@ from hwmodels.stack import CONSTANTS
 from offload.speculation import MAX_GAMMA
 from pregate.ask.capturing.tier_names import tier_named
 from traces.errors import InvalidInput, unknown_name
+from traces.foundation.typed import check_fields
 from traces.model.dtypes import find_dtype
 from traces.model.files.llama_mixes import is_mix
 from traces.model.formats_by_part import FORMAT_PARTS, check_formats
-from traces.typed import check_fields
 
 __all__ = [
     "FORMATS", "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "TIER_SIZE", "WORKLOAD", "Axis", "LatinHypercube",

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from pregate.explore.sweeps.planning import Hole
 from pregate.explore.sweeps.tasks import TaskOutcome
 from traces.errors import InvalidFile, InvalidInput
-from traces.whole_file import whole_file
+from traces.foundation.whole_file import whole_file
 
 __all__ = ["Checkpoint"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traces.errors import InvalidFile, InvalidInput
-from traces.whole_file import require_writable, whole_file
+from traces.foundation.whole_file import require_writable, whole_file
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -12,7 +12,7 @@ from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.explore.sweeps.axes import MACHINE
 from traces.errors import InvalidInput
-from traces.typed import check_fields
+from traces.foundation.typed import check_fields
 
 __all__ = ["MachineRecipe", "platform_at"]
 

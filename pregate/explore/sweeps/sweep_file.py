@@ -15,8 +15,8 @@ from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.workloads import TraceRecipe
 from pregate.named import load_model
 from simulator.modes import FIFO, Modes
-from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import Section, read_yaml
 from traces.recorded import recorded_path
 from traces.synthesis.dials import Dials
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from pregate.explore.sweeps.axes import FORMATS, Axis
 from pregate.routing_traces import load_trace, synthesize
 from traces.errors import InvalidInput
+from traces.foundation.typed import check_fields
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 from traces.synthesis.dials import Dials
 from traces.transforms.rebatching import rebatch
-from traces.typed import check_fields
 
 __all__ = ["TraceRecipe", "check_workload_axes", "fills_memory", "model_at", "trace_at"]
 

@@ -27,8 +27,8 @@ from pregate.measured.rows.engine_words import in_flags
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.token_origin import tokens_of_row
 from pregate.measured.rows.written_cells import COLUMN_ALIASES, as_written
-from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.documents import NUMBER, read_text
 
 __all__ = [
     "COLUMNS", "FIELD_TABLE", "FIELD_TABLES", "METRICS", "RESIDENT_TABLE", "MeasuredRow", "predictions_csv",

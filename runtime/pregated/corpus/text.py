@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from traces.documents import read_text
 from traces.errors import InvalidInput
+from traces.foundation.documents import read_text
 
 __all__ = ["Corpus", "corpus_of_file", "python_documentation"]
 

@@ -29,9 +29,9 @@ from runtime.pregated.training.evaluation import loss_and_accuracy, recalls
 from runtime.pregated.training.experiment_plan import CONVENTIONAL, PREDICTABLE, ExperimentPlan
 from runtime.pregated.training.training import train, train_predictors
 from runtime.pregated.transformer import MoeTransformer
-from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput
-from traces.whole_file import whole_file
+from traces.foundation.documents import read_text
+from traces.foundation.whole_file import whole_file
 
 __all__ = ["run_experiment", "untrained"]
 

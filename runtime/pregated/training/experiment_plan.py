@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from runtime.pregated.gate_positions import check_lookahead
 from runtime.pregated.training.training_settings import Schooling
 from traces.errors import InvalidInput
+from traces.foundation.typed import check_fields
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
-from traces.typed import check_fields
 
 __all__ = ["CONVENTIONAL", "FULL", "PREDICTABLE", "SHORT", "ExperimentPlan"]
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from traces.documents import Section, read_text
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.documents import Section, read_text
 from traces.model.configs.class_defaults import of_class
 from traces.model.configs.config_decoder import CHECKED, decoder_only
 from traces.model.configs.config_fields import Fields, text_model

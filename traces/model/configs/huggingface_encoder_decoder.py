@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from traces.documents import Section
 from traces.errors import InvalidFile
+from traces.foundation.documents import Section
 from traces.model.attention import Attention
 from traces.model.layer_stack import LayerStack, every_layer
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from traces.documents import read_text
 from traces.errors import InvalidFile
+from traces.foundation.documents import read_text
 
 __all__ = ["find_quantisation"]
 

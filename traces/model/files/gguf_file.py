@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.documents import open_regular
 from traces.errors import InvalidFile
+from traces.foundation.documents import open_regular
 from traces.model.files.ggml_blocks import block_type
 
 __all__ = ["Tensor", "WeightsFile", "read_gguf", "read_numbers"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from traces.documents import require_regular
 from traces.errors import InvalidFile
+from traces.foundation.documents import require_regular
 from traces.model.configs.huggingface import from_huggingface_config
 from traces.model.files.gguf_file import Tensor
 from traces.model.files.safetensors_file import read_safetensors

@@ -12,8 +12,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from traces.documents import open_regular, read_text
 from traces.errors import InvalidFile
+from traces.foundation.documents import open_regular, read_text
 from traces.model.files.gguf_file import Tensor
 
 __all__ = ["read_safetensors"]

@@ -12,8 +12,8 @@ from hwmodels.platform import Platform, load_platform
 from hwmodels.stack import load_stack
 from offload import work
 from offload.ops import FusedExperts, Gemm
-from traces.documents import read_yaml
 from traces.errors import InvalidFile, InvalidInput, UnknownName
+from traces.foundation.documents import read_yaml
 from traces.model.architecture import load_architecture
 
 QWEN = load_architecture("qwen3-30b-a3b")

@@ -4,9 +4,9 @@ import numpy as np
 
 from hwmodels.kernels.gemm_cells import listed_gemms
 from offload.ops import OpKind, Work
-from offload.same import Same
 from offload.work import experts_work
 from pregate.named import load_model
+from traces.foundation.kept_values import ByIdentity
 
 MODEL = load_model("deepseek-v3")
 WORKS = (
@@ -39,4 +39,4 @@ def test_a_tuple_is_listed_once_and_a_list_as_it_now_is() -> None:
     assert len(listed_gemms(works).n_gemms) == 5
     works.pop()
     assert len(listed_gemms(works).n_gemms) == 4
-    assert Same(works) != Same(list(works))
+    assert ByIdentity(works) != ByIdentity(list(works))

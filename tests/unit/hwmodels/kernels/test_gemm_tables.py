@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hwmodels.kernels.roofline import GemmTable, binding_term, read_gemm_table
 from offload.ops import Gemm
 from tests.measured_kernels import TABLE
-from traces.documents import Section
 from traces.errors import PregateError
+from traces.foundation.documents import Section
 
 POINT = GemmTable("fp32", (1.0,), (4096.0,), (1.0,), (((0.5,),),))
 

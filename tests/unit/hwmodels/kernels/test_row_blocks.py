@@ -13,8 +13,8 @@ from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks, read_row_block
 from hwmodels.platform import Platform, load_platform
 from offload import work
 from offload.ops import Gemm, OpKind, Work
-from traces.documents import read_yaml
 from traces.errors import InvalidFile
+from traces.foundation.documents import read_yaml
 from traces.model.architecture import load_architecture
 
 QWEN, LITE = load_architecture("qwen3-30b-a3b"), load_architecture("deepseek-v2-lite")

@@ -13,8 +13,8 @@ from hwmodels.laws.families import family_of
 from hwmodels.laws.fitted_law import FittedLaw, HeldOut, read_law
 from hwmodels.laws.law_forms import FORMS
 from tests.unit.hwmodels.laws.laws_of_our_own import law
-from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
+from traces.foundation.documents import Section
 
 ERRORS = HeldOut(17, 0.123456, 0.11, 0.25, -0.034, 0.91, 0.15)
 GEMM = law("gemm", m=(1.0, 512.0), n=(256.0, 8192.0), k=(64.0, 4096.0))

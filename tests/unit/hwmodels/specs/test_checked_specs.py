@@ -13,8 +13,8 @@ from hwmodels.specs.checked_specs import CHECKED, CheckedFigure, checked_figures
 from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import component_names, load_component, load_machine, machine_document, read_machine
 from tests.command_line import Run
-from traces.documents import Section
 from traces.errors import InvalidFile, PregateError
+from traces.foundation.documents import Section
 
 ROWS = list(checked_figures())
 HEADER = CHECKED.read_text(encoding="utf-8").splitlines()[0]

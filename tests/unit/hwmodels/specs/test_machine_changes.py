@@ -13,8 +13,8 @@ import yaml
 from hwmodels.specs.machine_files import SPECS, load_component, load_machine
 from hwmodels.specs.overrides import with_overrides
 from hwmodels.specs.spec import LinkSpec, MachineSpec
-from traces.documents import MAX_DOCUMENT_BYTES
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
+from traces.foundation.documents import MAX_DOCUMENT_BYTES
 
 
 @pytest.fixture

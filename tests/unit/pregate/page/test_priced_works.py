@@ -14,7 +14,7 @@ from offload.ops import Work
 from pregate.ask.capturing.capture import capture
 from pregate.page.priced_works import PricedWorks
 from pregate.page.subject import link_stops
-from traces.read_only import ReadOnly
+from traces.foundation.read_only import ReadOnly
 
 DESIGNS = ("gpu_only", "on_demand", "on_demand+lru:0.25", "on_demand+lru:0.5", "gpu_only@experts=cpu")
 

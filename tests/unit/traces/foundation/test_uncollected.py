@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from offload.uncollected import uncollected
 from pregate.measured import table_prediction
 from pregate.measured.rows.table import read_field
+from traces.foundation.uncollected import uncollected
 
 
 def _fails() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.kept_with_array import KeptWithArray
+from traces.foundation.kept_values import KeptWithArray
 
 
 def frozen(n: int = 12) -> NDArray[np.int16]:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from traces.foundation.yaml_names import yaml_names
 from traces.model.architecture import architecture_names
-from traces.yaml_names import yaml_names
 
 
 def test_yaml_files_of_a_folder_are_named_in_order_and_new_ones_are_seen(tmp_path: Path) -> None:

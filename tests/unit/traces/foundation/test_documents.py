@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from traces.documents import MAX_DOCUMENT_BYTES, parse_yaml, read_yaml
 from traces.errors import InvalidFile, UnknownName
+from traces.foundation.documents import MAX_DOCUMENT_BYTES, parse_yaml, read_yaml
 
 
 def test_values_come_out_typed_and_nothing_is_left() -> None:

@@ -1,17 +1,32 @@
-"""What is made of an array that never changes, kept as long as that is: a trace is asked of in many placements."""
+"""Values kept for who asks again: of the very same object, of an array that never changes, of the last keys."""
 
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KeptWithArray"]
+__all__ = ["ByIdentity", "KeptWithArray", "LatestValues"]
 
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByIdentity:
+    """A key that is equal to that of the same object alone, and keeps it alive: contents are not compared."""
+
+    one: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByIdentity) and self.one is other.one
+
+    def __hash__(self) -> int:
+        return id(self.one)
 
 
 class KeptWithArray(Generic[Value]):
@@ -51,3 +66,29 @@ def _owner(view: NDArray[Any]) -> NDArray[Any]:
 
 def _place(view: NDArray[Any]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     return view.__array_interface__["data"][0], view.shape, view.strides
+
+
+class LatestValues(Generic[Value]):
+    """The values asked for last, by key; their sizes sum to `most`, but the very last stays whatever its size."""
+
+    def __init__(self, most: int, size: Callable[[Value], int]) -> None:
+        self._most, self._size, self._sum = most, size, 0
+        self._kept: OrderedDict[Hashable, Value] = OrderedDict()
+
+    def of(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of `key`, made where it is not kept."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        found = self._kept[key] = make()
+        self._sum += self._size(found)
+        while self._sum > self._most and len(self._kept) > 1:
+            self._sum -= self._size(self._kept.popitem(last=False)[1])
+        return found
+
+    def alike(self, is_alike: Callable[[Any], bool]) -> list[Value]:
+        """Those that are kept by a key that `is_alike`."""
+        return [value for key, value in self._kept.items() if is_alike(key)]
+
+    def __len__(self) -> int:
+        return len(self._kept)

@@ -1,0 +1,1 @@
+"""What every room stands on: files and arguments from outside, files written whole, values that are kept; no model."""
