@@ -61,13 +61,14 @@ def load_popularity(path: str | Path, *, model: ModelArchitecture | None = None)
     are not of `model`.
     """
     from traces.importers.expert_counts import import_popularity
+    from traces.importers.packed_files import unpacked_file
     from traces.importers.sniffing import is_routing, recognise_popularity
 
-    shipped = recorded_path(str(path))
-    if shipped is None and recognise_popularity(Path(path)) is not None and not is_routing(Path(path)):
-        profile = import_popularity(Path(path), _shape(model))
-    else:
-        profile = popularity_of(load_trace(path, model=model))
+    with unpacked_file(recorded_path(str(path)) or Path(path)) as plain:
+        if recognise_popularity(plain) is not None and not is_routing(plain):
+            profile = import_popularity(plain, _shape(model))
+        else:
+            profile = popularity_of(load_trace(plain, model=model))
     if model is not None:
         profile.check_model(model)
     return profile

@@ -109,7 +109,7 @@ def sglang() -> bytes:
 
 def logits() -> bytes:
     torch = pytest.importorskip("torch")
-    scores = np.zeros((2, 5, 4), np.float32)
+    scores = np.full((2, 5, 4), -1.0, np.float32)
     for t, layer, chosen in cells():
         scores[layer, t, chosen] = (2.0, 1.0)
     return pt({"router_logits": tuple(torch.tensor(scores[layer]).bfloat16() for layer in range(2))})

@@ -58,12 +58,14 @@ def import_trace(
 
     `shape`: of the model, for what the recording leaves out. Raises `UnknownName` (the format) or `InvalidFile`.
     """
-    name = recognise(Path(path)) if trace_format is None else trace_format
-    if name not in IMPORTERS:
-        raise unknown_name("trace format", name, IMPORTERS)
-    module, function = IMPORTERS[name].split(".")
-    trace: RoutingTrace = getattr(import_module(f"traces.importers.{module}"), function)(Path(path), shape)
-    return trace
+    from traces.importers.packed_files import unpacked_file
+
+    if trace_format is not None and trace_format not in IMPORTERS:
+        raise unknown_name("trace format", trace_format, IMPORTERS)
+    with unpacked_file(Path(path)) as plain:
+        module, function = IMPORTERS[trace_format or recognise(plain)].split(".")
+        trace: RoutingTrace = getattr(import_module(f"traces.importers.{module}"), function)(plain, shape)
+        return trace
 
 
 def recognise(path: Path) -> str:

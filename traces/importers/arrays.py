@@ -11,13 +11,23 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
 
 from traces.errors import InvalidFile
 from traces.importers.text_lines import regular_file
 
-__all__ = ["MAX_UNPACKED_BYTES", "npy_array", "npy_bytes", "npz_arrays", "npz_headers", "npz_names", "whole_array"]
+__all__ = [
+    "MAX_UNPACKED_BYTES", "npy_array", "npy_bytes", "npz_arrays", "npz_headers", "npz_names", "safetensors_arrays",
+    "whole_array",
+]  # fmt: skip
 
 MAX_UNPACKED_BYTES = 4 << 30
+_LARGE = 1 << 62
+_TENSORS = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8",
+    "I64": "<i8", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
+}  # fmt: skip
+"""Types of safetensors that are read, as NumPy's: of bfloat16 its bits."""
 _UNSOUND = (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError)
 """What unpacking raises for an archive that is cut short, encrypted, or packed in a way that is not known."""
 
@@ -101,15 +111,33 @@ def npy_bytes(path: Path, name: str, data: bytes) -> NDArray[Any]:
         raise InvalidFile(f"{path}: {name} is no sound npy file ({_line(error)})") from error
 
 
+def safetensors_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The tensors of a safetensors file by name, bfloat16 as float32. Raises `InvalidFile`."""
+    regular_file(path, MAX_UNPACKED_BYTES)
+    try:
+        tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+    except (SafetensorError, OSError, MemoryError) as error:
+        raise InvalidFile(f"{path}: not a sound safetensors file ({_line(error)[:80]})") from error
+    found = {}
+    for name, tensor in tensors:
+        if tensor["dtype"] not in _TENSORS:
+            raise InvalidFile(f"{path}: {name[:40]} is {tensor['dtype']}, known: {', '.join(_TENSORS)}")
+        array = np.frombuffer(tensor["data"], dtype=_TENSORS[tensor["dtype"]]).reshape(tensor["shape"])
+        found[name] = (array.astype("<u4") << 16).view("<f4") if tensor["dtype"] == "BF16" else array
+    return found
+
+
 def whole_array(path: Path, name: str, value: Any, n_dims: int) -> NDArray[np.int64]:
     """`value`, an array or nested lists, as integers of `n_dims` axes. Raises `InvalidFile` for anything else."""
     try:
         array = np.asarray(value)
     except (ValueError, OverflowError, RecursionError) as error:
         raise InvalidFile(f"{path}: {name} is not an array: its rows differ in length") from error
+    if array.dtype.kind == "f" and array.size and bool((np.isfinite(array) & (array == np.rint(array))).all()):
+        array = np.clip(array, -_LARGE, _LARGE).astype(np.int64)  # ids that a mean or a table made floats of
     if array.dtype.kind not in "iu" or array.ndim != n_dims or 0 in array.shape:
         raise InvalidFile(f"{path}: {name} is {array.dtype} {array.shape}: whole numbers of {n_dims} axes are needed")
-    if array.dtype.kind == "u" and array.max() >= 1 << 62:
+    if array.max() >= _LARGE:
         raise InvalidFile(f"{path}: {name} holds {array.max()}: too large")
     return array.astype(np.int64)
 

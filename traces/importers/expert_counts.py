@@ -22,12 +22,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import NUMBER
-from traces.importers.arrays import npy_array, npz_arrays, npz_names
+from traces.importers.arrays import npy_array, npz_arrays, npz_names, safetensors_arrays
 from traces.importers.imatrix import imatrix_counts
 from traces.importers.recording import ModelShape, refused
 from traces.importers.sniffing import recognise_popularity
@@ -185,11 +183,7 @@ def _from_tensorrt_llm(path: Path) -> NDArray[Any]:
     layers: dict[int, NDArray[Any]] = {}
     for file in files:
         regular_file(file, MAX_RANK_BYTES)
-        try:
-            tensors = load_file(file)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise refused(file, f"not a sound safetensors file ({str(error)[:80]})") from error
-        for key, counts in tensors.items():
+        for key, counts in safetensors_arrays(file).items():
             match = re.fullmatch(r"\d{1,9}_(\d{1,6})", key, re.ASCII)
             if match is None or counts.ndim != 1 or (layers and counts.shape != next(iter(layers.values())).shape):
                 raise refused(file, f"{key[:40]!r} {counts.shape} is not <iteration>_<layer> of one number an expert")

@@ -1,7 +1,7 @@
 """Arrays of chosen experts or of router scores, in npy, npz, safetensors, a file of `torch.save` or nested JSON lists.
 
-`routed_array` whole numbers [tokens, layers, k], or layers first where the model says which axis they are; or an array
-               [tokens, k] a layer, under names with the layer's number, no expert twice in a row
+`routed_array` ids [tokens, layers, k], or layers first where the model says which axis they are; or an array
+               [tokens, k] a layer, under names with the layer's number; masks in their place (`choice_arrays`)
 `router_array` scores [layers, tokens, n_experts], stacked or an array a layer, of which the k largest are chosen
 """
 
@@ -15,10 +15,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from traces.importers.arrays import MAX_UNPACKED_BYTES, npy_array, npz_arrays, npz_headers, whole_array
+from traces.importers.arrays import (
+    MAX_UNPACKED_BYTES,
+    npy_array,
+    npz_arrays,
+    npz_headers,
+    safetensors_arrays,
+    whole_array,
+)
+from traces.importers.choice_arrays import are_choices, as_choices
 from traces.importers.recording import MAX_CELLS, ModelShape, refused
 from traces.importers.routed_experts import trace_of_tokens
 from traces.importers.router_scores import trace_of_scores
@@ -33,36 +39,28 @@ __all__ = [
 
 ROUTED = (
     "routed_experts", "experts", "topk_ids", "topk_indices", "selected_experts", "expert_ids", "expert_indices",
-    "router_indices", "topk_experts", "arr_0", "",
+    "router_indices", "topk_experts", "expert_mask", "routing_map", "dispatch_mask", "arr_0", "",
 )  # fmt: skip
 """Names of an array of chosen experts; the empty one of a file that holds one array alone."""
 _SCORES = ("router_logits", "logits", "router_scores", "router_probs", "gate_logits", "arr_0", "")
 _OF_A_LAYER = re.compile(r"[\w.]*?(\d{1,4})[a-z_.]*", re.ASCII)
-_MATRIX, _STACK = 2, 3
-_MAX_TOP_K = 256
+_MATRIX, _STACK, _SLOTS = 2, 3, 4
+_BROKEN = 0.5  # of the rows of one array of choices, which may repeat an expert by mistake
 
 
 def kind_of_npz(path: Path) -> str | None:
     """The format of an npz file by the names, axes and types of its arrays; None: neither choices nor scores."""
-    headers = npz_headers(path)
-    whole = any(name in ROUTED and len(form) == _STACK and kind in "iu" for name, (form, kind) in headers.items())
-    if whole:
-        return "routed_array"
-    if len({form for form, _ in headers.values()}) == 1 and all(kind in "iu" for _, kind in headers.values()):
-        return kind_of_arrays(npz_arrays(path, tuple(headers)))
-    forms = {form for form, kind in headers.values() if kind == "f"}
-    stacked = len(headers) == 1 and all(len(form) == _STACK for form in forms)
-    by_layer = len(headers) > 1 and len(forms) == 1 and len(next(iter(forms))) == _MATRIX
-    if not (forms and (stacked or (by_layer and all(_OF_A_LAYER.fullmatch(name) for name in headers)))):
+    headers = {name: form for name, (form, kind) in npz_headers(path).items() if kind in "iufb"}
+    named = [name for name, form in headers.items() if name in (*ROUTED, *_SCORES) and len(form) in (_STACK, _SLOTS)]
+    if not named and (len(set(headers.values())) != 1 or not all(map(_OF_A_LAYER.fullmatch, headers))):
         return None
-    return kind_of_arrays(npz_arrays(path, tuple(headers)))
+    return kind_of_arrays(named_arrays(npz_arrays(path, tuple(named or headers))))
 
 
 def kind_of_arrays(arrays: Mapping[str, NDArray[Any]]) -> str | None:
-    """The format of arrays by name; counts are neither choices (these are whole numbers by type) nor scores, which
-    are below 0 or add up to 1.
-    """
-    if any(name in ROUTED and array.ndim == _STACK and array.dtype.kind in "iu" for name, array in arrays.items()):
+    """The format of arrays by name; counts are neither choices nor scores, which are below 0 or add up to 1."""
+    stacks = [array for name, array in arrays.items() if name in ROUTED and array.ndim in (_STACK, _SLOTS)]
+    if any(are_choices(array, _BROKEN) for array in stacks):
         return "routed_array"
     if _choices_by_layer(arrays):
         return "routed_array"
@@ -92,15 +90,13 @@ def kind_of_tensors(path: Path, head: bytes) -> str | None:
 
 
 def _choices_by_layer(arrays: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether there is a matrix of choices a layer: of one shape, and no expert twice for a token."""
+    """Whether there is a matrix of choices a layer, of one shape."""
     shapes = {array.shape for array in arrays.values()}
     if len(arrays) < 2 or len(shapes) != 1 or not all(_OF_A_LAYER.fullmatch(name) for name in arrays):
         return False
     (form,) = shapes
-    whole = len(form) == _MATRIX and 2 <= form[1] <= _MAX_TOP_K and form[0] > 0
-    if not whole or not all(array.dtype.kind in "iu" for array in arrays.values()):
-        return False
-    return all(bool((np.diff(np.sort(array, axis=1), axis=1) != 0).all()) for array in arrays.values())
+    found = [as_choices(array, _MATRIX) for array in arrays.values() if are_choices(array)]
+    return len(found) == len(arrays) and form[-1] > 1 and all(array.ndim == _MATRIX for array in found)
 
 
 def named_arrays(document: Any) -> dict[str, Any]:
@@ -137,17 +133,21 @@ def import_routed_array(path: Path, shape: ModelShape = ModelShape()) -> Routing
         layers = {name: _matrix(path, name, array) for name, array in arrays.items() if _OF_A_LAYER.fullmatch(name)}
         if _choices_by_layer(layers):
             stack = np.stack([layers[name] for name in _in_order(layers)], axis=1)
+            if all(name.isdigit() for name in layers):  # a list, of tokens perhaps
+                stack = _layers_second(path, stack, shape, otherwise=1)
             return trace_of_tokens(path, stack, shape)
         raise refused(path, f"no array of {', '.join(ROUTED[:-1])}")
-    array = whole_array(path, found[0] or "the array", arrays[found[0]], _STACK)
+    given = as_choices(_array(path, found[0], arrays[found[0]]), _STACK)
+    array = whole_array(path, found[0] or "the array", given, _STACK)
     return trace_of_tokens(path, _layers_second(path, array, shape, otherwise=1), shape)
 
 
 def import_router_array(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
     """The `shape.top_k` largest scores, a prompt of one sequence. Raises `InvalidFile`."""
     arrays = {name: np.asarray(array) for name, array in _arrays(path).items()}
-    if len(arrays) == 1:
-        (stack,) = arrays.values()
+    named = [name for name in _SCORES if name in arrays and arrays[name].ndim == _STACK]
+    if named or len(arrays) == 1:
+        stack = arrays[named[0]] if named else next(iter(arrays.values()))
     else:
         if len({array.shape for array in arrays.values()}) != 1:
             raise refused(path, "its layers' scores are not of one shape")
@@ -164,7 +164,15 @@ def _in_order(arrays: Mapping[str, Any]) -> list[str]:
 
 
 def _matrix(path: Path, name: str, value: Any) -> NDArray[np.int64]:
-    return whole_array(path, name, _joined(value), _MATRIX)
+    return whole_array(path, name, as_choices(_array(path, name, _joined(value)), _MATRIX), _MATRIX)
+
+
+def _array(path: Path, name: str, value: Any) -> NDArray[Any]:
+    """Nested lists, or an array, as one. Raises `InvalidFile` for rows that differ in length."""
+    try:
+        return np.asarray(value)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise refused(path, f"{name or 'the array'} is not an array: its rows differ in length") from error
 
 
 def _layers_second(path: Path, array: NDArray[Any], shape: ModelShape, *, otherwise: int) -> NDArray[Any]:
@@ -191,12 +199,9 @@ def _arrays(path: Path) -> dict[str, Any]:
     if head.startswith(b"PK\x03\x04"):
         headers = None if path.suffix in (".pt", ".pth", ".bin") else npz_headers(path)
         if headers:
-            return dict(npz_arrays(path, tuple(headers)))
+            return named_arrays(npz_arrays(path, tuple(headers)))
         return named_arrays(read_torch_archive(path))
     if head[8:9] == b"{" and head[4:8] == bytes(4):
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise refused(path, f"not a sound safetensors file ({str(error)[:80]})") from error
+        return named_arrays(safetensors_arrays(path))
     document = json_document(path)
     return document if isinstance(document, dict) else {"": document}

@@ -65,11 +65,14 @@ def trace_of_scores(
     form = layers[0].shape
     if len(form) != 2 or 0 in form or any(layer.shape != form or layer.dtype.kind != "f" for layer in layers):
         raise refused(path, f"router_logits are not {len(layers)} tensors [n_tokens, n_experts] of one shape")
-    if shape.top_k is None or shape.top_k > form[1]:
+    top_k = shape.top_k or _not_zero(layers)
+    if top_k is None or top_k > form[1]:
         raise refused(path, f"holds scores of {form[1]} experts, not choices: say the model it is of (--model NAME)")
-    if form[0] * len(layers) * shape.top_k > MAX_CELLS:
+    if form[0] * len(layers) * top_k > MAX_CELLS:
         raise refused(path, f"more than {MAX_CELLS} choices: split the recording")
-    experts = np.stack([np.argsort(-layer, axis=1, kind="stable")[:, : shape.top_k] for layer in layers], axis=1)
+    if any(np.isnan(layer).any() for layer in layers):
+        raise refused(path, "a score is not a number (NaN): is the recording whole?")
+    experts = np.stack([np.argsort(-layer, axis=1, kind="stable")[:, :top_k] for layer in layers], axis=1)
     n_tokens = form[0]
     note = "taken as one prompt" if phase is None else "taken as one sequence"
     return recorded_trace(
@@ -81,6 +84,14 @@ def trace_of_scores(
         position=np.arange(n_tokens),
         phase=np.full(n_tokens, Phase.PREFILL, np.int8) if phase is None else phase.astype(np.int8),
     )
+
+
+def _not_zero(layers: list[NDArray[Any]]) -> int | None:
+    """How many scores of every row are above 0, where the others are 0 and all rows have as many; None otherwise."""
+    if any(layer.min() < 0 for layer in layers):
+        return None
+    counts = {int(n) for layer in layers for n in np.unique(np.count_nonzero(layer, axis=1))}
+    return min(counts) if len(counts) == 1 and 0 < min(counts) < layers[0].shape[1] else None
 
 
 def import_gate_csv(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008

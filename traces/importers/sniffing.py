@@ -34,15 +34,20 @@ _READ = (
     "`pregate trace import --help`"
 )
 _PACKED = {
-    b"\x1f\x8b": "packed with gzip: unpack it first (gunzip)",
-    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it first (unzstd)",
-    b"\xfd7zXZ": "packed with xz: unpack it first (unxz)",
-    b"\x80\x02\x8a": "a file of torch.save from before 1.6, a pickle, which runs code when loaded: save it again",
+    b"\x1f\x8b": "packed twice: unpack it first (gunzip)",
+    b"\x28\xb5\x2f\xfd": "packed twice: unpack it first (unzstd)",
+    b"\xfd7zXZ": "packed twice: unpack it first (unxz)",
+    b"7z\xbc\xaf": "packed with 7z: unpack it first (7z x)",
+    b"Rar!": "packed with rar: unpack it first (unrar x)",
+    b"SQLite format 3": "a database: export its table as CSV",
+    b"\x80\x02\x8a": "a file of torch.save from before 1.6, a pickle, which runs code when loaded: save it again, "
+    "or with safetensors.torch.save_file",
     b"\x80": "a pickle, which runs code when loaded, so it is not read: save its arrays with numpy.savez",
     b"\xff\xfe": "UTF-16 text: save it as UTF-8",
     b"\xfe\xff": "UTF-16 text: save it as UTF-8",
 }
 """By their first bytes, files that hold a trace perhaps, in a form that is not read."""
+_TAR_AT, _TAR = 257, b"ustar"
 
 _BY_KEYS: dict[str, tuple[str, ...]] = {
     "policylang": ("model_name", "num_layers"),
@@ -64,7 +69,10 @@ def recognise(path: Path) -> str:
     found = _routing(path, _head(path))
     if found is not None:
         return found
-    packed = next((how for first, how in _PACKED.items() if _head(path).startswith(first)), None)
+    head = _head(path)
+    packed = next((how for first, how in _PACKED.items() if head.startswith(first)), None)
+    if head[_TAR_AT:].startswith(_TAR):
+        packed = "an archive of files: take the trace out of it (tar xf)"
     if packed is not None:
         raise InvalidFile(f"{path}: {packed}")
     if recognise_popularity(path) is not None:
@@ -135,7 +143,8 @@ def _is_torch(path: Path) -> bool:
 def _of_torch(path: Path) -> str | None:
     document = read_torch_archive(path)
     if isinstance(document, list | tuple):
-        return "router_logits"
+        chosen = all(isinstance(item, np.ndarray) for item in document) and _of_named(document) == "routed_array"
+        return "routed_array" if chosen else "router_logits"
     if isinstance(document, np.ndarray):
         return kind_of_arrays({"": document})
     if not isinstance(document, dict):
@@ -144,8 +153,11 @@ def _of_torch(path: Path) -> str | None:
     if isinstance(records, list) and records and isinstance(records[0], dict) and _CHOICES not in records[0]:
         return None
     known = next((name for key, name in _TORCH_KEYS.items() if isinstance(document.get(key), list | tuple)), None)
-    arrays = {key: item for key, item in named_arrays(document).items() if isinstance(item, np.ndarray)}
-    return known or kind_of_arrays(arrays)
+    return known or _of_named(document)
+
+
+def _of_named(document: Any) -> str | None:
+    return kind_of_arrays({key: item for key, item in named_arrays(document).items() if isinstance(item, np.ndarray)})
 
 
 _TORCH_KEYS = {"records": "sglang_recorder", "router_logits": "router_logits"}
@@ -185,7 +197,7 @@ def _of_text(head: bytes) -> str | None:
         return "llama_moe_trace"
     if {"position", "layer", "experts"} <= set(columns(first) or ()):
         return "table"
-    if re.match(r'((\[\s*){3}|\{\s*"[\w.]*\d[\w.]*"\s*:\s*(\[\s*){2})\d', text, re.ASCII):
+    if re.match(r'((\[\s*){3}|\{\s*"[\w.]*\d[\w.]*"\s*:\s*(\[\s*){2})(-?\d|true|false)', text, re.ASCII):
         return "routed_array"
     return _of_json(text, first) if text.startswith(("{", "[")) else None
 

@@ -1,8 +1,9 @@
 """What `torch.save` wrote, read without torch and without unpickling: nothing in the file is ever called.
 
 The archive is a zip of `data.pkl` and one file a tensor storage. The pickle's opcodes are walked as data
-(`pickletools.genops`), and of callables only the three that a tensor is stored with are understood, by name: a tensor,
-its storage, an ordered dictionary. Anything else is refused by its name. Layout: torch/serialization.py (BSD-3).
+(`pickletools.genops`), and of callables only those that tensors are stored with are understood, by name: a tensor,
+its storage, a parameter, a dictionary that is ordered or has a default. Anything else is refused by its name. Layout:
+torch/serialization.py (BSD-3).
 """
 
 from __future__ import annotations
@@ -29,8 +30,14 @@ _STORAGES = {
     "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "u2", "LongStorage": "i8",
     "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
 }  # fmt: skip
+_TYPED = {"torch uint16": "u2", "torch uint32": "u4", "torch uint64": "u8"}
+"""Types of tensors without a storage of their own (`_rebuild_tensor_v3`)."""
+_BYTES = "UntypedStorage"
 _TENSOR = "torch._utils _rebuild_tensor_v2"
-_DICTIONARY = "collections OrderedDict"
+_TYPED_TENSOR = "torch._utils _rebuild_tensor_v3"
+_PARAMETER = "torch._utils _rebuild_parameter"
+_DICTIONARIES = ("collections OrderedDict", "collections defaultdict")
+_WAY_OUT = "save tensors alone, or arrays with numpy.savez or safetensors"
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {
     "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
@@ -150,7 +157,7 @@ class _Reader:
                 arguments, called = stack.pop(), stack.pop()
                 stack.append(self._call(called, arguments))
             case _:
-                raise InvalidFile(f"{self.path}: holds more than data (pickle opcode {name}): it is not read")
+                raise InvalidFile(f"{self.path}: holds more than data (pickle opcode {name}): not read: {_WAY_OUT}")
 
     def _to_mark(self) -> list[Any]:
         at = next(i for i in range(len(self._stack) - 1, -1, -1) if self._stack[i] is _MARK)
@@ -165,32 +172,40 @@ class _Reader:
 
     def _storage(self, given: Any) -> _Storage:
         word, kind, key, _, n_elements = given
-        text = kind.text.removeprefix("torch ") if isinstance(kind, _Name) else ""
-        if word != "storage" or text not in _STORAGES or type(n_elements) is not int:
+        text = kind.text.removeprefix("torch ").removeprefix("torch.storage ") if isinstance(kind, _Name) else ""
+        if word != "storage" or text not in (*_STORAGES, _BYTES) or type(n_elements) is not int:
             raise InvalidFile(f"{self.path}: a tensor of {str(text)[:40]!r}, known: {', '.join(_STORAGES)}")
         return _Storage(str(key), text)
 
     def _call(self, called: Any, arguments: Any) -> Any:
         text = called.text if isinstance(called, _Name) else type(called).__name__
-        if text == _DICTIONARY and arguments == ():
+        if text in _DICTIONARIES and (arguments == () or isinstance(arguments[0], _Name)):
             return {}
-        if text != _TENSOR:
-            raise InvalidFile(f"{self.path}: holds {text[:60]!r}, which is not data: it is not read")
+        if text == _PARAMETER:
+            return arguments[0]
+        if text not in (_TENSOR, _TYPED_TENSOR):
+            raise InvalidFile(f"{self.path}: holds {text[:60]!r}, which is not data: not read: {_WAY_OUT}")
         storage, offset, size, stride = arguments[:4]
-        return self._tensor(self._as(_Storage, storage), offset, self._as(tuple, size), self._as(tuple, stride))
+        kind = self._as(_Storage, storage).kind
+        stored = _STORAGES.get(kind) if text == _TENSOR else _TYPED.get(getattr(arguments[6], "text", ""))
+        if stored is None:
+            name = getattr(arguments[6], "text", "no type") if text == _TYPED_TENSOR else kind
+            raise InvalidFile(f"{self.path}: a tensor of {name[:40]!r}, known: {', '.join((*_STORAGES, *_TYPED))}")
+        array = self._tensor(storage.key, stored, offset, self._as(tuple, size), self._as(tuple, stride))
+        return (array.astype(np.uint32) << 16).view(np.float32).reshape(size) if kind == "BFloat16Storage" else array
 
-    def _tensor(self, storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> NDArray[Any]:
+    def _tensor(
+        self, key: str, stored: str, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
+    ) -> NDArray[Any]:
         """The array that a tensor views in its storage, copied. Raises `InvalidFile` where it reaches beyond that."""
         if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
             raise ValueError("shape")
-        dtype = np.dtype(_STORAGES[storage.kind]).newbyteorder(self._byte_order)
-        flat = np.frombuffer(self._archive.read(f"{self._folder}data/{storage.key}"), dtype=dtype)
+        dtype = np.dtype(stored).newbyteorder(self._byte_order)
+        flat = np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), dtype=dtype)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if (math.prod(size) and last >= flat.size) or math.prod(size) > max(flat.size, 1):
             raise InvalidFile(f"{self.path}: a tensor {size} of {flat.size} stored numbers: cut short?")
         steps = [step * dtype.itemsize for step in stride]
         view = np.lib.stride_tricks.as_strided(flat[offset:], size, steps, writeable=False)
         array: NDArray[Any] = np.ascontiguousarray(view.astype(dtype.newbyteorder("=")))
-        if storage.kind == "BFloat16Storage":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
         return array.reshape(size)
