@@ -17,7 +17,7 @@ from traces.model.dtypes import DTYPES
 if TYPE_CHECKING:
     from hwmodels.figures import Figures
 
-__all__ = ["COVERED", "FitCoverage", "beyond_fit", "coverage", "unfitted_device"]
+__all__ = ["COVERED", "FitCoverage", "beyond_fit", "coverage", "unfitted_device", "unseen"]
 
 COVERED = 0.9
 """Share of the kernels' time that must lie within what was measured."""
@@ -79,7 +79,7 @@ def coverage(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None =
     fit = hw.fit
     if fit is None:
         return FitCoverage()
-    found = FitCoverage(unseen=_unseen(works, hw), fitted=True)
+    found = FitCoverage(unseen=unseen(works, hw), fitted=True)
     if not fit.laws and not fit.gemm_tables:
         return found
     from hwmodels.figures import figures_of  # on use: they import numpy, which a refusal needs not
@@ -95,7 +95,7 @@ def coverage(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None =
 
 def beyond_fit(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None = None) -> str:
     """`coverage(works, hw, counts).beyond`; no kernel is timed where a device or a format is beyond the fit."""
-    return _unseen(works, hw) or coverage(works, hw, counts).beyond
+    return unseen(works, hw) or coverage(works, hw, counts).beyond
 
 
 def _by_law(work: Work, figures: Figures) -> Iterator[tuple[float, bool]]:
@@ -117,7 +117,7 @@ def _by_table(work: Work, figures: Figures) -> Iterator[tuple[float, bool]]:
         yield float(seconds), measured and table.covers(gemm)
 
 
-def _unseen(works: Sequence[Work], hw: Platform) -> str:
+def unseen(works: Sequence[Work], hw: Platform) -> str:
     """A device or a format that the fit has not seen, in words, "" none; without a fit nothing is."""
     if hw.fit is None:
         return ""

@@ -15,17 +15,20 @@ from hwmodels.quantity import ReadOnly
 from traces.errors import InvalidInput
 from traces.foundation.documents import read_yaml
 
-__all__ = ["SPREADS_FILE", "SPREAD_KEYS", "TAIL", "ClaimedSpread", "shipped_spread"]
+__all__ = ["GATHERED", "HALF_95", "SPREADS_FILE", "SPREAD_KEYS", "TAIL", "ClaimedSpread", "shipped_spread"]
 
 SPREAD_KEYS = (
     "stack.cpu_efficiency", "stack.cpu_core_bytes_per_s", "stack.cpu_gemm_efficiency", "stack.cpu_attention_efficiency",
     "stack.handover_s", "stack.hbm_efficiency", "stack.gemm_efficiency", "stack.kernel_s", "stack.launch_s",
     "stack.attention_efficiency", "link.h2d_efficiency", "stack.link_efficiency", "link.pageable_h2d_bytes_per_s",
-    "link.mapped_h2d_bytes_per_s",
+    "link.mapped_h2d_bytes_per_s", "stack.storage_efficiency",
 )  # fmt: skip
 """The numbers that scatter. Those that a user sets, or that a row determined, are exact instead."""
 
 SPREADS_FILE = Path(__file__).parent / "spreads.yaml"
+
+GATHERED = "2026-11"
+"""Until when the measurements were gathered."""
 
 TAIL = 4.0
 """Degrees of freedom of the t law that measurements follow: a few are off by far more than a normal law has them."""
@@ -33,7 +36,7 @@ TAIL = 4.0
 _ANY: Mapping[str, float] = ReadOnly({})
 """No limit to any number."""
 
-_HALF_95 = 2.7764451051977987
+HALF_95 = 2.7764451051977987
 """Half a 95 % interval of that law, in its scales."""
 
 
@@ -58,15 +61,18 @@ class ClaimedSpread:
         object.__setattr__(self, "constants", ReadOnly(dict(self.constants)))
         object.__setattr__(self, "n_bearing", ReadOnly(dict(self.n_bearing)))
 
-    def half_width(self, elasticities: Mapping[str, float], room: Mapping[str, float] = _ANY) -> float:
+    def half_width(
+        self, elasticities: Mapping[str, float], room: Mapping[str, float] = _ANY, rows: float = 1.0
+    ) -> float:
         """Half a 95 % interval of ln(metric), which depends on numbers by `elasticities`: how far up the metric goes.
-        `room`: by how much ln of a number may rise, of those with a limit.
+        `room`: by how much ln of a number may rise, of those with a limit; `rows`: how many times a measurement is off
+        by itself.
         """
         terms = []
         for key, sigma in self.constants.items():
-            depends, far = elasticities.get(key, 0.0), _HALF_95 * sigma
+            depends, far = elasticities.get(key, 0.0), HALF_95 * sigma
             terms.append(depends * (min(far, room.get(key, far)) if depends > 0 else far))
-        return math.hypot(_HALF_95 * self.row, *terms)
+        return math.hypot(HALF_95 * self.row * rows, *terms)
 
     def interval(
         self, value: float, elasticities: Mapping[str, float], room: Mapping[str, float] = _ANY
@@ -74,6 +80,9 @@ class ClaimedSpread:
         """The 95 % interval of a metric that is `value`; `elasticities` and `room` as of `half_width`."""
         down = self.half_width({key: -depends for key, depends in elasticities.items()}, room)
         return value * math.exp(-down), value * math.exp(self.half_width(elasticities, room))
+
+    def __str__(self) -> str:
+        return f"the scatter of constants over {self.n_rows} rows of {self.n_sources} sources"
 
     def to_yaml(self) -> str:
         """As `shipped_spread` reads it."""

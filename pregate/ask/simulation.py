@@ -11,7 +11,7 @@ import numpy as np
 from hwmodels.compute_formats import computes_in
 from hwmodels.cost import Costs, price
 from hwmodels.figures import figures_of
-from hwmodels.fits.coverage import FitCoverage, beyond_fit, coverage, unfitted_device
+from hwmodels.fits.coverage import FitCoverage, beyond_fit, coverage
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.ops import OpKind
@@ -24,11 +24,11 @@ from pregate.ask.capturing.request import Request, request
 from pregate.ask.choices import ENGINES
 from pregate.ask.result_display import fields_of, html_table, one_line
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
-from pregate.ask.timing.claimed_intervals import claimed_intervals
-from pregate.ask.timing.intervals import UNCERTAIN, Interval, intervals
+from pregate.ask.timing.intervals import UNCERTAIN, Interval
 from pregate.ask.timing.policy_modes import modes_of
+from pregate.ask.timing.time_errors import run_intervals
 from simulator.explain.bounds import Bounds, lower_bounds
-from simulator.explain.critical_path import ExplainedRun, walk
+from simulator.explain.critical_path import walk
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput, PregateError, unknown_name
 from traces.model.architecture import ModelArchitecture
@@ -211,15 +211,8 @@ def interpret(
         _check_definition(timeline, _timeline(schedule, costs, hw, "des", modes))
     found: Mapping[str, Interval | None] = dict.fromkeys(UNCERTAIN)
     if with_intervals and modes.is_fifo:
-        found = _intervals(captured, hw, explained)
+        found = run_intervals(captured, hw, UNCERTAIN, explained)
     return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
-
-
-def _intervals(captured: Captured, hw: Platform, explained: ExplainedRun | None) -> Mapping[str, Interval | None]:
-    """From the fit, where it knows every device that the schedule asks; else from how far claims scatter."""
-    if hw.fit is not None and not unfitted_device(captured.decoded.schedule.works, hw):
-        return intervals(captured, hw, np.random.default_rng(0), explained=explained)
-    return claimed_intervals(captured, hw, figures_of(hw), UNCERTAIN, explained)
 
 
 def _timeline(schedule: Schedule, costs: Costs, hw: Platform, engine: str, modes: Modes) -> Timeline:

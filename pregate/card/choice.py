@@ -6,13 +6,13 @@ is fitted where any is. What is beside these and predicted to be better is a pos
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pregate.ask.timing.intervals import Interval
+from pregate.ask.timing.time_errors import interval_of_ratio
 from pregate.card.designs import RESEARCH
-from pregate.card.judged_design import NORMAL_95, TAGS, Expected, Judged
+from pregate.card.judged_design import TAGS, Expected, Judged
 
 __all__ = [
     "Ranking",
@@ -23,6 +23,7 @@ __all__ = [
     "span_of",
     "standing",
     "times_of",
+    "times_with_interval",
     "weakest",
 ]
 
@@ -141,26 +142,29 @@ def ranking_of(judged: Sequence[Judged], now: Judged, objective: str, *, is_stat
 def ratio(one: Judged, other: Judged, objective: str) -> tuple[float, Interval]:
     """How many times as good `one` is as `other`, and the 95 % interval of that.
 
-    Designs of one stack share its constants, so only what lies between rows of one source counts; of two stacks all.
+    Designs of one stack share its constants, so only what they depend on differently counts; of two stacks all.
     """
     here, there = one.estimate(objective), other.estimate(objective)
     if one.design == other.design:
-        return _times_as_good(here, there, objective, 0.0)
-    if one.design.stack == other.design.stack:
-        return _times_as_good(here, there, objective, math.hypot(here.within, there.within))
-    return between_machines(one, other, objective)
+        times = _times_as_good(here, there, objective)
+        return times, (times, times)
+    return times_with_interval(here, there, objective, shared=one.design.stack == other.design.stack)
 
 
 def between_machines(one: Judged, other: Judged, objective: str) -> tuple[float, Interval]:
     """As `ratio`, of designs that share no constant: each is off independently of the other."""
-    here, there = one.estimate(objective), other.estimate(objective)
-    return _times_as_good(here, there, objective, math.hypot(here.spread, there.spread))
+    return times_with_interval(one.estimate(objective), other.estimate(objective), objective, shared=False)
 
 
-def _times_as_good(here: Expected, there: Expected, objective: str, spread: float) -> tuple[float, Interval]:
-    times = here.value / there.value if objective == "throughput" else there.value / here.value
-    factor = math.exp(NORMAL_95 * spread)
-    return times, (times / factor, times * factor)
+def times_with_interval(here: Expected, there: Expected, objective: str, *, shared: bool) -> tuple[float, Interval]:
+    """How many times as good `here` is as `there`, and its 95 % interval; `shared`: of one machine and stack."""
+    over, under = (here, there) if objective == "throughput" else (there, here)
+    times = _times_as_good(here, there, objective)
+    return times, interval_of_ratio(times, over.error, under.error, shared=shared)
+
+
+def _times_as_good(here: Expected, there: Expected, objective: str) -> float:
+    return here.value / there.value if objective == "throughput" else there.value / here.value
 
 
 def holds_one(interval: Interval) -> bool:

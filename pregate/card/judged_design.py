@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from hwmodels.cost import price
-from hwmodels.fits.coverage import unfitted_device
 from hwmodels.platform import Platform
+from hwmodels.specs.spread import shipped_spread
 from offload.ops import Lane
 from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured
@@ -22,9 +19,9 @@ from pregate.ask.choices import OBJECTIVES
 from pregate.ask.comparison import what_binds_it
 from pregate.ask.simulation import beyond_fit_of, calibration
 from pregate.ask.timing.captured_metrics import metrics_of
-from pregate.ask.timing.intervals import Interval, intervals
+from pregate.ask.timing.intervals import Interval
 from pregate.ask.timing.policy_modes import modes_of
-from pregate.card.claimed_errors import spread_of
+from pregate.ask.timing.time_errors import TimeError, summed, time_error
 from pregate.card.design_schedules import DesignSchedules
 from pregate.card.designs import EngineDesign, Planned
 from pregate.card.job import RequestLoad
@@ -34,35 +31,29 @@ from traces.errors import unknown_name
 
 __all__ = ["TAGS", "Expected", "Judged", "PhaseUse", "judge", "objective_of"]
 
-NORMAL_95 = 1.96
-"""Standard deviations on each side of a 95 % interval."""
-
 TAGS = ("claimed", "extrapolated", "fitted")
 """What a number rests on, the weakest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A predicted number, its 95 % interval, what they rest on (claimed, extrapolated or fitted), and `why` in words.
-
-    `spread`: the standard deviation of ln(value); `within`: what of it two designs of a machine and stack do not share.
+    """A predicted number, how far it may be off, what that rests on (claimed, extrapolated or fitted), and `why` in
+    words.
     """
 
     value: float
-    spread: float
-    within: float
+    error: TimeError
     tag: str
     why: str
 
     @property
     def interval(self) -> Interval:
         """The 95 % interval."""
-        factor = math.exp(NORMAL_95 * self.spread)
-        return self.value / factor, self.value * factor
+        return self.error.interval(self.value)
 
     def inverse(self, total: float) -> Expected:
         """`total` over this, as sure as this."""
-        return dataclasses.replace(self, value=total / self.value)
+        return dataclasses.replace(self, value=total / self.value, error=self.error.inverse())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -146,7 +137,7 @@ def judge(planned: Planned, job: RequestLoad, kept: ScheduleCache | None = None)
     schedules = DesignSchedules(planned, kept)
     found = schedules.found("times", lambda: _times(schedules))
     prompt, tokens = found["prompt"], found["tokens"]
-    ttft, tpot = _expected("prefill", prompt, planned), _expected("decode", tokens, planned)
+    ttft, tpot = _expected(prompt), _expected(tokens)
     whole = _together(ttft, tpot, job)
     return Judged(
         design=planned.design,
@@ -186,19 +177,12 @@ class _Timed:
     beyond_fit: str
 
     def of(self, metric: str) -> Answer:
-        """A phase: the `value` of its metric, what that rests on, its `spread` by a fit (0 without), what it waits
-        for.
-        """
-        hw, spread, found = self.hw, 0.0, self.metrics
-        if hw.fit is not None and not unfitted_device(self.captured.decoded.schedule.works, hw):
-            rng = np.random.default_rng(0)
-            between = intervals(self.captured, hw, rng, metrics=(metric,), explained=self.run)[metric]
-            if between is not None and between[0] > 0:
-                spread = math.log(between[1] / between[0]) / (2 * NORMAL_95)
+        """A phase: the `value` of its metric, what that rests on, how far it may be off, what it waits for."""
+        hw, found = self.hw, self.metrics
         return {
             "value": found[metric],
             "tag": calibration(hw.calibration(self.captured.model.dtype.name), self.beyond_fit),
-            "spread": spread,
+            "error": time_error(self.captured, hw, metric, self.run).to_dict(),
             "hit_rate": found["hit_rate"],
             "peak_hbm_bytes": found["peak_hbm_bytes"],
             "binds": what_binds_it(self.run.timeline, found["makespan_s"], found["stall_share"]),
@@ -219,23 +203,19 @@ def _timed(captured: Captured, hw: Platform) -> _Timed:
     return _Timed(captured, hw, run, metrics_of(captured, run.timeline), beyond_fit_of(captured, hw))
 
 
-def _expected(phase: str, found: Answer, planned: Planned) -> Expected:
-    """A time with its spread: that of a fit, and where no fit is of this machine what claims were off elsewhere."""
-    value, tag, own = found["value"], found["tag"], found["spread"]
-    if tag == "fitted" and own:
-        return Expected(value, own, own / math.sqrt(2), tag, "the covariance of the fit")
-    known = spread_of(phase, planned.design.stack)
-    return Expected(value, max(own, known.rms), max(own, known.within), tag, str(known))
+def _expected(found: Answer) -> Expected:
+    """The time of a phase."""
+    error = TimeError.from_dict(found["error"])
+    return Expected(found["value"], error, found["tag"], _why(error))
+
+
+def _why(error: TimeError) -> str:
+    return "the covariance of the fit" if any(error.fitted) else str(shipped_spread())
 
 
 def _together(ttft: Expected, tpot: Expected, job: RequestLoad) -> Expected:
-    """A whole request: its parts are off independently of each other."""
+    """A whole request."""
     parts = ttft.value, job.n_steps * tpot.value
-    whole = sum(parts)
-    spread, within = (
-        math.hypot(parts[0] * one, parts[1] * other) / whole
-        for one, other in ((ttft.spread, tpot.spread), (ttft.within, tpot.within))
-    )
     tag = min(ttft.tag, tpot.tag, key=TAGS.index)
     longer = ttft if parts[0] > parts[1] else tpot
-    return Expected(whole, spread, within, tag, longer.why)
+    return Expected(sum(parts), summed([(parts[0], ttft.error), (parts[1], tpot.error)]), tag, longer.why)

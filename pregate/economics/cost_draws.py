@@ -9,19 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
-from pregate.card.claimed_errors import spread_of
+from hwmodels.specs.spread import GATHERED, HALF_95, SPREADS_FILE, shipped_spread
 from pregate.economics.assumptions import Assumption, Assumptions
 from pregate.economics.serving import RequestShape, Served
 from traces.foundation.read_only import ReadOnly
 
-__all__ = ["PREDICTION", "DrawnCost", "Draws", "Estimate", "estimate", "unfitted_error"]
+__all__ = ["PREDICTION", "SCATTER", "DrawnCost", "Draws", "Estimate", "estimate", "unfitted_error"]
 
 PREDICTION = "interval of "
-"""How the draws of a fitted prediction's interval are called, before the name of its design."""
+"""How the draws of what a prediction is off by itself are called, before the name of its design."""
+
+SCATTER = "scatter of "
+"""How the draws of a number that scatters from source to source are called, before the number."""
 
 _N_DRAWS = 4000
 _HALF_95 = 1.96
 """Half a 95 % interval of a normal law, in its scales."""
+_AS_WIDE = HALF_95 / _HALF_95
+"""Normal draws are as wide at 95 % as the t law of spreads, whose tails no mean survives."""
 _HOURS_PER_YEAR = 365.25 * 24
 _SECONDS_PER_YEAR = _HOURS_PER_YEAR * 3600
 _JOULES_PER_KWH = 3.6e6
@@ -57,19 +62,13 @@ class DrawnCost:
         return self.running_per_year * self.years + (0 if self is now else self.days_usd)
 
 
-def unfitted_error(hw: Platform, served: Served, assumptions: Assumptions) -> Assumption:
-    """Real over predicted time where nothing was fitted: as assumed, else what such predictions were off elsewhere.
-
-    Prompts and tokens are off independently of each other, each by what its phase was with the stack.
-    """
+def unfitted_error(served: Served, assumptions: Assumptions) -> Assumption:
+    """Real over predicted time where nothing was fitted: as assumed, else by the scatter of what it depends on."""
     given = assumptions.get("unfitted_error")
     if given is not None:
         return given
-    prompt, tokens = (spread_of(phase, hw.stack.name) for phase in ("prefill", "decode"))
-    sigma = math.hypot(served.ttft_s * prompt.rms, (served.request_s - served.ttft_s) * tokens.rms) / served.request_s
-    factor = math.exp(_HALF_95 * sigma)
-    source = f"pregate/card/claimed_errors.yaml: prompts by {prompt}, tokens by {tokens}"
-    return Assumption(1.0, 1 / factor, factor, "1", source, prompt.date)
+    low, high = served.error.interval(1.0)
+    return Assumption(1.0, low, high, "1", f"hwmodels/specs/{SPREADS_FILE.name}: {shipped_spread()}", GATHERED)
 
 
 def estimate(values: NDArray[np.float64]) -> Estimate:
@@ -135,26 +134,36 @@ class Draws:
 
     def _slower(self, served: Served) -> NDArray[np.float64]:
         """Real time over predicted time: of the fit's interval, or where nothing was fitted, as assumed."""
-        if served.stretch is None:
+        if not any(served.error.fitted):
             return self._unfitted(served)
-        name = f"{PREDICTION}{served.design}"
-        if name not in self._errors:
-            low, high = (math.log(end) for end in served.stretch)
-            normal = self._rng.standard_normal(_N_DRAWS) * (high - low) / (2 * _HALF_95) + (high + low) / 2
-            self._errors[name] = np.concatenate([[1.0], np.exp(normal)])
-        return self._errors[name]
+        name, (down, up) = f"{PREDICTION}{served.design}", served.error.fitted
+        off = self._error(name) * (up + down) / (2 * _HALF_95) + (up - down) / 2
+        off[0] = 0.0
+        return np.exp(off)
 
     def _unfitted(self, served: Served) -> NDArray[np.float64]:
-        """Real over predicted time without a fit: as assumed, or log-normal by what unfitted predictions were off."""
-        name = "unfitted_error"
+        """Real over predicted time without a fit: as assumed, or by the scatter of each number it depends on, which is
+        off in all designs alike, and by what a measurement is off by itself.
+        """
+        name, error, spread = "unfitted_error", served.error, shipped_spread()
         if self._assumptions.get(name) is not None:
             return self._of(name)
-        assumed = unfitted_error(self._hw, served, self._assumptions)
-        if name not in self._errors:
-            self._errors[name] = np.concatenate([[0.0], self._rng.standard_normal(_N_DRAWS)])
+        assumed = unfitted_error(served, self._assumptions)
         known = self.looked_at.get(name)
         self.looked_at[name] = assumed if known is None or known.high < assumed.high else known
-        return np.exp(self._errors[name] * math.log(assumed.high) / _HALF_95)
+        off = np.zeros(1 + _N_DRAWS)
+        if error.rows:
+            off = _AS_WIDE * error.rows * spread.row * self._error(f"{PREDICTION}{served.design}")
+        for key, depends in error.depends.items():
+            moved = _AS_WIDE * spread.constants[key] * self._error(f"{SCATTER}{key}")
+            off = off + depends * np.minimum(moved, error.room.get(key, math.inf))
+        return np.exp(off)
+
+    def _error(self, name: str) -> NDArray[np.float64]:
+        """(1 + n_draws,) of what is off by a scale of its own: 0, then draws that are not of an assumption."""
+        if name not in self._errors:
+            self._errors[name] = np.concatenate([[0.0], self._rng.standard_normal(_N_DRAWS)])
+        return self._errors[name]
 
     def cost(self, served: Served, request: RequestShape, requests_per_s: float) -> DrawnCost:
         """What `served` costs at a rate. A machine draws power while it serves, and idles for the rest."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pregate.economics.assumptions import load_assumptions
-from pregate.economics.cost_draws import PREDICTION, unfitted_error
+from pregate.economics.cost_draws import PREDICTION, SCATTER, unfitted_error
 from pregate.economics.costing import CostReport, DesignCost, costs
 from pregate.economics.poc_file import PocFile, read_poc
 from pregate.economics.serving import LatencyPromise
@@ -128,7 +128,7 @@ def _measurements(report: CostReport) -> tuple[ToMeasure, ...]:
 
 
 def _how(name: str) -> str:
-    if name.startswith(PREDICTION):
+    if name.startswith((PREDICTION, SCATTER)):
         return HOW["unfitted_error"]
     if name.startswith("engineering_days."):
         return "Build the smallest thing that serves one request, for two days, and estimate again"
@@ -177,10 +177,9 @@ def _thresholds(asked: PocFile, chosen: DesignCost, now: DesignCost | None) -> t
 
 def _slowest(asked: PocFile, chosen: DesignCost) -> float:
     """How many times as long as predicted a run may take before the prediction itself is wrong."""
-    if chosen.served.stretch is not None:
-        return max(chosen.served.stretch[1], 1.0)
-    hw = load_hardware(asked.hardware, asked.stack)
-    return unfitted_error(hw, chosen.served, load_assumptions(None, asked.assume)).high
+    if any(chosen.served.error.fitted):
+        return chosen.served.error.interval(1.0)[1]
+    return unfitted_error(chosen.served, load_assumptions(None, asked.assume)).high
 
 
 def _s(seconds: float) -> str:

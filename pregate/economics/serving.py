@@ -12,6 +12,7 @@ from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture_request
 from pregate.ask.simulation import SimulationResult, interpret
+from pregate.ask.timing.time_errors import TimeError, summed, time_error
 from pregate.card.designs import granted
 from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged_design import Judged, PhaseUse
@@ -50,8 +51,7 @@ class Served:
     `request_s`: from the prompts of a batch to its last output. Of that time the compute lane is busy `compute_share`,
     the host's processor `host_share`; `link_bytes` cross the link for each output token.
     `link_bytes_per_s` while it serves, `hit_rate` of its cache, `peak_hbm_bytes`: what a monitor would show.
-    `stretch`: (low, high) of the 95 % interval of a prediction over the prediction; None unless a fit
-    covers it.
+    `error`: how far `request_s` may be off.
     """
 
     design: str
@@ -65,7 +65,7 @@ class Served:
     link_bytes_per_s: float
     hit_rate: float
     peak_hbm_bytes: int
-    stretch: tuple[float, float] | None
+    error: TimeError
 
     @property
     def requests_per_s(self) -> float:
@@ -121,15 +121,14 @@ def _at(
 ) -> Served:
     """One batch: its prompt, and some tokens in the middle of its decode."""
     work = workpiece(model, RequestLoad(request.input_tokens, max(request.output_tokens, 2), batch), seed)
-    first, middle = (
-        interpret(capture_request(asked), machine, "recurrence") for asked in granted(model, machine, work, design)
-    )
+    prompt, tokens = (capture_request(asked) for asked in granted(model, machine, work, design))
+    first, middle = (interpret(one, machine, "recurrence", with_intervals=False) for one in (prompt, tokens))
     request_s = first.ttft_s + (request.output_tokens - 1) * middle.tpot_s
     # The prompt's run makes two tokens; each of those that are left is one of the middle's.
     more = max(request.output_tokens - 2, 0) * batch / middle.n_output_tokens
     all_s, h2d_bytes = (getattr(first, name) + more * getattr(middle, name) for name in ("makespan_s", "h2d_bytes"))
     compute, host = ((_busy_s(first, lane) + more * _busy_s(middle, lane)) / all_s for lane in (Lane.COMPUTE, Lane.CPU))
-    interval = middle.tokens_per_s_ci95 if middle.calibration == "fitted" else None
+    errors = time_error(prompt, machine, "ttft_s"), time_error(tokens, machine, "tpot_s")
     return Served(
         design=design.name,
         batch=batch,
@@ -142,7 +141,7 @@ def _at(
         link_bytes_per_s=h2d_bytes / all_s,
         hit_rate=middle.hit_rate,
         peak_hbm_bytes=max(first.peak_hbm_bytes, middle.peak_hbm_bytes),
-        stretch=None if interval is None else (middle.tokens_per_s / interval[1], middle.tokens_per_s / interval[0]),
+        error=summed([(first.ttft_s, errors[0]), (request_s - first.ttft_s, errors[1])]),
     )
 
 
@@ -161,7 +160,6 @@ def served_of(one: Judged) -> Served:
         return sum(seconds * of(use) for seconds, use in phases) / request_s
 
     link_bytes_per_s = mean(lambda use: use.h2d_bytes_per_s)
-    low, high = one.request.interval
     return Served(
         design=str(one.design),
         batch=job.batch,
@@ -174,5 +172,5 @@ def served_of(one: Judged) -> Served:
         link_bytes_per_s=link_bytes_per_s,
         hit_rate=one.hit_rate,
         peak_hbm_bytes=one.peak_hbm_bytes,
-        stretch=(low / request_s, high / request_s) if one.request.tag == "fitted" else None,
+        error=one.request.error,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.simulation import interpret
 from pregate.ask.timing.intervals import Interval
+from pregate.card.choice import times_with_interval
 from pregate.card.designs import plan_design
 from pregate.card.job import Workpiece, recorded_job
-from pregate.card.judged_design import NORMAL_95, Judged, judge
+from pregate.card.judged_design import Judged, judge
 from pregate.tuning.settings import CHUNKS_MIB, CPU_S_PER_OP, CPU_S_PER_SETTING, DEFAULT, designs_to_try
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput, unknown_name
@@ -190,10 +190,9 @@ def tune(
 def gain_of(one: Setting, other: Setting, objective: str) -> Gain:
     """How many times as good `one` is: settings of one machine share its errors but for what lies between designs."""
     here, there = one.judged.estimate(objective), other.judged.estimate(objective)
-    times = here.value / there.value if objective == "throughput" else there.value / here.value
+    times, interval = times_with_interval(here, there, objective, shared=True)
     same = (one.policy, one.formats) == (other.policy, other.formats)
-    factor = 1.0 if same else math.exp(NORMAL_95 * math.hypot(here.within, there.within))
-    return Gain(str(other), times, (times / factor, times * factor))
+    return Gain(str(other), times, (times, times) if same else interval)
 
 
 def halves(model: ModelArchitecture, trace: RoutingTrace) -> tuple[Workpiece, bool]:

@@ -8,7 +8,7 @@ faster than its link.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -17,13 +17,12 @@ from hwmodels.figures import Figures
 from hwmodels.platform import Platform
 from hwmodels.specs.spread import SPREAD_KEYS, shipped_spread
 from offload.metric_probes import find_probes
-from offload.ops import OpKind
 from pregate.ask.capturing.capture import Captured
 from simulator.explain.critical_path import ExplainedRun, gradient, walk
 from simulator.explain.path_sum import PathSum
 from simulator.explain.sensitivity import metric_weights
 
-__all__ = ["claimed_intervals", "scattering"]
+__all__ = ["claimed_depends", "claimed_intervals", "room_of", "scattering", "walked"]
 
 _MOVE = 1e-4
 """A number is moved by so much, either way, to see what depends on it."""
@@ -37,37 +36,65 @@ def scattering(hw: Platform, figures: Figures) -> list[str]:
 
 
 def claimed_intervals(
-    captured: Captured, hw: Platform, figures: Figures, metrics: Sequence[str], explained: ExplainedRun | None = None
+    captured: Captured,
+    hw: Platform,
+    figures: Figures,
+    metrics: Sequence[str],
+    explained: ExplainedRun | None = None,
+    *,
+    exact: Collection[str] = (),
 ) -> dict[str, tuple[float, float] | None]:
-    """The interval of each of `metrics` (`simulator.explain.sensitivity.METRICS`); None of 0, and where storage is
-    read, of whose claims nothing is known. `explained`: the run on `figures`, when it is known.
+    """The interval of each of `metrics` (`simulator.explain.sensitivity.METRICS`), None of 0. `explained`: the run on
+    `figures`, when it is known; `exact`: numbers that are sure beside those that the user set.
     """
-    schedule = captured.decoded.schedule
-    if any(work.kind is OpKind.DISK_READ for work in schedule.works):
-        return dict.fromkeys(metrics)
-    figures = figures.for_works(schedule.works)
     if explained is None:
-        explained = walk(schedule, price_figures(schedule.works, figures))
-    probes, keys, spread = find_probes(schedule, captured.trace), scattering(hw, figures), shipped_spread()
-    moved = _moved(figures, keys)
+        explained = walked(captured, figures)
+    spread, room = shipped_spread(), room_of(hw, captured, figures)
     found: dict[str, tuple[float, float] | None] = {}
+    for name, (value, depends) in claimed_depends(captured, hw, figures, metrics, explained, exact).items():
+        found[name] = spread.interval(value, depends, room) if value > 0 else None
+    return found
+
+
+def walked(captured: Captured, figures: Figures) -> ExplainedRun:
+    """The run of a captured schedule on `figures`."""
+    schedule = captured.decoded.schedule
+    return walk(schedule, price_figures(schedule.works, figures.for_works(schedule.works)))
+
+
+def claimed_depends(
+    captured: Captured,
+    hw: Platform,
+    figures: Figures,
+    metrics: Sequence[str],
+    explained: ExplainedRun,
+    exact: Collection[str] = (),
+) -> dict[str, tuple[float, dict[str, float]]]:
+    """Of each of `metrics` its value, and d ln(metric) / d ln(number) by the numbers of `hw` that scatter."""
+    schedule = captured.decoded.schedule
+    figures = figures.for_works(schedule.works)
+    probes, keys = find_probes(schedule, captured.trace), [key for key in scattering(hw, figures) if key not in exact]
+    moved = _moved(figures, keys)
+    found: dict[str, tuple[float, dict[str, float]]] = {}
     for name in metrics:
         weights = metric_weights(explained.timeline, probes, name)
         value, along = weights.value(explained.timeline), PathSum()
         if value <= 0:
-            found[name] = None
+            found[name] = 0.0, {}
             continue
         along.add(schedule.works, gradient(explained, *weights))
         ends = along.at(moved, 2 * len(keys)) if keys else np.zeros(0)
         depends = (ends[::2] - ends[1::2]) / (2 * math.log1p(_MOVE) * value)
         if name == "tokens_per_s":
             value, depends = captured.workload.n_output_tokens / value, -depends
-        found[name] = spread.interval(value, dict(zip(keys, depends.tolist(), strict=True)), _room(figures, keys))
+        found[name] = value, dict(zip(keys, depends.tolist(), strict=True))
     return found
 
 
-def _room(figures: Figures, keys: Sequence[str]) -> dict[str, float]:
-    """By how much ln of a number may rise, of those with a limit."""
+def room_of(hw: Platform, captured: Captured, figures: Figures) -> dict[str, float]:
+    """By how much ln of a number that scatters may rise, of those with a limit."""
+    figures = figures.for_works(captured.decoded.schedule.works)
+    keys = scattering(hw, figures)
     limits = {key: 1.0 for key in keys if key.endswith("_efficiency")}
     limits |= {key: figures["link.h2d_bytes_per_s"] for key in keys if key.endswith("_h2d_bytes_per_s")}
     return {

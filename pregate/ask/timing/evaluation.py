@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from hwmodels.cost import Costs, price_figures
 from hwmodels.figures import figures_of
-from hwmodels.fits.coverage import unfitted_device
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.metric_probes import find_probes
@@ -127,18 +126,24 @@ def _by_events(captured: Captured, costs: Costs, modes: Modes) -> dict[str, NDAr
 def _intervals(
     captured: Captured, hw: Platform, values: Mapping[str, NDArray[np.float64]], n_machines: int, draws: int, seed: int
 ) -> dict[str, NDArray[Any]]:
-    """The intervals of each machine, from the same draws of the fit; NaN where there are none."""
+    """The intervals of each machine, from the same draws of the fit, or without one from how claims scatter; NaN where
+    there are none.
+    """
+    from pregate.ask.timing.claimed_intervals import claimed_intervals
     from pregate.ask.timing.intervals import figure_intervals
+    from pregate.ask.timing.time_errors import fit_speaks
 
     names = {"moe_layer_latency_s": "moe_layer_latency_ci95_s", "tokens_per_s": "tokens_per_s_ci95"}
     fields = {field: np.full((n_machines, 2), np.nan) for field in names.values()}
-    if hw.fit is None or unfitted_device(captured.decoded.schedule.works, hw):
-        return fields
-    base = figures_of(hw)
+    base, is_fitted = figures_of(hw), fit_speaks(captured, hw)
     for i in range(n_machines):
         mine = base.with_values({key: float(array[i]) for key, array in values.items()})
-        rng = np.random.default_rng(seed)
-        found = figure_intervals(captured, hw, mine, rng, draws, exact=frozenset(values))
+        rng, exact = np.random.default_rng(seed), frozenset(values)
+        found = (
+            figure_intervals(captured, hw, mine, rng, draws, exact=exact)
+            if is_fitted
+            else claimed_intervals(captured, hw, mine, tuple(names), exact=exact)
+        )
         for name, field in names.items():
             interval = found[name]
             if interval is not None:

@@ -25,11 +25,12 @@ from traces.errors import InvalidInput
 __all__ = ["Coverage", "Residual", "fit_spread", "interval_coverage", "pinned_link_scatter", "residuals"]
 
 _LEAST_SOURCES = 4
-_STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s")
+_STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s", "stack.storage_efficiency")
 _GUESSED = {key: 0.65 if key in _STAGED else 0.25 for key in (*SPREAD_KEYS, "row")}
 _GUESSED_WIDTH = 1.0
 """Scales themselves are taken as log-normal, a factor of e wide: few rows bear on some. About 0.25; what a host stages
-for a copy about 0.65, the scatter of ln of the five machines that `hwmodels/specs/links` names."""
+for a copy about 0.65, the scatter of ln of the five machines that `hwmodels/specs/links` names; reads of storage, which
+the host stages too, are taken to scatter as these."""
 _BEARS = 0.05
 """A source bears on a constant when a row of it depends on that by an elasticity beyond this."""
 

@@ -78,10 +78,25 @@ def test_what_a_user_sets_is_sure_and_narrows_the_interval() -> None:
     assert 1 < narrow[1] / narrow[0] < wide[1] / wide[0]
 
 
-def test_storage_has_no_claims_that_anybody_held_against_a_run() -> None:
+def test_reads_of_storage_scatter_as_copies_that_a_host_stages() -> None:
+    """Nobody held a drive's claims against a run: the scale is that of staged copies."""
     model = pregate.load_model("switch-base-8")
-    result = pregate.simulate(model, HW, pregate.synthesize(model, 4, 3), "on_demand", expert_tier="ssd")
-    assert (result.tokens_per_s_ci95, result.moe_layer_latency_ci95_s) == (None, None)
+    trace = pregate.synthesize(model, 4, 3)
+    spread = shipped_spread()
+    assert (spread.constants["stack.storage_efficiency"], spread.n_bearing["stack.storage_efficiency"]) == (0.65, 0)
+    read, kept = (pregate.simulate(model, HW, trace, "on_demand", expert_tier=tier) for tier in ("ssd", "dram"))
+    widths = [math.log(one.tokens_per_s_ci95[1] / one.tokens_per_s_ci95[0]) for one in (read, kept)]  # type: ignore[index]
+    assert widths[0] > 1.05 * widths[1]
+
+
+def test_a_sweep_has_the_interval_of_a_claimed_machine() -> None:
+    rates, trace = [16e9, 32e9], pregate.synthesize(MODEL, 4, 3)
+    axes = {"link.h2d_bytes_per_s": rates}
+    found = pregate.sweep(MODEL, HW, trace, policies=["on_demand"], axes=axes, draws=10, cache_dir=False)
+    said = found["tokens_per_s_ci95"].values.reshape(2, 2)
+    for rate, ends in zip(rates, said.tolist(), strict=True):
+        hw = pregate.load_hardware("rtx-4090", "llama-cpp", overrides={"link.h2d_bytes_per_s": rate})
+        assert ends == pytest.approx(pregate.simulate(MODEL, hw, trace, "on_demand").tokens_per_s_ci95)
 
 
 def test_the_command_line_prints_intervals_of_a_claimed_machine(run: Run) -> None:

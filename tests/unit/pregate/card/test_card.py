@@ -15,9 +15,9 @@ from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture
 from pregate.ask.decode_middle import DECODED
 from pregate.ask.simulation import interpret
+from pregate.ask.timing.time_errors import TimeError, run_intervals
 from pregate.card.card import Card
 from pregate.card.choice import ranking_of, ratio
-from pregate.card.claimed_errors import spread_of
 from pregate.card.designs import plan_design
 from pregate.card.job import JUDGED, RequestLoad, recorded_job, workpiece
 from pregate.card.judged_design import Judged, judge
@@ -147,13 +147,55 @@ def test_numbers_of_a_fit_are_fitted_and_as_sure_as_its_covariance() -> None:
     assert {one.design.policy for one in found.choice.ranked} >= {"gpu_only", "pregate"}
     assert found.best.tpot.tag == "fitted"
     assert found.best.tpot.why == "the covariance of the fit"
-    assert found.best.tpot.spread < spread_of("decode", "fastertransformer").rms
+    claimed = TimeError(rows=1.0)
+    assert found.best.tpot.error.half_widths < claimed.half_widths
 
 
-def test_claims_are_as_unsure_as_they_were_elsewhere(card: Card) -> None:
+def test_claims_are_as_unsure_as_a_measurement_is_by_itself_at_least(card: Card) -> None:
     for one in card.choice.ranked:
         assert one.tpot.tag in ("claimed", "extrapolated")
-        assert one.tpot.spread >= spread_of("decode", one.design.stack).rms
+        assert min(one.tpot.error.half_widths) >= TimeError(rows=1.0).half_widths[0] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "hardware", "stack", "design"),
+    [
+        ("mixtral-mini-8", "rtx-4090", "llama-cpp", "gpu_only@experts=cpu"),
+        ("mixtral-mini-8", "rtx-4090", "streams", "pregate"),
+        ("switch-base-8", "a100-sxm4-80gb", "fastertransformer", "pregate"),
+        ("mixtral-mini-8:bf16", "a100-sxm4-80gb", "fastertransformer", "pregate"),
+    ],
+)
+def test_a_card_and_a_comparison_have_one_interval(name: str, hardware: str, stack: str, design: str) -> None:
+    """What a card says of its schedules is what simulating them says: claimed, fitted, and in an unfitted format."""
+    name, _, dtype = name.partition(":")
+    model, hw = pregate.load_model(name, dtype=dtype or None), pregate.load_hardware(hardware, stack)
+    planned = plan_design(model, hw, workpiece(model, LOAD), design)
+    found = judge(planned, LOAD)
+    for captured, metric, one in (
+        (found.schedules.prompt, "ttft_s", found.ttft), (found.schedules.tokens, "tpot_s", found.tpot)
+    ):  # fmt: skip
+        assert one.interval == pytest.approx(run_intervals(captured, hw, (metric,), None)[metric], rel=1e-9)
+        whole = interpret(captured, hw)
+        said = run_intervals(captured, hw, ("tokens_per_s", "moe_layer_latency_s"), None)
+        assert whole.tokens_per_s_ci95 == pytest.approx(said["tokens_per_s"], rel=1e-9)
+    is_fitted = name == "switch-base-8"
+    assert any(found.tpot.error.fitted) == is_fitted
+    assert (found.tpot.why == "the covariance of the fit") == is_fitted
+
+
+def test_the_ratio_of_two_designs_is_surer_where_they_depend_on_the_same(model: ModelArchitecture) -> None:
+    hw, work = machine("llama-cpp"), workpiece(model, LOAD)
+    fewer, more = (judge(plan_design(model, hw, work, f"gpu_only@experts=cpu:{n}"), LOAD) for n in (7, 8))
+    copied = judge(plan_design(model, hw, work, "on_demand"), LOAD)
+
+    def width(one: Judged, other: Judged) -> float:
+        low, high = ratio(one, other, "request")[1]
+        return high / low
+
+    elsewhere = dataclasses.replace(more, design=dataclasses.replace(more.design, stack="another"))
+    assert 1 < width(fewer, more) < width(fewer, copied)
+    assert width(fewer, more) < 0.7 * width(fewer, elsewhere)
 
 
 def test_no_design_is_faster_than_the_limit(card: Card) -> None:
@@ -174,10 +216,9 @@ def test_designs_are_ranked_by_the_objective(model: ModelArchitecture, card: Car
 
 def moved(one: Judged, factor: float, spread: float = 0.01) -> Judged:
     """The same design so many times as long, and so unsure."""
+    error = TimeError(fitted=(1.96 * spread, 1.96 * spread))
     estimates = {
-        name: dataclasses.replace(
-            getattr(one, name), value=getattr(one, name).value * factor, spread=spread, within=spread
-        )
+        name: dataclasses.replace(getattr(one, name), value=getattr(one, name).value * factor, error=error)
         for name in ("ttft", "tpot", "request")
     }
     design = dataclasses.replace(one.design, policy=f"{one.design.policy}@ubatch={int(factor * 1000)}")
@@ -207,9 +248,10 @@ def test_what_cannot_be_told_from_the_best_is_named(card: Card) -> None:
 
 
 def test_designs_of_one_stack_share_their_errors(card: Card) -> None:
-    one, other = moved(card.best, 1.0, 0.5), moved(card.best, 2.0, 0.5)
-    one = dataclasses.replace(one, request=dataclasses.replace(one.request, within=0.01))
-    other = dataclasses.replace(other, request=dataclasses.replace(other.request, within=0.01))
+    one, other = moved(card.best, 1.0), moved(card.best, 2.0)
+    same = TimeError({"stack.hbm_efficiency": -1.0}, rows=0.01)
+    one = dataclasses.replace(one, request=dataclasses.replace(one.request, error=same))
+    other = dataclasses.replace(other, request=dataclasses.replace(other.request, error=same))
     elsewhere = dataclasses.replace(other, design=dataclasses.replace(other.design, stack="another"))
     _, together = ratio(one, other, "request")
     _, apart = ratio(one, elsewhere, "request")

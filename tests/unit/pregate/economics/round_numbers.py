@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pregate.ask.timing.time_errors import TimeError
 from pregate.economics.serving import RequestShape, Served
 
 CARD = "a100-sxm4-80gb"
@@ -13,4 +14,4 @@ SURE = {
     "engineering_days.pregate": 40.0, "engineering_days.other": 7.0,
 }  # fmt: skip
 REQUEST = RequestShape(16, 8)
-SERVED = Served("pregate", 4, 2.0, 0.5, 6.0, 0.75, 0.5, 3e9, 1e9, 0.5, 1 << 30, None)
+SERVED = Served("pregate", 4, 2.0, 0.5, 6.0, 0.75, 0.5, 3e9, 1e9, 0.5, 1 << 30, TimeError(rows=1.0))

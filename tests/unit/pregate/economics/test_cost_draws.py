@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from hwmodels.platform import Platform
+from pregate.ask.timing.time_errors import TimeError
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions
-from pregate.economics.cost_draws import PREDICTION, DrawnCost, Draws, Estimate, estimate, unfitted_error
+from pregate.economics.cost_draws import PREDICTION, SCATTER, DrawnCost, Draws, Estimate, estimate, unfitted_error
 from pregate.economics.serving import Served
 from pregate.named import load_hardware
 from tests.unit.pregate.economics.round_numbers import CARD, REQUEST, SERVED, SURE
@@ -100,7 +101,7 @@ def test_nobody_moves_to_what_runs_now() -> None:
 
 
 def test_a_fitted_prediction_is_off_as_its_interval_says() -> None:
-    fitted = dataclasses.replace(SERVED, stretch=(0.8, 1.5))
+    fitted = dataclasses.replace(SERVED, error=TimeError(fitted=(-math.log(0.8), math.log(1.5))))
     draws = Draws(machine(), "rent", assumed())
     one = draws.cost(fitted, REQUEST, 100.0)
     slower = one.per_token / (2 / 3600 * 6.0 / 32 * 4)
@@ -119,11 +120,9 @@ def test_a_fitted_prediction_is_off_as_its_interval_says() -> None:
 
 def test_unfitted_predictions_are_off_together_and_the_widest_is_told() -> None:
     draws = Draws(machine(), "rent", assumed(unfitted_error=None))
-    long_prompt = dataclasses.replace(SERVED, design="on_demand", ttft_s=5.9)
-    wide, narrow = sorted(
-        (SERVED, long_prompt), key=lambda one: -unfitted_error(machine(), one, assumed(unfitted_error=None)).high
-    )
-    ends = [unfitted_error(machine(), one, assumed(unfitted_error=None)).high for one in (wide, narrow)]
+    narrow = dataclasses.replace(SERVED, error=TimeError({"stack.hbm_efficiency": -0.5}))
+    wide = dataclasses.replace(SERVED, design="on_demand", error=TimeError({"stack.hbm_efficiency": -1.0}))
+    ends = [unfitted_error(one, assumed(unfitted_error=None)).high for one in (wide, narrow)]
     assert ends[0] > 1.05 * ends[1]
     for order in ((wide, narrow), (narrow, wide), (narrow, narrow)):
         draws = Draws(machine(), "rent", assumed(unfitted_error=None))
@@ -136,7 +135,18 @@ def test_unfitted_predictions_are_off_together_and_the_widest_is_told() -> None:
     logs = [np.log(found[one.design] / found[one.design][0])[1:] for one in (wide, narrow)]
     assert np.allclose(logs[0] / math.log(ends[0]), logs[1] / math.log(ends[1]), rtol=1e-9)
     assert logs[0].std() == pytest.approx(math.log(ends[0]) / 1.96, rel=0.05)
+    assert set(draws.shares(found[wide.design])) == {f"{SCATTER}stack.hbm_efficiency"}
     assert found[wide.design][0] == pytest.approx(2 / 3600 * 6.0 / 32 * 4, rel=1e-12)
+
+
+def test_draws_of_a_claim_end_where_the_machine_does() -> None:
+    """An efficiency that may rise by a tenth makes nothing faster than that, however far it scatters."""
+    capped = TimeError({"stack.hbm_efficiency": -1.0}, {"stack.hbm_efficiency": math.log(1.1)})
+    draws = Draws(machine(), "rent", assumed(unfitted_error=None))
+    found = draws.cost(dataclasses.replace(SERVED, error=capped), REQUEST, 100.0).per_token
+    assert found.min() == pytest.approx(found[0] / 1.1, rel=1e-9)
+    low, high = np.quantile(found[1:] / found[0], (0.025, 0.975))
+    assert (low, high) == pytest.approx(capped.interval(1.0), rel=0.06)
 
 
 def test_the_price_of_a_card_is_its_files_where_nothing_is_assumed() -> None:
@@ -161,7 +171,7 @@ def test_draws_are_the_same_every_time_and_shared_by_machines() -> None:
     assert one.per_token.tolist() == Draws(machine(), "own", doubtful).cost(SERVED, REQUEST, 100.0).per_token.tolist()
     rng = np.random.default_rng(0)
     normal = rng.standard_normal(N)  # what is looked at first is drawn first
-    wide = unfitted_error(machine(), SERVED, doubtful).high
+    wide = unfitted_error(SERVED, doubtful).high
     rented = Draws(machine(), "rent", doubtful).cost(SERVED, REQUEST, 100.0)
     assert np.allclose(rented.per_token[1:] / rented.per_token[0], np.exp(normal * math.log(wide) / 1.96), rtol=1e-9)
     other = draws.on(machine(3)).cost(SERVED, REQUEST, 100.0)
@@ -204,12 +214,12 @@ def test_an_estimate_is_the_middle_and_the_ends_of_the_draws() -> None:
 
 
 def test_the_error_of_what_nobody_fitted_is_a_ratio_with_its_date() -> None:
-    found = unfitted_error(machine(), SERVED, assumed(unfitted_error=None))
-    assert (found.value, found.unit, found.low) == (1.0, "1", 1 / found.high)
+    found = unfitted_error(SERVED, assumed(unfitted_error=None))
+    assert (found.value, found.unit, found.low) == (1.0, "1", pytest.approx(1 / found.high))
     assert found.date.startswith("20")
-    assert found.source.startswith("pregate/card/claimed_errors.yaml: prompts by errors on ")
+    assert found.source.startswith("hwmodels/specs/spreads.yaml: the scatter of constants over ")
     given = assumed()
-    assert unfitted_error(machine(), SERVED, given) is given["unfitted_error"]
+    assert unfitted_error(SERVED, given) is given["unfitted_error"]
 
 
 def test_shipped_assumptions_cost_a_design_as_those_of_ones_own() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 from command_line import Run
 
 import pregate
-from pregate.card.claimed_errors import spread_of
 from pregate.economics.assumptions import GENERAL, Assumption, Assumptions, load_assumptions
 from pregate.economics.cost_draws import unfitted_error
 from pregate.economics.costing import costs
@@ -163,22 +161,18 @@ def test_cards_of_the_assumptions_are_machines() -> None:
 
 
 def test_the_error_of_unfitted_machines_is_what_the_tables_show() -> None:
-    hw = pregate.load_hardware("rtx-4090", "llama-cpp")
     served = asked().designs[0].served
-    prompt, tokens = (spread_of(phase, "llama-cpp").rms for phase in ("prefill", "decode"))
-    share = served.ttft_s / served.request_s
-    found = unfitted_error(hw, served, load_assumptions())
-    assert math.log(found.high) == pytest.approx(1.96 * math.hypot(share * prompt, (1 - share) * tokens), rel=1e-12)
-    assert (found.value, found.low) == (1.0, pytest.approx(1 / found.high))
-    assert unfitted_error(hw, served, load_assumptions(None, {"unfitted_error": "1:1:3"})).high == 3
+    found = unfitted_error(served, load_assumptions())
+    assert (found.low, found.value, found.high) == (served.error.interval(1.0)[0], 1.0, served.error.interval(1.0)[1])
+    assert unfitted_error(served, load_assumptions(None, {"unfitted_error": "1:1:3"})).high == 3
 
 
 def test_unfitted_designs_are_off_together_each_by_its_own_spread() -> None:
     sure = {name: text for name, text in SURE.items() if name != "unfitted_error"}
     report = asked({}, assumptions=load_assumptions(None, sure))
-    assert report.assumed["unfitted_error"].source.startswith("pregate/card/claimed_errors.yaml")
+    assert report.assumed["unfitted_error"].source.startswith("hwmodels/specs/spreads.yaml")
     for design in report.designs:
-        wide = unfitted_error(pregate.load_hardware("a100-sxm4-80gb", "streams"), design.served, load_assumptions())
+        wide = unfitted_error(design.served, load_assumptions())
         low, value, high = (getattr(design.joules_per_token, end) for end in ("low", "value", "high"))
         assert low < value < high
         assert high / value == pytest.approx(wide.high, rel=0.15)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from command_line import Run
 
-import pregate
 from pregate.economics.assumptions import load_assumptions
 from pregate.economics.cost_draws import unfitted_error
 from pregate.economics.poc import N_MEASUREMENTS, _how, plan_poc
@@ -55,8 +54,7 @@ def test_thresholds_are_the_promise_or_as_far_as_the_prediction_may_be_off(file:
     by_figure = {one.figure.split(",")[0]: one for one in plan.thresholds}
     assert by_figure["time per output token"].accept == "at most 1 s"
     assert by_figure["time per output token"].roll_back.startswith("above 1.2 s")
-    hw = pregate.load_hardware(plan.asked.hardware, plan.asked.stack)
-    most = served.ttft_s * unfitted_error(hw, served, load_assumptions()).high  # nothing is fitted
+    most = served.ttft_s * unfitted_error(served, load_assumptions()).high  # nothing is fitted
     shown = by_figure["time to the first token"].accept.removeprefix("at most ").split()
     assert float(shown[0]) * {"ms": 1e-3, "us": 1e-6, "s": 1}[shown[1]] == pytest.approx(most, rel=0.005)
     assert plan.now is not None

@@ -1,0 +1,144 @@
+"""How far a predicted time may be off, and what of that two predictions share: one make of interval for every command.
+
+Where a fit is of this machine, its devices and formats, its covariance says so (`pregate.ask.timing.intervals`). Else a
+time is off by what it depends on, times how far that scattered from source to source
+(`pregate.ask.timing.claimed_intervals`): the ratio of two designs depends on less, and is known better than either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hwmodels.figures import figures_of
+from hwmodels.fits.coverage import unseen
+from hwmodels.platform import Platform
+from hwmodels.specs.spread import shipped_spread
+from offload.metric_probes import find_probes
+from pregate.ask.capturing.capture import Captured
+from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_intervals, room_of, walked
+from pregate.ask.timing.intervals import Interval, intervals
+from simulator.explain.critical_path import ExplainedRun
+from simulator.explain.sensitivity import metric_weights
+
+__all__ = ["TimeError", "fit_speaks", "interval_of_ratio", "run_intervals", "summed", "time_error"]
+
+_OF_FIT = math.sqrt(0.5)
+"""What two designs of a machine and stack do not share of what a fit is unsure of: half of the variance."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeError:
+    """What ln(real time / predicted time) is made of.
+
+    `depends`: d ln(time) / d ln(number), by the numbers that scatter from source to source; `room`: by how much ln of
+    one may rise, of those with a limit; `rows`: what a measurement is off by itself, in its scales; `fitted`: half 95 %
+    intervals of a fit, down and up, (0, 0) without.
+    """
+
+    depends: Mapping[str, float] = field(default_factory=dict)
+    room: Mapping[str, float] = field(default_factory=dict)
+    rows: float = 0.0
+    fitted: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def half_widths(self) -> tuple[float, float]:
+        """How far down and up ln(time) goes, 95 %."""
+        spread = shipped_spread()
+        faster = {key: -depends for key, depends in self.depends.items()}
+        claimed = (spread.half_width(each, self.room, self.rows) for each in (faster, self.depends))
+        down, up = map(math.hypot, claimed, self.fitted)
+        return down, up
+
+    def interval(self, value: float) -> Interval:
+        """The 95 % interval of a time that is predicted as `value`."""
+        down, up = self.half_widths
+        return value * math.exp(-down), value * math.exp(up)
+
+    def inverse(self) -> TimeError:
+        """Of what is so much over the time."""
+        down, up = self.fitted
+        return TimeError({key: -depends for key, depends in self.depends.items()}, self.room, self.rows, (up, down))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, as `from_dict` reads it."""
+        return {"depends": self.depends, "room": self.room, "rows": self.rows, "fitted": list(self.fitted)}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> TimeError:
+        """What `to_dict` wrote."""
+        down, up = document["fitted"]
+        return cls(document["depends"], document["room"], document["rows"], (down, up))
+
+
+def summed(parts: Sequence[tuple[float, TimeError]]) -> TimeError:
+    """Of a sum of times (seconds, error): a number that is off is off in all parts, and each part is off by itself."""
+    whole = sum(seconds for seconds, _ in parts)
+    shares = [(seconds / whole, error) for seconds, error in parts]
+    keys = dict.fromkeys(key for _, error in shares for key in error.depends)
+    down, up = (math.hypot(*(share * error.fitted[end] for share, error in shares)) for end in (0, 1))
+    return TimeError(
+        {key: sum(share * error.depends.get(key, 0.0) for share, error in shares) for key in keys},
+        {key: room for _, error in shares for key, room in error.room.items()},
+        math.hypot(*(share * error.rows for share, error in shares)),
+        (down, up),
+    )
+
+
+def interval_of_ratio(times: float, one: TimeError, other: TimeError, *, shared: bool) -> Interval:
+    """The 95 % interval of `times`, the ratio of a time that is off by `one` to a time that is off by `other`.
+
+    `shared`: of one machine and stack, whose numbers are off in both alike; else nothing is.
+    """
+    if shared:
+        keys = dict.fromkeys((*one.depends, *other.depends))
+        scale = _OF_FIT
+        differ = TimeError(
+            {key: one.depends.get(key, 0.0) - other.depends.get(key, 0.0) for key in keys},
+            {**one.room, **other.room},
+            math.hypot(one.rows, other.rows),
+        )
+        claimed = differ.half_widths
+    else:
+        scale = 1.0
+        here, there = (dataclasses.replace(error, fitted=(0.0, 0.0)).half_widths for error in (one, other))
+        claimed = math.hypot(here[0], there[1]), math.hypot(here[1], there[0])
+    down = math.hypot(claimed[0], scale * one.fitted[0], scale * other.fitted[1])
+    up = math.hypot(claimed[1], scale * one.fitted[1], scale * other.fitted[0])
+    return times * math.exp(-down), times * math.exp(up)
+
+
+def fit_speaks(captured: Captured, hw: Platform) -> bool:
+    """Whether the covariance of the platform's fit is of this: of the same accelerator, and of every device and format
+    that the schedule asks for.
+    """
+    works = captured.decoded.schedule.works
+    return hw.fit is not None and hw.fit.hardware == hw.hardware and not unseen(works, hw)
+
+
+def time_error(captured: Captured, hw: Platform, metric: str, run: ExplainedRun | None = None) -> TimeError:
+    """How far `metric`, a time of the `run` of `captured` on `hw`, may be off."""
+    figures = figures_of(hw)
+    run = run or walked(captured, figures)
+    if fit_speaks(captured, hw):
+        found = intervals(captured, hw, np.random.default_rng(0), metrics=(metric,), explained=run)[metric]
+        if found is not None and found[0] > 0:
+            value = metric_weights(run.timeline, find_probes(captured.decoded.schedule, captured.trace), metric)
+            seconds = value.value(run.timeline)
+            return TimeError(fitted=(math.log(seconds / found[0]), math.log(found[1] / seconds)))
+    _, depends = claimed_depends(captured, hw, figures, (metric,), run)[metric]
+    return TimeError(depends, room_of(hw, captured, figures), 1.0)
+
+
+def run_intervals(
+    captured: Captured, hw: Platform, metrics: Sequence[str], run: ExplainedRun | None
+) -> Mapping[str, Interval | None]:
+    """The interval of each of `metrics`, rates among them; `run`: of `captured` on `hw`, when it is known."""
+    if fit_speaks(captured, hw):
+        return intervals(captured, hw, np.random.default_rng(0), metrics=metrics, explained=run)
+    return claimed_intervals(captured, hw, figures_of(hw), metrics, run)
