@@ -22,7 +22,7 @@ from simulator.explain.critical_path import ExplainedRun, gradient, walk
 from simulator.explain.path_sum import PathSum
 from simulator.explain.sensitivity import metric_weights
 
-__all__ = ["claimed_depends", "claimed_intervals", "room_of", "scattering", "walked"]
+__all__ = ["claimed_depends", "claimed_intervals", "room_of", "scattering", "claimed_run"]
 
 _MOVE = 1e-4
 """A number is moved by so much, either way, to see what depends on it."""
@@ -48,7 +48,7 @@ def claimed_intervals(
     `figures`, when it is known; `exact`: numbers that are sure beside those that the user set.
     """
     if explained is None:
-        explained = walked(captured, figures)
+        explained = claimed_run(captured, figures)
     spread, room = shipped_spread(), room_of(hw, captured, figures)
     found: dict[str, tuple[float, float] | None] = {}
     for name, (value, depends) in claimed_depends(captured, hw, figures, metrics, explained, exact).items():
@@ -56,7 +56,7 @@ def claimed_intervals(
     return found
 
 
-def walked(captured: Captured, figures: Figures) -> ExplainedRun:
+def claimed_run(captured: Captured, figures: Figures) -> ExplainedRun:
     """The run of a captured schedule on `figures`."""
     schedule = captured.decoded.schedule
     return walk(schedule, price_figures(schedule.works, figures.for_works(schedule.works)))

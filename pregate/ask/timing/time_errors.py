@@ -21,7 +21,7 @@ from hwmodels.platform import Platform
 from hwmodels.specs.spread import shipped_spread
 from offload.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured
-from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_intervals, room_of, walked
+from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_intervals, room_of, claimed_run
 from pregate.ask.timing.intervals import Interval, intervals
 from simulator.explain.critical_path import ExplainedRun
 from simulator.explain.sensitivity import metric_weights
@@ -124,7 +124,7 @@ def fit_speaks(captured: Captured, hw: Platform) -> bool:
 def time_error(captured: Captured, hw: Platform, metric: str, run: ExplainedRun | None = None) -> TimeError:
     """How far `metric`, a time of the `run` of `captured` on `hw`, may be off."""
     figures = figures_of(hw)
-    run = run or walked(captured, figures)
+    run = run or claimed_run(captured, figures)
     if fit_speaks(captured, hw):
         found = intervals(captured, hw, np.random.default_rng(0), metrics=(metric,), explained=run)[metric]
         if found is not None and found[0] > 0:
