@@ -22,7 +22,7 @@ from simulator.explain.critical_path import ExplainedRun, gradient, walk
 from simulator.explain.path_sum import PathSum
 from simulator.explain.sensitivity import metric_weights
 
-__all__ = ["claimed_depends", "claimed_intervals", "room_of", "scattering", "claimed_run"]
+__all__ = ["claimed_depends", "claimed_intervals", "claimed_run", "room_of", "scattering"]
 
 _MOVE = 1e-4
 """A number is moved by so much, either way, to see what depends on it."""

@@ -21,7 +21,7 @@ from hwmodels.platform import Platform
 from hwmodels.specs.spread import shipped_spread
 from offload.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured
-from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_intervals, room_of, claimed_run
+from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_intervals, claimed_run, room_of
 from pregate.ask.timing.intervals import Interval, intervals
 from simulator.explain.critical_path import ExplainedRun
 from simulator.explain.sensitivity import metric_weights
