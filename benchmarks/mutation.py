@@ -46,10 +46,15 @@ _MEMORY = tuple(
         "answers/test_misses",
     )
 )
-_DECODE = tuple(f"tests/unit/offload/decoding/test_decode{part}.py" for part in ("_by_hand", "_passes", ""))
+_DECODE = tuple(
+    f"tests/unit/offload/decoding/test_decode{part}.py" for part in ("_by_hand", "_passes", "_dispatch", "_placed", "")
+)
 _PRODUCTS = ("tests/unit/hwmodels/laws/test_products_longhand.py",)
 _ATTENTION = ("tests/unit/hwmodels/laws/test_attention_longhand.py",)
-_SYNTHESIS = ("tests/unit/traces/synthesis/test_synthesis_by_hand.py", "tests/unit/traces/synthesis/test_synthesis.py")
+_SYNTHESIS = tuple(
+    f"tests/unit/traces/synthesis/test_{part}.py"
+    for part in ("synthesis_by_hand", "filling_by_hand", "forced_routing", "synthesis")
+)
 
 TARGETS = {
     "offload/work.py": ("tests/unit/offload/test_work.py",),
@@ -147,6 +152,7 @@ TARGETS = {
     "traces/synthesis/filling.py": _SYNTHESIS,
     "traces/synthesis/sequence_popularity.py": (
         "tests/unit/traces/synthesis/test_popularity_longhand.py",
+        "tests/unit/traces/synthesis/test_filling_by_hand.py",
         "tests/unit/traces/synthesis/test_synthesis_by_hand.py",
     ),
     "traces/synthesis/fitting.py": ("tests/unit/traces/synthesis/test_synthesis_fits.py",),

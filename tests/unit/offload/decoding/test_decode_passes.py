@@ -1,4 +1,4 @@
-"""How passes are read and who writes them: arrays or lists, parts, compiled or not, micro-batches."""
+"""How passes are read: arrays or lists, parts, micro-batches, and what an engine does once a pass."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-import offload.decode
 from offload import work
 from offload.caches.residency import ResidentSet
-from offload.decode import DecodeStream, about_ops, decode, small_ops
+from offload.decode import DecodeStream, decode
 from offload.decoding import decode_loop, token_mixing, unions
-from offload.decoding.decode_job import DecodeJob
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind, Work
-from offload.placing.placement import Placed
 from offload.policies import policy_named
-from offload.policy import BlockView, Cache, Fetch, Policy
+from offload.policy import BlockView, Fetch, Policy
 from offload.recorder import assemble
-from offload.slots.host_tier import ReadThrough
-from offload.slots.low_copies import LowSlots
 from pregate.named import load_model
 from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, hybrid, ops, step, written
 from tests.small_models import MODELS, routing
@@ -76,63 +71,6 @@ def test_parts_put_together_are_the_whole_and_none_ends_while_experts_are_held_a
         assert [len(part) for part in parts] == sizes
 
 
-class Spy:
-    """Stands where the compiled loop does, and writes what the other would."""
-
-    made = 0
-
-    def __init__(self, job: DecodeJob) -> None:
-        Spy.made += 1
-        self._loop = decode_loop.DecodeLoop(job)
-        self.lookups = self._loop.lookups
-        self.parts = self._loop.parts
-
-
-def test_large_schedules_are_written_by_compiled_code_where_it_knows_the_policy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A step of one token here counts as 3 x (8 + 3 x 2) = 42 ops, the prompt as 3 x (8 + 3 x 4) = 60."""
-    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
-    unknown = Policy("unknown", prefetch=lambda view: ())
-    for policy, size, compiled, wanted in (
-        ("pregate", 102, None, 0), ("pregate", 101, None, 1), ("pregate", 59, None, 1), ("pregate", 59, False, 0),
-        ("pregate", 10**6, True, 1), (unknown, 0, None, 0), (unknown, 0, True, 0),
-    ):  # fmt: skip
-        monkeypatch.setattr(offload.decode, "SMALL_OPS", size)
-        Spy.made = 0
-        chosen = policy_named(policy) if isinstance(policy, str) else policy
-        first, plain = (
-            DecodeStream(DECODER, [PROMPT, NEXT], chosen, EXECUTIONS["streams"], n_buffers=8, compiled=how)
-            for how in (compiled, False)
-        )
-        assert first.lookups == {Phase.PREFILL: [0, 0], Phase.DECODE: [0, 0]}
-        assert assemble(first) == assemble(plain)
-        assert first.lookups == {Phase.PREFILL: [8, 0], Phase.DECODE: [6, 0]}
-        assert Spy.made == wanted, (policy, size, compiled)
-
-
-def test_what_compiled_code_does_not_know_is_written_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
-    monkeypatch.setattr(offload.decode, "SMALL_OPS", 0)
-    Spy.made = 0
-    written(DECODER, [PROMPT, NEXT], "gpu_only@experts=cpu", n_buffers=0, disk=True)  # read of storage by the host
-    for eviction, wanted in (("random", 0), ("lru", 1)):
-        cache = ResidentSet(3, eviction, n_layers=3, n_experts=6)
-        written(DECODER, [NEXT], "on_demand", cache=cache)
-        assert Spy.made == wanted
-
-
-def test_large_passes_count_no_expert_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine tokens of two experts each are at most six experts a block: 3 x (8 + 3 x 6) ops."""
-    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
-    one = step(0, Phase.DECODE, [(i, 0) for i in range(9)], [[[0, 1]] * 3] * 9)
-    for size, wanted in ((78, 0), (77, 1)):
-        monkeypatch.setattr(offload.decode, "SMALL_OPS", size)
-        Spy.made = 0
-        written(DECODER, [one], "pregate")
-        assert Spy.made == wanted
-
-
 def test_a_prompt_passes_in_micro_batches_and_its_head_comes_last() -> None:
     """Five tokens, two at a time: each pass attends to what came before, each expert is looked up in its pass."""
     by_two = dataclasses.replace(EXECUTIONS["streams"], name="by two", micro_batch=2)
@@ -169,23 +107,6 @@ def test_a_prompt_that_fits_is_one_pass(micro_batch: int) -> None:
     execution = dataclasses.replace(EXECUTIONS["streams"], name="by some", micro_batch=micro_batch)
     decoded = decode(DECODER, [PROMPT], policy_named("gpu_only"), execution, n_buffers=8)
     assert decoded.schedule == written(DECODER, [PROMPT], "gpu_only").schedule
-
-
-def test_whoever_decodes_may_say_how_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
-    for size, compiled, wanted in ((10**6, True, 1), (0, False, 0), (0, None, 1), (10**6, None, 0)):
-        monkeypatch.setattr(offload.decode, "SMALL_OPS", size)
-        Spy.made = 0
-        written(DECODER, [NEXT], "pregate", compiled=compiled)
-        assert Spy.made == wanted
-
-
-def test_layers_that_are_placed_on_the_host_run_there() -> None:
-    placed = Placed(frozenset({0}), frozenset(), (None, None, None), "device")
-    decoded = written(DECODER, [NEXT], "gpu_only", placed=placed)
-    assert len(asked(decoded, OpKind.CPU_LAYER, 1)) >= 2  # its attention and its FFN
-    assert len(asked(decoded, OpKind.SELF_ATTENTION, 1)) == DECODER.decoder.n_layers - 1
-    assert not asked(written(DECODER, [NEXT], "gpu_only"), OpKind.CPU_LAYER, 1)
 
 
 def test_a_prompt_without_weights_of_its_gates_passes_in_micro_batches_too() -> None:
@@ -243,67 +164,6 @@ def test_an_engine_that_sorts_rows_by_expert_does_so_for_each_matrix_of_several_
     assert not asked(decoded, OpKind.SORT, 1), "one token's rows are in order"
 
 
-def test_how_many_ops_there_are_about_is_the_sum_over_passes() -> None:
-    assert about_ops(DECODER, [PROMPT, NEXT]) == 3 * (8 + 3 * 4) + 3 * (8 + 3 * 2)
-    assert about_ops(DECODER, []) == 0
-
-
-@pytest.mark.parametrize(("there", "small", "wanted"), [
-    ("kept", 90, 50), ("nowhere", 90, 90), ("kept", 40, 40), ("loaded", 90, 20), ("loaded", 10, 10)
-])  # fmt: skip
-def test_less_is_written_in_python_where_machine_code_is_kept_and_less_still_where_it_is_loaded(
-    there: str, small: int, wanted: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A prompt of 60 ops and a step of 42 are 102: more than 50 and 40, and than 90 once both are read."""
-    monkeypatch.setattr(offload.decode, "SMALL_OPS", small)
-    monkeypatch.setattr(offload.decode, "KEPT_OPS", 50)
-    monkeypatch.setattr(offload.decode, "_LOADED_OPS", 20)
-    monkeypatch.setattr(offload.decode, "is_kept", lambda: there == "kept")
-    monkeypatch.setattr(offload.decode, "is_loaded", lambda: there == "loaded")
-    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
-    assert small_ops() == wanted
-    for steps, n_ops in (([PROMPT], 60), ([NEXT], 42), ([PROMPT, NEXT], 102)):
-        Spy.made = 0
-        written(DECODER, steps, "pregate")
-        assert Spy.made == (n_ops > wanted)
-
-
-def test_host_memory_above_storage_is_looked_up_and_what_storage_is_asked_is_told() -> None:
-    """The prompt's experts by layer and those of the step after it: of 13 lookups those hit that came before."""
-    log: list[tuple[int, tuple[int, ...]]] = []
-    host = ResidentSet(18, "lru", n_layers=3, n_experts=6)
-    decoded = written(DECODER, [PROMPT, NEXT], "on_demand", disk=True, through=ReadThrough(cache=host, log=log))
-    assert log == [(0, (0, 1, 5)), (1, (0, 1)), (2, (2, 3, 4)), (0, (1, 2)), (1, (0, 5)), (2, (3, 4))]
-    assert (decoded.n_host_lookups, decoded.n_host_hits) == (14, 4)
-    assert len(asked(decoded, OpKind.DISK_READ, 0)) + len(asked(decoded, OpKind.DISK_READ, 1)) == 14 - 4
-    assert len(asked(written(DECODER, [PROMPT, NEXT], "on_demand", disk=True), OpKind.DISK_READ, 1)) == 6
-
-
-@pytest.mark.parametrize("policy", ["on_demand:cpu", "on_demand"])
-def test_an_answer_to_a_miss_over_storage_is_written_by_the_definition(
-    policy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
-    Spy.made = 0
-    written(DECODER, [PROMPT, NEXT], policy, disk=True, compiled=True)
-    assert Spy.made == (policy == "on_demand")
-    Spy.made = 0
-    written(DECODER, [PROMPT, NEXT], policy, compiled=True)
-    assert Spy.made == 1
-
-
-def test_copies_of_fewer_bits_have_slots_behind_all_others() -> None:
-    cache = ResidentSet(2, "lru", n_layers=3, n_experts=6)
-    policy = policy_named("mixed_precision:high=0:low=1:bits=4+lru:2")
-    decoded = written(DECODER, [PROMPT, NEXT], policy, cache=cache, low=LowSlots(5, 4.0, Cache("lru")))
-    schedule = decoded.schedule
-    low = np.array([what.weight_bits == 4.0 for what in schedule.works])[schedule.cost] & (
-        schedule.kind == OpKind.FETCH
-    )
-    assert schedule.slot[low].min() >= 8 + 2
-    assert schedule.slot.max() == 8 + 2 + 5 - 1
-
-
 def test_choices_for_which_another_expert_was_computed_are_counted() -> None:
     """Of 1, 2 and 0, 5 that a token chose, the residents 5 and 1 stand for 1 and 0; 3 and 4 are there."""
     cache = ResidentSet(6, "lru", n_layers=3, n_experts=6)
@@ -314,40 +174,6 @@ def test_choices_for_which_another_expert_was_computed_are_counted() -> None:
     assert executed == [["1", "e5"], ["1", "e2"], ["2", "e1"], ["2", "e5"], ["3", "e3"], ["3", "e4"]]
     assert decoded.n_changed == 2
     assert written(DECODER, steps, "on_demand").n_changed == 0
-
-
-def test_attention_over_keys_and_values_in_host_memory_is_divided_by_their_share_in_each_pass() -> None:
-    """A quarter of the arithmetic and of the traffic of each pass is the host's; products stay on the device."""
-    later = dataclasses.replace(NEXT, i_step=2, position=NEXT.position + 900)
-    plain, decoded = (written(DECODER, [NEXT, later], f"gpu_only{text}") for text in ("", "@kv=cpu:share=0.25"))
-    for i in (1, 2):
-        (whole,) = set(asked(plain, OpKind.SELF_ATTENTION, i))
-        flop, hbm_bytes = int(whole.flop * 0.25), int(whole.hbm_bytes * 0.25)
-        here = whole._replace(flop=whole.flop - flop, hbm_bytes=whole.hbm_bytes - hbm_bytes)
-        assert asked(decoded, OpKind.SELF_ATTENTION, i) == [here] * 4
-        there = asked(decoded, OpKind.CPU_LAYER, i)
-        assert [(what.flop, what.hbm_bytes, what.gemms) for what in there] == [(flop, hbm_bytes, ())] * 4
-
-
-def test_what_leaves_a_cache_that_writes_back_goes_to_host_memory_once_it_was_read() -> None:
-    cache = ResidentSet(2, "lru", n_layers=3, n_experts=6)
-    decoded = written(DECODER, [NEXT], "on_demand+lru:2:write_back", cache=cache, n_buffers=1)
-    assert [line for line in ops(decoded, 1) if "write_back" in line or "fetch" in line] == [
-        "fetch 1 e1 s1", "fetch 1 e2 s2",
-        "write_back 1 e1 s1 after 6 9", "fetch 2 e0 s0", "write_back 1 e2 s2 after 7 9", "fetch 2 e5 s1 after 14",
-        "write_back 2 e0 s0 after 15 19", "fetch 3 e3 s2 after 16", "write_back 2 e5 s1 after 17 19",
-        "fetch 3 e4 s0 after 24",
-    ]  # fmt: skip
-    assert set(asked(decoded, OpKind.WRITE_BACK, 1)) == {work.expert_copy_work(DECODER, OpKind.WRITE_BACK)}
-
-
-@pytest.mark.parametrize(("stack", "apart"), [("fastertransformer", 1), ("streams", 2)])
-def test_reads_of_storage_go_round_the_host_buffers_of_the_stack(stack: str, apart: int) -> None:
-    schedule = written(DECODER, [PROMPT], "on_demand", stack, disk=True).schedule
-    reads, fetches = (np.flatnonzero(schedule.kind == kind).tolist() for kind in (OpKind.DISK_READ, OpKind.FETCH))
-    assert len(reads) == 8
-    waits = [set(schedule.deps(read).tolist()) & set(fetches) for read in reads]
-    assert waits == [set()] * apart + [{fetch} for fetch in fetches[: 8 - apart]]
 
 
 def test_a_layer_may_come_at_once_and_an_expert_matrix_by_matrix() -> None:
@@ -377,34 +203,6 @@ def test_only_a_prompt_makes_keys_and_values_of_its_latents_and_only_on_a_stack_
         prompt, token = (set(asked(decoded, OpKind.SELF_ATTENTION, i)) for i in (0, 1))
         assert prompt == {work.self_attention_work(model, model.decoder, 2, 2, 3, decompressed=decompressed)}
         assert token == {work.self_attention_work(model, model.decoder, 1, 3, 3)}
-
-
-def test_a_last_layer_on_the_host_hands_its_tokens_back_for_the_head() -> None:
-    placed = Placed(frozenset({3}), frozenset(), (None, None, None), "device")
-    assert ops(written(DECODER, [NEXT], "gpu_only", placed=placed), 1)[10:] == [
-        "handover 3 after 9", "cpu_layer 3 after 10", "cpu_layer 3", "cpu_expert 3 e3", "cpu_expert 3 e4",
-        "return 3 after 14", "head after 15", "step after 16",
-    ]  # fmt: skip
-
-
-def test_keys_and_values_that_are_streamed_come_by_their_share() -> None:
-    (whole,) = set(asked(written(DECODER, [NEXT], "gpu_only"), OpKind.SELF_ATTENTION, 1))
-    decoded = written(DECODER, [NEXT], "gpu_only@kv=stream:share=0.25")
-    assert [what.copy_bytes for what in asked(decoded, OpKind.STREAM, 1)] == [whole.hbm_bytes // 4] * 4
-    assert asked(decoded, OpKind.SELF_ATTENTION, 1) == [whole] * 4
-
-
-def test_where_all_layers_are_on_the_host_so_is_the_head() -> None:
-    placed = Placed(frozenset(range(4)), frozenset(), (None, None, None), "device")
-    decoded = written(DECODER, [NEXT], "gpu_only", placed=placed)
-    assert ops(decoded, 1)[-4:] == ["cpu_expert 3 e3", "cpu_expert 3 e4", "cpu_layer", "step after 14"]
-    assert asked(decoded, OpKind.CPU_LAYER, 1)[-1] == work.head_work(DECODER, 1)._replace(kind=OpKind.CPU_LAYER)
-    assert decoded.schedule.layer[-2] == -1
-
-
-def test_a_streamed_layer_goes_where_the_one_before_the_last_was_read() -> None:
-    streamed = [line for line in ops(written(DECODER, [NEXT], "gpu_only@weights=stream"), 1) if "stream" in line]
-    assert streamed == ["stream 0", "stream 1", "stream 2 after 3", "stream 3 after 8"]
 
 
 def test_micro_batches_of_layers_that_differ_mix_what_each_would_alone() -> None:

@@ -1,20 +1,19 @@
-"""Families read by new fields: experts of a narrower width, adjugate experts, tables of n-grams, makers' files."""
+"""Families read by new fields: experts of another width, adjugate experts, tables of n-grams, gates of attention."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.traces.model.test_quantised_configs import read
+from tests.model_configs import read, read_file
 from traces.errors import InvalidFile
 from traces.model.architecture import load_architecture
-from traces.model.model_architecture import ModelArchitecture
 
 FULL = [*range(4, 93, 4), 93]
 """Layers of Kimi K3 with latent attention, counted from 1; the others have a state."""
+
 
 KIMI_K3: dict[str, Any] = {
     "model_type": "kimi_linear", "hidden_size": 7168, "intermediate_size": 33792, "num_hidden_layers": 93,
@@ -28,12 +27,6 @@ KIMI_K3: dict[str, Any] = {
     },
 }  # fmt: skip
 """moonshotai/Kimi-K3, 2.8 T in all: the text model of its `config.json`."""
-
-
-def read_file(folder: Path, name: str, document: dict[str, Any]) -> ModelArchitecture:
-    path = folder / name
-    path.write_text(json.dumps(document))
-    return load_architecture(path)
 
 
 def kimi_k3_by_hand(n_experts: int) -> int:
@@ -51,79 +44,6 @@ def test_experts_of_kimi_k3_work_in_half_the_width(tmp_path: Path) -> None:
     assert model.total_params == pytest.approx(kimi_k3_by_hand(896), rel=5e-4)
     assert model.active_params == pytest.approx(kimi_k3_by_hand(16), rel=5e-4)
     assert model.kv_bytes_per_token == 24 * 576 * 2
-
-
-IGNORED = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*"]
-"""What Kimi-K2-Thinking and K2.5 leave out: attention, shared experts, dense FFNs."""
-
-
-@pytest.mark.parametrize("model_type", ["qwen2_moe", "kimi_k2"])
-def test_dense_layers_that_are_left_out_leave_no_expert_out(model_type: str, tmp_path: Path) -> None:
-    """`mlp.gate_proj` is the end of `switch_mlp.gate_proj` too, which is a name of MLX."""
-    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
-    group = {"group_0": {"targets": ["Linear"], "weights": weights}}
-    found = read(
-        tmp_path,
-        model_type=model_type,
-        kv_lora_rank=16,
-        qk_nope_head_dim=16,
-        qk_rope_head_dim=16,
-        v_head_dim=16,
-        quantization_config={"config_groups": group, "ignore": IGNORED},
-    )
-    assert (found.expert_dtype.name, found.dtype.name) == ("int4-g32", "bf16")
-    only_dense = {"config_groups": group, "ignore": IGNORED[-1:]}
-    assert read(tmp_path, quantization_config=only_dense).stored_shared_dtype.name == "int4-g32"
-
-
-DEEPSEEK: dict[str, Any] = {
-    "vocab_size": 129280, "dim": 7168, "inter_dim": 18432, "moe_inter_dim": 2048, "n_layers": 61, "n_dense_layers": 3,
-    "n_heads": 128, "n_routed_experts": 256, "n_shared_experts": 1, "n_activated_experts": 8, "q_lora_rank": 1536,
-    "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "score_func": "sigmoid",
-    "dtype": "fp8",
-}  # fmt: skip
-"""`inference/configs/config_671B.json` of DeepSeek-V3: 671 B, 37 B active without one of its two tables."""
-
-MIXTRAL: dict[str, Any] = {
-    "dim": 4096, "n_layers": 32, "head_dim": 128, "hidden_dim": 14336, "n_heads": 32, "n_kv_heads": 8,
-    "vocab_size": 32000, "moe": {"num_experts_per_tok": 2, "num_experts": 8},
-}  # fmt: skip
-"""`params.json` of Mixtral-8x7B: 46.7 B, 12.9 B active."""
-
-MISTRAL_LARGE: dict[str, Any] = {
-    "dim": 7168, "n_layers": 61, "head_dim": 192, "hidden_dim": 16384, "n_heads": 128, "n_kv_heads": 128,
-    "vocab_size": 131072, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
-    "v_head_dim": 128, "tied_embeddings": False, "quantization": {"qformat_weight": "fp8_e4m3"},
-    "moe": {
-        "num_experts": 128, "num_experts_per_tok": 4, "num_shared_experts": 1, "expert_hidden_dim": 4096,
-        "first_k_dense_replace": 3, "route_every_n": 1,
-    },
-}  # fmt: skip
-"""`params.json` of Mistral Large 3: 675 B with 2.5 B of an eye, 39 B active without one of its two tables."""
-
-GPT_OSS: dict[str, Any] = {
-    "num_hidden_layers": 36, "num_experts": 128, "experts_per_token": 4, "vocab_size": 201088, "hidden_size": 2880,
-    "intermediate_size": 2880, "head_dim": 64, "num_attention_heads": 64, "num_key_value_heads": 8,
-    "sliding_window": 128, "initial_context_length": 4096,
-}  # fmt: skip
-"""`original/config.json` of gpt-oss-120b: 116.8 B, 5.1 B active without a table of 0.6 B."""
-
-
-@pytest.mark.parametrize(
-    ("name", "document", "counts", "expert_format"),
-    [
-        ("config_671B.json", DEEPSEEK, (671.0e9, 37.55e9), "fp8-b128"),
-        ("params.json", MIXTRAL, (46.70e9, 12.88e9), "bf16"),
-        ("params.json", MISTRAL_LARGE, (673.4e9, 39.95e9), "fp8"),
-        ("config.json", GPT_OSS, (116.83e9, 5.71e9), "mxfp4"),
-    ],
-)
-def test_files_in_the_words_of_their_makers_are_read(
-    name: str, document: dict[str, Any], counts: tuple[float, float], expert_format: str, tmp_path: Path
-) -> None:
-    model = read_file(tmp_path, name, document)
-    assert (model.total_params, model.active_params) == pytest.approx(counts, rel=0.002)
-    assert model.expert_dtype.name == expert_format
 
 
 def test_a_type_that_is_not_stated_is_that_of_the_class(tmp_path: Path) -> None:
@@ -169,66 +89,6 @@ def test_experts_in_lists_and_sections_of_llama_moe_and_moe_llava_are_read(tmp_p
 def test_a_width_of_experts_that_is_not_read_is_told_whatever_the_type(tmp_path: Path) -> None:
     assert "not read: moe_inner_ffn_size" in read(tmp_path, moe_inner_ffn_size=16).note
     assert "not read" not in read(tmp_path).note
-
-
-@pytest.mark.parametrize(
-    ("quantisation", "experts", "attention"),
-    [
-        (
-            {"quant_method": "quark", "global_quant_config": {},
-             "layer_quant_config": {"*mlp.experts*": {"weight": {"dtype": "fp4", "group_size": 32}}}},
-            "mxfp4", "bf16",
-        ),
-        ({"quant_method": "w4afp8", "ignored_layers": ["lm_head"]}, "int4-g128", "fp8"),
-        ({"quant_method": "blockwise_int8", "weight_block_size": [128, 128]}, "int8", "int8"),
-        ({"quantization": "mix_quant", "dense_quant_type": "wint8", "moe_quant_type": "wint2"}, "w2", "int8"),
-        ({"quantization": "mix_quant", "moe_quant_type": "block_wise_fp8"}, "fp8-b128", "bf16"),
-        ({"quantization": "wint8"}, "int8", "int8"),
-        (
-            {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4_e2m1", "group_size": 32}}},
-            "mxfp4", "mxfp4",
-        ),
-        (
-            {"quant_method": "hqq", "quant_config": {
-                "mlp.experts.gate_proj": {"weight_quant_params": {"nbits": 2, "group_size": 16}},
-                "mlp.experts.up_proj": {"weight_quant_params": {"nbits": 2, "group_size": 16}},
-                "mlp.experts.down_proj": {"weight_quant_params": {"nbits": 2, "group_size": 16}},
-                **{f"self_attn.{letter}_proj": {"weight_quant_params": {"nbits": 4, "group_size": 64}}
-                   for letter in "qkvo"},
-            }},
-            "hqq2-g16", "hqq4-g64",
-        ),
-        (
-            {"quant_method": "torchao", "quant_type": {"default": {"_type": "FqnToConfig", "_data": {"fqn_to_config": {
-                "_default": None,
-                "re:.*experts.*": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 32}},
-            }}}}},
-            "int4-g32-b", "bf16",
-        ),
-        (
-            {"quant_method": "torchao", "quant_type": {"default": {
-                "_type": "ModuleFqnToConfig", "_data": {"module_fqn_to_config": {
-                    "_default": {"_type": "Int8WeightOnlyConfig", "_data": {}}, "re:.*self_attn.*": None,
-                }}}}},
-            "int8", "bf16",
-        ),
-    ],
-)  # fmt: skip
-def test_formats_by_module_leave_the_others_as_they_were(
-    quantisation: dict[str, Any], experts: str, attention: str, tmp_path: Path
-) -> None:
-    model = read(tmp_path, quantization_config=quantisation)
-    assert (model.expert_dtype.name, model.stored_attention_dtype.name) == (experts, attention)
-
-
-def test_fastdeploy_states_the_format_of_its_cache(tmp_path: Path) -> None:
-    stated = {"dense_quant_type": "wint8", "moe_quant_type": "w4a8", "kv_cache_quant_type": "float8_e4m3fn"}
-    assert read(tmp_path, quantization_config=stated).stored_kv_dtype.name == "fp8"
-
-
-def test_a_word_of_fastdeploy_that_is_not_known_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidFile, match=r"moe_quant_type 'wint9' is not read: give the format with --dtype"):
-        read(tmp_path, quantization_config={"moe_quant_type": "wint9"})
 
 
 @pytest.mark.parametrize(
@@ -288,48 +148,6 @@ def test_tables_of_hashed_n_grams_and_low_rank_streams_lie_in_memory(tmp_path: P
     assert (full.index_heads, full.index_dim, full.index_topk, full.output_gate) == (4, 128, 2048, 24 * 256)
 
 
-GLM_5_2: dict[str, Any] = {
-    "model_type": "glm_moe_dsa", "hidden_size": 6144, "intermediate_size": 12288, "num_hidden_layers": 78,
-    "num_attention_heads": 64, "num_key_value_heads": 64, "n_routed_experts": 256, "n_shared_experts": 1,
-    "num_experts_per_tok": 8, "moe_intermediate_size": 2048, "first_k_dense_replace": 3, "kv_lora_rank": 512,
-    "q_lora_rank": 2048, "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256, "vocab_size": 154880,
-    "index_topk": 2048, "index_n_heads": 32, "index_head_dim": 128, "dtype": "bfloat16",
-}  # fmt: skip
-OWN_INDEXER = (0, 1, 2, *range(6, 78, 4))
-
-
-@pytest.mark.parametrize(
-    "stated",
-    [
-        {"indexer_types": ["full" if i in OWN_INDEXER else "shared" for i in range(78)]},
-        {"index_topk_pattern": "".join("F" if i in OWN_INDEXER else "S" for i in range(78))},
-        {"index_topk_freq": 4, "index_skip_topk_offset": 3},
-    ],
-)
-def test_layers_that_share_an_indexer_keep_no_keys_of_one(stated: dict[str, Any], tmp_path: Path) -> None:
-    """GLM-5.2: of 78 layers 21 pick tokens, the others attend to what the last of them has picked."""
-    every = read_file(tmp_path, "config.json", GLM_5_2)
-    model = read_file(tmp_path, "config.json", GLM_5_2 | stated)
-    shared = [mixer for mixer in (model.decoder.mixer(i) for i in range(78)) if not mixer.index_heads]
-    assert len(shared) == 78 - 21
-    assert {mixer.index_topk for mixer in shared} == {2048}
-    assert model.kv_bytes_per_token == 2 * (78 * 576 + 21 * 128)
-    own = 32 * 128 * 2048 + 128 * 6144 + 32 * 6144
-    assert every.total_params - model.total_params == 57 * own
-
-
-def test_a_pattern_of_indexers_that_is_too_short_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidFile, match="index_topk_pattern names 2 layers, there are more"):
-        read_file(tmp_path, "config.json", GLM_5_2 | {"index_topk_pattern": "FS"})
-
-
-def test_layers_that_read_the_cache_of_another_are_refused(tmp_path: Path) -> None:
-    own = GLM_5_2 | {"kv_source_layers": list(range(78))}
-    assert read_file(tmp_path, "config.json", own) == read_file(tmp_path, "config.json", GLM_5_2)
-    with pytest.raises(InvalidFile, match="kv_source_layers: layers share keys and values"):
-        read_file(tmp_path, "config.json", GLM_5_2 | {"kv_source_layers": [0, 0, *range(2, 78)]})
-
-
 PLAIN: dict[str, Any] = {
     "model_type": "sdar_moe", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 32,
     "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 8, "num_experts_per_tok": 2,
@@ -345,25 +163,6 @@ def test_a_model_that_denoises_blocks_says_what_is_predicted(tmp_path: Path) -> 
 def test_experts_that_are_switched_off_are_none(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="is dense, it has no experts"):
         read_file(tmp_path, "config.json", PLAIN | {"model_type": "gemma4_text", "enable_moe_block": False})
-
-
-def test_inkling_is_read_in_the_words_of_its_makers(tmp_path: Path) -> None:
-    """thinkingmachines/Inkling, 975 B: where dense layers have a width of their own, the other is of experts."""
-    text = {
-        "hidden_size": 6144, "num_hidden_layers": 66, "vocab_size": 201024, "num_attention_heads": 64,
-        "num_key_value_heads": 8, "head_dim": 128, "swa_num_attention_heads": 64, "swa_num_key_value_heads": 16,
-        "swa_head_dim": 128, "sliding_window_size": 512, "local_layer_ids": [i for i in range(66) if (i + 1) % 6],
-        "dense_mlp_idx": 2, "dense_intermediate_size": 24576, "intermediate_size": 3072, "n_routed_experts": 256,
-        "num_experts_per_tok": 6, "n_shared_experts": 2, "torch_dtype": "bfloat16",
-    }  # fmt: skip
-    model = read_file(tmp_path, "config.json", {"model_type": "inkling_mm_model", "text_config": text})
-    block = 258 * 3 * 6144 * 3072 + 256 * 6144
-    attention = 2 * 64 * 128 * 6144
-    keys = 2 * 6144 * 128 * (55 * 16 + 11 * 8)
-    by_hand = 64 * block + 2 * 3 * 6144 * 24576 + 66 * attention + keys + 2 * 201024 * 6144
-    assert model.total_params == pytest.approx(by_hand, rel=1e-4)
-    assert model.decoder.moe_layers == tuple(range(2, 66))
-    assert model.kv_bytes_per_token == 2 * 2 * 128 * (55 * 16 + 11 * 8)
 
 
 def test_windowed_layers_of_step_have_heads_of_their_own(tmp_path: Path) -> None:

@@ -9,26 +9,10 @@ from typing import Any
 import pytest
 
 from offload.work import head_work
+from tests.model_configs import SHAPES, quantised, read
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import ModelArchitecture, load_architecture, parse_architecture
 from traces.model.dtypes import find_dtype
-
-SHAPES: dict[str, Any] = {
-    "model_type": "qwen2_moe", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-    "intermediate_size": 128, "shared_expert_intermediate_size": 32, "mlp_only_layers": [0], "vocab_size": 100,
-    "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-}  # fmt: skip
-
-
-def read(folder: Path, **more: Any) -> ModelArchitecture:
-    path = folder / "config.json"
-    path.write_text(json.dumps(SHAPES | more))
-    return load_architecture(path)
-
-
-def quantised(folder: Path, method: str, **more: Any) -> ModelArchitecture:
-    return read(folder, quantization_config={"quant_method": method, **more})
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.toy_traces import made
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.locality import expert_counts, expert_reuse, trace_statistics
 from traces.synthesis import fitting
-from traces.synthesis.dials import Dials, synthesize_routing, token_layout
+from traces.synthesis.dials import Dials, token_layout
 from traces.synthesis.fitting import FittedStatistic, _entropy_fall, _Moments, _moved, collision_entropy, fit_dials
-
-SHAPE: dict[str, Any] = {"n_moe_layers": 3, "n_encoder_moe_layers": 0, "n_experts": 6, "top_k": 2, "input_tokens": 3,
-                         "output_tokens": 3, "batch": 2}  # fmt: skip
-
-
-def made(dials: Dials, *, seed: int = 0, **changes: Any) -> RoutingTrace:
-    return synthesize_routing(
-        **({"rng": np.random.default_rng(seed), "model_name": "toy", "dials": dials} | SHAPE | changes)
-    )
 
 
 def test_a_dial_moves_by_the_shortfall_of_its_moment_and_stays_within_its_range() -> None:
