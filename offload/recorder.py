@@ -42,11 +42,15 @@ def assemble(parts: Iterable[Part], static_bytes: int = 0) -> Schedule:
     if not others:
         return Schedule(**first.columns, works=first.works, static_bytes=static_bytes)
     rows: dict[Work, int] = {}
+    row_of: dict[int, int] = {}  # by identity: many parts have a work in common
     gathered: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
     n_deps = 0
     for part in (first, *others):
         columns = dict(part.columns)
-        row = np.array([rows.setdefault(work, len(rows)) for work in part.works], dtype=np.int32)
+        for work in part.works:
+            if id(work) not in row_of:
+                row_of[id(work)] = rows.setdefault(work, len(rows))
+        row = np.array([row_of[id(work)] for work in part.works], dtype=np.int32)
         columns["cost"] = row[part.columns["cost"]] if row.size else part.columns["cost"]
         columns["dep_ptr"] = part.columns["dep_ptr"][1:] + n_deps
         n_deps += int(part.columns["dep_ptr"][-1])

@@ -6,7 +6,7 @@ from compiled.machine_code import Kernel, loaded
 from offload.caches import cache_replay
 from offload.decoding.choice_counts import COUNT
 from offload.fast import replay_compiled
-from offload.fast.block_unions import UNIONS
+from offload.fast.block_unions import GROUPS, UNIONS
 from offload.fast.decode_compiled import RUN_STEPS
 from runtime.backends.pacing_kernel import COPY, SPIN
 from simulator.batched.batch import RUN
@@ -23,9 +23,9 @@ from traces.synthesis.synthesis_kernel import FILL
 __all__ = ["KERNELS"]
 
 KERNELS: tuple[Kernel, ...] = (
-    COUNT, UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, TRACE_BACK, FILL, FILL_LAYERS, *WAITS, RUN, INDEX, FIFO_LOOP,
-    TIMED_LOOP, EVENTS, DISTANCES, cache_replay.NEXT_USES, cache_replay.REPLAY_SLOTS, replay_compiled.BATCHES,
-    replay_compiled.NEXT_USES, replay_compiled.REPLAY, COPY, SPIN,
+    COUNT, UNIONS, GROUPS, RUN_STEPS, WALK, REVERSE, CHAINS, TRACE_BACK, FILL, FILL_LAYERS, *WAITS, RUN, INDEX,
+    FIFO_LOOP, TIMED_LOOP, EVENTS, DISTANCES, cache_replay.NEXT_USES, cache_replay.REPLAY_SLOTS,
+    replay_compiled.BATCHES, replay_compiled.NEXT_USES, replay_compiled.REPLAY, COPY, SPIN,
 )  # fmt: skip
 """What is kept as machine code."""
 

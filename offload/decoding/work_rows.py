@@ -139,9 +139,13 @@ class Works:
         """Several experts of a block in one op, one entry of `tokens` each, and shared ones over `n_shared` tokens."""
         return self._once(("grouped", n_shared, tokens), lambda: self._experts(tokens, n_shared, fused=True))
 
-    def grouped_runs(self, n_shared: int, runs: tuple[tuple[int, int], ...]) -> Work:
-        """The same, of experts that serve so many tokens, and how many these are: `runs`, ascending."""
-        return self._once((n_shared, runs), lambda: self._grouped.of(n_shared, runs))
+    def grouped_runs(self, n_shared: int, runs: tuple[int, ...]) -> Work:
+        """The same, of `runs`: tokens that some experts serve each and how many experts these are, ascending, again and
+        again.
+        """
+        return self._once(
+            (n_shared, runs), lambda: self._grouped.of(n_shared, list(zip(*[iter(runs)] * 2, strict=True)))
+        )
 
     def _experts(self, tokens: tuple[int, ...], n_shared: int, *, fused: bool) -> Work:
         return work.experts_work(self._model, tokens, n_shared, self._slots_bytes, fused=fused)
@@ -205,6 +209,11 @@ class Rows:
         if row == len(self.works):
             self.works.append(what)
         return row
+
+    def add(self, what: Work) -> int:
+        """A row for a work that no other row has, nor is asked for again."""
+        self.works.append(what)
+        return len(self.works) - 1
 
     def of_counts(self, make: Callable[[int], Work | None], counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of `make(count)` by count, 0 and above, each distinct one made once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,11 @@ from offload.decoding.work_rows import Rows, Works
 from traces.foundation.kept_values import KeptWithArray
 from traces.routing import Step
 
-__all__ = ["UNIONS", "BlockUnions", "block_unions_of"]
+__all__ = ["GROUPS", "UNIONS", "BlockUnions", "block_unions_of"]
 
 UNIONS = Kernel("offload.fast.unions_kernel", "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4))
+
+GROUPS = Kernel("offload.fast.groups_kernel", "groups", (*["int64[1]"] * 4, "int8[1]", *["int64[1]"] * 4), returns=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,71 +52,25 @@ class BlockUnions:
         sizes = self.n_parts * np.diff(self.ptr[:: self.n_blocks])
         return np.cumsum(sizes) - sizes
 
-    def grouped(self, rows: Rows, works: Works, shares: NDArray[np.bool_], n_experts: int) -> NDArray[np.int64]:
+    def grouped(self, rows: Rows, works: Works, shares: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The cost of one op of the experts of a union that `shares` (n_entries,) names, and of shared ones, of each
-        pass by block and micro-batch; -1 for nothing.
+        pass by block and micro-batch. -1 for nothing, where there are micro-batches.
         """
-        if self.n_parts.max() > 1:
-            return self._grouped_in_parts(rows, works, shares)
-        sizes = np.bincount(self.union[shares], minlength=len(self.ptr) - 1)
-        n_shared = np.repeat(self.n_shared, self.n_blocks)
-        uneven = np.zeros(len(sizes), dtype=np.bool_)
-        uneven[self.union[shares & (self.tokens > 1)]] = True
-        n_sizes = n_experts + 1
-        alike, place = np.unique((n_shared * n_sizes + sizes)[~uneven], return_inverse=True)
-        pairs = [divmod(code, n_sizes) for code in alike.tolist()]
-        made = [rows.of(works.grouped(shared, (1,) * size)) for shared, size in pairs]
-        found = np.zeros(len(sizes), np.int64)
-        found[~uneven] = np.array(made, np.int64)[place]
-        which = np.flatnonzero(uneven)
-        runs, ends = self._runs(shares & uneven[self.union])
-        row, begin = list[int](), 0
-        for shared, end in zip(n_shared[which].tolist(), ends[which].tolist(), strict=True):
-            row.append(rows.of(works.grouped_runs(shared, tuple(runs[begin:end]))))
-            begin = end
-        found[which] = row
-        return found
-
-    def _runs(self, shares: NDArray[np.bool_]) -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
-        """Union after union, of its experts that `shares` (n_entries,) names: how many tokens they serve and how many
-        experts serve so many, ascending; and where each union ends.
-        """
-        most = int(self.tokens.max(initial=0)) + 1
-        code, n_experts = np.unique(self.union[shares] * most + self.tokens[shares], return_counts=True)
-        ends = np.searchsorted(code, np.arange(1, len(self.ptr)) * most)
-        return list(zip((code % most).tolist(), n_experts.tolist(), strict=True)), ends
-
-    def _grouped_in_parts(self, rows: Rows, works: Works, shares: NDArray[np.bool_]) -> NDArray[np.int64]:
-        n_blocks, most, first, served = self.n_blocks, int(np.diff(self.ptr).max(initial=0)), 0, []
-        for i, (n_parts, at) in enumerate(zip(self.n_parts.tolist(), self.first_cost.tolist(), strict=True)):
-            ptr = self.ptr[i * n_blocks : (i + 1) * n_blocks + 1]
-            sizes, n = np.diff(ptr), int(ptr[-1] - ptr[0])
-            counts = np.zeros((n_blocks, n_parts, 1 + most), np.int64)
-            counts[:, :, 0] = self.n_shared[first : first + n_parts]
-            first += n_parts
-            mine = self.tokens[at : at + n * n_parts].reshape(n, n_parts) * shares[ptr[0] : ptr[-1], None]
-            place = np.arange(n) - np.repeat(ptr[:-1] - ptr[0], sizes)
-            counts[np.repeat(np.arange(n_blocks), sizes), :, 1 + place] = mine
-            counts[:, :, 1:].sort(axis=2)
-            served.append(counts.reshape(n_blocks * n_parts, 1 + most))
-        distinct, place = _distinct(np.concatenate(served))
-        found = np.empty(len(distinct), np.int64)
-        for i, (shared, *tokens) in enumerate(distinct.tolist()):
-            runs = tuple((n, len(list(alike))) for n, alike in groupby(tokens) if n)
-            found[i] = rows.of(works.grouped_runs(shared, runs) if runs or shared else None)
-        return found[place]
-
-
-def _distinct(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct rows of a `table` of counts in the order in which they come first, and which of them each row is."""
-    base = int(table.max(initial=0)) + 1
-    if base ** table.shape[1] >= 1 << 63:
-        _, first, place = np.unique(table, axis=0, return_index=True, return_inverse=True)
-    else:  # as digits of one number
-        codes = table @ np.array([base**i for i in range(table.shape[1])], np.int64)
-        _, first, place = np.unique(codes, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    return table[first[order]], np.argsort(order)[place.reshape(-1)]
+        n_groups = self.n_blocks * int(self.n_parts.sum())
+        place, begins = np.empty(n_groups, np.int64), np.zeros(n_groups + 1, np.int64)
+        numbers = np.empty(n_groups + 2 * len(self.tokens) + 2, np.int64)
+        table = np.full(1 << (2 * n_groups).bit_length(), -1, np.int64)
+        of_entries = self.ptr, self.tokens, self.n_parts, self.n_shared, np.ascontiguousarray(shares).view(np.int8)
+        n_found = loaded(GROUPS)(*of_entries, place, begins, numbers, table)
+        flat = numbers[: begins[n_found]].tolist()
+        row, is_split = np.empty(n_found, np.int64), self.n_parts.max() > 1
+        for i, (begin, end) in enumerate(pairwise(begins[: n_found + 1].tolist())):
+            shared, *runs = flat[begin:end]
+            if runs:  # of which a model makes one work each, unlike any other
+                row[i] = rows.add(works.grouped_runs(shared, tuple(runs)))
+            else:
+                row[i] = rows.of(works.grouped(shared, ()) if shared or not is_split else None)
+        return row[place]
 
 
 _KEPT = KeptWithArray[BlockUnions]()

@@ -28,7 +28,7 @@ from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.work_rows import Rows, works_of
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
-from offload.fast.block_unions import UNIONS, BlockUnions, block_unions_of
+from offload.fast.block_unions import GROUPS, UNIONS, BlockUnions, block_unions_of
 from offload.fast.compilable import answer_of
 from offload.fast.placed_tables import PlacedTables
 from offload.ops import OpKind, Work
@@ -75,12 +75,12 @@ _PART_CELLS = 1 << 17
 
 def is_kept() -> bool:
     """Whether the kernels need not be compiled first."""
-    return is_loaded() or are_kept(UNIONS, RUN_STEPS)
+    return is_loaded() or are_kept(UNIONS, GROUPS, RUN_STEPS)
 
 
 def is_loaded() -> bool:
     """Whether this process has run the kernels before."""
-    return are_loaded(UNIONS, RUN_STEPS)
+    return are_loaded(UNIONS, GROUPS, RUN_STEPS)
 
 
 class CompiledLoop:
@@ -326,7 +326,7 @@ class CompiledLoop:
             "ENTRY_AT": unions.first_cost,
             "COST_SINGLE": each,
             "COST_CPU": rows.of_counts(lambda n: self._works.cpu_expert(n) if n else None, others),
-            "COST_GROUPED": unions.grouped(rows, self._works, shares & here, self._model.n_experts),
+            "COST_GROUPED": unions.grouped(rows, self._works, shares & here),
         }
 
     def _runs(self, rows: Rows, in_runs: bool) -> dict[str, NDArray[np.int64]]:
