@@ -40,7 +40,7 @@ IN_TURN = "llama-cpp"
 DEFAULT_STACK = "streams"
 """The stack of a machine that no fit was made on: what this project's own runtime executes."""
 
-TURNS = "layers split, one card at a time: what passes between cards, and a prompt that is in several, are left out"
+TURNS = "layers split, a token is on one card at a time: what passes between cards is left out"
 """What predictions for several cards do not know."""
 
 OF_CUDA = "constants of CUDA's kernels stand in: of SYCL and Vulkan nobody measured any"

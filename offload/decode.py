@@ -18,6 +18,7 @@ from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.compilable import is_compilable
 from offload.fast.decode_compiled import CompiledLoop, is_kept, is_loaded
+from offload.placing.cards import LayersOnCards
 from offload.placing.over_link import check_over_link
 from offload.placing.placement import Placed, place
 from offload.policy import Policy, fetch_misses
@@ -146,6 +147,15 @@ class DecodeStream:
         return (0, 0) if host is None else (host.lookups, host.hits)
 
     def __iter__(self) -> Iterator[Part]:
+        job, parts = self._job, self._parts()
+        n_copies, n_cards = job.execution.input_copies, min(job.placed.n_cards, job.model.decoder.n_layers)
+        stays = job.policy.resident and job.placed.is_plain and not job.model.is_encoder_decoder
+        if n_cards == 1 or not n_copies or not stays:
+            return parts
+        return LayersOnCards(job.model.decoder.n_layers, n_cards, n_copies).parts(parts)
+
+    def _parts(self) -> Iterator[Part]:
+        """The parts as on one card."""
         if self._loop is not None:
             return self._loop.parts(self._steps)
         rest = iter(self._steps)

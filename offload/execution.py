@@ -51,6 +51,8 @@ class Execution:
     one such micro-batch after the other.
     `zero_copy_rows`: rows of activations that a kernel multiplies by weights which it reads once over the link, where
     they lie in host memory; more rows read them again. 0: kernels of this engine read no weights there.
+    `input_copies`: of several cards with whole layers each, copies that each has of what the host hands to a pass, so
+    that it may issue as many passes more before one has ended there; 0: one pass at a time.
     """
 
     name: str
@@ -79,18 +81,26 @@ class Execution:
     gathers_cells: bool = False
     zero_copy_rows: int = 0
     fills_mask: bool = False
+    input_copies: int = 0
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
             if how not in get_args(Fusing):
                 raise unknown_name("way to fuse experts", how, get_args(Fusing), f"execution {self.name}")
         if (
-            min(self.micro_batch, self.stream_tokens, self.workspace_tokens, self.micro_sequences, self.zero_copy_rows)
+            min(
+                self.micro_batch,
+                self.stream_tokens,
+                self.workspace_tokens,
+                self.micro_sequences,
+                self.zero_copy_rows,
+                self.input_copies,
+            )
             < 0
         ):
             raise InvalidInput(
-                f"execution {self.name}: micro_batch, stream_tokens, workspace_tokens, micro_sequences and "
-                f"zero_copy_rows are counts, 0 or more"
+                f"execution {self.name}: micro_batch, stream_tokens, workspace_tokens, micro_sequences, zero_copy_rows "
+                f"and input_copies are counts, 0 or more"
             )
         if self.streams_from not in get_args(StreamsFrom):
             raise unknown_name("start of a stream", self.streams_from, get_args(StreamsFrom), f"execution {self.name}")
@@ -165,7 +175,8 @@ EXECUTIONS |= {
         # llama.cpp: src/llama-graph.cpp (build_moe_ffn), ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows
         # and more are copied to the device).
         # Whoever warms up with one token (llama-sweep-bench) finds the kernels of prompts to be loaded, which takes
-        # nothing where it is not stated (stack.load_s).
+        # nothing where it is not stated (stack.load_s). On several cards passes of a prompt follow each other
+        # (src/llama-context.cpp: pipeline_parallel; GGML_SCHED_MAX_COPIES).
         replace(
             _FUSED,
             name="llama_cpp",
@@ -173,6 +184,7 @@ EXECUTIONS |= {
             micro_batch=512,
             stream_tokens=32,
             loads_prompt_kernels=True,
+            input_copies=4,
         ),
         # llama.cpp between April and August 2025 (pull requests 13199 and 15525): ggml_cuda_mul_mat_q fetches the ids,
         # sorts on the host for each of up, gate and down, and waits for the copy of the order as well. Before a pass
@@ -186,8 +198,10 @@ EXECUTIONS |= {
             sorts_on_host=True,
             loads_prompt_kernels=True,
             fills_mask=True,
+            input_copies=4,
         ),
-        # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average.
+        # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average. It is built with one copy
+        # of what passes are handed (ggml/CMakeLists.txt: GGML_SCHED_MAX_COPIES).
         replace(
             _FUSED,
             name="ik_llama",
@@ -196,6 +210,7 @@ EXECUTIONS |= {
             stream_tokens=32,
             stream_per_expert=True,
             loads_prompt_kernels=True,
+            input_copies=1,
         ),
         # mixtral-offloading (dvmazur/mixtral-offloading, src/expert_cache.py): load_experts queues the copies of a
         # layer on the stream that computes, so that no expert of the layer runs before the last of them is there.

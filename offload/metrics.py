@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.lanes import computes
 from offload.metric_names import METRICS, Metrics
 from offload.ops import KINDS, TO_DEVICE, TRANSFERS, Lane, OpKind
 from offload.timeline import Timeline
@@ -116,8 +117,8 @@ def moe_layers(
     What the host computes, and its way back, counts as the compute stream's.
     """
     on_host = (lane == Lane.CPU) & ~_TRANSFERS[kind]
-    computes = (lane == Lane.COMPUTE) | on_host | (kind == OpKind.RETURN)
-    chosen = np.flatnonzero(computes & (layer >= 0))
+    counts = computes(lane) | on_host | (kind == OpKind.RETURN)
+    chosen = np.flatnonzero(counts & (layer >= 0))
     chosen = chosen[np.isin(step[chosen], steps)]
     if not chosen.size:
         return chosen, chosen

@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 __all__ = [
     "KERNEL_KINDS",
     "KINDS",
+    "MOST_CARDS",
+    "MOST_LANES",
     "TO_DEVICE",
     "TRANSFERS",
     "Attending",
@@ -44,6 +46,13 @@ class Lane(IntEnum):
     """Reads from storage into pinned host memory."""
     CPU = 5
     """What the host's processor computes of the model."""
+
+
+MOST_CARDS = 16
+"""Cards that a schedule may be of; the compute streams of all but the first are lanes behind those of `Lane`."""
+
+MOST_LANES = len(Lane) + MOST_CARDS - 1
+"""Lanes that a schedule may have."""
 
 
 class OpKind(IntEnum):

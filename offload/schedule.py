@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from offload.ops import Attending, FusedExperts, Gemm, Lane, OpKind, Piece, ReadRounds, Work
+from offload.ops import MOST_LANES, Attending, FusedExperts, Gemm, OpKind, Piece, ReadRounds, Work
 from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import require_regular
 from traces.foundation.whole_file import whole_file
@@ -44,9 +44,9 @@ COLUMNS: dict[str, Any] = {
 class Schedule:
     """`n_ops` ops in issue order; op i may depend on ops < i only.
 
-    Shapes `(n_ops,)` unless stated: `lane` int8, `kind` int8, `cost` int32 (row of `works`), `step` int32
-    (forward pass), `layer` int16 (layer of the decoder or encoder that the op belongs to, -1 none; of `FETCH`, `STAGE`
-    and `DISK_READ` the layer whose expert moves, in the stack that its step runs), `expert` int16 (-1 none or
+    Shapes `(n_ops,)` unless stated: `lane` int8 (`offload.lanes`), `kind` int8, `cost` int32 (row of `works`), `step`
+    int32 (forward pass), `layer` int16 (layer of the decoder or encoder that the op belongs to, -1 none; of `FETCH`,
+    `STAGE` and `DISK_READ` the layer whose expert moves, in the stack that its step runs), `expert` int16 (-1 none or
     grouped), `slot` int32 (-1 none), `bytes` int64 (copied), `hbm_acquired` int64 (taken when the op starts),
     `hbm_released` int64 (given back when it ends), `priority` int8 (0 needed now, 1 brought ahead of need),
     `cancelled_by` int32 (the op, earlier or later, whose end makes this copy pointless, -1 none); dependencies in CSR
@@ -120,8 +120,8 @@ class Schedule:
             dep = self.dep[ptr[0] : ptr[-1]]
             if np.any(dep >= owner) or np.any(dep < 0):
                 raise InvalidInput("schedule: an op depends on itself, a later op or none that exists")
-        if n and (self.lane.min() < 0 or self.lane.max() >= len(Lane)):
-            raise InvalidInput(f"schedule: a lane is outside 0..{len(Lane) - 1}")
+        if n and (self.lane.min() < 0 or self.lane.max() >= MOST_LANES):
+            raise InvalidInput(f"schedule: a lane is outside 0..{MOST_LANES - 1}")
         if n and (self.kind.min() < 0 or self.kind.max() >= len(OpKind)):
             raise InvalidInput(f"schedule: an op kind is outside 0..{len(OpKind) - 1}")
         for name in ("bytes", "hbm_acquired", "hbm_released", "priority"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.lanes import computes
 from offload.ops import Lane
 from offload.schedule import Schedule
 from traces.errors import InvalidInput
@@ -52,8 +53,11 @@ class Timeline:
         return float(self.end_s.max(initial=0.0))
 
     def busy_s(self, lane: Lane) -> float:
-        """Time during which `lane` serves an op, counted once where it serves several, as a shared link does."""
-        return self.covered_s(self.schedule.lane == lane)
+        """Time during which `lane` serves an op, counted once where it serves several, as a shared link does, and where
+        several cards compute.
+        """
+        mine = computes(self.schedule.lane) if lane is Lane.COMPUTE else self.schedule.lane == lane
+        return self.covered_s(mine)
 
     def covered_s(self, ops: NDArray[np.bool_]) -> float:
         """Time during which at least one of `ops` (n,) runs."""

@@ -19,7 +19,7 @@ from offload.slots.copy_runs import Unrolled, unrolled
 from offload.timeline import Timeline
 from simulator import event_state
 from simulator.costs import check_costs, one_by_one
-from simulator.modes import FIFO, Modes, chunks, copied_bytes
+from simulator.modes import FIFO, Modes, chunks, copied_bytes, require_one_card
 from simulator.resources import demands_of
 from traces.errors import InvalidInput
 
@@ -69,8 +69,11 @@ class PreparedSchedule:
 
 
 def prepare(schedule: Schedule) -> PreparedSchedule:
-    """Sort `schedule` by lane and by what cancels it; about as long as simulating it once."""
+    """Sort `schedule` by lane and by what cancels it; about as long as simulating it once. Raises `InvalidInput` for a
+    schedule of several cards.
+    """
     n = len(schedule)
+    require_one_card(schedule.lane)
     lane_ptr, lane_op = np.zeros(_N_LANES + 1, np.int64), np.empty(n, np.int32)
     cancels, following = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
     at = np.empty(_N_LANES, np.int64)

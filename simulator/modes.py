@@ -39,12 +39,13 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.lanes import cards
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from traces.errors import InvalidInput, PregateError
 from traces.foundation.typed import check_fields
 
-__all__ = ["FIFO", "LINKS", "Link", "Modes", "NotFifo", "chunks", "copied_bytes"]
+__all__ = ["FIFO", "LINKS", "Link", "Modes", "NotFifo", "chunks", "copied_bytes", "require_one_card"]
 
 Link = Literal["fifo", "shared", "priority"]
 LINKS = (Lane.H2D, Lane.D2H)
@@ -106,6 +107,15 @@ class Modes:
         """Raise `NotFifo` unless FIFO lanes say all of it."""
         if not self.is_fifo:
             raise NotFifo(f"{self.describe()}: the recurrence knows FIFO lanes only, use the engine event or des")
+
+
+def require_one_card(lane: NDArray[np.int8]) -> None:
+    """Raise `InvalidInput` where ops, `lane` (n_ops,), compute on several cards: links and memories are of one."""
+    if len(cards(lane)) > 1:
+        raise InvalidInput(
+            f"layers on {len(cards(lane))} cards: modes of links and memories are of one card, those of several are "
+            f"FIFO: leave out --modes"
+        )
 
 
 FIFO = Modes()

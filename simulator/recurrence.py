@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import KEPT_OPS, Kernel, are_kept, are_loaded, loaded
 from hwmodels.cost import Costs
-from offload.ops import Lane
+from offload.lanes import n_lanes
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.costs import check_costs
@@ -58,7 +58,7 @@ def walked(schedule: Schedule, costs: Costs, *, small: bool | None = None) -> Wa
     """
     check_costs(schedule, costs)
     columns = {name: getattr(schedule, name) for name in ("lane", "cost", "dep_ptr", "dep")}
-    return walk_on(columns, costs, np.zeros(len(Lane)), np.zeros(0), small=small)
+    return walk_on(columns, costs, np.zeros(n_lanes(schedule.lane)), np.zeros(0), small=small)
 
 
 def walk_on(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
 from offload.metrics import Totals, moe_layers, moved_bytes, overlap_s, union_s
-from offload.ops import TRANSFERS, Lane, OpKind
+from offload.ops import MOST_LANES, TRANSFERS, Lane, OpKind
 from offload.recorder import Part
 from simulator.explain.bounds import chains_s
 from simulator.explain.critical_path import pulled_back
@@ -46,7 +46,7 @@ class Stream:
     def __init__(self, steps: NDArray[np.int32], static_bytes: int, *, with_paths: bool = False) -> None:
         self.paths = (PathSum(), PathSum()) if with_paths else None
         self._steps, self._small = steps, True
-        self._free = np.zeros(len(Lane))
+        self._free = np.zeros(MOST_LANES)
         self._live, self._live_end, self._live_chain = _NOWHERE, np.zeros(0), np.zeros(0)
         self._live_moves = np.zeros(0, dtype=np.bool_)
         self._hbm = _Levels(static_bytes)
@@ -56,7 +56,7 @@ class Stream:
         self.makespan_s = self.stall_s = self.critical_path_s = 0.0
         self.moved: dict[str, int] = {}  # as of `Totals`
         self.part_end_s = np.zeros(0)
-        self.lane_s = np.zeros(len(Lane))
+        self.lane_s = np.zeros(MOST_LANES)
 
     def feed(self, part: Part, costs: Costs) -> None:
         """The next part; `costs`: (n_works,) of its works."""
@@ -97,7 +97,7 @@ class Stream:
         """Sums over this part's ops."""
         columns = part.columns
         lane, kind, cost = columns["lane"], columns["kind"], columns["cost"]
-        self.lane_s += np.bincount(lane, costs.duration_s[cost], len(Lane))
+        self.lane_s += np.bincount(lane, costs.duration_s[cost], MOST_LANES)
         self.lane_s[Lane.HOST] += float(costs.issue_s[cost][lane != Lane.HOST].sum())
         for name, n_bytes in moved_bytes(kind, columns["bytes"]).items():
             self.moved[name] = self.moved.get(name, 0) + n_bytes

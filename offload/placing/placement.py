@@ -200,7 +200,7 @@ class Placed:
     of the decoder whose kernels read such weights in host memory. `streamed_experts`: those whose routed experts are
     streamed, `ahead` layers before. `streamed_share`, `kv_share`, `expert_share`: of the
     bytes of each layer that is streamed or read so, of the KV cache, and of each expert that is read so, what is not in
-    HBM.
+    HBM. `n_cards` hold whole layers each.
     """
 
     host_layers: frozenset[int]
@@ -214,6 +214,7 @@ class Placed:
     expert_share: float = 1.0
     streamed_experts: frozenset[int] = frozenset()
     ahead: int | None = None
+    n_cards: int = 1
 
     @property
     def zero_copies(self) -> bool:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.ops import Lane, OpKind
+from offload.lanes import kind_of_lane
+from offload.ops import MOST_CARDS, Lane, OpKind
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
 from traces.foundation.whole_file import whole_file
@@ -49,7 +50,7 @@ _LANE_NAMES = {
     Lane.DISK: "storage",
     Lane.CPU: "experts on the CPU",
 }
-_TRACKS = 10
+_TRACKS = 100
 """Numbers of tracks that a process has."""
 
 _OPS_AT_A_TIME = 1 << 16
@@ -214,10 +215,11 @@ def _events(
     side = f"pregate {pid}: {title}" if title else f"pregate: {timeline.source}"  # viewers order by name
     yield _metadata("process_name", _track(pid, 0), {"name": side}, pid)
     yield _metadata("process_sort_index", _track(pid, 0), {"sort_index": pid}, pid)
-    for lane in Lane:
-        if lane in timeline.schedule.lane:
-            yield _metadata("thread_name", _track(pid, lane), {"name": _LANE_NAMES[lane]}, pid)
-            yield _metadata("thread_sort_index", _track(pid, lane), {"sort_index": int(lane)}, pid)
+    for lane in np.unique(timeline.schedule.lane).tolist():
+        kind, further = kind_of_lane(lane), max(lane - len(Lane) + 1, 0)
+        name = _LANE_NAMES[kind] + (f", card {further + 1}" if further else "")
+        yield _metadata("thread_name", _track(pid, lane), {"name": name}, pid)
+        yield _metadata("thread_sort_index", _track(pid, lane), {"sort_index": MOST_CARDS * kind + further}, pid)
     yield from _slices(timeline, pid, np.zeros(len(timeline.schedule)) if error_s is None else error_s)
     yield from _counter("HBM in use", "bytes", *_hbm_levels(timeline), pid)
     for lane in COPY_LANES:
@@ -243,7 +245,7 @@ def _slices(timeline: Timeline, pid: int, error_s: NDArray[np.float64]) -> Itera
         chosen = by_start[first : first + _OPS_AT_A_TIME]
         start_ns, end_ns = _ns(timeline.start_s[chosen]), _ns(timeline.end_s[chosen])
         columns = (
-            start_ns, end_ns - start_ns, _track(pid, 0) + schedule.lane[chosen], schedule.kind[chosen],
+            start_ns, end_ns - start_ns, _track(pid, 0) + schedule.lane[chosen].astype(np.int64), schedule.kind[chosen],
             schedule.step[chosen], schedule.layer[chosen], schedule.expert[chosen], schedule.slot[chosen],
             schedule.bytes[chosen], error_s[chosen],
         )  # fmt: skip

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from offload.lanes import computes, kind_of_lane
 from offload.metrics import stall_intervals
 from offload.ops import KINDS, Lane, OpKind
 from offload.timeline import Timeline
@@ -58,7 +60,7 @@ def gantt(
     windows = {name: _window(timeline, step) for name, timeline in timelines.items()}
     length_s = span_s or max(stop - start for start, stop in windows.values())
     factor, unit = (1e3, "ms") if length_s >= 1e-3 else (1e6, "us")
-    lanes = [lane for lane in Lane if any(np.any(t.schedule.lane == lane) for t in timelines.values())]
+    lanes = _lanes([timeline.schedule.lane for timeline in timelines.values()])
     figure = Figure(figsize=(12, 1.1 + (0.42 * len(lanes) + 0.75) * len(timelines)), layout="constrained")
     panels = figure.subplots(len(timelines), 1, sharex=True, squeeze=False)[:, 0]
     families: dict[str, None] = {}
@@ -102,14 +104,25 @@ def _window(timeline: Timeline, step: int | None) -> tuple[float, float]:
     making = np.unique(schedule.step[schedule.kind == OpKind.HEAD])
     if step is None:
         step = int(making[len(making) // 2]) if making.size else int(schedule.step[0])
-    mine = (schedule.step == step) & (schedule.lane == Lane.COMPUTE)
+    mine = (schedule.step == step) & computes(schedule.lane)
     if not mine.any():
         raise InvalidInput(f"step {step} is not in the schedule: it has {making.size} steps that make tokens")
     return float(timeline.start_s[mine].min()), float(timeline.end_s[mine].max())
 
 
+def _lanes(columns: Sequence[NDArray[np.int8]]) -> list[int]:
+    """The lanes that have ops, `columns` (n_ops,) each: of several cards one below the other."""
+    used = {lane for column in columns for lane in np.unique(column).tolist()}
+    return sorted(used, key=lambda lane: (kind_of_lane(lane), lane))
+
+
+def _lane_name(lane: int) -> str:
+    further = lane - len(Lane)
+    return LANE_NAMES[kind_of_lane(lane)] + (f", card {further + 2}" if further >= 0 else "")
+
+
 def _draw_lanes(
-    axes: Axes, timeline: Timeline, lanes: Sequence[Lane], start_s: float, length_s: float, factor: float
+    axes: Axes, timeline: Timeline, lanes: Sequence[int], start_s: float, length_s: float, factor: float
 ) -> dict[str, None]:
     """Draw what runs in the window; returns the families of op that appear."""
     schedule = timeline.schedule
@@ -125,16 +138,16 @@ def _draw_lanes(
                     ((timeline.start_s[i] - start_s) * factor, (timeline.end_s[i] - timeline.start_s[i]) * factor)
                     for i in mine
                 ]
-                edge = "white" if lane in (Lane.COMPUTE, Lane.H2D, Lane.DISK, Lane.CPU) else COLOURS[family]
+                edge = "white" if kind_of_lane(lane) not in (Lane.HOST, Lane.D2H) else COLOURS[family]
                 axes.broken_barh(bars, (row - 0.36, 0.72), facecolors=COLOURS[family], edgecolor=edge, lw=0.5)
-        if lane is Lane.COMPUTE:
+        if lane == Lane.COMPUTE:
             begin_s, end_s = stall_intervals(timeline)
             shown = (end_s > start_s) & (begin_s < start_s + length_s)
             if shown.any():
                 seen[_STALL] = None
                 bars = list(zip((begin_s - start_s)[shown] * factor, (end_s - begin_s)[shown] * factor, strict=True))
                 axes.broken_barh(bars, (row - 0.3, 0.6), facecolors="none", edgecolor="#AAAAAA", hatch="////", lw=0)
-    axes.set_yticks(range(len(lanes)), [LANE_NAMES[lane] for lane in lanes])
+    axes.set_yticks(range(len(lanes)), [_lane_name(lane) for lane in lanes])
     axes.set_ylim(len(lanes) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     bare(axes, "x")

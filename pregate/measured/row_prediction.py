@@ -18,6 +18,7 @@ from hwmodels.specs.spread import SPREAD_KEYS
 from hwmodels.stack import stack_names
 from offload import metrics
 from offload.decode import Decoded
+from offload.lanes import computes
 from offload.metric_probes import find_probes, no_probes
 from offload.ops import Lane, OpKind, Work
 from offload.placing.footprint import Workload, measure_workload
@@ -340,7 +341,8 @@ def _ideal_s(schedule: Schedule, hw: Platform, counted: NDArray[np.bool_]) -> tu
             flop_s = flop[i] / rates[computes_in(work.compute, rates)]
             row_s[i] = max(flop_s, moved / machine.accelerator.hbm_bytes_per_s)
     kernels_s, host_s = (
-        float(row_s[schedule.cost[counted & (schedule.lane == lane)]].sum()) for lane in (Lane.COMPUTE, Lane.CPU)
+        float(row_s[schedule.cost[counted & mine]].sum())
+        for mine in (computes(schedule.lane), schedule.lane == Lane.CPU)
     )
     crossing = counted & (schedule.lane == Lane.H2D) & (schedule.kind != OpKind.STAGE)
     link_s = int(schedule.bytes[crossing].sum()) / machine.link.h2d_bytes_per_s

@@ -149,6 +149,8 @@ class Touches:
             what = _REFUSED.get(kind, f"is a {kind.name}: the runtime executes none, simulate it instead")
             raise InvalidInput(f"op {op} {what}")
         wanted = KINDS[kind].lane
+        if lane >= len(Lane):
+            raise InvalidInput(f"op {op} is of a card beside the first: the runtime runs one card, {WAY_OUT}")
         if lane != wanted:
             raise InvalidInput(f"op {op}, a {kind.name}, is on lane {Lane(lane).name}: it runs on {wanted.name}")
 

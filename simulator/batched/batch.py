@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, are_kept, loaded, width
 from hwmodels.cost import Costs
+from offload.lanes import n_lanes
 from offload.metric_probes import Probes
 from offload.metrics import Totals
 from offload.ops import Lane
@@ -101,8 +102,8 @@ def compile_schedule(schedule: Schedule, probes: Probes, *, most_hbm_bytes: int 
     `most_hbm_bytes`: a level that it is known never to pass, which spares looking on once it is reached.
     """
     n_works = len(schedule.works)
-    key = schedule.lane.astype(np.int64) * n_works + schedule.cost
-    counts = np.bincount(key, minlength=len(Lane) * n_works).reshape(len(Lane), n_works)
+    key, lanes = schedule.lane.astype(np.int64) * n_works + schedule.cost, n_lanes(schedule.lane)
+    counts = np.bincount(key, minlength=lanes * n_works).reshape(lanes, n_works)
     issued = np.bincount(schedule.cost[schedule.lane != Lane.HOST], minlength=n_works)
     most = np.iinfo(np.int64).max if most_hbm_bytes is None else most_hbm_bytes
     return Compiled(probes, write_code(probes, int(most)), counts.astype(np.float64), issued.astype(np.float64))
@@ -122,7 +123,7 @@ def evaluate(compiled: Compiled, costs: Costs) -> Measured:
             raise InvalidInput(f"{name} holds a time that is negative or not finite")
     sums, step_end = _run(compiled, issue_s, duration_s)
     lane_s, critical_s = sums[:, N_SUMS:], sums[:, CRITICAL]
-    work_s = lane_s.max(axis=1)
+    work_s, busiest = lane_s.max(axis=1), lane_s.argmax(axis=1)
     n_layers = max(len(probes.layer_first), 1)
     return Measured(
         makespan_s=sums[:, MAKESPAN].copy(),
@@ -132,7 +133,9 @@ def evaluate(compiled: Compiled, costs: Costs) -> Measured:
         transfer_s=sums[:, MOVED].copy(),
         peak_hbm_bytes=_peaks(compiled, issue_s, duration_s, sums[:, PEAK]),
         bound_s=np.maximum(work_s, critical_s),
-        binding=np.where(work_s >= critical_s, lane_s.argmax(axis=1), -1).astype(np.int8),
+        binding=np.where(work_s >= critical_s, np.where(busiest < len(Lane), busiest, Lane.COMPUTE), -1).astype(
+            np.int8
+        ),
         step_end_s=step_end,
     )
 
@@ -145,7 +148,7 @@ def _run(
     `roomy`: with room to look at every take of HBM.
     """
     code, schedule = compiled.code, compiled.schedule
-    sums = np.empty((issue_s.shape[1], N_SUMS + N_LANES))
+    sums = np.empty((issue_s.shape[1], N_SUMS + len(compiled.lane_counts)))
     step_end = np.empty((issue_s.shape[1], len(compiled.probes.step_ends)))
     levels, (move_ptr, move_at) = code.levels or NO_LEVELS, code.move_lanes or NO_LANES
     n_taken = power(len(levels.take_bytes)) if roomy else levels.n_taken

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.lanes import n_lanes
 from offload.metric_probes import Probes
 from offload.ops import Lane
 from offload.schedule import Schedule
@@ -87,7 +88,7 @@ def write_code(probes: Probes, most_hbm_bytes: int) -> BatchCode:
     moving = np.zeros(n, dtype=np.bool_)
     moving[probes.moving] = True
     known, n_arrivals, n_ends, needed = waits.needed(
-        schedule.lane, schedule.dep_ptr, schedule.dep, moving, int(Lane.COMPUTE), len(Lane)
+        schedule.lane, schedule.dep_ptr, schedule.dep, moving, int(Lane.COMPUTE), n_lanes(schedule.lane)
     )
     code = schedule.lane.astype(np.int32) | n_arrivals << LANE_BITS | n_ends << (LANE_BITS + COUNT_BITS)
     for ops, flag in (
@@ -188,7 +189,8 @@ def _levels(
 def _chains(schedule: Schedule) -> tuple[tuple[NDArray[np.int32], NDArray[np.int32]], int, NDArray[np.int64]]:
     """The chains of dependencies that differ, as `BatchCode` has them, and the costs of ops that wait for nothing."""
     n_works = len(schedule.works)
-    cost, ptr, others = waits.chained(schedule.lane, schedule.cost, schedule.dep_ptr, schedule.dep, n_works, len(Lane))
+    lanes = n_lanes(schedule.lane)
+    cost, ptr, others = waits.chained(schedule.lane, schedule.cost, schedule.dep_ptr, schedule.dep, n_works, lanes)
     place, read, n_places = waits.placed(ptr, others)
     place = np.where(place >= 0, n_works + place, -1)
     refs = waits.written(ptr, np.where(others < 0, -1 - others, n_works + read), place, cost[:, None])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from offload.ops import Lane
+from offload.ops import MOST_LANES
 
 __all__ = ["COUNT_BITS", "LANE_BITS", "N_LANES", "N_SUMS", "OVERRUN"]
 
-N_LANES = len(Lane)
+N_LANES = MOST_LANES
 
-LANE_BITS = COUNT_BITS = 3
+LANE_BITS, COUNT_BITS = 5, 3
 """Of an op's code: its lane, then how many arrivals of transfers and how many other ends it waits for, then flags."""
 FIRST, LAST, STEP, MOVES, TAKES, GIVES, KEPT, WINDOW, DECIDES = (
     1 << (LANE_BITS + 2 * COUNT_BITS + i) for i in range(9)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
+from offload.lanes import n_lanes
 from offload.metric_probes import Probes
-from offload.ops import Lane
 from offload.schedule import Schedule
 
 __all__ = ["FEW_OPS", "Ends", "evaluate_small"]
@@ -41,7 +41,7 @@ def _walk(probes: Probes, costs: Costs) -> tuple[NDArray[np.float64], NDArray[np
     schedule = probes.schedule
     issue_s, duration_s = list(costs.issue_s), list(costs.duration_s)
     nothing = np.zeros(costs.issue_s.shape[1])
-    free, host_s, first_s, moe_layer_s = [nothing] * len(Lane), nothing, nothing, np.zeros_like(nothing)
+    free, host_s, first_s, moe_layer_s = [nothing] * n_lanes(schedule.lane), nothing, nothing, np.zeros_like(nothing)
     waited_for, done = _last_uses(schedule)
     kept: dict[int, NDArray[np.float64]] = {}
     firsts, lasts, steps = (set(ops.tolist()) for ops in (probes.layer_first, probes.layer_last, probes.step_ends))

@@ -20,6 +20,7 @@ import numpy as np
 import simpy
 
 from hwmodels.cost import Costs
+from offload.lanes import n_lanes
 from offload.ops import Lane
 from offload.schedule import Schedule
 from offload.slots.copy_runs import unrolled
@@ -69,7 +70,7 @@ class _FifoMachine:
         self.issued = [simpy.Event(env) for _ in range(n_ops)]
         self.done = [simpy.Event(env) for _ in range(n_ops)]
         env.process(self._issue(range(n_ops)))
-        for lane in list(Lane)[1:]:
+        for lane in range(1, n_lanes(schedule.lane)):
             env.process(self._serve(np.flatnonzero(schedule.lane == lane).tolist()))
 
     def _issue(self, ops: Iterable[int]) -> _Process:

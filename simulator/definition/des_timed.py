@@ -19,7 +19,7 @@ from offload.ops import Lane
 from offload.schedule import Schedule
 from simulator.definition.flow import Flow
 from simulator.definition.hbm import Hbm
-from simulator.modes import LINKS, Modes, chunks, copied_bytes
+from simulator.modes import LINKS, Modes, chunks, copied_bytes, require_one_card
 from simulator.resources import TRANSFER, WHOLE, demands_of
 
 __all__ = ["TimedMachine"]
@@ -56,6 +56,7 @@ class TimedMachine:
         self.start_s: list[float | None] = [None] * n_ops
         self.end_s: list[float | None] = [None] * n_ops
         self.done = [simpy.Event(env) for _ in range(n_ops)]
+        require_one_card(schedule.lane)
         self.ready: dict[int, set[int]] = {lane: set() for lane in Lane}
         self.queue = {lane: np.flatnonzero(schedule.lane == lane)[::-1].tolist() for lane in Lane}
         self.idle: dict[int, simpy.Event] = {}

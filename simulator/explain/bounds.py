@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, loaded
 from hwmodels.cost import Costs
+from offload.lanes import cards
 from offload.ops import Lane
 from offload.schedule import Schedule
 from simulator.costs import check_costs
@@ -25,7 +26,9 @@ CHAINS = Kernel(__name__, "_chains", ("int64[1]", "int32[1]", "float64[1]", "flo
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`lane_s`: work of each lane, the host's issue costs included; `critical_path_s`: longest chain."""
+    """`lane_s`: work of each lane, the host's issue costs included, of several cards that of the busiest;
+    `critical_path_s`: longest chain.
+    """
 
     lane_s: dict[Lane, float]
     critical_path_s: float
@@ -54,6 +57,7 @@ def lower_bounds(schedule: Schedule, costs: Costs, modes: Modes = FIFO) -> Bound
     if modes.cancel:
         duration = np.where(schedule.cancelled_by >= 0, 0.0, duration)
     lane_s = {lane: float(duration[schedule.lane == lane].sum()) for lane in Lane}
+    lane_s[Lane.COMPUTE] = max(float(duration[schedule.lane == lane].sum()) for lane in cards(schedule.lane))
     lane_s[Lane.HOST] += float(costs.issue_s[schedule.cost][schedule.lane != Lane.HOST].sum())
     if modes.link == "shared":
         for lane in LINKS:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, loaded
 from hwmodels.cost import Costs
+from offload.lanes import n_lanes
 from offload.ops import KINDS, TRANSFERS, Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
@@ -73,9 +74,9 @@ def walk(schedule: Schedule, costs: Costs) -> ExplainedRun:
 def _slotless_s(schedule: Schedule, end_s: NDArray[np.float64], host_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """The starts, (n_ops,), from the lane, the host and all dependencies but those for room."""
     met = host_s.copy()
-    for lane in Lane:
+    for lane in range(n_lanes(schedule.lane)):
         mine = np.flatnonzero(schedule.lane == lane)
-        if lane is Lane.HOST:  # what it was done with before
+        if lane == Lane.HOST:  # what it was done with before
             met[mine] = np.where(mine > 0, host_s[mine - 1], 0.0)
         else:
             met[mine[1:]] = np.maximum(met[mine[1:]], end_s[mine[:-1]])

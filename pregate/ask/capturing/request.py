@@ -90,9 +90,9 @@ class Request:
 
     @property
     def _placed(self) -> tuple[str, ...]:
-        """The placement as far as it is not in the policy: which experts are kept."""
+        """The placement as far as it is not in the policy: which experts are kept, and how many cards there are."""
         kept = [sorted(experts) for experts in self.placed.kept if experts]
-        return (repr(kept),) if kept else ()
+        return ((repr(kept),) if kept else ()) + (str(self.placed.n_cards),)
 
 
 def check_trace(model: ModelArchitecture, trace: RoutingTrace) -> None:
@@ -170,6 +170,7 @@ def _planned(
 ) -> Request:
     """The request with its memory granted. Raises `CapacityExceeded`."""
     placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
+    placed = replace(placed, n_cards=memory.n_cards)
     execution = chosen.placement.execution(memory.execution)
     check_over_link(chosen, execution, placed)
     tier, n_host_slots = tier_named(expert_tier), 0

@@ -177,6 +177,7 @@ def lasting_key(asked: Request) -> str | None:
     kept = [sorted(experts) for experts in asked.placed.kept if experts]
     parts = (
         VERSION, _code(), asked.model, asked.trace.digest, policy, asked.execution, asked.expert_tier, asked.plan, kept,
+        asked.placed.n_cards,
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

@@ -9,8 +9,9 @@ from hwmodels.figures import Figures, figures_of
 from hwmodels.fits.coverage import FitCoverage, coverage
 from hwmodels.platform import Platform
 from offload.decode import DecodeStream
+from offload.lanes import kind_of_lane
 from offload.metrics import decode_steps, summed_up
-from offload.ops import Lane, OpKind
+from offload.ops import OpKind
 from offload.prefetches import PrefetchTally, named_by
 from offload.schedule import ScheduleDigest
 from pregate.ask.capturing.capture import watch_own_policy
@@ -87,7 +88,7 @@ def _stream(asked: Request, hw: Platform, figures: Figures) -> SimulationResult 
         output="approximate" if parts.n_changed else asked.output,
         **found,
         bound_s=bound_s,
-        binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",
+        binding=kind_of_lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",
         **host_figures(plan.n_host_slots, parts.host_lookups, read_bytes),
         schedule_digest=digest.of(static_bytes),
         changed_share=changed_share(parts.n_changed, asked),

@@ -164,7 +164,7 @@ def _sure(card: Card) -> str:
     hw = best.planned.hw
     fitted = {"fitted": "fitted here", "extrapolated": f"{hw.stack.name} was fitted elsewhere"}
     said = [
-        *(["layers split, one card at a time"] if hw.machine.n_cards > 1 else []),
+        *(["layers split, a token on one card at a time"] if hw.machine.n_cards > 1 else []),
         *([OF_CUDA] if hw.is_of_cuda else []),
         f"intervals are {best.request.why}",
         fitted.get(best.request.tag, f"{hw.stack.name} was not fitted here"),

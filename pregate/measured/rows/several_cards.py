@@ -1,7 +1,7 @@
 """Rows of several cards: those that a token passes through in turn are one with the memory of all.
 
-So llama.cpp and ik_llama.cpp split a model by layers, unless they are told otherwise. A prompt whose passes are in
-several cards at once is not said.
+So llama.cpp and ik_llama.cpp split a model by layers, unless they are told otherwise. A prompt whose passes may be in
+several cards at once is of so many cards.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _IN_TURN = ("llama-cpp", "ik-llama")
 _MOST = 16
 _ONE_PASS = 512
 """Tokens of a prompt that pass at once where nothing else is said (`-ub` of both engines)."""
+_SHARE_LAYERS = re.compile(r"-sm\s+(?:row|tensor)|--split-mode[ =](?:row|tensor)")
 _MODELS = re.compile(r"\S\s*[;,]\s*\S|\S\s+(?:\+|and|&)\s+\S", re.IGNORECASE)
 
 
@@ -33,18 +34,17 @@ def on_one_card(cells: Mapping[str, str], named: str) -> dict[str, str]:
     if not 1 < n <= _MOST or named not in hardware_names() or engine is None or engine.engine not in _IN_TURN:
         return dict(cells)
     numbers = cells.get("set", "")
-    if "hbm_bytes" in numbers or _takes_turns(cells, numbers):
-        return dict(cells)
-    hbm_bytes = n * load_machine(named).accelerator.hbm_bytes
-    together = ";".join(filter(None, (numbers, f"accelerator.hbm_bytes={hbm_bytes:.0f}")))
-    return {**cells, "hardware": named, "set": together}
-
-
-def _takes_turns(cells: Mapping[str, str], numbers: str) -> bool:
-    """Whether passes of a prompt may be in several cards at once: all weights there, and more than one pass of it."""
     design = f"{cells.get('policy', '')} {cells.get('placement', '')} {numbers}"
-    if re.search(r"-sm\s+(?:row|tensor)|--split-mode[ =](?:row|tensor)", design):
-        return True
+    if "hbm_bytes" in numbers or "n_cards" in numbers or _SHARE_LAYERS.search(design):
+        return dict(cells)
+    together = f"accelerator.hbm_bytes={n * load_machine(named).accelerator.hbm_bytes:.0f}"
+    if _takes_turns(cells, design):
+        together = f"accelerator.n_cards={n}"
+    return {**cells, "hardware": named, "set": ";".join(filter(None, (numbers, together)))}
+
+
+def _takes_turns(cells: Mapping[str, str], design: str) -> bool:
+    """Whether passes of a prompt may be in several cards at once: all weights there, and more than one pass of it."""
     n_tokens = cells.get("input_tokens") or "1"
     one_pass = n_tokens.isdigit() and int(n_tokens[:9]) <= _ONE_PASS
     on_host = re.search(r"cpu|-ot |--override-tensor|-n?cmoe|-ngl [0-9]{1,2}\b", design)
@@ -70,8 +70,7 @@ def check_one_card(hardware: str, *, measured: bool = False) -> None:
         raise InvalidInput(
             f"hardware {hardware[:60]!r}: a row is of one card. Cards that a token passes through in turn (stacks "
             f"{' and '.join(_IN_TURN)}) are one with the memory of all: {named[:40]}, and set accelerator.hbm_bytes; "
-            f"cards that share a layer, that differ, or that passes of one prompt are in at once cannot be said: give "
-            f"the row a reason"
+            f"cards that share a layer, or that differ, cannot be said: give the row a reason"
         )
 
 

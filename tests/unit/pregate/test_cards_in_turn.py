@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +15,13 @@ from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.request import request
 from pregate.card.job import RequestLoad
 from pregate.card.plan import plan
+from pregate.draw.perfetto import write_trace
+from pregate.draw.timelines import gantt
 from pregate.economics.assumptions import load_assumptions
 from pregate.economics.machine_ranking import rank_machines
 from pregate.engines.flag_table import engines
 from pregate.engines.writing import _shared
+from simulator.modes import Modes
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 
@@ -50,6 +54,55 @@ def test_a_token_takes_as_long_on_two_cards_as_on_one_with_the_memory_of_both(mo
     assert (two.tpot_s, two.ttft_s) == (one.tpot_s, one.ttft_s)
     reserve = int(roomy.constant("reserve_bytes"))
     assert two.peak_hbm_bytes == one.peak_hbm_bytes + reserve, "each card has a context of its own"
+
+
+@pytest.mark.parametrize(("stack", "n_copies"), [("llama-cpp", 4), ("ik-llama", 1)])
+@pytest.mark.parametrize("n_cards", [2, 4])
+def test_passes_of_a_prompt_are_in_several_cards_at_once(
+    model: ModelArchitecture, stack: str, n_copies: int, n_cards: int
+) -> None:
+    """Eight passes of 512 tokens: as many cards at work as there are, or as copies let the host be ahead."""
+    trace = pregate.synthesize(model, 4096, 2, 1, 0)
+    several = pregate.simulate(model, pregate.load_hardware(f"{n_cards}x rtx-3090", stack), trace, "gpu_only")
+    one = pregate.simulate(model, pregate.load_hardware("rtx-3090", stack, {"hbm_bytes": 60e9}), trace, "gpu_only")
+    at_once = min(n_cards, n_copies + 1)
+    assert 1 / at_once < several.ttft_s / one.ttft_s < (1 / at_once + 1 / 8) * 1.1
+    assert several.tpot_s == pytest.approx(one.tpot_s, rel=1e-9)
+    assert several.bound_s <= several.makespan_s
+
+
+def test_long_prompts_on_cards_are_the_same_part_by_part(model: ModelArchitecture) -> None:
+    hw, trace = pregate.load_hardware("2x rtx-3090"), pregate.synthesize(model, 2048, 3, 1, 0)
+    whole = pregate.simulate(model, hw, trace, "gpu_only")
+    parts = pregate.simulate(model, hw, trace, "gpu_only", engine="stream")
+    assert (parts.schedule_digest, parts.ttft_s, parts.makespan_s) == (
+        whole.schedule_digest, whole.ttft_s, whole.makespan_s,
+    )  # fmt: skip
+    assert parts.binding in ("COMPUTE", "HOST", "critical path")
+
+
+def test_what_the_host_computes_keeps_passes_apart(model: ModelArchitecture) -> None:
+    """As llama.cpp does with tensors elsewhere: its scheduler then runs one pass at a time."""
+    trace = pregate.synthesize(model, 2048, 2, 1, 0)
+    two = pregate.simulate(model, pregate.load_hardware("2x rtx-3090"), trace, "gpu_only@experts=cpu:8")
+    roomy = pregate.load_hardware("rtx-3090", "llama-cpp", {"hbm_bytes": 60e9})
+    assert two.ttft_s == pregate.simulate(model, roomy, trace, "gpu_only@experts=cpu:8").ttft_s
+
+
+def test_modes_of_links_are_of_one_card(model: ModelArchitecture) -> None:
+    trace = pregate.synthesize(model, 16, 2, 1, 0)
+    with pytest.raises(InvalidInput, match="modes of links and memories are of one card"):
+        pregate.simulate(model, pregate.load_hardware("2x rtx-3090"), trace, "gpu_only", modes=Modes(link="shared"))
+
+
+def test_pictures_show_a_lane_a_card(model: ModelArchitecture, tmp_path: Path) -> None:
+    trace = pregate.synthesize(model, 1024, 2, 1, 0)
+    found = pregate.simulate(model, pregate.load_hardware("2x rtx-3090"), trace, "gpu_only")
+    figure = gantt(found)
+    assert "compute, card 2" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert found.timeline is not None
+    write_trace(found.timeline, tmp_path / "trace.json")
+    assert '"name": "compute, card 2"' in (tmp_path / "trace.json").read_text()
 
 
 def test_whole_layers_leave_less_than_a_layer_of_each_card_but_the_last(model: ModelArchitecture) -> None:
@@ -96,8 +149,8 @@ def test_a_card_of_two_says_so_and_shares_the_layers(model: ModelArchitecture) -
     assert found.best.design.policy == "gpu_only"
     assert "-sm layer" in found.flags.command
     assert found.text().startswith("qwen3-30b-a3b on 2x rtx-3090")
-    assert "layers split, one card at a time" in found.text()
-    assert "a prompt that is in several" in " ".join(found.text(details=True).split())
+    assert "layers split, a token on one card at a time" in found.text()
+    assert "what passes between cards is left out" in " ".join(found.text(details=True).split())
 
 
 @pytest.mark.parametrize(("n_layers", "on_host", "n_cards"), [(36, 11, 2), (48, 1, 2), (61, 30, 4), (94, 93, 2)])

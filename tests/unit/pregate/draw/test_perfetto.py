@@ -88,7 +88,7 @@ def test_simulated_stands_over_real_on_the_same_tracks(result: pregate.Simulatio
     tracks: dict[int, dict[int, str]] = {1: {}, 2: {}}
     for event in events:
         if event["ph"] == "M" and event["name"] == "thread_name":
-            tracks[event["pid"]][event["tid"] - 10 * event["pid"]] = event["args"]["name"]
+            tracks[event["pid"]][event["tid"] - 100 * event["pid"]] = event["args"]["name"]
     assert tracks[1] == tracks[2]
     assert [sum(e["ph"] == "X" and e["pid"] == pid for e in events) for pid in (1, 2)] == [n, n]
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}

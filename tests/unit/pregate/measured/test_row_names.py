@@ -58,7 +58,6 @@ def test_what_is_no_name_of_ours_stays_and_is_told_of(tmp_path: Path) -> None:
             "a row is of one card.*RTX 3090, and set accel",
         ),
         ("qwen3-30b-a3b,RTX 3090 + RTX 3060,,,gpu_only,llama.cpp,1,1,8,tpot,9,ms,", "that differ"),
-        ("qwen3-30b-a3b,2x RTX 3090,,,gpu_only,llama.cpp,1,4096,8,ttft,9,s,", "passes of one prompt are in at once"),
         ("qwen3-30b-a3b,2x RTX 3090,,,-ngl 99 -sm row,llama.cpp,1,1,8,tpot,9,ms,", "cards that share a layer"),
         (
             "qwen3-30b-a3b,Intel Arc B580,,,gpu_only,llama.cpp,1,1,8,tpot,9,ms,",
@@ -188,6 +187,19 @@ def test_cards_that_a_token_passes_in_turn_are_one_with_the_memory_of_both(tmp_p
     bench = RowBench()
     assert bench.platform(both).machine.accelerator.hbm_bytes == bench.platform(one).machine.accelerator.hbm_bytes
     assert bench.predict(both) == bench.predict(one)
+
+
+def test_a_prompt_of_several_passes_is_of_as_many_cards_as_there_are(tmp_path: Path) -> None:
+    said = "qwen3-30b-a3b,{},,all=q8_0,gpu_only,llama.cpp,1,4096,2,ttft,{},s,{}"
+    both, one, short = read_table(
+        table(
+            tmp_path, said.format("2x RTX 3090", 9, ""), said.format("RTX 3090", 9, "accelerator.hbm_bytes=48GiB"),
+            said.format("2x RTX 3090", 9, "").replace("4096", "512"),
+        )
+    )  # fmt: skip
+    bench = RowBench()
+    assert [bench.platform(row).machine.n_cards for row in (both, one, short)] == [2, 1, 1]
+    assert 0.5 < bench.predict(both) / bench.predict(one) < 0.65
 
 
 def test_columns_and_cells_as_others_write_them(tmp_path: Path) -> None:
