@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from offload import schedule
-from offload.ops import Gemm, Lane, OpKind, Work
+from offload.ops import MOST_LANES, Gemm, Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.timeline import Timeline
@@ -63,7 +63,7 @@ def changed(name: str, index: int, value: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (changed("lane", 0, len(Lane)), "lane is outside"),
+        (changed("lane", 0, MOST_LANES), "lane is outside"),
         (changed("lane", 0, -1), "lane is outside"),
         (changed("kind", 0, len(OpKind)), "op kind is outside"),
         (changed("cost", 2, 3), "cost row is outside"),
