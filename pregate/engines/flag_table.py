@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -21,19 +22,24 @@ NOTHING = "nothing"
 HOST_KERNELS: Mapping[str, str] = ReadOnly({"bf16": "BF16", "fp8": "FP8", "int4": "RAWINT4", "mxfp4": "MXFP4"})
 """`--kt-method` by the start of the name of a format that is published so."""
 
+_LENT = (NOTHING, "power_limit", "clock", "no_graphs", "prompt_threads")
+"""What forks have as what they forked."""
+
 _SWITCHED = ("0", "1", "on", "off", "auto")
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
     """`name`: as cards write it; `says`: what, in words that engines share; `n_words`: that follow it, -1 as many as do
-    before the next flag. `switch`: a word that turns it on or off may follow.
+    before the next flag. `switch`: a word that turns it on or off may follow. `noted`: what a row that has it (of a
+    switch: turned off) is told.
     """
 
     name: str
     says: str
     n_words: int
     switch: bool
+    noted: str = ""
 
     def takes(self, words: list[str]) -> str:
         """The value of the flag, taken from the front of `words`; "" without one. Raises `InvalidInput` without it."""
@@ -56,6 +62,7 @@ class EngineFlags:
     `pins_placed` hold tensors that are placed on the host in page-locked memory where no file is mapped, as they hold
     layers there. `experts_on_host`: the host computes all experts where no flag says which. `capability`: of an NVIDIA
     card at least, by the start of the format of experts, "any" for all. `refused`: by flag why it cannot be said.
+    `launch_without_graphs`: what the host takes for a kernel where passes are no graphs, as `stack.launch_s` has it.
     `benchmark_draws`: where its own benchmark draws the tokens at random that it feeds; "" where it has none that does.
     """
 
@@ -69,6 +76,11 @@ class EngineFlags:
     capability: Mapping[str, float]
     refused: Mapping[str, str]
     benchmark_draws: str = ""
+    launch_without_graphs: str = ""
+
+    def why_refused(self, name: str) -> str:
+        """Why a flag cannot be said; "" of another. Names may end in `*`."""
+        return next((why for known, why in self.refused.items() if fnmatchcase(name, known)), "")
 
     def words(self, says: str, value: object = None) -> str:
         """What a card writes to say so: `-ub 512`."""
@@ -90,9 +102,11 @@ def engines() -> Mapping[str, EngineFlags]:
     """Every engine of the table, by name."""
     table = read_yaml(FLAGS_FILE)
     found = dict[str, EngineFlags]()
+    shared = _flags(table.section("any").section("flags"))
     for engine, section in table.sections():
-        lender = section.text("fork_of", "")
-        found[engine] = _engine(engine, section, found.get(lender))
+        if engine != "any":
+            lender = section.text("fork_of", "")
+            found[engine] = _engine(engine, section, found.get(lender), shared)
     return ReadOnly(found)
 
 
@@ -101,8 +115,20 @@ def engine_of(stack: str) -> EngineFlags | None:
     return next((one for one in engines().values() if stack in one.stacks), None)
 
 
-def _engine(engine: str, section: Section, lender: EngineFlags | None) -> EngineFlags:
-    read = {} if lender is None else {name: flag for name, flag in lender.read.items() if flag.says == NOTHING}
+def _flags(section: Section) -> dict[str, Flag]:
+    """Flags by every spelling."""
+    read: dict[str, Flag] = {}
+    for name, entry in section.sections():
+        switch = bool(entry.take("switch", optional=True))
+        flag = Flag(name, entry.text("says"), entry.integer("words", 1, minimum=-1), switch, entry.text("noted", ""))
+        entry.text("is")
+        read |= dict.fromkeys((name, *(entry.take("also", optional=True) or ())), flag)
+        entry.done()
+    return read
+
+
+def _engine(engine: str, section: Section, lender: EngineFlags | None, shared: Mapping[str, Flag]) -> EngineFlags:
+    read = dict(shared) if lender is None else {name: flag for name, flag in lender.read.items() if flag.says in _LENT}
     refused = {} if lender is None else dict(lender.refused)
     written: dict[str, str] = {}
     for how, names in section.section("ignored").unread().items():
@@ -110,14 +136,14 @@ def _engine(engine: str, section: Section, lender: EngineFlags | None) -> Engine
     for why, names in section.section("refused").unread().items():
         refused |= dict.fromkeys(names.split(), why)
     for part in ("flags", "of_rows"):
-        for name, entry in section.section(part).sections():
-            switch = bool(entry.take("switch", optional=True))
-            flag = Flag(name, entry.text("says"), entry.integer("words", 1, minimum=-1), switch)
-            entry.text("is")
-            read |= dict.fromkeys((name, *(entry.take("also", optional=True) or ())), flag)
-            if part == "flags":
-                written[flag.says] = name
-            entry.done()
+        found = _flags(section.section(part))
+        read |= found
+        if part == "flags":
+            written |= {flag.says: flag.name for flag in found.values()}
+    graphs = section.optional_section("without_graphs")
+    launch = "" if graphs is None else graphs.text("launch")
+    if graphs is not None:
+        graphs.text("source")
     stacks = tuple(section.take("stacks"))
     counting, pinning = (tuple(section.take(key, optional=True) or ()) for key in ("output_is_a_layer", "pins_placed"))
     on_host = section.flag("experts_on_host")
@@ -134,4 +160,5 @@ def _engine(engine: str, section: Section, lender: EngineFlags | None) -> Engine
         ReadOnly(least),
         ReadOnly(refused),
         section.text("benchmark_draws", ""),
+        launch or ("" if lender is None else lender.launch_without_graphs),
     )

@@ -12,41 +12,45 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from hwmodels.specs.machine_files import load_component, load_machine
 from hwmodels.specs.spec import Host
+from pregate.engines.command_lines import flags_of_command
 from pregate.engines.flag_table import NOTHING, EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, brought_in_groups, copied_as_they_begin, read_where_they_lie
+from pregate.engines.placed_tensors import experts_on_host, is_plain_pattern, layers_on_host
+from pregate.engines.power_limits import PROMPT_METRICS, at_clock, at_power
 from pregate.engines.unpriced import check_engine
 from pregate.engines.writing import NO_OPS
 from pregate.named import load_model
 from traces.errors import InvalidInput, PregateError
-from traces.model.layer_stack import LayerStack
+from traces.model.dtypes import find_dtype
+from traces.model.model_architecture import ModelArchitecture
 
 __all__ = ["flags_in", "told_of_flags", "without_flags"]
 
 _MOST = 2000
 _MICRO_BATCH = 512  # tokens, of llama.cpp and its forks where nothing is said
-_MOST_QUANTIFIERS = 6
-_PATTERN = re.compile(r"[A-Za-z0-9_.:\\|()\[\]\-*+?^$]{1,400}", re.ASCII)
-_TENSORS = ("gate", "up", "down")
 _OFF = ("0", "off")
 _UNMAPPED = ("none", "mlock", "dio")
 _LOAD_MODES = (*_UNMAPPED, "auto", "mmap", "mmap+mlock")
 _FORMATS = {"f16": "fp16", "f32": "fp32", "auto": "", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
-_PROGRAM = re.compile(
-    r"(?:\w+=\S*\s+)*(?:\S*/)?(?:llama-[\w-]+|vllm|koboldcpp\S*|python3?(?:\s+-m\s+\S+)?)(?:\.exe)?\s(?:[^-\s]\S*\s+)*(?=-)"
-)
-"""A program, what is set for it, and what it is given before its first flag."""
-
 _WEIGHTS = {
-    "fp8": "fp8", "awq": "int4", "awq_marlin": "int4", "gptq": "int4", "gptq_marlin": "int4", "mxfp4": "mxfp4",
-    "modelopt_fp4": "nvfp4", "bitsandbytes": "int4",
+    "fp8": "fp8", "awq": "int4-g128-zp", "awq_marlin": "int4-g128-zp", "gptq": "int4-g128",
+    "gptq_marlin": "int4-g128", "mxfp4": "mxfp4", "modelopt": "fp8", "modelopt_fp4": "nvfp4", "bitsandbytes": "nf4",
 }  # fmt: skip
-"""Formats of weights by what vLLM calls them."""
+"""Formats of weights by what vLLM calls them, of GPTQ and AWQ as nearly all are published."""
 
-_THREADS = re.compile(r"^(?:n_)?threads\s*=\s*")
+_SAID_IN_SET = {
+    re.compile(r"^(?:n_)?threads\s*=\s*"): "--threads ",
+    re.compile(r"^power[ _-]?limit(?:ed)?\s*(?:=|to|:)?\s*(?P<watts>\d+)\s*W?$", re.IGNORECASE): r"-pl \g<watts>",
+}
+"""What people write into `set` for flags."""
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]+")
+_NO_GRAPHS = re.compile(
+    r'cudagraph_mode"?\s*[:=]\s*"?NONE|(?:^|mode"?\s*[:=]|level"?\s*[:=])\s*"?0\s*(?:$|["},])', re.I
+)
+"""In vLLM's configuration of compilation: passes that are launched kernel by kernel."""
 
 
 @dataclass(slots=True)
@@ -56,6 +60,12 @@ class _Said:
     gpu_layers: int | None = None
     cpu_moe: int | None = None
     n_threads: int | None = None
+    prompt_threads: int | None = None
+    watts: float | None = None
+    clock_hz: float | None = None
+    has_no_graphs: bool = False
+    is_fitted: bool = False
+    is_pageable: bool = False
     on_host_gib: float = 0.0
     on_host_names: str = ""
     copied_gib: float = 0.0
@@ -66,16 +76,15 @@ class _Said:
     overrides: list[tuple[str, str]] = field(default_factory=list)
     clauses: dict[str, str] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
+    kv: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     numbers: dict[str, str] = field(default_factory=dict)
 
 
 def flags_in(cells: Mapping[str, str]) -> str:
     """The flags of a row as typed, those of its policy and those that stand in `set`; "" without any."""
-    policy = cells.get("policy", "")
-    program = _PROGRAM.match(policy[:_MOST])
-    policy = policy[program.end() :] if program else policy
-    own = [policy] if policy.startswith("-") else []
-    return " ".join([*own, *(part for part in _parts(cells) if part.startswith("-"))])
+    own = flags_of_command(cells.get("policy", ""))
+    return " ".join(filter(None, (own, *(part for part in _parts(cells) if part.startswith("-")))))
 
 
 def without_flags(cells: Mapping[str, str]) -> dict[str, str]:
@@ -99,7 +108,9 @@ def told_of_flags(cells: Mapping[str, str]) -> None:
 
 def _parts(cells: Mapping[str, str]) -> list[str]:
     parts = [part.strip() for part in cells.get("set", "").split(";") if part.strip()]
-    return [_THREADS.sub("--threads ", part) for part in parts]
+    for written, flag in _SAID_IN_SET.items():
+        parts = [written.sub(flag, part) for part in parts]
+    return parts
 
 
 def _without(cells: Mapping[str, str]) -> dict[str, str]:
@@ -110,13 +121,26 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
         said.gpu_layers -= 1
     stated = cells.get("policy", "")
     placed = said.overrides or said.cpu_moe or "experts=cpu" in stated
-    if said.in_memory and (stack in engine.pins_placed or not placed):
+    if said.is_fitted and not placed:
+        said.clauses.setdefault("experts", "cpu:fit")
+    if said.kv and (kept := _kv_format(said.kv, model)):
+        said.formats["kv"] = kept
+    if said.in_memory and not said.is_pageable and (stack in engine.pins_placed or not placed):
         said.numbers["stack.host_memory"] = "pinned"
-    base = "gpu_only" if not stated or stated.startswith("-") or _PROGRAM.match(stated[:_MOST]) else stated
+    base = "gpu_only" if not stated or flags_of_command(stated) else stated
     if said.batch and said.batch < int(said.clauses.get("ubatch", _MICRO_BATCH)):  # no pass has more
         said.clauses["ubatch"] = str(said.batch)
+    metric = cells.get("metric", "")
+    if metric in PROMPT_METRICS and said.prompt_threads is not None:
+        said.n_threads = said.prompt_threads
     if said.n_threads is not None:
         said.numbers |= _threads(said.n_threads, cells)
+    if said.watts is not None:
+        said.numbers |= at_power(cells["hardware"], said.watts, metric)
+    if said.clock_hz is not None:
+        said.numbers |= at_clock(cells["hardware"], said.clock_hz)
+    if said.has_no_graphs:
+        said.numbers["stack.launch_s"] = engine.launch_without_graphs
     read = read_where_they_lie(said.on_host_gib, said.on_host_names, model) if said.on_host_gib else []
     if said.copied_gib:
         read = copied_as_they_begin(said.copied_gib, model)
@@ -125,7 +149,10 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
         n, step = groups.get("group_brought", 1), groups.get("brought_ahead", 1)
         alone = EXPERTS_ALONE if engine.engine == "sglang" else said.brought_names
         read = brought_in_groups(size, n, step, alone)
-    clauses = [*read, *_placed(said, model.decoder), *(f"{name}={what}" for name, what in said.clauses.items())]
+    on_host = [] if said.gpu_layers is None else layers_on_host(said.gpu_layers, model.decoder)
+    if "experts" not in said.clauses:
+        on_host += experts_on_host(said.overrides, said.cpu_moe, model.decoder)
+    clauses = [*read, *on_host, *(f"{name}={what}" for name, what in said.clauses.items())]
     if engine.experts_on_host and base == "gpu_only" and not any(clause.startswith("experts=") for clause in clauses):
         clauses.append("experts=cpu")
     stated = cells.get("formats", "")
@@ -135,7 +162,9 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     numbers = [part for part in _parts(cells) if not part.startswith("-")]
     numbers += [f"{k}={v}" for k, v in said.numbers.items()]
     policy = "@".join((base, *clauses))
-    return {**cells, "policy": policy, "formats": formats, "set": ";".join(numbers), "stack": stack}
+    note = "; ".join(filter(None, (cells.get("note", ""), *said.notes)))
+    told = {"policy": policy, "formats": formats, "set": ";".join(numbers), "stack": stack}
+    return {**cells, **told, **({"note": note} if said.notes else {})}
 
 
 def _engine(text: str, stack: str, sglang: bool) -> tuple[EngineFlags, str]:
@@ -169,35 +198,44 @@ def _read(text: str, engine: EngineFlags) -> _Said:
     said = _Said()
     while words:
         name, equals, value = words.pop(0).partition("=")
-        if equals and name.startswith("--"):
+        is_variable = bool(equals) and _VARIABLE.fullmatch(name) is not None
+        name, _, key = name.partition(".") if name.startswith("-") else (name, "", "")
+        flag = engine.read.get(name) or engine.read.get(re.sub(r"(?<=\w)_", "-", name))
+        if equals and (name.startswith("--") or flag is not None):
             words.insert(0, value)
-        elif equals:
+        elif equals and not is_variable:
             raise InvalidInput(f"policy {text[:60]!r}: {name}={value[:20]} is no flag")
-        flag = engine.read.get(name)
-        if flag is None and name in engine.refused:
-            raise InvalidInput(f"policy: {name}: {engine.refused[name]}: give the row a reason")
+        why = engine.why_refused(name)
+        if flag is None and why:
+            raise InvalidInput(f"policy: {name}: {why}: give the row a reason")
+        if flag is None and is_variable:
+            continue
         if flag is None:
             known = sorted(name for name, one in engine.read.items() if one.says != NOTHING)
             raise InvalidInput(
                 f"policy: flag {name[:40]!r} is not known here of {engine.engine}: known are {', '.join(known)}, and "
                 f"flags that nothing here depends on; requests at once are batch"
             )
-        _take(said, flag.says, name, flag.takes(words))
+        value = flag.takes(words)
+        if flag.noted and (not flag.switch or value in _OFF):
+            said.notes.append(f"{name}: {flag.noted}")
+        _take(said, flag.says, name, f"{key}={value}" if key else value)
     return said
 
 
 def _take(said: _Said, what: str, flag: str, value: str) -> None:
     match what:
         case "layers_on_device":
-            said.gpu_layers = _count(flag, "9999" if value in ("all", "-1") else value)
+            said.is_fitted = value == "auto"
+            said.gpu_layers = None if said.is_fitted else _count(flag, "9999" if value in ("all", "-1") else value)
         case "experts_on_host_of":
             said.cpu_moe = _count(flag, value)
         case "experts_on_host":
             said.overrides.append(("exps", "CPU"))
         case "tensors_placed":
-            for one in re.split(r"[,;]", value):
+            for one in map(str.strip, re.split(r"[,;]", value)):
                 pattern, equals, where = one.rpartition("=")
-                if not equals or not _is_plain_pattern(pattern):
+                if not equals or not is_plain_pattern(pattern):
                     raise InvalidInput(f"policy: {flag} {one[:60]!r} is no PATTERN=BUFFER that is read here")
                 said.overrides.append((pattern, where))
         case "micro_batch":
@@ -206,9 +244,9 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
             said.batch = _count(flag, value)
         case "streamed_from":
             said.clauses["stream"] = str(_count(flag, value))
-        case "never_streamed":
+        case "never_streamed" if value not in _OFF:
             said.clauses["stream"] = "never"
-        case "kv_on_host":
+        case "kv_on_host" if value not in _OFF:
             said.clauses["kv"] = "cpu"
         case "experts_kept":
             said.clauses["experts"] = f"cpu:keep={_count(flag, value)}"
@@ -217,12 +255,12 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
         case "fitted":
             if value == "on":
                 said.clauses["experts"] = "cpu:fit"
-        case "kv_format":
-            wanted = _FORMATS.get(value.lower(), value.lower())
-            if wanted and said.formats.setdefault("kv", wanted) != wanted:
-                raise InvalidInput(f"policy: {flag} {value}: keys and values have one format, kv of formats")
+        case "kv_format" | "key_format" | "value_format":
+            said.kv |= dict.fromkeys(("key", "value") if what == "kv_format" else (what.partition("_")[0],), value)
         case "threads":
             said.n_threads = None if value == "-1" else _count(flag, value)
+        case "prompt_threads":
+            said.prompt_threads = None if value == "-1" else _count(flag, value)
         case "weight_format":
             stored = _WEIGHTS.get(value.lower())
             if stored is None:
@@ -246,6 +284,14 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
     """Flags of memory and cards. Raises `InvalidInput` for what cannot be said, with the way out."""
     if what in ("in_memory", "mapped", "load_mode"):
         said.in_memory = _reads_whole(what, flag, value)
+    if what == "not_page_locked":
+        said.is_pageable = True
+    if what == "power_limit":
+        said.watts = _number(flag, value.rstrip("wW"))
+    if what == "clock":
+        said.clock_hz = _number(flag, value.rpartition(",")[2]) * 1e6
+    if what == "no_graphs" or (what == "compilation" and _NO_GRAPHS.search(value)):
+        said.has_no_graphs = True
     if what == "pools":  # of threads, each on the memory of its own socket
         said.numbers["stack.cpu_sockets"] = str(_count(flag, value) or 1)
     if what == "offloaded_ops":
@@ -275,6 +321,18 @@ def _reads_whole(what: str, flag: str, value: str) -> bool:
     return (value not in _OFF) if what == "in_memory" else value in _OFF
 
 
+def _kv_format(said: Mapping[str, str], model: ModelArchitecture) -> str:
+    """The format of keys and values as flags say them, where they differ the mean of their bits; "" for what is
+    computed, as the one is that no flag speaks of. Latents are kept as keys alone.
+    """
+    formats = {kind: _FORMATS.get(value.lower(), value.lower()) for kind, value in said.items()}
+    key, value = formats.get("key", ""), formats.get("value", "")
+    if key == value or model.decoder.attention.kind == "mla":
+        return key
+    bits = [find_dtype(name or "fp16").bits for name in (key, value)]
+    return f"w{sum(bits) / 2:g}"
+
+
 def _threads(n_threads: int, cells: Mapping[str, str]) -> dict[str, str]:
     """Numbers of a host of whose cores fewer compute; none where threads are as many as cores, or more."""
     named = cells.get("host", "")
@@ -296,53 +354,3 @@ def _number(flag: str, value: str) -> float:
     if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", value, re.ASCII):
         raise InvalidInput(f"policy: {flag} {value[:20]!r} is not a number of 0 or more")
     return float(value)
-
-
-def _is_plain_pattern(pattern: str) -> bool:
-    """Whether a pattern is one that no text can keep busy: no repeated groups, few repetitions."""
-    n_repeated = sum(pattern.replace("(?:", "(").count(mark) for mark in "*+?")
-    if not _PATTERN.fullmatch(pattern) or n_repeated > _MOST_QUANTIFIERS or re.search(r"\)[*+?]", pattern):
-        return False
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
-
-
-def _placed(said: _Said, stack: LayerStack) -> list[str]:
-    """Clauses of the layers, and of the experts, that are on the host.
-
-    Layers that are no range are the last of as many: layers are alike, so that as much is read and handed over. Where
-    single matrices of experts are there, as many bytes are: whole experts of every layer, the same on average.
-    """
-    clauses, n_layers, moe_layers = [], stack.n_layers, stack.moe_layers
-    if said.gpu_layers is not None and said.gpu_layers < n_layers:
-        n_host = n_layers - said.gpu_layers
-        clauses.append("layers=cpu" if n_host == n_layers else f"layers=cpu:{n_host}")
-    if "experts" in said.clauses:
-        return clauses
-    overrides = list(said.overrides)
-    if said.cpu_moe is not None:
-        overrides += [
-            (rf"blk\.{layer}\.ffn_(up|down|gate)_exps", "CPU") for layer in range(min(said.cpu_moe, n_layers))
-        ]
-    shares = [_hosted_share(layer, overrides) for layer in range(n_layers)]
-    hosted = [layer for layer, share in enumerate(shares) if share]
-    on_host = sum(shares[layer] for layer in moe_layers)
-    if any(0 < share < 1 for share in shares):
-        clauses.append(f"experts=cpu:share={float(on_host / len(moe_layers)):.4g}:uniform")
-    elif len(hosted) == n_layers:
-        clauses.append("experts=cpu")
-    elif hosted and hosted != list(range(hosted[0], hosted[-1] + 1)):
-        clauses.append(f"experts=cpu:{moe_layers[-int(on_host)]}-{moe_layers[-1]}" if on_host else "")
-    elif hosted:
-        clauses.append(f"experts=cpu:{hosted[0]}-{hosted[-1]}" if hosted[0] else f"experts=cpu:{len(hosted)}")
-    return list(filter(None, clauses))
-
-
-def _hosted_share(layer: int, overrides: list[tuple[str, str]]) -> Fraction:
-    """Which part of the three expert matrices of a layer is on the host."""
-    names = [f"blk.{layer}.ffn_{tensor}_exps.weight" for tensor in _TENSORS]
-    homes = [next((where for pattern, where in overrides if re.search(pattern, name)), "device") for name in names]
-    return Fraction(sum(where.startswith("CPU") for where in homes), len(homes))

@@ -47,7 +47,9 @@ _BESIDE_CPU = re.compile(
 """What systems write around the name of a processor."""
 _CODENAMES = re.compile(r"\b(?:naples|rome|milan|genoa|bergamo|siena|turin)-(?=\d)")
 _BESIDE_CARD = re.compile(
-    r"^1\s*[x\u00d7]\s*(?=\D)|\([^()]*\)|\b(?:gddr\w*|hbm\d\w*|graphics card|gpu)\b", re.IGNORECASE
+    r"^1\s*[x\u00d7]\s*(?=\D)|\([^()]*\)|(?:@|,|\bat|\bpower[ -]?limit(?:ed)?(?:\s+(?:to|at|of))?)?\s*\b\d{2,4}\s?W\b"
+    r"(?:\s*(?:power[ -])?(?:limit|cap|tgp|tdp)(?:ed)?)?|\b(?:gddr\w*|hbm\d\w*|graphics card|gpu)\b",
+    re.IGNORECASE,
 )
 """What is written around the name of a card."""
 _FAMILIES = re.compile(r"\b(?:radeon-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")

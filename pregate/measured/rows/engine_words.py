@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from pregate.engines.flag_table import engine_of
+from pregate.engines.power_limits import board_watts
 
 __all__ = ["in_flags"]
 
@@ -14,6 +15,7 @@ _OPTION = (
     r"|--localalloc|--all|0x[0-9a-fA-F]+|\d[\d,-]*"
 )
 _NUMA = re.compile(rf"\s*(?:\w+=\S*\s+)*(?:numactl|taskset)\s+(?P<options>(?:(?:{_OPTION})\s+)*)", re.ASCII)
+_WATTS = re.compile(r"(?<![\w.])(\d{2,4})\s?W(?![a-z])", re.ASCII | re.IGNORECASE)
 _SGLANG = re.compile(r"sg-?lang", re.IGNORECASE)
 _ONE_NODE = re.compile(r"(?:-N|-m|--cpunodebind|--membind|--cpubind)(?:[ =]?)\d+(?![\d,-])", re.ASCII)
 _LAYERS = re.compile(
@@ -37,12 +39,15 @@ _VARIABLES = {
 _OTHERS = re.compile(r"(?:num_ctx|num_batch|num_predict|num_thread)\s*[=:]?\s*\d+", re.IGNORECASE | re.ASCII)
 
 
-def in_flags(cells: Mapping[str, str], stack: str = "") -> dict[str, str]:
+def in_flags(cells: Mapping[str, str], stack: str = "", hardware: str = "") -> dict[str, str]:
     """A row whose policy is what Ollama or LM Studio are told, as flags of llama.cpp; one that ran on one node of two
     sockets (`numactl -N 0 -m 0`), as of a host with one. `stack`: what its author calls the engine, of which SGLang has
-    flags of its own.
+    flags of its own; `hardware`: what he calls the card, with the limit of its power perhaps.
     """
     made = dict(cells)
+    watts = _WATTS.search(hardware)
+    if watts is not None and board_watts(made.get("hardware", "")) is not None:
+        made["set"] = ";".join(filter(None, (made.get("set", ""), f"-pl {watts[1]}")))
     if "--kt-" in made.get("policy", "") and made.get("stack") in ("vllm", ""):  # SGLang with KTransformers' kernels
         made["stack"] = "ktransformers"
     engine = engine_of(made.get("stack", ""))
@@ -87,4 +92,6 @@ def _as_flag(name: str, value: str) -> str:
     flag = _VARIABLES.get(name)
     if flag is None or (flag == "--cpu-moe" and value in ("0", "false", "off", "")):
         return ""
+    if name == "KV_CACHE_TYPE":
+        return f"-ctk {value} -ctv {value}"
     return flag if flag == "--cpu-moe" else f"{flag} {value}"

@@ -176,7 +176,7 @@ class MeasuredRow:
     @property
     def _flagged(self) -> dict[str, str]:
         """The cells that flags of an engine stand in, or speak of."""
-        return {name: getattr(self, name) for name in ("policy", "model", "stack", "set", "host", "hardware")}
+        return {name: getattr(self, name) for name in ("policy", "model", "stack", "set", "host", "hardware", "metric")}
 
     @property
     def is_of_isca24(self) -> bool:
@@ -297,7 +297,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     if not text["name"]:
         what = f"{text['model']} on {text['hardware']}, {design}, {metric}"
         text["name"] = f"{text['source']}: {what}" if text["source"] else what
-    text = without_flags(in_flags(with_our_names(text), text["stack"]))
+    text = without_flags(in_flags(with_our_names(text), text["stack"], text["hardware"]))
     text["routing"] = tokens_of_row(text, where)
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
     unit = METRICS[metric][0] if metric in METRICS else text["unit"]

@@ -1,161 +1,155 @@
-"""Commands as people post them: every flag is read, or refused by name."""
+"""Commands as people post them: what stands before the program, limits of power, launches without graphs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pregate.engines.flag_table import NOTHING, engines
+from pregate.engines.command_lines import flags_of_command
+from pregate.measured.row_prediction import RowBench
 from tests.unit.pregate.measured.test_engine_flags import row
 from traces.errors import InvalidInput
 
-LLAMA, IK, KT = "llama.cpp", "ik_llama.cpp", "KTransformers"
-
-POSTED = [
-    (
-        LLAMA,
-        "gpt-oss-120b",
-        "llama-server -hf ggml-org/gpt-oss-120b-GGUF --ctx-size 0 --jinja -ub 4096 -b 4096 --n-cpu-moe 20 --swa-full "
-        "-np 1 --no-warmup --threads -1",
-        "gpu_only@experts=cpu:20@ubatch=4096",
-    ),
-    (
-        IK,
-        "deepseek-r1",
-        "./build/bin/llama-server --model r1.gguf --alias r1 --ctx-size 32768 -ctk q8_0 -mla 3 -fa -amb 512 -fmoe "
-        r'--n-gpu-layers 63 -ot "blk\.(3|4|5|6)\.ffn_.*=CUDA0" --override-tensor exps=CPU --parallel 1 --threads 24',
-        "gpu_only@experts=cpu:7-60",
-    ),
-    (
-        IK,
-        "qwen3-235b-a22b",
-        r'./llama-sweep-bench -m q.gguf -fa -rtr -fmoe -ngl 99 -ot "blk\.(?:[0-9]|1[0-9])\.ffn.*=CUDA0" '
-        "-ot exps=CPU --threads 16 --warmup-batch -ger --merge-qkv",
-        "gpu_only@experts=cpu:20-93@stream=never",
-    ),
-    (
-        LLAMA,
-        "qwen3-235b-a22b",
-        r'llama-server -m q.gguf -ngl 99 -ot "blk\.(1[6-9]|[2-9][0-9])\.ffn_(gate|up|down)_exps\.weight=CPU" '
-        "--flash-attn on --split-mode none --main-gpu 0 --slots --no-webui --device CUDA0 -nocb --reasoning on",
-        "gpu_only@experts=cpu:16-93",
-    ),
-    (
-        LLAMA,
-        "glm-4.5-air",
-        "-ngl 99 -ncmoe 33 --cache-reuse 256 --kv-unified --samplers 'top_k;top_p'",
-        "gpu_only@experts=cpu:33",
-    ),
-    (
-        LLAMA,
-        "qwen3-30b-a3b",
-        "llama-server --fit on --fit-ctx 32768 --fit-target 1024 -m x.gguf",
-        "gpu_only@experts=cpu:fit",
-    ),
-    (LLAMA, "qwen3-30b-a3b", "llama-cli.exe -m q.gguf -dev none --poll 100 --cpu-strict 1", "gpu_only@layers=cpu"),
-    (LLAMA, "qwen3-30b-a3b", "-ngl 99 -b 256 -ub 2048", "gpu_only@ubatch=256"),
-    (LLAMA, "qwen3-30b-a3b", "-ngl 99 -b 256", "gpu_only@ubatch=256"),
-    (LLAMA, "qwen3-30b-a3b", "-ngl 99 --override-kv tokenizer.ggml.add_bos_token=bool:false", "gpu_only"),
-    (
-        "koboldcpp",
-        "qwen3-30b-a3b",
-        "koboldcpp.exe --model q.gguf --usecublas --gpulayers 99 --moecpu 20 --contextsize 16384 --blasbatchsize 2048",
-        "gpu_only@experts=cpu:20@ubatch=2048",
-    ),
-    ("LM Studio", "gpt-oss-20b", "GPU offload 24/24, Force Model Expert Weights onto CPU", "gpu_only@experts=cpu"),
-    (
-        "LM Studio",
-        "gpt-oss-20b",
-        "GPU Offload: 24/24; Number of layers for which to force MoE weights onto CPU: 12",
-        "gpu_only@experts=cpu:12",
-    ),
-    ("LM Studio", "gpt-oss-20b", "GPU offload 10/24", "gpu_only@layers=cpu:15"),
-    ("ollama", "gpt-oss-20b", "LLAMA_ARG_CPU_MOE=1 num_gpu 99", "gpu_only@experts=cpu"),
-    ("ollama", "gpt-oss-20b", "LLAMA_ARG_CPU_MOE=0 num_gpu 99", "gpu_only"),
-    (
-        LLAMA,
-        "gpt-oss-20b",
-        "LLAMA_ARG_N_CPU_MOE=7 LLAMA_SET_ROWS=1 ./llama-server -m g.gguf -ngl 99",
-        "gpu_only@experts=cpu:7",
-    ),
-    ("ollama", "gpt-oss-20b", "OLLAMA_FLASH_ATTENTION=1 ollama run gpt-oss:20b --verbose", "gpu_only"),
-    (
-        KT,
-        "deepseek-v3",
-        "python ktransformers/local_chat.py --model_path d --gguf_path g --cpu_infer 33",
-        "gpu_only@experts=cpu",
-    ),
-    (
-        "vllm",
-        "qwen3-30b-a3b",
-        "vllm serve Qwen/Qwen3-30B-A3B --offload-backend uva --cpu-offload-gb 45 --cpu-offload-params "
-        "experts.w13_weight experts.w2_weight -O3 --trust-remote-code --max-num-batched-tokens 2048",
-        "gpu_only@experts=zerocopy:40@ubatch=2048",
-    ),
-    (
-        "sglang",
-        "qwen3-30b-a3b",
-        "python3 -m sglang.launch_server --model-path Q --cpu-offload-gb 40 --port 30000 --mem-fraction-static 0.8",
-        "gpu_only@experts=stream:35:share=0.990476@weights=stream:35@ahead=0",
-    ),
-    (
-        "SGLang",
-        "deepseek-v2-lite",
-        "--offload-group-size 4 --offload-num-in-group 2 --offload-mode cpu",
-        "gpu_only@experts=stream:2/4@ahead=1",
-    ),
-    (
-        "SGLang",
-        "qwen3-30b-a3b",
-        "--kt-num-gpu-experts 40 --kt-weight-path w --watchdog-timeout 3000",
-        "gpu_only@experts=cpu:keep=40",
-    ),
+COMMANDS = [
+    "./build/bin/llama-server -m a.gguf -ngl 99 -ncmoe 12",
+    "cd llama.cpp && ./llama-server -m a.gguf -ngl 99 -ncmoe 12",
+    "sudo nvidia-smi -pm 1; sudo sync; llama-server -m a.gguf -ngl 99 -ncmoe 12",
+    "export CUDA_VISIBLE_DEVICES=0 && nohup llama-server -m a.gguf -ngl 99 -ncmoe 12",
+    "docker run --gpus all -v ~/m:/m ghcr.io/ggml-org/llama.cpp:server-cuda -m /m/a.gguf -ngl 99 -ncmoe 12",
+    "LLAMA_SET_ROWS=1 GGML_CUDA_FORCE_MMQ=1 time ./llama-bench -m a.gguf -ngl 99 -ncmoe 12 -embd 0 -nopo 0 -nkvo 0",
+    "llama-server \\\n  -m a.gguf \\\n  -ngl 99 \\\n  -ncmoe 12",
 ]
 
 
-@pytest.mark.parametrize(("engine", "model", "command", "policy"), POSTED)
-def test_a_command_is_the_design_that_it_runs(
-    engine: str, model: str, command: str, policy: str, tmp_path: Path
-) -> None:
-    found = row(tmp_path, command, model=model, stack=engine)
-    assert sorted(found.policy.split("@")) == sorted(policy.split("@"))
-    found.design()
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_stands_before_a_program_is_passed_over(command: str, tmp_path: Path) -> None:
+    assert row(tmp_path, command).policy == "gpu_only@experts=cpu:12"
+
+
+def test_marks_within_quotes_part_no_commands(tmp_path: Path) -> None:
+    flags = r"llama-server -m 'a && b.gguf' -ot 'blk\.[0-9]\.ffn_.*_exps=CPU; blk\.4[0-7]\.ffn=CUDA0' -ngl 99"
+    assert row(tmp_path, flags).policy == "gpu_only@experts=cpu:10"
+    assert flags_of_command("gpu_only@experts=cpu:12") == flags_of_command("on_demand+lru:0.3") == ""
 
 
 @pytest.mark.parametrize(
-    ("engine", "command", "told"),
+    ("stack", "command"),
     [
-        (LLAMA, "llama-server -m q.gguf -md draft.gguf --draft-max 16", "-md: tokens that are drafted"),
-        (LLAMA, "llama-bench -m q.gguf -ub 512,2048", "-ub '512,2048' is not a whole number"),
-        (LLAMA, "-ngl 99 --override-kv qwen3moe.expert_used_count=int:6", "top_k=6"),
-        (LLAMA, "-ngl 99 --rpc 10.0.0.2:50052", "cards of other machines"),
-        (IK, "-ngl 99 -no-fmoe", "not fused"),
-        (IK, "-ngl 99 --model-draft d.gguf", "tokens that are drafted"),
-        (KT, "--kt-num-gpu-experts 4 --kt-max-deferred-experts-per-token 2", "put off to the next layer"),
-        ("vllm", "--speculative-config {}", "tokens that are drafted"),
-        ("vllm", "--quantization exl3", "a format of weights is said in formats"),
-        ("vllm", "-dp 2", "a row is of one card"),
-        ("SGLang", "--offload-group-size 2 --offload-mode sharded_gpu", "only those of the host"),
+        ("vllm", "vllm serve Qwen/Qwen3-30B-A3B --max_num_seqs 1 --enforce-eager"),
+        ("vllm", "uv run vllm serve m -O0"),
+        ("vllm", "vllm serve m -cc.cudagraph_mode=NONE"),
+        ("vllm", "vllm serve m --compilation-config.cudagraph_mode NONE"),
+        ("vllm", """vllm serve m --compilation-config '{"mode": 0}'"""),
+        ("vllm", "vllm serve m --optimization-level 0"),
+        ("sglang", "python -m sglang.launch_server --model m --disable-cuda-graph"),
+        ("sglang", "sglang serve --model-path m --disable-cuda-graph --hicache-ratio 2"),
+        ("ktransformers", "--kt-num-gpu-experts 8 --disable-cuda-graph"),
     ],
 )
-def test_what_a_command_says_that_cannot_be_said_is_named(engine: str, command: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=told):
-        row(tmp_path, command, stack=engine).design()
+def test_passes_without_graphs_are_launched_by_the_host(stack: str, command: str, tmp_path: Path) -> None:
+    assert row(tmp_path, command, stack=stack, hardware="h100-sxm").overrides["stack.launch_s"] == "35us"
 
 
-def test_formats_that_vllm_quantises_to_are_those_of_a_row_that_states_none(tmp_path: Path) -> None:
-    assert row(tmp_path, "--quantization fp8 --cpu-offload-gb 4", stack="vllm").formats == "all=fp8"
-    assert row(tmp_path, "--quantization awq", stack="vllm").formats == "all=int4"
-    assert row(tmp_path, "--quantization fp8", formats="bf16", stack="vllm").formats == "all=bf16"
+def test_graphs_stay_where_nothing_turns_them_off(tmp_path: Path) -> None:
+    for flags in ("-O3", "--compilation-config 3", """--compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'"""):
+        assert "stack.launch_s" not in row(tmp_path, f"vllm serve m {flags}", stack="vllm").overrides
+    bench, plain = RowBench(), row(tmp_path, "--max-num-seqs 1", stack="vllm", hardware="h100-sxm")
+    eager = row(tmp_path, "--enforce-eager", stack="vllm", hardware="h100-sxm")
+    assert bench.predict(eager) > 2 * bench.predict(plain)
+    host_bound = row(tmp_path, "GGML_CUDA_DISABLE_GRAPHS=1 llama-bench -ngl 99", "q4_k_m")
+    assert host_bound.overrides["stack.launch_s"] == "3.8us"
+    assert bench.predict(host_bound) > bench.predict(row(tmp_path, "-ngl 99", "q4_k_m"))
 
 
-@pytest.mark.parametrize("name", list(engines()))
-def test_what_is_ignored_is_not_said_elsewhere_and_what_is_refused_not_read(name: str) -> None:
-    engine = engines()[name]
-    assert not engine.refused.keys() & engine.read.keys()
-    placing = {flag.name for flag in engine.read.values() if flag.says != NOTHING}
-    ignored = {spelling for spelling, flag in engine.read.items() if flag.says == NOTHING}
-    assert placing
-    assert not placing & ignored
-    assert all(spelling.startswith("-") for spelling in ignored)
+@pytest.mark.parametrize(
+    ("policy", "set", "hardware"),
+    [
+        ("sudo nvidia-smi -i 0 -pl 300 && llama-bench -ngl 99", "", "rtx-4090"),
+        ("-ngl 99", "power limit 300 W", "rtx-4090"),
+        ("-ngl 99", "power_limit=300W", "rtx-4090"),
+        ("-ngl 99", "-pl 300", "rtx-4090"),
+        ("gpu_only", "", "RTX 4090 (300W)"),
+        ("-ngl 99", "", "RTX 4090 @ 300 W"),
+        ("gpu_only", "", "RTX 4090 power limited to 300W"),
+    ],
+)
+def test_a_power_limit_slows_prompts_and_hardly_decoding(policy: str, set: str, hardware: str, tmp_path: Path) -> None:
+    said: dict[str, dict[str, str]] = {}
+    for metric in ("prefill_tokens_per_s", "decode_tokens_per_s"):
+        found = row(tmp_path, policy, "q4_k_m", set=set, hardware=hardware, metric=metric)
+        assert (found.hardware, found.policy) == ("rtx-4090", "gpu_only")
+        said[metric] = found.overrides
+    share = np.interp(300 / 450, (0.571, 0.714), (0.601, 0.853))
+    assert float(said["prefill_tokens_per_s"]["accelerator.clock_hz"][:-2]) == pytest.approx(share * 2520e6, rel=1e-5)
+    assert "accelerator.hbm_bytes_per_s" not in said["prefill_tokens_per_s"]
+    share = np.interp(300 / 450, (0.571, 0.714), (0.941, 0.974))
+    rate = said["decode_tokens_per_s"]["accelerator.hbm_bytes_per_s"]
+    assert float(rate[:-3]) == pytest.approx(share * 1008e9, rel=1e-5)
+
+
+def test_a_power_limit_is_predicted(tmp_path: Path) -> None:
+    bench = RowBench()
+    for metric, least, most in (("prefill_tokens_per_s", 0.6, 0.95), ("decode_tokens_per_s", 0.94, 0.98)):
+        both = [row(tmp_path, policy, "q4_k_m", metric=metric) for policy in ("-pl 300 -ngl 99", "-ngl 99")]
+        limited, free = map(bench.predict, both)
+        assert least < limited / free < most
+
+
+def test_limits_that_hold_nothing_back_change_nothing(tmp_path: Path) -> None:
+    assert not row(tmp_path, "-ngl 99 -pl 450").set
+    assert not row(tmp_path, "gpu_only", hardware="RTX 4090 (450 W)").set
+    assert not row(tmp_path, "-ngl 99 -lgc 210,3000").set
+    locked = row(tmp_path, "nvidia-smi -lgc 1260 && llama-bench -ngl 99").overrides
+    assert locked["accelerator.clock_hz"] == "1.26e+09Hz"
+    assert locked["accelerator.peak_flop_per_s.fp32"] == "4.13e+13FLOP/s"
+    with pytest.raises(InvalidInput, match="that of a10g is not known: lock its clock, -lgc MHZ"):
+        row(tmp_path, "-ngl 99 -pl 100", hardware="a10g").design()
+
+
+def test_keys_and_values_may_have_formats_of_their_own(tmp_path: Path) -> None:
+    for flags, kept in (("-ctk q8_0", "w12.25"), ("-ctk q8_0 -ctv q4_0", "w6.5"), ("-ctk q8_0 -ctv q8_0", "q8_0")):
+        assert row(tmp_path, flags).formats == f"kv={kept}"
+    assert row(tmp_path, "-ctk f16 -ctv f16").formats == "kv=fp16"
+    assert row(tmp_path, "-ctk q8_0", model="deepseek-v3").formats == "kv=q8_0"  # latents are keys
+    assert row(tmp_path, "OLLAMA_KV_CACHE_TYPE=q8_0 ollama run x num_gpu 99").formats == "kv=q8_0"
+
+
+def test_threads_of_prompts_are_theirs(tmp_path: Path) -> None:
+    flags = "-ot exps=CPU -t 12 -tb 4"
+    assert row(tmp_path, flags).overrides["host.n_cores"] == "12"
+    assert row(tmp_path, flags, metric="ttft").overrides["host.n_cores"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("flags", "noted"),
+    [("-fa 0", "-fa: attention that is not fused"), ("--flash-attn off", "--flash-attn: attention"),
+     ("--numa distribute", "spread over nodes is not predicted"), ("-fa 1", ""), ("-fa", "")],
+)  # fmt: skip
+def test_what_is_predicted_without_a_flag_is_noted(flags: str, noted: str, tmp_path: Path) -> None:
+    found = row(tmp_path, f"-ngl 99 {flags}")
+    assert noted in found.note
+    assert bool(found.note) == bool(noted)
+
+
+@pytest.mark.parametrize(
+    ("quantised", "format"),
+    [("awq", "int4-g128-zp"), ("gptq_marlin", "int4-g128"), ("bitsandbytes", "nf4"), ("mxfp4", "mxfp4")],
+)
+def test_formats_of_serving_engines_are_ours(quantised: str, format: str, tmp_path: Path) -> None:
+    for command in (f"vllm serve m -q {quantised}", f"sglang serve --model-path m --quantization {quantised}"):
+        found = row(tmp_path, command, stack="vllm", hardware="h100-sxm")
+        assert found.formats == f"all={format}"
+        assert RowBench().predict(found) > 0
+
+
+def test_an_engine_that_fits_by_itself_places_what_does_not(tmp_path: Path) -> None:
+    assert row(tmp_path, "-ngl auto").policy == "gpu_only@experts=cpu:fit"
+    assert row(tmp_path, "-ngl auto -ncmoe 4").policy == "gpu_only@experts=cpu:4"
+
+
+def test_variables_that_move_the_host_are_read(tmp_path: Path) -> None:
+    assert row(tmp_path, "GGML_OP_OFFLOAD_MIN_BATCH=64 llama-bench -cmoe").policy == "gpu_only@experts=cpu@stream=64"
+    assert "stack.host_memory" not in row(tmp_path, "GGML_CUDA_NO_PINNED=1 llama-bench -cmoe -mmp 0").overrides
+    assert "stack.host_memory" not in row(tmp_path, "-cmoe --no-mmap --no-host").overrides

@@ -1,0 +1,63 @@
+"""What flags of llama.cpp and its forks leave on the host: the first layers, experts of layers, tensors by pattern."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from traces.model.layer_stack import LayerStack
+
+__all__ = ["experts_on_host", "is_plain_pattern", "layers_on_host"]
+
+_PATTERN = re.compile(r"[A-Za-z0-9_.:\\|()\[\]\-*+?^$]{1,400}", re.ASCII)
+_MOST_QUANTIFIERS = 6
+_TENSORS = ("gate", "up", "down")
+
+
+def is_plain_pattern(pattern: str) -> bool:
+    """Whether a pattern is one that no text can keep busy: no repeated groups, few repetitions."""
+    n_repeated = sum(pattern.replace("(?:", "(").count(mark) for mark in "*+?")
+    if not _PATTERN.fullmatch(pattern) or n_repeated > _MOST_QUANTIFIERS or re.search(r"\)[*+?]", pattern):
+        return False
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+def layers_on_host(n_on_device: int, stack: LayerStack) -> list[str]:
+    """The clause of a placement that says the layers beyond the last `n_on_device`, if there are any."""
+    n_host = stack.n_layers - n_on_device
+    return [] if n_host <= 0 else ["layers=cpu" if n_host == stack.n_layers else f"layers=cpu:{n_host}"]
+
+
+def experts_on_host(patterns: Sequence[tuple[str, str]], n_first: int | None, stack: LayerStack) -> list[str]:
+    """The clause that says the experts which `patterns`, each with where its tensors go, and the `n_first` layers name.
+
+    Layers that are no range are the last of as many: layers are alike, so that as much is read and handed over. Where
+    single matrices of experts are there, as many bytes are: whole experts of every layer, the same on average.
+    """
+    n_layers, moe_layers, overrides = stack.n_layers, stack.moe_layers, list(patterns)
+    if n_first is not None:
+        overrides += [(rf"blk\.{layer}\.ffn_(up|down|gate)_exps", "CPU") for layer in range(min(n_first, n_layers))]
+    shares = [_hosted_share(layer, overrides) for layer in range(n_layers)]
+    hosted = [layer for layer, share in enumerate(shares) if share]
+    on_host = sum(shares[layer] for layer in moe_layers)
+    if any(0 < share < 1 for share in shares):
+        return [f"experts=cpu:share={float(on_host / len(moe_layers)):.4g}:uniform"]
+    if len(hosted) == n_layers:
+        return ["experts=cpu"]
+    if hosted and hosted != list(range(hosted[0], hosted[-1] + 1)):
+        return [f"experts=cpu:{moe_layers[-int(on_host)]}-{moe_layers[-1]}"] if on_host else []
+    if not hosted:
+        return []
+    return [f"experts=cpu:{hosted[0]}-{hosted[-1]}" if hosted[0] else f"experts=cpu:{len(hosted)}"]
+
+
+def _hosted_share(layer: int, overrides: list[tuple[str, str]]) -> Fraction:
+    """Which part of the three expert matrices of a layer is on the host."""
+    names = [f"blk.{layer}.ffn_{tensor}_exps.weight" for tensor in _TENSORS]
+    homes = [next((where for pattern, where in overrides if re.search(pattern, name)), "device") for name in names]
+    return Fraction(sum(where.startswith("CPU") for where in homes), len(homes))
