@@ -8,20 +8,23 @@
                      "routing_selection", phase prompt or generated, token_position, layer, selected_experts, ...}
 `speculative_moe`    {"dataset", "problem_id", "layer", "experts", "gating_probs", "token_idx"}; a problem is a sequence
 `moe_balance`        {"layer", "batch_id", "origin_rows": [T], "topk_experts": [T][k], "topk_weights"?}
-`moe_vis`            {"layer": L, "experts": [T][k]} and {"wlayer": L, ...}; a pass ends where the layer falls
-`token_lines`        {"experts": [layers][k]} under any of `TOKEN_KEYS`, a line a token, with its `token` or `position`,
-                     `phase` and `sequence` where it is stated
+`moe_vis`            {"layer": L, "experts": [T][k]} and {"wlayer": L, ...}, or under other names of `tables`; a pass
+                     ends where the layer falls
+`token_lines`        {"experts": [layers][k]} under any of `TOKEN_KEYS`, or by layer, {"3": [k], "4": [k]}, a line a
+                     token, with its `token` or `position`, `phase` and `sequence` where it is stated
 
 Where phases are not recorded every token counts as decode, and the provenance says so.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
+from traces.importers.tables import json_names
 from traces.importers.text_lines import json_lines
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -36,8 +39,12 @@ __all__ = [
     "import_token_lines",
 ]
 
-TOKEN_KEYS = ("experts", "selected_experts", "expert_ids", "topk_experts")
+TOKEN_KEYS = (
+    "experts", "selected_experts", "expert_ids", "topk_experts", "topk_ids", "topk_indices", "layers", "routing",
+)  # fmt: skip
 """What recorders call the experts of a token, layer by layer."""
+LAYER_KEY = re.compile(r"(?:[a-z_.]*[_.]?)?(\d{1,4})", re.ASCII | re.IGNORECASE)
+"""How recorders call a layer: `3`, `layer_3`, `model.layers.3`."""
 _PHASES_UNKNOWN = "phases are not recorded: every token counts as decode"
 
 
@@ -122,7 +129,9 @@ def import_moe_vis(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace
     for number, record in json_lines(path):
         if "wlayer" in record:
             continue
-        layer, _, chosen = _fields(path, number, record, "layer", "layer", "experts")
+        names = json_names(record) or {}
+        keys = [list(record)[names[name]] if name in names else name for name in ("layer", "experts")]
+        layer, chosen = _fields(path, number, record, *keys)
         if not isinstance(chosen, list):
             raise refused(path, "experts is not a list", number)
         if type(layer) is int and layer <= last:
@@ -141,15 +150,27 @@ def import_token_lines(path: Path, shape: ModelShape = ModelShape()) -> RoutingT
     rows, sequences, phased = TokenRows(path), _Numbers(), True
     phases = {"prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "decode": Phase.DECODE, None: Phase.DECODE}
     for number, record in json_lines(path):
-        key = next((key for key in TOKEN_KEYS if isinstance(record.get(key), list)), TOKEN_KEYS[0])
+        key = next((key for key in TOKEN_KEYS if isinstance(record.get(key), list | dict)), TOKEN_KEYS[0])
         (layers,) = _fields(path, number, record, key)
         phase = _phase(path, number, record.get("phase"), phases)
         phased &= "phase" in record
         sequence = sequences[record.get("sequence", record.get("request_id"))]
         position = next((record[name] for name in ("position", "token", "token_idx") if name in record), number - 1)
-        for layer, experts in enumerate(layers):
+        for layer, experts in _by_layer(path, number, layers):
             _add(rows, number, sequence, phase, (position, layer, experts), None)
     return rows.trace(_origin(path, {}, "lines of tokens", "", "", phased=phased), shape)
+
+
+def _by_layer(path: Path, number: int, layers: Any) -> Iterator[tuple[int, Any]]:
+    """What a token chose at each layer, of a list in their order or of a mapping by their numbers."""
+    if isinstance(layers, list):
+        yield from enumerate(layers)
+        return
+    for name, experts in layers.items():
+        found = LAYER_KEY.fullmatch(name)
+        if found is None:
+            raise refused(path, f"key {name[:40]!r} is no layer", number)
+        yield int(found[1]), experts
 
 
 class _Numbers:

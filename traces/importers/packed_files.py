@@ -1,6 +1,7 @@
 """Files packed with gzip, bzip2, xz or zstd, or alone in a zip: what is in them, in a folder that goes again.
 
-Nothing is unpacked beyond `MAX_UNPACKED_BYTES`, nor with more memory than `_MAX_MEMORY`, however small the file.
+A table of Parquet or Arrow is unpacked as text: CSV, or a JSON object a row where a column holds lists. Nothing is
+unpacked beyond `MAX_UNPACKED_BYTES`, nor with more memory than `_MAX_MEMORY`, however small the file.
 """
 
 from __future__ import annotations
@@ -60,7 +61,14 @@ def _kind(path: Path) -> str | None:
     return next((name for first, name in _FIRST.items() if head.startswith(first)), None)
 
 
-_FIRST = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_FIRST = {
+    b"PAR1": "parquet",
+    b"ARRO": "arrow",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zX": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 
 
 def _only_member(path: Path) -> str | None:
@@ -85,7 +93,8 @@ def _unpack(path: Path, kind: str, plain: Path) -> None:
     except (OSError, RuntimeError, ValueError, *_UNSOUND) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InvalidFile(f"{path}: cannot be unpacked ({error.strerror}): unpack it yourself first") from error
-        raise InvalidFile(f"{path}: not a sound {kind} file ({str(error)[:80]}): cut short?") from error
+        why = " ".join(str(error).split())[:80]
+        raise InvalidFile(f"{path}: not a sound {kind} file ({why}): cut short?") from error
 
 
 def _chunks(path: Path, kind: str) -> Iterator[bytes]:
@@ -100,8 +109,13 @@ def _chunks(path: Path, kind: str) -> Iterator[bytes]:
             case "zip":
                 with zipfile.ZipFile(file) as archive, archive.open(str(_only_member(path))) as member:
                     yield from _read(member)
-            case _:
+            case "zstd":
                 yield from _of_zstd(path)
+            case _:
+                _require_arrow(path, f"a table of {kind.capitalize()}", "or save it as CSV")
+                from traces.importers.column_files import rows_as_text
+
+                yield from rows_as_text(path, kind)
 
 
 def _read(file: object) -> Iterator[bytes]:
@@ -125,9 +139,13 @@ def _streams(file: BinaryIO, make: Callable[[], bz2.BZ2Decompressor | lzma.LZMAD
 
 
 def _of_zstd(path: Path) -> Iterator[bytes]:
-    if find_spec("pyarrow") is None:
-        raise InvalidFile(f"{path}: packed with zstd: pip install 'pregate[parquet]', or unpack it first (unzstd)")
+    _require_arrow(path, "packed with zstd", "or unpack it first (unzstd)")
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, "zstd") as stream:
         yield from _read(stream)
+
+
+def _require_arrow(path: Path, what: str, otherwise: str) -> None:
+    if find_spec("pyarrow") is None:
+        raise InvalidFile(f"{path}: {what}: pip install 'pregate[parquet]', {otherwise}")

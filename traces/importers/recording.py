@@ -133,6 +133,7 @@ class TokenRows:
         """One token's choice at a layer; `first_slot` where a row is one slot. Raises `InvalidFile` naming `line`."""
         if weights is None:
             weights = (float("nan"),) * len(experts)
+        experts = [int(one) if type(one) is float and one.is_integer() else one for one in experts]
         if not experts or len(weights) != len(experts):
             raise refused(self.path, f"{len(experts)} experts and {len(weights)} weights", line)
         for name, value in (("sequence", sequence), ("token", position), ("layer", layer), *_named(experts)):

@@ -5,6 +5,8 @@
                   `routed_experts` over prompt and answer (docs.vllm.ai v0.21, routed_experts_replay, Apache-2.0).
                   SGLang's `meta_info.routed_experts` or `sgl_ext.routed_experts`, Dynamo's in `engine_data` or
                   `nvext`: [tokens - 1][layer][k]. Lists, or packed as text (`packed_experts`)
+                  A recorder's own: requests of [tokens][layer][k] under one of `REQUEST_KEYS`, their prompts apart, or
+                  told by one of `PROMPT_LENGTHS`
 `vllm_npz`        the same arrays saved with numpy.savez
 
 Layers that no expert was captured for are filled with 0 or -1 by the engines (dense layers): those are left out.
@@ -28,8 +30,18 @@ from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 from traces.token_checks import MAX_POSITION
 
-__all__ = ["import_vllm_completion", "import_vllm_npz", "trace_of_tokens"]
+__all__ = ["REQUEST_KEYS", "import_vllm_completion", "import_vllm_npz", "trace_of_tokens"]
 
+PROMPT_KEYS = ("prompt_routed_experts", "prefill_experts", "prompt_experts", "input_experts")
+REQUEST_KEYS = (
+    "routed_experts", "decode_experts", "output_experts", "generated_experts", "experts", "selected_experts",
+    "expert_ids", "topk_experts", "topk_ids", "topk_indices", "routing", *PROMPT_KEYS,
+)  # fmt: skip
+"""What recorders call the experts of a request, token by token and layer by layer."""
+PROMPT_LENGTHS = (
+    "prompt_tokens", "n_prompt", "prompt_len", "prompt_length", "num_prompt_tokens", "n_prompt_tokens", "input_length",
+    "input_len",
+)  # fmt: skip
 _ARRAYS = ("prompt_routed_experts", "routed_experts")
 Part = tuple[int, Phase, NDArray[np.int64]]
 """Tokens of one phase of a sequence: where they begin, the phase, and the experts (n_tokens, n_layers, k)."""
@@ -62,6 +74,10 @@ def _answers(path: Path) -> list[dict[str, Any]]:
     first = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))[1].strip()
     many = first.startswith("{") and first.endswith("}")  # one an answer
     found = [record for _, record in json_lines(path)] if many else json_document(path)
+    found = found[0] if many and len(found) == 1 else found
+    if isinstance(found, dict) and not set(found) & {"choices", "outputs", *REQUEST_KEYS}:  # requests under one name
+        lists = [item for item in found.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+        found = lists[0] if len(lists) == 1 else found
     answers = found if isinstance(found, list) else [found]
     if not answers or not all(isinstance(answer, dict) for answer in answers):
         raise refused(path, "neither an answer nor a list of answers of vLLM or SGLang")
@@ -73,21 +89,22 @@ def _sequences(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterato
 
     Engines return prompt and answer apart, in one array, or the answer alone; counts of tokens tell which.
     """
-    prompt = answer.get("prompt_routed_experts")
+    prompt = next((answer[key] for key in PROMPT_KEYS if answer.get(key) is not None), None)
     read = None if prompt is None else unpacked(path, "prompt_routed_experts", prompt, shape, answer)
     n_prompt = len(answer["prompt_token_ids"]) if isinstance(answer.get("prompt_token_ids"), list) else 0
     choices = answer.get("choices", answer.get("outputs", [answer]))
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise refused(path, "choices is not a list of answers")
     for choice in choices:
-        place = next((where for where in _places(answer, choice) if where.get("routed_experts") is not None), None)
-        if place is None:
+        held = ((where, key) for key in REQUEST_KEYS for where in _places(answer, choice))
+        place, key = next(((where, key) for where, key in held if where.get(key) is not None), (None, ""))
+        if place is None or key in PROMPT_KEYS:
             if read is None:
                 raise refused(path, "an answer has no routed_experts: ask the engine to return them")
             yield [(0, Phase.PREFILL, read)]
             continue
-        whole = unpacked(path, "routed_experts", place["routed_experts"], shape, place)
-        start = first_position(path, place["routed_experts"], place)
+        whole = unpacked(path, key, place[key], shape, place)
+        start = first_position(path, place[key], place)
         if read is not None:
             yield [(0, Phase.PREFILL, read), (len(read), Phase.DECODE, whole)]
         else:
@@ -111,10 +128,12 @@ def _places(answer: dict[str, Any], choice: dict[str, Any]) -> Iterator[dict[str
 
 
 def _prompt_tokens(answer: dict[str, Any]) -> int:
-    for key in ("meta_info", "usage"):
-        about = answer.get(key)
-        if isinstance(about, dict) and type(about.get("prompt_tokens")) is int:
-            return max(0, int(about["prompt_tokens"]))
+    for about in (answer.get("meta_info"), answer.get("usage"), answer):
+        stated = (
+            [about[key] for key in PROMPT_LENGTHS if type(about.get(key)) is int] if isinstance(about, dict) else []
+        )
+        if stated:
+            return max(0, int(stated[0]))
     return 0
 
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from traces.errors import InvalidFile
 from traces.importers.arrays import npy_array, npz_names
-from traces.importers.json_rows import TOKEN_KEYS
+from traces.importers.json_rows import LAYER_KEY, TOKEN_KEYS
 from traces.importers.llama_cpp import ACTIVATIONS_HEADER, RANKS_HEADER, SERVER_LOG_HEADER
 from traces.importers.plain_formats import PLAIN_CSV, PLAIN_NPZ
 from traces.importers.routed_arrays import kind_of_arrays, kind_of_npz, kind_of_tensors, named_arrays
+from traces.importers.routed_experts import REQUEST_KEYS
 from traces.importers.router_scores import GATE_CSV_HEADER
 from traces.importers.tables import columns, json_names
 from traces.importers.tensor_counts import COUNTS, tensor_counts
@@ -47,6 +48,7 @@ _PACKED = {
     b"\xfe\xff": "UTF-16 text: save it as UTF-8",
 }
 """By their first bytes, files that hold a trace perhaps, in a form that is not read."""
+_DEEPEST = 8
 _TAR_AT, _TAR = 257, b"ustar"
 
 _BY_KEYS: dict[str, tuple[str, ...]] = {
@@ -222,14 +224,21 @@ def _of_record(record: Mapping[str, Any]) -> str | None:
     if str(record.get("format", "")).startswith("moe-cache-lab") or record.get("record_type") is not None:
         return "moe_cache_lab"
     named = next((name for name, keys in _BY_KEYS.items() if all(key in record for key in keys)), None)
-    is_row = {"position", "layer", "experts"} <= set(json_names(record) or ())
+    names = set(json_names(record) or ())
+    is_row = {"position", "layer", "experts"} <= names
     if named is not None:
         return "table" if is_row and named == "moe_vis" else named  # which has no tokens in its lines
-    nested = (record.get(key) for key in TOKEN_KEYS)
-    if any(isinstance(item, list) and item and isinstance(item[0], list) for item in nested):
+    nested = [record[key] for key in TOKEN_KEYS if key in record]
+    if {"layer", "experts"} <= names and not is_row and any(_depth(item) == 2 for item in nested):
+        return "moe_vis"
+    if any(_depth(item) == 3 for item in nested):
+        return "vllm_completion"
+    if any(_depth(item) == 2 or _is_by_layer(item) for item in nested):
         return "token_lines"
     if is_row:
         return "table"
+    if set(record) & set(REQUEST_KEYS) or any(set(one) & set(REQUEST_KEYS) for one in _requests(record)):
+        return "vllm_completion"
     answers = {
         "routed_experts",
         "prompt_routed_experts",
@@ -241,3 +250,25 @@ def _of_record(record: Mapping[str, Any]) -> str | None:
         "nvext",
     }
     return "vllm_completion" if answers & set(record) else None
+
+
+def _requests(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The requests that a document holds under one name."""
+    lists = [item for item in record.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+    return [lists[0][0]] if len(lists) == 1 else []
+
+
+def _depth(item: Any) -> int:
+    """Of how many lists in each other a value is."""
+    depth = 0
+    while isinstance(item, list) and item and depth < _DEEPEST:
+        item, depth = item[0], depth + 1
+    return depth
+
+
+def _is_by_layer(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and bool(item)
+        and all(LAYER_KEY.fullmatch(name) is not None and isinstance(chosen, list) for name, chosen in item.items())
+    )

@@ -1,10 +1,11 @@
 """Tables of routing with columns in any order, under the names that recorders give them.
 
 One row a choice (`layer,token,expert`), a row a token and layer with its experts in one cell (`"[3, 7]"` or `3 7`) or
-in columns of their own (`expert_0,expert_1`), by commas, semicolons or tabs; or such rows as JSON lines. `token_id` is
-the position where its numbers are 0 to n - 1, as no ids of a vocabulary are. Columns that nobody knows here are left
-out; without a phase every token counts as decode,
-without a sequence all rows are of one, without a slot experts stand in the order of their rows.
+in columns of their own (`expert_0,expert_1`), or a row a token with a cell a layer (`layer_0,layer_1`), by commas,
+semicolons or tabs; or such rows as JSON lines. `step` is the position where no column is; `token_id` too, where its
+numbers are 0 to n - 1, as no ids of a vocabulary are. Columns that nobody knows here are left out; without a phase
+every token counts as decode, without a sequence all rows are of one, without a slot experts stand in the order of
+their rows.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "phase": ("phase", "stage"),
     "position": ("position", "pos", "token", "token_idx", "token_index", "token_pos", "token_position", "t"),
     "token_id": ("token_id",),
+    "step": ("step", "step_idx", "i_step", "iteration", "decode_step"),
     "layer": ("layer", "layer_id", "layer_idx", "layer_index", "moe_layer", "l"),
     "slot": ("slot", "rank", "k", "topk_idx", "choice"),
     "experts": (
@@ -50,6 +52,7 @@ _PHASES = {
 }  # fmt: skip
 _MAX_SLOTS = 256
 _CELL = re.compile(r"[^\s,;|\[\]()]+")
+_OF_A_LAYER = re.compile(r"\s*(?:moe_?)?(?:layer|l)_?(\d{1,4})(?:_experts?|_ids?)?\s*", re.ASCII | re.IGNORECASE)
 _OF_A_SLOT = re.compile(r"(?:expert|e|topk|top)_?(\d{1,3})(?:_id)?", re.ASCII)
 
 
@@ -71,13 +74,30 @@ def columns(header: str) -> dict[str, int] | None:
         slots = dict(told)
         if len(told) == len(slots) > 1 and sorted(slots) in (list(range(len(slots))), list(range(1, len(slots) + 1))):
             found |= {"experts": min(slots.values())} | {f"slot {slot}": place for slot, place in slots.items()}
-    if "position" not in found and "token_id" in found:
-        found["position"] = found["token_id"]
+    for other in ("token_id", "step"):  # the place of a token, where a row says no other
+        if "position" not in found and other in found:
+            found["position"] = found[other]
+    if not {"layer", "experts"} & set(found):
+        layers = {int(match[1]): place for place, word in enumerate(words) if (match := _OF_A_LAYER.fullmatch(word))}
+        if len(layers) > 1:
+            found |= {"layer": min(layers.values()), "experts": min(layers.values())}
+            found |= {f"layer {layer}": place for layer, place in layers.items()}
     return found
 
 
 def _of_slot(word: str) -> re.Match[str] | None:
     return _OF_A_SLOT.fullmatch(word.strip().lower())
+
+
+def _rows(number: int, fields: list[str], places: dict[str, int]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The row of a line, or one a layer where a line has a cell for each; cells that are empty are of no row."""
+    row = _row(fields, places)
+    layers = [name for name in row if name.startswith("layer ")]
+    for name in layers:
+        if row[name]:
+            yield number, row | {"layer": name[6:], "experts": row[name]}
+    if not layers:
+        yield number, row
 
 
 def _row(fields: list[str], places: dict[str, int]) -> dict[str, str]:
@@ -126,7 +146,7 @@ def named_rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[
             raise refused(path, f"no row of a table ({error}): {line[:60]!r}", number) from error
         if len(fields) != n_fields:
             raise refused(path, f"{len(fields)} fields, not {n_fields}: {line[:60]!r}", number)
-        yield number, _row(fields, places)
+        yield from _rows(number, fields, places)
 
 
 def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)

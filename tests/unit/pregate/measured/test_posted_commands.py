@@ -104,7 +104,7 @@ def test_limits_that_hold_nothing_back_change_nothing(tmp_path: Path) -> None:
     locked = row(tmp_path, "nvidia-smi -lgc 1260 && llama-bench -ngl 99").overrides
     assert locked["accelerator.clock_hz"] == "1.26e+09Hz"
     assert locked["accelerator.peak_flop_per_s.fp32"] == "4.13e+13FLOP/s"
-    with pytest.raises(InvalidInput, match="that of a10g is not known: lock its clock, -lgc MHZ"):
+    with pytest.raises(InvalidInput, match="of a10g is not known: lock its clock, -lgc MHZ"):
         row(tmp_path, "-ngl 99 -pl 100", hardware="a10g").design()
 
 
