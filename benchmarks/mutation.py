@@ -58,7 +58,10 @@ _SYNTHESIS = tuple(
 
 TARGETS = {
     "offload/work.py": ("tests/unit/offload/test_work.py",),
-    "offload/metrics.py": ("tests/unit/offload/test_metrics.py", "tests/unit/offload/test_metrics_drafts.py"),
+    "offload/metrics/run_metrics.py": (
+        "tests/unit/offload/metrics/test_metrics.py",
+        "tests/unit/offload/metrics/test_metrics_drafts.py",
+    ),
     "offload/caches/eviction.py": (
         "tests/unit/offload/caches/test_eviction.py",
         "tests/unit/offload/caches/test_ranked_evictions.py",
@@ -70,7 +73,7 @@ TARGETS = {
         "tests/unit/offload/placing/test_placement.py",
         "tests/unit/offload/placing/test_placement_memory.py",
     ),
-    "offload/gate_output.py": ("tests/unit/offload/test_gate_output.py",),
+    "offload/caches/gate_output.py": ("tests/unit/offload/caches/test_gate_output.py",),
     "offload/caches/admission.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
     "offload/caches/eviction_ranked.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
     "offload/caches/ranks_by_use.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
@@ -85,7 +88,7 @@ TARGETS = {
     "offload/decoding/decode_loop.py": (
         *_DECODE,
         "tests/unit/offload/decoding/test_decode_loop.py",
-        "tests/unit/offload/test_granularity.py",
+        "tests/unit/offload/policy_parts/test_granularity.py",
         "tests/unit/offload/decoding/test_micro_batches.py",
         "tests/unit/traces/transforms/test_speculation.py",
     ),
@@ -143,7 +146,7 @@ TARGETS = {
     ),
     "simulator/recurrence.py": ("tests/unit/simulator/test_recurrence.py",),
     "simulator/resources.py": ("tests/analytic/test_sharing.py",),
-    "simulator/explain/bounds.py": ("tests/unit/simulator/test_bounds.py",),
+    "simulator/explain/bounds.py": ("tests/unit/simulator/explain/test_bounds.py",),
     "pregate/economics/cost_draws.py": ("tests/unit/pregate/economics/test_cost_draws.py",),
     "pregate/economics/costing.py": ("tests/unit/pregate/economics/test_costing.py",),
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),

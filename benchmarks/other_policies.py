@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hwmodels.cost import Costs, price
 from hwmodels.platform import Platform, load_platform
-from offload import metrics
+from offload.metrics import run_metrics
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
@@ -77,14 +77,14 @@ def _times(run: RecordedCase) -> list[tuple[NDArray[np.float64], NDArray[np.floa
 
 def _tpot_s(prepared: PreparedCase, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> float:
     timeline = Timeline(prepared.captured.decoded.schedule, start_s, end_s, "recorded")
-    return float(metrics.tpot_s(timeline, prepared.captured.trace)["mean"])
+    return float(run_metrics.tpot_s(timeline, prepared.captured.trace)["mean"])
 
 
 def _costs(cases: Mapping[str, PreparedCase], runs: Mapping[str, RecordedCase]) -> OpCosts:
     resident, fetching = (cases[policy].captured for policy in TOLD)
     duration: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     schedule = fetching.decoded.schedule
-    decoding = np.isin(schedule.step, metrics.decode_steps(fetching.trace))
+    decoding = np.isin(schedule.step, run_metrics.decode_steps(fetching.trace))
     for start_s, end_s in _times(runs["prefetch_all"]):
         for op in np.flatnonzero(decoding).tolist():
             for key in _keys(schedule, op):
@@ -92,7 +92,7 @@ def _costs(cases: Mapping[str, PreparedCase], runs: Mapping[str, RecordedCase]) 
     issue: dict[OpKind, list[float]] = defaultdict(list)
     schedule = resident.decoded.schedule
     compute = np.flatnonzero(schedule.lane == Lane.COMPUTE)
-    decoding = np.isin(schedule.step[compute], metrics.decode_steps(resident.trace))
+    decoding = np.isin(schedule.step[compute], run_metrics.decode_steps(resident.trace))
     for _, end_s in _times(runs["gpu_only"]):
         apart = np.diff(end_s[compute])
         for op, seconds, counts in zip(compute[1:].tolist(), apart.tolist(), decoding[1:].tolist(), strict=True):
@@ -121,7 +121,7 @@ def _predicted_s(prepared: PreparedCase, told: OpCosts, hw: Platform) -> float:
             duration_s[i] = told.duration_s.get(key, duration_s[i])
         issue_s[i] = told.issue_s.get(work.kind, issue_s[i] * slower)
     timeline = recurrence.simulate(schedule, Costs(issue_s, duration_s))
-    return float(metrics.tpot_s(timeline, prepared.captured.trace)["mean"])
+    return float(run_metrics.tpot_s(timeline, prepared.captured.trace)["mean"])
 
 
 def _fitted_issue_s(hw: Platform) -> float:

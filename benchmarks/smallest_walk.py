@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.jobs import JOBS, captured, machines
 from hwmodels.cost import Costs
-from offload.metric_probes import find_probes
+from offload.metrics.metric_probes import find_probes
 from offload.schedule import Schedule
 from simulator.batched import batch, batch_waits
 

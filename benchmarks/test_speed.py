@@ -23,11 +23,11 @@ from benchmarks.jobs import JOBS, POLICIES, captured, machines, one_machine
 from benchmarks.smallest_simpy import simulate as smallest
 from hwmodels.cost import Costs
 from offload.decode import Decoded, decode
-from offload.metric_probes import find_probes
+from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.starting_cache import resident_set
-from simulator import event
 from simulator.batched import batch
 from simulator.definition import des
+from simulator.events import event_engine
 
 ROOT = Path(__file__).resolve().parents[1]
 N_BATCH = 512
@@ -79,9 +79,11 @@ def test_the_smallest_program_on_simpy(benchmark: Any, model: str, policy: str) 
 @pytest.mark.parametrize(("model", "policy"), JOBS)
 def test_the_event_engine(benchmark: Any, model: str, policy: str) -> None:
     schedule, costs = captured(model, policy).decoded.schedule, one_machine(model, policy)
-    prepared = event.prepare(schedule)
+    prepared = event_engine.prepare(schedule)
     describe(benchmark, model, policy, "event")
-    timeline = benchmark.pedantic(event.simulate, (schedule, costs), {"prepared": prepared}, rounds=30, warmup_rounds=3)
+    timeline = benchmark.pedantic(
+        event_engine.simulate, (schedule, costs), {"prepared": prepared}, rounds=30, warmup_rounds=3
+    )
     assert timeline.makespan_s == des.simulate(schedule, costs, HBM_BYTES).makespan_s
 
 

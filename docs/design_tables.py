@@ -11,10 +11,10 @@ from typing import Any
 from offload.caches.residency import ResidentSet
 from offload.execution import EXECUTIONS
 from offload.fast.compilable import is_compilable
-from offload.miss_costs import MissCosts
 from offload.policies import PRESETS, eviction_named, policy_named
 from offload.policies.policy_descriptions import first_sentence
 from offload.policy import Policy, fetch_misses, no_prefetch
+from offload.policy_parts.miss_costs import MissCosts
 
 DIFFERS = "Differs: "
 """What the docstring of a design's file begins the paragraph with that says how it is not what was published."""

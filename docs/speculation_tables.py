@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 import pregate
-from offload.speculation import speculation_named
+from offload.policy_parts.speculation import speculation_named
 from traces.recorded import recorded_names
 from traces.routing import RoutingTrace
 from traces.transforms.grown_trees import GrownTrees

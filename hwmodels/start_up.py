@@ -5,8 +5,8 @@ from __future__ import annotations
 from hwmodels.cost import price
 from hwmodels.platform import Platform
 from offload import work
-from offload.miss_costs import MissCosts
 from offload.ops import OpKind
+from offload.policy_parts.miss_costs import MissCosts
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from offload.cache import Cache
-from offload.decisions import (
+from offload.own_policies.own_policy_names import Own, changed_fields, rebuilt
+from offload.own_policies.policy_calls import ask
+from offload.placing.placement import AS_DECIDED, Placement
+from offload.policy_parts.cache import Cache
+from offload.policy_parts.decisions import (
     BlockView,
     Buffers,
     Decisions,
@@ -25,13 +28,10 @@ from offload.decisions import (
     misses_on_host,
     no_prefetch,
 )
-from offload.granularity import Granularity
-from offload.miss_costs import AsksMachine, MissCosts
-from offload.own_policies.own_policy_names import Own, changed_fields, rebuilt
-from offload.own_policies.policy_calls import ask
-from offload.placing.placement import AS_DECIDED, Placement
-from offload.skipping import Skipping
-from offload.speculation import Speculation
+from offload.policy_parts.granularity import Granularity
+from offload.policy_parts.miss_costs import AsksMachine, MissCosts
+from offload.policy_parts.skipping import Skipping
+from offload.policy_parts.speculation import Speculation
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.documents import check_name
 from traces.foundation.typed import check_fields

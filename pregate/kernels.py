@@ -11,7 +11,7 @@ from offload.fast.decode_compiled import RUN_STEPS
 from runtime.backends.pacing_kernel import COPY, SPIN
 from simulator.batched.batch import RUN
 from simulator.batched.batch_waits import WAITS
-from simulator.event import FIFO_LOOP, INDEX, TIMED_LOOP
+from simulator.events.event_engine import FIFO_LOOP, INDEX, TIMED_LOOP
 from simulator.explain.attribution import TRACE_BACK
 from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offload.granularity import matrix_bytes
 from offload.ops import KINDS, KindRow, Lane, OpKind, Place
+from offload.policy_parts.granularity import matrix_bytes
 from runtime.backends.backend import Action, Backend, Copy
 from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
 from runtime.model.attention import KvCache

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hwmodels.cost import Costs
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from simulator import event, recurrence
+from simulator import recurrence
 from simulator.definition import des
+from simulator.events import event_engine
 
 __all__ = ["timed_alike"]
 
@@ -15,7 +16,7 @@ def timed_alike(schedule: Schedule, costs: Costs, hbm_bytes: int = 1 << 50) -> T
     """The timeline on SimPy, which the recurrence, written in Python and compiled, and the event engine have too."""
     defined = des.simulate(schedule, costs, hbm_bytes)
     walked = (recurrence.simulate(schedule, costs, small=small) for small in (True, False))
-    for found in (*walked, event.simulate(schedule, costs)):
+    for found in (*walked, event_engine.simulate(schedule, costs)):
         assert found.start_s.tobytes() == defined.start_s.tobytes()
         assert found.end_s.tobytes() == defined.end_s.tobytes()
     return defined

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from offload.miss_costs import MissCosts
 from offload.policies import PRESETS, policy_named
 from offload.policy import Policy
+from offload.policy_parts.miss_costs import MissCosts
 from pregate.routing_traces import synthesize
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.routing import RoutingTrace

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from offload.gate_output import stated_weights
+from offload.caches.gate_output import stated_weights
 from offload.policy import BlockView, Decisions, MissAction, RunFacts
 from traces.errors import InvalidInput
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from offload.miss_costs import MissCosts, known, loads_of
 from offload.policy import BlockView, MissAction
+from offload.policy_parts.miss_costs import MissCosts, known, loads_of
 
 __all__ = ["CheaperEach", "ShorterLane"]
 

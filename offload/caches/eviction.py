@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     import numpy as np
 
-    from offload.gate_output import GateOutput
+    from offload.caches.gate_output import GateOutput
 
 __all__ = ["EVICTIONS", "Belady", "Eviction", "Fifo", "HotLru", "Key", "Lfu", "Lifo", "Lru", "Random", "Static"]
 

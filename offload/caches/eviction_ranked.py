@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.caches.eviction import Key
+from offload.caches.gate_output import GateOutput
 from offload.caches.pool_shape import PoolShape
 from offload.caches.ranks_by_gates import ActivationAware, Mrs, ReleasedActivation
 from offload.caches.ranks_by_use import LeastStale, Lfru, LfuDecay, ReleasedLfru
-from offload.gate_output import GateOutput
 
 __all__ = ["RANKED", "CountsGates", "CountsLookups", "Rank", "Ranked", "WatchesGates"]
 

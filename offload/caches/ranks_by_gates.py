@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.caches.eviction import Key
+from offload.caches.gate_output import GateOutput
 from offload.caches.pool_shape import PoolShape
-from offload.gate_output import GateOutput
 
 __all__ = ["EPSILON", "MRS_ALPHA", "ActivationAware", "Mrs", "ReleasedActivation"]
 

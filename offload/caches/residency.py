@@ -19,8 +19,8 @@ import numpy as np
 from offload.caches.admission import Admission, admission_of
 from offload.caches.eviction import EVICTIONS, Eviction, HotLru, Key, Random, Static
 from offload.caches.eviction_ranked import RANKED, WatchesGates
+from offload.caches.gate_output import GateOutput
 from offload.caches.pool_shape import PoolShape
-from offload.gate_output import GateOutput
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["Access", "PoolState", "ResidentSet", "count_slots"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.gate_output import GateOutput
+from offload.caches.gate_output import GateOutput
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 

@@ -21,10 +21,10 @@ from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.token_mixing import TokenMixing
 from offload.decoding.unions import Unions, unions_of
 from offload.decoding.work_rows import works_of
-from offload.granularity import check_execution, layer_copy, matrix_copies
 from offload.ops import Lane, OpKind, Work
 from offload.placing.host_side import HostSide, split_attention
 from offload.policy import Decisions, Fetch, Policy, RunFacts, no_prefetch
+from offload.policy_parts.granularity import check_execution, layer_copy, matrix_copies
 from offload.recorder import Part, Recorder
 from offload.slots.copies import Copies
 from offload.slots.host_tier import HostTier, ReadThrough

@@ -18,7 +18,7 @@ import numpy as np
 from offload.decoding.mixer_works import contexts_of, mixing_works
 from offload.decoding.work_rows import Works
 from offload.ops import OpKind, Work
-from offload.speculation import Speculation
+from offload.policy_parts.speculation import Speculation
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from offload.decoding.decoding_pass import DecodingPass
+from offload.decoding.policy_answers import checked_answers
 from offload.decoding.unions import MoeBlock, Union
 from offload.own_policies.policy_calls import ask_at
 from offload.policy import BlockView, MissAction, OnMiss
-from offload.policy_answers import checked_answers
 from traces.errors import InvalidInput
 
 __all__ = ["answer_misses"]

@@ -13,12 +13,12 @@ from offload.decoding.decoding_pass import HOST_WAITS, DecodingPass, read_back
 from offload.decoding.expert_ffns import ExpertFfns
 from offload.decoding.miss_answers import answer_misses
 from offload.decoding.placed_blocks import run_at_home, run_on_host
+from offload.decoding.policy_answers import checked_fetches
 from offload.decoding.revealed import Revealed
 from offload.decoding.slot_reads import SlotReads
 from offload.decoding.unions import MoeBlock, Unions
 from offload.own_policies.policy_calls import ask_at
 from offload.policy import Decisions, Fetch, Policy, fetch_misses, no_prefetch
-from offload.policy_answers import checked_fetches
 from offload.prefetching.selected_ahead import SelectedAhead
 from traces.errors import InvalidInput
 from traces.routing import Step

@@ -6,9 +6,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from offload.caches.gate_output import GateOutput, gate_output
 from offload.decoding.decoding_pass import DecodingPass
 from offload.decoding.unions import Unions
-from offload.gate_output import GateOutput, gate_output
 from offload.own_policies.policy_calls import ask
 from offload.policy import BlockView, Policy
 from traces.routing import Step

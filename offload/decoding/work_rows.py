@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload import work
-from offload.granularity import matrix_works
 from offload.ops import OpKind, Work
+from offload.policy_parts.granularity import matrix_works
 from offload.slots.copy_runs import run_work
 from traces.foundation.kept_values import ByIdentity
 from traces.model.architecture import LayerStack, ModelArchitecture

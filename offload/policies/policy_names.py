@@ -7,16 +7,16 @@ import re
 from dataclasses import replace
 from typing import Any, cast, get_args
 
-from offload.granularity import Granularity
-from offload.miss_costs import MissCosts
 from offload.own_policies.own_policy_names import is_own_name, own_name, own_policy
 from offload.placing.placement import placement_named
 from offload.policies.cache_names import cache_named, plain_number
 from offload.policies.policy_descriptions import published_as
 from offload.policies.presets import MISSES, PRESETS, TAKES
 from offload.policy import Policy, fetch_misses
-from offload.skipping import skipping_named
-from offload.speculation import SHAPES, speculation_named
+from offload.policy_parts.granularity import Granularity
+from offload.policy_parts.miss_costs import MissCosts
+from offload.policy_parts.skipping import skipping_named
+from offload.policy_parts.speculation import SHAPES, speculation_named
 from traces.errors import InvalidInput, UnknownName, unknown_name
 
 __all__ = ["policy_named"]

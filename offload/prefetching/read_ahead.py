@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from offload.decisions import BlockView, Fetch, Prefetch
+from offload.policy_parts.decisions import BlockView, Fetch, Prefetch
 from offload.prefetching.selected_ahead import SelectedAhead
 from traces.errors import InvalidInput
 

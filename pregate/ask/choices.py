@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from offload.metric_names import METRICS
+from offload.metrics.metric_names import METRICS
 
 __all__ = [
     "BASES",

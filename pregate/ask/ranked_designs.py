@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from offload.cache import Cache
 from offload.policy import Policy
+from offload.policy_parts.cache import Cache
 from traces.routing import RoutingTrace
 
 __all__ = ["Standing", "are_ranked", "kept_in_view", "standing_of", "told_apart"]

@@ -7,7 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from offload.metric_names import METRICS, Metrics
+from offload.metrics.metric_names import METRICS, Metrics
 
 __all__ = ["COLUMNS", "fields_of", "html_rows", "html_table", "one_line"]
 

@@ -13,10 +13,10 @@ from hwmodels.cost import Costs, price
 from hwmodels.figures import figures_of
 from hwmodels.fits.coverage import FitCoverage, beyond_fit, coverage
 from hwmodels.platform import Platform
-from offload import metrics
+from offload.metrics import run_metrics
+from offload.metrics.prefetches import Prefetches
 from offload.ops import OpKind
 from offload.policy import Cache, Policy
-from offload.prefetches import Prefetches
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured, capture_request
@@ -56,7 +56,7 @@ class Disagreement(PregateError):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class SimulationResult(metrics.Metrics):
+class SimulationResult(run_metrics.Metrics):
     """What a policy would do to one workload on one platform; definitions in `offload.metrics`.
 
     Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval: from the fit's covariance
@@ -225,9 +225,9 @@ def _timeline(schedule: Schedule, costs: Costs, hw: Platform, engine: str, modes
 
             return des.simulate(schedule, costs, hw.machine.accelerator.hbm_bytes, modes)
         case "event":
-            from simulator import event
+            from simulator.events import event_engine
 
-            return event.simulate(schedule, costs, modes)
+            return event_engine.simulate(schedule, costs, modes)
         case "recurrence":
             from simulator import recurrence
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offload.metrics import decode_steps
+from offload.metrics.run_metrics import decode_steps
 from offload.placing.footprint import Workload, measure_workload
 from pregate.ask.decode_middle import middle_of_decode
 from pregate.routing_traces import synthesize

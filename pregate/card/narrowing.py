@@ -10,7 +10,7 @@ from pathlib import Path
 from hwmodels.cost import price_figures
 from hwmodels.figures import MEMORY_FIGURES, figures_of
 from hwmodels.platform import Platform
-from offload.metric_probes import find_probes
+from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.capturing.kept_answers import Answer
 from pregate.card.judged_design import Judged

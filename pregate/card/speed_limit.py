@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwmodels.compute_formats import computes_in
 from hwmodels.platform import Platform
-from offload.metrics import decode_steps
+from offload.metrics.run_metrics import decode_steps
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.schedule import Schedule

@@ -17,7 +17,7 @@ from hwmodels.fits.coverage import unfitted_device
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.overrides import with_overrides
-from offload import metrics
+from offload.metrics import run_metrics
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
@@ -114,7 +114,7 @@ def _link_of_ratio(model: ModelArchitecture, trace: RoutingTrace, hw: Platform, 
     memory = memory_of(hw)
     schedule = capture(model, memory, trace, "on_demand").decoded.schedule
     costs = price(schedule.works, hw)
-    decoding = np.isin(schedule.step, metrics.decode_steps(trace))
+    decoding = np.isin(schedule.step, run_metrics.decode_steps(trace))
     compute_s = float(costs.duration_s[schedule.cost[decoding & (schedule.lane == Lane.COMPUTE)]].sum())
     n_bytes = int(schedule.bytes[decoding & (schedule.kind == OpKind.FETCH)].sum())
     if not n_bytes:
@@ -167,7 +167,7 @@ def op_times(timeline: Timeline, trace: RoutingTrace) -> dict[str, OpTime]:
     from when that had ended: what it waits to be launched is its own.
     """
     schedule = timeline.schedule
-    decoding = np.isin(schedule.step, metrics.decode_steps(trace))
+    decoding = np.isin(schedule.step, run_metrics.decode_steps(trace))
     begin_s = timeline.start_s.copy()
     after = np.array(follows_of(order_of(schedule)), dtype=np.bool_)
     computing = np.flatnonzero(schedule.lane == Lane.COMPUTE)
@@ -198,7 +198,7 @@ def _naive(prepared: PreparedCase) -> dict[str, float]:
         if work.gemms or work.flop:
             flop_s = work.total_flop / rates[computes_in(work.compute, rates)]
             row_s[i] = max(flop_s, (work.weight_bytes + work.hbm_bytes) / accelerator.hbm_bytes_per_s)
-    steps = metrics.decode_steps(captured.trace)
+    steps = run_metrics.decode_steps(captured.trace)
     decoding = np.isin(schedule.step, steps)
     n_steps = max(len(steps), 1)
     compute_s = float(row_s[schedule.cost[decoding & (schedule.lane == Lane.COMPUTE)]].sum()) / n_steps

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hwmodels.figures import figures_of
 from offload.decode import about_ops, small_ops
-from offload.metric_probes import Probes
+from offload.metrics.metric_probes import Probes
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import Request

@@ -14,7 +14,7 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.stack import CONSTANTS
-from offload.metric_probes import find_probes
+from offload.metrics.metric_probes import find_probes
 from offload.policy import Cache, Policy
 from pregate.ask.capturing.capture import Captured, capture
 from pregate.ask.result_display import html_rows

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from offload.own_policies.own_policy_names import is_own_name
 from offload.policies import policy_named
-from offload.speculation import Speculation, speculation_named
+from offload.policy_parts.speculation import Speculation, speculation_named
 from traces.errors import InvalidInput
 
 __all__ = ["Drafting", "drafting_named", "with_and_without"]
@@ -25,7 +25,7 @@ class Drafting(NamedTuple):
 
 
 def drafting_named(text: str) -> Drafting:
-    """As `offload.speculation.speculation_named`; `draft_s=2ms` is `draft=stated`, and a number of the machine."""
+    """As `speculation_named` reads it; `draft_s=2ms` is `draft=stated`, and a number of the machine."""
     clauses = [clause.strip() for clause in re.split(r"[,:]", text.strip())]
     times = [clause.partition("=")[2] for clause in clauses if clause.startswith("draft_s=")]
     if len(times) > 1 or (times and any(clause.startswith("draft=") for clause in clauses)):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
-from offload import metrics
+from offload.metrics import run_metrics
 from offload.placing.footprint import Workload, measure_workload
 from offload.policies import policy_named
 from offload.policy import Cache
@@ -127,7 +127,7 @@ class Workbench:
             costs = price_figures(decoded.schedule.works, figures_of(self.platform), shares=False)
             timeline = recurrence.simulate(decoded.schedule, costs, small=small)
             self._timed[key] = RowTimes(
-                metrics.moe_layer_latency_s(timeline, metrics.decode_steps(captured.trace)),
+                run_metrics.moe_layer_latency_s(timeline, run_metrics.decode_steps(captured.trace)),
                 captured.workload.n_output_tokens / timeline.makespan_s,
                 decoded.n_hits / decoded.n_lookups if decoded.n_lookups else 0.0,
             )

@@ -16,10 +16,10 @@ from hwmodels.kernels.gemm_cells import listed_gemms
 from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.spread import SPREAD_KEYS
 from hwmodels.stack import stack_names
-from offload import metrics
 from offload.decode import Decoded
 from offload.lanes import computes
 from offload.metric_probes import find_probes, no_probes
+from offload.metrics import run_metrics
 from offload.ops import Lane, OpKind, Work
 from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Policy
@@ -166,17 +166,17 @@ class RowBench:
         timeline, trace = self._explained(captured, hw).timeline, captured.trace
         match row.metric:
             case "decode_tokens_per_s" | "microbatch_tokens_per_s":
-                return workload.n_running / metrics.tpot_s(timeline, trace)["mean"]
+                return workload.n_running / run_metrics.tpot_s(timeline, trace)["mean"]
             case "prefill_tokens_per_s":
-                return workload.n_running * row.input_tokens / metrics.ttft_s(timeline)
+                return workload.n_running * row.input_tokens / run_metrics.ttft_s(timeline)
             case "tokens_per_s":
                 return workload.n_output_tokens / timeline.makespan_s
             case "ttft":
-                return metrics.ttft_s(timeline)
+                return run_metrics.ttft_s(timeline)
             case "tpot":
-                return metrics.tpot_s(timeline, trace)["mean"]
+                return run_metrics.tpot_s(timeline, trace)["mean"]
             case "moe_layer_latency":
-                return metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace))
+                return run_metrics.moe_layer_latency_s(timeline, run_metrics.decode_steps(trace))
             case _:
                 return float(timeline.peak_hbm_bytes)
 
@@ -307,7 +307,7 @@ def _shape(row: MeasuredRow, model: ModelArchitecture) -> tuple[int, int, int]:
 
 def _counted(row: MeasuredRow, captured: Captured) -> tuple[NDArray[np.bool_], float]:
     """The ops that the metric is of, (n_ops,), and of how many tokens, passes or layers they are."""
-    from offload.metrics import decode_steps
+    from offload.metrics.run_metrics import decode_steps
 
     schedule, steps = captured.decoded.schedule, decode_steps(captured.trace)
     decoding = np.isin(schedule.step, steps)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.granularity import matrix_bytes
 from offload.ops import KINDS, Lane, OpKind, Piece, Work
 from offload.placing.tiers import PAGE_BYTES
+from offload.policy_parts.granularity import matrix_bytes
 from runtime.programs.passes import Passes
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hwmodels.cost import price_figures
 from hwmodels.figures import MEMORY_FIGURES, Figures
-from offload.metric_probes import Probes
+from offload.metrics.metric_probes import Probes
 from offload.timeline import Timeline
 from simulator.explain.critical_path import ExplainedRun, gradient
 from simulator.explain.explained_metrics import METRICS

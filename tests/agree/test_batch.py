@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hwmodels.cost import Costs, price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
-from offload import metrics
 from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS
-from offload.metric_probes import Probes, find_probes
+from offload.metrics import run_metrics
+from offload.metrics.metric_probes import Probes, find_probes
 from offload.ops import Lane, OpKind, Work
 from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
@@ -67,10 +67,10 @@ def wanted(timeline: Timeline, trace: RoutingTrace, costs: Costs) -> dict[str, f
     bounds = lower_bounds(timeline.schedule, costs)
     return {
         "makespan_s": timeline.makespan_s,
-        "moe_layer_latency_s": metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
-        "stall_s": metrics.stall_s(timeline),
-        "transfer_s": metrics.transfer_s(timeline),
-        "exposed_s": metrics.exposed_s(timeline),
+        "moe_layer_latency_s": run_metrics.moe_layer_latency_s(timeline, run_metrics.decode_steps(trace)),
+        "stall_s": run_metrics.stall_s(timeline),
+        "transfer_s": run_metrics.transfer_s(timeline),
+        "exposed_s": run_metrics.exposed_s(timeline),
         "peak_hbm_bytes": timeline.peak_hbm_bytes,
         "bound_s": bounds.makespan_s,
     }
@@ -85,7 +85,7 @@ def assert_batch_is_right(schedule: Schedule, trace: RoutingTrace, costs: Costs,
         for name, value in wanted(timeline, trace, mine).items():
             assert getattr(found, name)[i] == pytest.approx(value, rel=1e-12, abs=1e-15), name
         assert (found.makespan_s[i], found.peak_hbm_bytes[i]) == (timeline.makespan_s, timeline.peak_hbm_bytes)
-        assert found.step_end_s[i].tolist() == list(metrics.step_end_s(timeline).values())
+        assert found.step_end_s[i].tolist() == list(run_metrics.step_end_s(timeline).values())
         bounds = lower_bounds(schedule, mine)
         named = [*(lane.name for lane in Lane), "critical path"][found.binding[i]]
         runner_up = sorted([*bounds.lane_s.values(), bounds.critical_path_s])[-2]
@@ -237,7 +237,7 @@ def test_part_by_part_is_as_the_whole(
         trace = routing(model, batch=3, output_tokens=8)
         schedule, _, again = captured(model, trace, text, execution, disk=disk)
         parts = DecodeStream(model, trace.steps(), **again, compiled=compiled)
-        stream, digest = Stream(metrics.decode_steps(trace), schedule.static_bytes), ScheduleDigest()
+        stream, digest = Stream(run_metrics.decode_steps(trace), schedule.static_bytes), ScheduleDigest()
         n_parts = 0
         for part in parts:
             stream.feed(part, price(part.works, hw))
@@ -249,11 +249,11 @@ def test_part_by_part_is_as_the_whole(
         timeline = recurrence.simulate(schedule, costs)
         whole = wanted(timeline, trace, costs)
         steps, ends = stream.step_ends
-        assert dict(zip(steps.tolist(), ends.tolist(), strict=True)) == metrics.step_end_s(timeline)
+        assert dict(zip(steps.tolist(), ends.tolist(), strict=True)) == run_metrics.step_end_s(timeline)
         for what in ("makespan_s", "moe_layer_latency_s", "stall_s", "transfer_s", "peak_hbm_bytes"):
             assert getattr(stream, what) == pytest.approx(whole[what], rel=1e-12), what
         assert max(stream.lane_s.max(), stream.critical_path_s) == pytest.approx(whole["bound_s"], rel=1e-12)
-        assert stream.moved == metrics.moved_bytes(schedule.kind, timeline.moved_bytes)
+        assert stream.moved == run_metrics.moved_bytes(schedule.kind, timeline.moved_bytes)
 
 
 @pytest.mark.parametrize("text", ["on_demand", "pregate", "lru"])

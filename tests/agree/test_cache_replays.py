@@ -11,9 +11,9 @@ from hypothesis import given, settings
 
 from hwmodels.platform import load_platform
 from offload.caches.cache_replay import is_known, replay_cache
+from offload.caches.gate_output import gate_output
 from offload.caches.trace_events import trace_events
 from offload.fast.replay_slots_kernel import KINDS
-from offload.gate_output import gate_output
 from offload.policies import cache_named, eviction_names
 from pregate.ask.capturing.capture import capture
 from tests.small_models import MODELS, routing

@@ -16,11 +16,11 @@ from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS, Execution
 from offload.fast.compilable import is_compilable
-from offload.miss_costs import MissCosts
 from offload.ops import OpKind
 from offload.placing.footprint import measure_workload
 from offload.policies import PRESETS, eviction_named, policy_named
 from offload.policy import Policy, misses_on_host
+from offload.policy_parts.miss_costs import MissCosts
 from offload.recorder import assemble
 from offload.schedule import ScheduleDigest
 from offload.slots.memory import CapacityExceeded

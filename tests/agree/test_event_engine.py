@@ -23,8 +23,9 @@ from offload.schedule import Schedule
 from pregate.ask.capturing.demands import demands
 from pregate.named import load_model
 from pregate.routing_traces import load_trace
-from simulator import event, recurrence
+from simulator import recurrence
 from simulator.definition import des
+from simulator.events import event_engine
 from simulator.modes import FIFO, LINKS, Modes
 from simulator.resources import RESOURCES, Resource
 from tests.small_models import MODELS, TRIED, WHOLE, routing, told
@@ -87,7 +88,7 @@ def jobs(draw: st.DrawFn) -> tuple[Schedule, Costs]:
 
 def assert_alike(schedule: Schedule, costs: Costs, chosen: Modes) -> None:
     reference = des.simulate(schedule, costs, HBM_BYTES, chosen)
-    found = event.simulate(schedule, costs, chosen)
+    found = event_engine.simulate(schedule, costs, chosen)
     assert found.start_s.tolist() == reference.start_s.tolist()
     assert found.end_s.tolist() == reference.end_s.tolist()
 
@@ -116,14 +117,14 @@ def test_random_schedules_agree_when_more_is_shared(
 @settings(max_examples=100, deadline=None)
 def test_without_modes_all_engines_agree(job: tuple[Schedule, Costs]) -> None:
     assert_alike(*job, FIFO)
-    assert event.simulate(*job).end_s.tolist() == recurrence.simulate(*job).end_s.tolist()
+    assert event_engine.simulate(*job).end_s.tolist() == recurrence.simulate(*job).end_s.tolist()
 
 
 @given(jobs(), modes)
 @settings(max_examples=150, deadline=None)
 def test_causes_come_before_effects_in_every_mode(job: tuple[Schedule, Costs], chosen: Modes) -> None:
     schedule, costs = job
-    timeline = event.simulate(schedule, costs, chosen)
+    timeline = event_engine.simulate(schedule, costs, chosen)
     for i in range(len(schedule)):
         for dep in schedule.deps(i).tolist():
             assert timeline.start_s[i] >= timeline.end_s[dep]
@@ -136,10 +137,10 @@ def test_causes_come_before_effects_in_every_mode(job: tuple[Schedule, Costs], c
 def test_a_prepared_schedule_serves_many_machines() -> None:
     model = MODELS["decoder-only"]
     schedule = captured(model, routing(model), "pregate", "streams")
-    prepared = event.prepare(schedule)
+    prepared = event_engine.prepare(schedule)
     for bandwidth in (1e6, 1e9):
         costs = price(schedule.works, load_platform("rtx-4090", "streams", {"link.h2d_bytes_per_s": bandwidth}))
-        once, again = event.simulate(schedule, costs), event.simulate(schedule, costs, prepared=prepared)
+        once, again = event_engine.simulate(schedule, costs), event_engine.simulate(schedule, costs, prepared=prepared)
         assert once.end_s.tolist() == again.end_s.tolist()
 
 
@@ -148,13 +149,13 @@ def test_threads_that_share_a_prepared_schedule_do_not_disturb_each_other(chosen
     """The engine releases the interpreter lock, and keeps its state to itself."""
     model = MODELS["encoder-decoder"]
     schedule = captured(model, routing(model, batch=2), "pregate", "fastertransformer")
-    prepared = event.prepare(schedule)
+    prepared = event_engine.prepare(schedule)
     machines = [{"link.h2d_bytes_per_s": float(bandwidth)} for bandwidth in np.geomspace(1e6, 1e10, 16)]
     costs = [price(schedule.works, load_platform("rtx-4090", "streams", machine)) for machine in machines]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda mine: event.simulate(schedule, mine, chosen, prepared), costs))
+        together = list(pool.map(lambda mine: event_engine.simulate(schedule, mine, chosen, prepared), costs))
     for timeline, mine in zip(together, costs, strict=True):
-        assert timeline.end_s.tolist() == event.simulate(schedule, mine, chosen).end_s.tolist()
+        assert timeline.end_s.tolist() == event_engine.simulate(schedule, mine, chosen).end_s.tolist()
 
 
 @given(
@@ -178,7 +179,7 @@ def test_random_policies_capacities_and_machines_agree(
     overrides = {"link.h2d_bytes_per_s": 10.0**log_bandwidth, "stack.launch_s": 1e-7 * (1 + seed % 50)}
     costs = price(schedule.works, load_platform("a100-sxm4-80gb", "streams", overrides))
     assert_alike(schedule, costs, FIFO)
-    assert event.simulate(schedule, costs).end_s.tolist() == recurrence.simulate(schedule, costs).end_s.tolist()
+    assert event_engine.simulate(schedule, costs).end_s.tolist() == recurrence.simulate(schedule, costs).end_s.tolist()
     cut = None if chosen.chunk_bytes is None else max(model.expert_bytes // chosen.chunk_bytes, 1)
     assert_alike(schedule, costs, dataclasses.replace(chosen, chunk_bytes=cut))
 

@@ -9,9 +9,9 @@ from hypothesis import Phase, assume, given, settings
 
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
-from offload import metrics
 from offload.decode import DecodeStream
 from offload.execution import EXECUTIONS
+from offload.metrics import run_metrics
 from offload.ops import OpKind
 from offload.schedule import Schedule, ScheduleDigest
 from offload.slots.memory import CapacityExceeded
@@ -20,8 +20,9 @@ from pregate.ask.capturing.machine_memory import MachineMemory
 from pregate.ask.capturing.request import request
 from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.timing.evaluation import evaluate
-from simulator import event, recurrence
+from simulator import recurrence
 from simulator.definition import des
+from simulator.events import event_engine
 from simulator.modes import Modes
 from simulator.stream import Stream
 from tests.engines import timed_alike
@@ -121,7 +122,7 @@ def assert_agree(schedule: Schedule, seed: int) -> None:
     costs = price(schedule.works, hw)
     timed_alike(schedule, costs)
     modes = Modes(link="priority", chunk_bytes=5_000, cancel=True, both_ways=True)
-    one, other = des.simulate(schedule, costs, 1 << 50, modes), event.simulate(schedule, costs, modes)
+    one, other = des.simulate(schedule, costs, 1 << 50, modes), event_engine.simulate(schedule, costs, modes)
     assert other.end_s == pytest.approx(one.end_s, rel=1e-12)
 
 
@@ -181,7 +182,7 @@ def test_part_by_part_and_many_machines_are_as_the_whole(text: str, tier: str, m
         model, trace.steps(), asked.policy, asked.execution, n_buffers=asked.plan.n_buffers, cache=resident_set(asked),
         disk=tier == "ssd", placed=asked.placed,
     )  # fmt: skip
-    stream, digest, n_parts = Stream(metrics.decode_steps(trace), schedule.static_bytes), ScheduleDigest(), 0
+    stream, digest, n_parts = Stream(run_metrics.decode_steps(trace), schedule.static_bytes), ScheduleDigest(), 0
     for part in parts:
         n_parts += 1
         stream.feed(part, price(part.works, hw))
@@ -189,9 +190,9 @@ def test_part_by_part_and_many_machines_are_as_the_whole(text: str, tier: str, m
     assert n_parts > 2
     assert digest.of(schedule.static_bytes) == schedule.digest
     assert stream.makespan_s == pytest.approx(timeline.makespan_s, rel=1e-12)
-    assert stream.transfer_s == pytest.approx(metrics.transfer_s(timeline), rel=1e-12)
+    assert stream.transfer_s == pytest.approx(run_metrics.transfer_s(timeline), rel=1e-12)
     assert stream.peak_hbm_bytes == timeline.peak_hbm_bytes
-    assert stream.moved == metrics.moved_bytes(schedule.kind, timeline.moved_bytes)
+    assert stream.moved == run_metrics.moved_bytes(schedule.kind, timeline.moved_bytes)
     links = np.geomspace(1e9, 1e11, 5)
     many = evaluate(whole, hw, {"link.h2d_bytes_per_s": links}, 5)
     for i, link in enumerate(links):
@@ -199,13 +200,13 @@ def test_part_by_part_and_many_machines_are_as_the_whole(text: str, tier: str, m
         one = recurrence.simulate(schedule, price(schedule.works, each))
         assert many["makespan_s"][i] == one.makespan_s
         assert many["transfer_s" if "transfer_s" in many else "stall_s"][i] == pytest.approx(
-            metrics.stall_s(one), rel=1e-9
+            run_metrics.stall_s(one), rel=1e-9
         )
         assert many["exposed_transfer_fraction"][i] == pytest.approx(
-            metrics.exposed_s(one) / metrics.transfer_s(one), rel=1e-9
+            run_metrics.exposed_s(one) / run_metrics.transfer_s(one), rel=1e-9
         )
         assert many["peak_hbm_bytes"][i] == one.peak_hbm_bytes
-        for name, n_bytes in metrics.moved_bytes(schedule.kind, one.moved_bytes).items():
+        for name, n_bytes in run_metrics.moved_bytes(schedule.kind, one.moved_bytes).items():
             assert many[name][i] == n_bytes
 
 

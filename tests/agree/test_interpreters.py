@@ -21,8 +21,9 @@ from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.slots.memory import CapacityExceeded
-from simulator import event, recurrence
+from simulator import recurrence
 from simulator.definition import des
+from simulator.events import event_engine
 from simulator.explain.bounds import lower_bounds
 from tests.small_models import MODELS, TRIED, routing
 from traces.errors import InvalidInput
@@ -76,7 +77,7 @@ def assert_agree(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recurrence, "SMALL_OPS", -1)
         compiled = recurrence.simulate(schedule, Costs(issue_s, duration_s))
-    by_events = event.simulate(schedule, Costs(issue_s, duration_s))
+    by_events = event_engine.simulate(schedule, Costs(issue_s, duration_s))
     start, end = oracle(schedule, issue_s, duration_s)
     for timeline in (reference, plain, compiled, by_events):
         assert timeline.start_s.tolist() == start
@@ -155,7 +156,7 @@ def engines(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray) -> 
     return [
         lambda: des.simulate(schedule, Costs(issue_s, duration_s), 1 << 50),
         lambda: recurrence.simulate(schedule, Costs(issue_s, duration_s)),
-        lambda: event.simulate(schedule, Costs(issue_s, duration_s)),
+        lambda: event_engine.simulate(schedule, Costs(issue_s, duration_s)),
         lambda: lower_bounds(schedule, Costs(issue_s, duration_s)),
     ]
 

@@ -14,12 +14,12 @@ from offload.answers.cheaper import ShorterLane
 from offload.decode import Decoded, DecodeStream, decode
 from offload.execution import EXECUTIONS, Execution, Fusing
 from offload.fast.decode_compiled import CompiledLoop
-from offload.miss_costs import MissCosts
 from offload.ops import OpKind
 from offload.placing.footprint import measure_workload
 from offload.placing.placement import place
 from offload.policies import policy_named
 from offload.policy import Policy
+from offload.policy_parts.miss_costs import MissCosts
 from offload.recorder import assemble
 from tests.agree.test_decoders import UNEVEN, resident_set
 from tests.small_models import MODELS, decoder_only, routing

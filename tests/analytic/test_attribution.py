@@ -15,10 +15,10 @@ import pregate
 from hwmodels.cost import Costs, price_figures
 from hwmodels.figures import MEMORY_FIGURES, Figures, figures_of
 from hwmodels.platform import Platform, load_platform
-from offload import metrics
 from offload.decode import decode
 from offload.execution import EXECUTIONS
-from offload.metric_probes import find_probes, no_probes
+from offload.metrics import run_metrics
+from offload.metrics.metric_probes import find_probes, no_probes
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.recorder import Recorder
@@ -214,9 +214,9 @@ def measured(schedule: Schedule, trace: RoutingTrace, figures: Figures) -> dict[
     return {
         "makespan_s": timeline.makespan_s,
         "tokens_per_s": 1 / timeline.makespan_s,
-        "ttft_s": metrics.ttft_s(timeline),
-        "tpot_s": metrics.tpot_s(timeline, trace)["mean"],
-        "moe_layer_latency_s": metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
+        "ttft_s": run_metrics.ttft_s(timeline),
+        "tpot_s": run_metrics.tpot_s(timeline, trace)["mean"],
+        "moe_layer_latency_s": run_metrics.moe_layer_latency_s(timeline, run_metrics.decode_steps(trace)),
     }
 
 

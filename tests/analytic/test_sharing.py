@@ -15,8 +15,9 @@ from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from simulator import event, recurrence
+from simulator import recurrence
 from simulator.definition import des
+from simulator.events import event_engine
 from simulator.modes import FIFO, LINKS, Modes
 from simulator.resources import RESOURCES, Resource
 from traces.errors import InvalidInput
@@ -24,7 +25,7 @@ from traces.errors import InvalidInput
 Engine = Callable[[Schedule, Costs, Modes], Timeline]
 ENGINES: list[Engine] = [
     lambda schedule, costs, modes: des.simulate(schedule, costs, 1 << 50, modes),
-    lambda schedule, costs, modes: event.simulate(schedule, costs, modes),
+    lambda schedule, costs, modes: event_engine.simulate(schedule, costs, modes),
 ]
 COPY, KERNEL = Work(OpKind.FETCH, copy_bytes=100), Work(OpKind.EXPERTS, flop=1)
 
@@ -318,7 +319,7 @@ def test_a_shared_link_is_busy_for_the_sum_of_its_transfers(job: tuple[Schedule,
     """Processor sharing conserves work: with no latency, busy time is the work that came, whenever it came."""
     schedule, costs = job
     pure = Costs(costs.issue_s, np.where(costs.link_s > 0, costs.link_s, costs.duration_s), costs.link_s)
-    timeline = event.simulate(schedule, pure, Modes("shared"))
+    timeline = event_engine.simulate(schedule, pure, Modes("shared"))
     for lane in (Lane.H2D, Lane.D2H):
         expected_s = float(pure.link_s[schedule.cost[schedule.lane == lane]].sum())
         assert busy_s(timeline, lane) == pytest.approx(expected_s, rel=1e-9)
@@ -330,7 +331,7 @@ def test_a_link_by_priority_is_busy_for_the_sum_of_its_copies(job: tuple[Schedul
     """Whoever goes first: copies of 4 bytes in chunks of at most 1 or 3 are 4 or 2 chunks, each with the latency."""
     schedule, costs = job
     n_chunks = {None: 1, 1: 4, 3: 2}[chunk]
-    timeline = event.simulate(schedule, costs, Modes("priority", chunk))
+    timeline = event_engine.simulate(schedule, costs, Modes("priority", chunk))
     whole_s = n_chunks * (costs.duration_s - costs.link_s) + costs.link_s
     for lane in (Lane.H2D, Lane.D2H):
         expected_s = float(whole_s[schedule.cost[schedule.lane == lane]].sum())
@@ -342,7 +343,7 @@ def test_a_link_by_priority_is_busy_for_the_sum_of_its_copies(job: tuple[Schedul
 def test_hbm_never_serves_more_than_its_bandwidth(job: tuple[Schedule, Costs], link: str) -> None:
     """All traffic takes at least its time at full bandwidth, however it is divided, and sharing only ever delays."""
     schedule, costs = job
-    timeline = event.simulate(schedule, costs, Modes(link, hbm_shared=True))  # type: ignore[arg-type]
+    timeline = event_engine.simulate(schedule, costs, Modes(link, hbm_shared=True))  # type: ignore[arg-type]
     on_device = np.isin(schedule.lane, (Lane.COMPUTE, Lane.H2D, Lane.D2H))
     traffic_s = float(costs.hbm_s[schedule.cost[on_device]].sum())
     assert timeline.makespan_s >= traffic_s * (1 - 1e-9)
@@ -356,7 +357,7 @@ def test_without_hbm_traffic_sharing_hbm_changes_nothing(job: tuple[Schedule, Co
     schedule, costs = job
     free = Costs(costs.issue_s, costs.duration_s, costs.link_s)
     with_it, without = (
-        event.simulate(schedule, free, Modes(chosen.link, chosen.chunk_bytes, shared, chosen.cancel))
+        event_engine.simulate(schedule, free, Modes(chosen.link, chosen.chunk_bytes, shared, chosen.cancel))
         for shared in (True, False)
     )
     assert with_it.start_s == pytest.approx(without.start_s, rel=1e-12, abs=1e-12)
@@ -374,7 +375,7 @@ def test_a_link_that_never_has_two_copies_is_fifo(job: tuple[Schedule, Costs], l
         recorder.issue(Lane(lane), schedule.works[i], sorted({*schedule.deps(i).tolist(), *before}), step=0)
         last[lane] = i
     chained = recorder.schedule()
-    timeline, fifo = event.simulate(chained, costs, Modes(link)), recurrence.simulate(chained, costs)  # type: ignore[arg-type]
+    timeline, fifo = event_engine.simulate(chained, costs, Modes(link)), recurrence.simulate(chained, costs)  # type: ignore[arg-type]
     assert timeline.start_s == pytest.approx(fifo.start_s, rel=1e-12, abs=1e-12)
     assert timeline.end_s == pytest.approx(fifo.end_s, rel=1e-12, abs=1e-12)
 

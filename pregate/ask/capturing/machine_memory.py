@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hwmodels.platform import Platform
 from hwmodels.start_up import miss_costs
 from offload.execution import Execution
-from offload.miss_costs import MissCosts
+from offload.policy_parts.miss_costs import MissCosts
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["MachineMemory", "memory_of"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from offload.caches.gate_output import gate_output
 from offload.caches.residency import ResidentSet
-from offload.gate_output import gate_output
 from offload.policies import eviction_named
 from offload.policy import Cache
 from pregate.ask.capturing.demands import demands

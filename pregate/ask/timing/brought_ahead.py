@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
-from offload.prefetches import Prefetches, RightCopies
+from offload.metrics.prefetches import Prefetches, RightCopies
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.timing.captured_metrics import right_copies_of
 from simulator.batched import batch

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from offload import metrics
 from offload.decode import Decoded
+from offload.metrics import run_metrics
+from offload.metrics.prefetches import Prefetches, PrefetchTally, RightCopies, named_by, right_copies
 from offload.policies.prefetch_all import whole_next_block
 from offload.policy import Policy, no_prefetch
-from offload.prefetches import Prefetches, PrefetchTally, RightCopies, named_by, right_copies
 from offload.prefetching.selected_ahead import SelectedAhead
 from offload.schedule import COLUMNS
 from offload.timeline import Timeline
@@ -24,7 +24,7 @@ def metrics_of(captured: Captured, timeline: Timeline, lookups: tuple[int, int] 
     """
     decoded = captured.decoded
     counted = (decoded.n_lookups, decoded.n_hits) if lookups is None else lookups
-    return metrics.of_timeline(timeline, captured.trace, captured.workload.n_output_tokens, counted)
+    return run_metrics.of_timeline(timeline, captured.trace, captured.workload.n_output_tokens, counted)
 
 
 def brings_guesses(policy: Policy) -> bool:

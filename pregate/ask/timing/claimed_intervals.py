@@ -16,7 +16,7 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import Figures
 from hwmodels.platform import Platform
 from hwmodels.specs.spread import SPREAD_KEYS, shipped_spread
-from offload.metric_probes import find_probes
+from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured
 from simulator.explain.critical_path import ExplainedRun, gradient, walk
 from simulator.explain.path_sum import PathSum

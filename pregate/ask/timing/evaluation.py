@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from hwmodels.cost import Costs, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
-from offload import metrics
-from offload.metric_probes import find_probes
+from offload.metrics import run_metrics
+from offload.metrics.metric_probes import find_probes
 from offload.ops import Lane
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.simulation import calibration, changed_share, coverage_of, host_figures_of, output_of
 from pregate.ask.timing.brought_ahead import ahead_of, ahead_on
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.timing.policy_modes import modes_of
-from simulator import event
 from simulator.batched import batch
 from simulator.batched.batch import Compiled
+from simulator.events import event_engine
 from simulator.explain.bounds import lower_bounds
 from simulator.modes import FIFO, Modes
 
@@ -98,11 +98,11 @@ def made_ready(captured: Captured) -> Compiled:
 def _fifo(captured: Captured, ready: Compiled, costs: Costs) -> dict[str, NDArray[Any]]:
     schedule, decoded, probes = captured.decoded.schedule, captured.decoded, ready.probes
     seen = batch.evaluate(ready, costs)
-    found = metrics.summed_up(
+    found = run_metrics.summed_up(
         captured.trace,
         schedule.step[probes.step_ends],
         seen.step_end_s,
-        seen.totals(metrics.moved_bytes(schedule.kind, schedule.bytes)),
+        seen.totals(run_metrics.moved_bytes(schedule.kind, schedule.bytes)),
         n_output_tokens=captured.workload.n_output_tokens,
         lookups=(decoded.n_lookups, decoded.n_hits),
     )
@@ -113,10 +113,10 @@ def _fifo(captured: Captured, ready: Compiled, costs: Costs) -> dict[str, NDArra
 
 def _by_events(captured: Captured, costs: Costs, modes: Modes) -> dict[str, NDArray[Any]]:
     schedule = captured.decoded.schedule
-    prepared, rows = event.prepare(schedule), []
+    prepared, rows = event_engine.prepare(schedule), []
     for i in range(costs.duration_s.shape[1]):
         mine = Costs(*(np.ascontiguousarray(getattr(costs, name)[:, i]) for name in costs.__slots__))
-        timeline = event.simulate(schedule, mine, modes, prepared)
+        timeline = event_engine.simulate(schedule, mine, modes, prepared)
         bounds = lower_bounds(schedule, mine, modes)
         bound = {"bound_s": bounds.makespan_s, "binding": bounds.binding}
         rows.append(metrics_of(captured, timeline) | bound | ahead_of(prefetches_of(captured, timeline)))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offload import metrics
 from offload.execution import EXECUTIONS
+from offload.metrics import run_metrics
 from offload.ops import KINDS
 from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded
@@ -254,6 +254,6 @@ def _n_held(captured: Captured) -> int:
         return captured.plan.n_host_slots
     schedule, model = captured.decoded.schedule, captured.model
     taken = np.isin(schedule.kind, [kind for kind, row in KINDS.items() if row.takes == "host"])
-    encoding = ~np.isin(schedule.step[taken], metrics.decode_steps(captured.trace)) & model.is_encoder_decoder
+    encoding = ~np.isin(schedule.step[taken], run_metrics.decode_steps(captured.trace)) & model.is_encoder_decoder
     keys = np.stack([encoding, schedule.layer[taken], schedule.expert[taken]]).astype(np.int64)
     return int(np.unique(keys, axis=1).shape[1])

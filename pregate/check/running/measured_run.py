@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodels.quantity import ReadOnly
-from offload.metric_names import WHOLE_METRICS, Metrics
+from offload.metrics.metric_names import WHOLE_METRICS, Metrics
+from offload.metrics.prefetches import Prefetches
 from offload.ops import Lane
 from offload.policy import Cache, Policy
-from offload.prefetches import Prefetches
 from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.capturing.request import Request

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.overrides import with_overrides
 from hwmodels.start_up import miss_costs
-from offload.metrics import tpot_s
+from offload.metrics.run_metrics import tpot_s
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.policy import Policy

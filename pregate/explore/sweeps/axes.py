@@ -18,7 +18,7 @@ from hwmodels.figures import MEMORY_FIGURES, check_axis, figure_keys
 from hwmodels.quantity import DIMENSIONS, parse_override
 from hwmodels.specs.machine_fields import ALIASES, FIELDS
 from hwmodels.stack import CONSTANTS
-from offload.speculation import MAX_GAMMA
+from offload.policy_parts.speculation import MAX_GAMMA
 from pregate.ask.capturing.tier_names import tier_named
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.typed import check_fields

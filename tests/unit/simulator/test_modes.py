@@ -15,16 +15,17 @@ from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
-from simulator import event, recurrence
+from simulator import recurrence
 from simulator.definition import des
 from simulator.definition.flow import max_min_level
+from simulator.events import event_engine
 from simulator.modes import FIFO, MAX_CHUNKS, Link, Modes, NotFifo, chunks
 from traces.errors import InvalidInput
 
 Engine = Callable[[Schedule, Costs, Modes], Timeline]
 ENGINES: list[Engine] = [
     lambda schedule, costs, modes: des.simulate(schedule, costs, 1 << 50, modes),
-    lambda schedule, costs, modes: event.simulate(schedule, costs, modes),
+    lambda schedule, costs, modes: event_engine.simulate(schedule, costs, modes),
 ]
 on_both = pytest.mark.parametrize("engine", ENGINES, ids=["des", "event"])
 
@@ -92,7 +93,7 @@ def test_chunks_beyond_reason_are_refused() -> None:
     story = Story()
     story.op(Lane.H2D, 1.0, n_bytes=MAX_CHUNKS + 1)
     with pytest.raises(InvalidInput, match=f"chunk_bytes = 1: {MAX_CHUNKS + 1} chunks a copy, at most {MAX_CHUNKS}"):
-        event.simulate(*story.told(), Modes(chunk_bytes=1))
+        event_engine.simulate(*story.told(), Modes(chunk_bytes=1))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_the_event_engine_refuses_times_that_are_not(modes: Modes) -> None:
     for bad in ([], [1.0, 2.0], [-1.0], [np.nan], [np.inf]):
         for issue_s, duration_s in (([0.0], bad), (bad, [0.0])):
             with pytest.raises(InvalidInput, match=r"issue_s|duration_s"):
-                event.simulate(schedule, Costs(np.array(issue_s), np.array(duration_s)), modes)
+                event_engine.simulate(schedule, Costs(np.array(issue_s), np.array(duration_s)), modes)
 
 
 def test_what_was_prepared_of_another_schedule_is_refused() -> None:
@@ -277,9 +278,9 @@ def test_what_was_prepared_of_another_schedule_is_refused() -> None:
     story.op(Lane.COMPUTE, 1.0)
     for _ in range(2):
         longer.op(Lane.COMPUTE, 1.0)
-    prepared, (schedule, costs) = event.prepare(story.told()[0]), longer.told()
+    prepared, (schedule, costs) = event_engine.prepare(story.told()[0]), longer.told()
     with pytest.raises(InvalidInput, match=f"not {schedule.digest}: prepare this one"):
-        event.simulate(schedule, costs, FIFO, prepared)
+        event_engine.simulate(schedule, costs, FIFO, prepared)
 
 
 @on_both

@@ -19,8 +19,8 @@ from offload.ops import OpKind
 from offload.work import cpu_expert_work, expert_copy_work
 from pregate.ask.capturing.capture import capture
 from pregate.cli.option_values import build_modes
-from simulator import event
 from simulator.definition import des
+from simulator.events import event_engine
 from simulator.modes import Modes, NotFifo
 from tests import small_fits
 from tests.small_models import MODELS, routing
@@ -52,9 +52,9 @@ def test_simpy_and_the_compiled_engine_agree_and_nothing_is_quicker(design: str)
     captured = capture(MODEL, hw(**SHARES), TRACE, design)
     schedule, machine = captured.decoded.schedule, hw(**SHARES)
     costs = price(schedule.works, machine)
-    defined, found = des.simulate(schedule, costs, 1 << 40, DRAM), event.simulate(schedule, costs, DRAM)
+    defined, found = des.simulate(schedule, costs, 1 << 40, DRAM), event_engine.simulate(schedule, costs, DRAM)
     assert np.array_equal(found.end_s, defined.end_s)
-    alone = event.simulate(schedule, costs)
+    alone = event_engine.simulate(schedule, costs)
     assert found.makespan_s > alone.makespan_s
     worst = 1 / min(SHARES.values())
     assert found.makespan_s <= alone.makespan_s * worst

@@ -16,14 +16,15 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.overrides import with_overrides
 from offload import work
-from offload.metrics import decode_steps
+from offload.metrics.run_metrics import decode_steps
 from offload.ops import Gemm, OpKind, Work
 from pregate.ask.capturing.capture import capture
 from pregate.ask.timing.intervals import compiled, intervals
 from pregate.explore.explanation import explain
-from simulator import event, recurrence
+from simulator import recurrence
 from simulator.batched.batch import evaluate
 from simulator.definition import des
+from simulator.events import event_engine
 from tests.measured_kernels import TABLE
 from tests.small_fits import platform
 from tests.small_models import MODELS, routing
@@ -206,7 +207,7 @@ def test_every_interpreter_says_the_same_of_a_machine_with_measured_kernels(
     schedule = captured.decoded.schedule
     costs = price(schedule.works, hw)
     reference = des.simulate(schedule, costs, hbm_bytes=1 << 50)
-    for timeline in (recurrence.simulate(schedule, costs), event.simulate(schedule, costs)):
+    for timeline in (recurrence.simulate(schedule, costs), event_engine.simulate(schedule, costs)):
         assert timeline.end_s.tobytes() == reference.end_s.tobytes()
     batch = evaluate(compiled(captured), price_figures(schedule.works, figures_of(hw), 1))
     assert batch.makespan_s.tolist() == [reference.makespan_s]

@@ -13,7 +13,7 @@ import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.answers.by_score import ByScore, Scored, unimportance
-from offload.gate_output import stated_weights
+from offload.caches.gate_output import stated_weights
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.policy import MissAction, Policy

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload.caches.eviction import EVICTIONS, Belady, Eviction, Fifo, HotLru, Lfu, Lifo, Lru, Random, Static
-from offload.gate_output import GateOutput
+from offload.caches.gate_output import GateOutput
 
 N_KEYS = 8
 EVENTS = st.lists(st.sets(st.integers(0, N_KEYS - 1), min_size=1, max_size=4).map(sorted), max_size=40)

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from offload.caches.admission import ADMISSIONS
 from offload.caches.eviction import Belady
 from offload.caches.eviction_ranked import RANKED
+from offload.caches.gate_output import GateOutput, gate_output
 from offload.caches.pool_shape import PoolShape
 from offload.caches.ranks_by_gates import EPSILON, MRS_ALPHA, Mrs, ReleasedActivation
 from offload.caches.ranks_by_use import LeastStale, Lfru, ReleasedLfru
 from offload.caches.residency import ResidentSet
-from offload.gate_output import GateOutput, gate_output
 from traces.errors import InvalidInput, UnknownName
 
 N_LAYERS, N_EXPERTS, TOP_K = 3, 5, 2

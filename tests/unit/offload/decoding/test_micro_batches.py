@@ -19,7 +19,7 @@ from offload.decoding.micro_batches import micro_batches_of
 from offload.decoding.token_mixing import TokenMixing
 from offload.decoding.work_rows import Works
 from offload.execution import EXECUTIONS
-from offload.metrics import gap_pairs
+from offload.metrics.run_metrics import gap_pairs
 from offload.ops import TO_DEVICE, Lane, OpKind
 from offload.placing.footprint import measure_workload, plan_memory
 from offload.placing.placement import placement_named

@@ -21,7 +21,7 @@ from offload.placing.footprint import (
 from offload.placing.placement import Placed
 from offload.policies import policy_named
 from offload.policy import Buffers
-from offload.speculation import Speculation
+from offload.policy_parts.speculation import Speculation
 from tests.granted_memory import DECODER, STREAMS, WORKLOAD, plan, static_bytes
 from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, Attention, ModelArchitecture, load_architecture

@@ -12,7 +12,7 @@ from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
-from offload.metrics import moe_layer_latency_s
+from offload.metrics.run_metrics import moe_layer_latency_s
 from offload.ops import Lane, OpKind
 from offload.placing.footprint import host_bytes, measure_workload, plan_memory
 from offload.placing.placement import Placement, place, placement_named

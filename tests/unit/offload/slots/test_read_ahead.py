@@ -12,14 +12,14 @@ import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.caches.residency import ResidentSet
-from offload.decisions import BlockView, Fetch
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
+from offload.metrics.prefetches import PrefetchTally, named_by
 from offload.ops import KINDS, OpKind
 from offload.placing.tiers import Reads
 from offload.policies import policy_named
 from offload.policy import Policy
-from offload.prefetches import PrefetchTally, named_by
+from offload.policy_parts.decisions import BlockView, Fetch
 from offload.schedule import COLUMNS
 from offload.slots.host_tier import HostEvents, HostTier, ReadThrough
 from pregate.ask.capturing.tier_names import tier_named

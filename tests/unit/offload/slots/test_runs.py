@@ -18,9 +18,10 @@ from offload.schedule import Schedule
 from offload.slots.copy_runs import run_work, unrolled
 from offload.slots.memory import ExpertMemory
 from pregate.ask.capturing.capture import capture
-from simulator import event, recurrence
+from simulator import recurrence
 from simulator.costs import one_by_one
 from simulator.definition import des
+from simulator.events import event_engine
 from simulator.modes import FIFO, Modes
 from tests.small_models import MODELS, routing
 from traces.model.architecture import ModelArchitecture
@@ -85,11 +86,11 @@ def test_modes_see_copies_one_by_one(modes: Modes, monkeypatch: pytest.MonkeyPat
     )
     costs, copies = price(short.works, A100), unrolled(short)
     assert copies is not None
-    found = event.simulate(short, costs, modes)
+    found = event_engine.simulate(short, costs, modes)
     defined = des.simulate(short, costs, A100.machine.accelerator.hbm_bytes, modes)
     assert found.schedule == defined.schedule == long
     np.testing.assert_allclose(found.end_s, defined.end_s, rtol=1e-12)
-    alone = event.simulate(long, price(long.works, A100), modes)
+    alone = event_engine.simulate(long, price(long.works, A100), modes)
     np.testing.assert_allclose(found.end_s, alone.end_s, rtol=1e-9)
     shares = one_by_one(costs, copies).duration_s
     np.testing.assert_allclose(shares, price(copies.schedule.works, A100).duration_s, rtol=1e-12)
@@ -116,7 +117,10 @@ def test_a_host_that_waits_for_what_it_computes_issues_no_run_and_waits_without_
     assert [whole.deps(op).tolist() for op in range(5)] == [[], [], [], [expert], [1, 2]]
     costs = Costs(np.zeros(5), np.array([5.0, 2.0, 0.0, 0.0, 1.0]), np.array([0.0, 2.0, 0.0, 0.0, 0.0]))
     assert waits == 3
-    for found in (event.simulate(schedule, costs, Modes("shared")), des.simulate(schedule, costs, 99, Modes("shared"))):
+    for found in (
+        event_engine.simulate(schedule, costs, Modes("shared")),
+        des.simulate(schedule, costs, 99, Modes("shared")),
+    ):
         assert found.end_s.tolist() == [5.0, 2.0, 2.0, 5.0, 6.0]
 
 
@@ -126,5 +130,5 @@ def test_designs_that_compute_on_the_issuing_thread_have_times_in_every_mode(tex
     schedule = capture(model, hw, routing(model, batch=2, seed=3), text).decoded.schedule
     costs = price(schedule.works, hw)
     for modes in (FIFO, Modes("shared", hbm_shared=True), Modes("priority", 1000, both_ways=True)):
-        found = event.simulate(schedule, costs, modes)
+        found = event_engine.simulate(schedule, costs, modes)
         assert np.array_equal(found.end_s, des.simulate(schedule, costs, 1 << 40, modes).end_s)

@@ -14,7 +14,7 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from hwmodels.specs.spread import SPREAD_KEYS, shipped_spread
-from offload.metric_probes import find_probes
+from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured, capture
 from pregate.ask.simulation import interpret
 from pregate.ask.timing.claimed_intervals import claimed_intervals, scattering

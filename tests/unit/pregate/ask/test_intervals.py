@@ -14,7 +14,7 @@ from hwmodels.figures import figures_of
 from hwmodels.fits.fit import Fit, FittedConstant
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from offload.metric_probes import find_probes
+from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured, capture
 from pregate.ask.timing import intervals as interval_module
 from pregate.ask.timing.intervals import drawn_constants, figure_intervals, full_intervals, intervals

@@ -9,7 +9,7 @@ import pytest
 
 import pregate
 from hwmodels.shipped import FITS_DIR
-from offload.metrics import decode_steps
+from offload.metrics.run_metrics import decode_steps
 from offload.placing.footprint import measure_workload
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hwmodels.quantity import ReadOnly
-from offload.metrics import of_timeline
+from offload.metrics.run_metrics import of_timeline
 from pregate.ask.simulation import interpret
 from pregate.check.cases import CaseGroup, CaseWorkload
 from pregate.check.predictions import PreparedCase, exact_figures, prepare_cases

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offload import metrics
+from offload.metrics import run_metrics
 from offload.ops import Lane, OpKind
 from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.check.running import measured_run
@@ -58,13 +58,15 @@ def test_metrics_are_those_of_the_timeline(watched: Callable[..., None]) -> None
     assert done.makespan_s == timeline.end_s.max()
     assert done.n_output_tokens == 10
     assert done.tokens_per_s == 10 / done.makespan_s
-    tpot = metrics.tpot_s(timeline, trace)
+    tpot = run_metrics.tpot_s(timeline, trace)
     assert (done.tpot_s, done.tpot_p50_s, done.tpot_p99_s) == (tpot["mean"], tpot["p50"], tpot["p99"])
-    assert done.ttft_s == metrics.ttft_s(timeline)
-    assert done.moe_layer_latency_s == metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace))
-    assert done.stall_s == metrics.stall_s(timeline) > 0
+    assert done.ttft_s == run_metrics.ttft_s(timeline)
+    assert done.moe_layer_latency_s == run_metrics.moe_layer_latency_s(timeline, run_metrics.decode_steps(trace))
+    assert done.stall_s == run_metrics.stall_s(timeline) > 0
     assert done.stall_share == done.stall_s / done.makespan_s
-    assert done.exposed_transfer_fraction == pytest.approx(metrics.exposed_s(timeline) / metrics.transfer_s(timeline))
+    assert done.exposed_transfer_fraction == pytest.approx(
+        run_metrics.exposed_s(timeline) / run_metrics.transfer_s(timeline)
+    )
     assert done.peak_hbm_bytes == timeline.peak_hbm_bytes <= HBM_BYTES
     assert done.h2d_bytes == done.moved_bytes["h2d"] == schedule.bytes[schedule.lane == Lane.H2D].sum()
     assert done.moved_bytes["d2h"] == schedule.bytes[schedule.lane == Lane.D2H].sum() > 0

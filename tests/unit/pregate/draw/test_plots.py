@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import pregate
 from benchmarks.lowest import pins
-from offload.metrics import stall_intervals
+from offload.metrics.run_metrics import stall_intervals
 from pregate import draw
 from pregate.draw import expert_heat, gantt, locality, residency_curves
 from pregate.draw import timelines as plots

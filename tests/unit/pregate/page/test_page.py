@@ -18,7 +18,7 @@ import pregate
 from hwmodels.cost import price
 from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
-from offload.metric_probes import find_probes
+from offload.metrics.metric_probes import find_probes
 from offload.policies import policy_named
 from pregate.ask.capturing.capture import capture
 from pregate.page.answers import METRICS, document

@@ -15,8 +15,8 @@ from offload.decoding.mixer_works import contexts_of, mixing_works
 from offload.decoding.token_mixing import contexts
 from offload.ops import OpKind
 from offload.policies import policy_named
+from offload.policy_parts.speculation import speculation_named
 from offload.schedule import Schedule
-from offload.speculation import speculation_named
 from pregate.ask.capturing.capture import capture, capture_request
 from pregate.ask.capturing.request import request
 from tests.small_models import decoder_only, encoder_decoder

@@ -13,7 +13,7 @@ import pregate
 from offload.ops import Lane, OpKind
 from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
-from offload.speculation import Speculation, speculation_named
+from offload.policy_parts.speculation import Speculation, speculation_named
 from pregate.ask.capturing.capture import capture
 from pregate.explore.speculative import drafting_named, with_and_without
 from tests.small_models import decoder_only, encoder_decoder

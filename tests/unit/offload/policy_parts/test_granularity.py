@@ -10,9 +10,9 @@ from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from hwmodels.stack import load_stack, stack_names
 from offload.execution import EXECUTIONS
-from offload.granularity import matrix_bytes, matrix_copies, matrix_works
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
+from offload.policy_parts.granularity import matrix_bytes, matrix_copies, matrix_works
 from offload.work import experts_work
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.machine_memory import MachineMemory

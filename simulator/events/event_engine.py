@@ -17,9 +17,9 @@ from offload.ops import Lane
 from offload.schedule import Schedule
 from offload.slots.copy_runs import Unrolled, unrolled
 from offload.timeline import Timeline
-from simulator import event_state
 from simulator.costs import check_costs, one_by_one
 from simulator.modes import FIFO, Modes, chunks, copied_bytes, require_one_card
+from simulator.events import event_state
 from simulator.resources import demands_of
 from traces.errors import InvalidInput
 
@@ -33,13 +33,13 @@ FIFO_LOOP = Kernel(
     sources=("offload.ops",),
 )  # fmt: skip
 TIMED_LOOP = Kernel(
-    "simulator.event_kernel", "run",
+    "simulator.events.event_kernel", "run",
     ("int8[1]", "int32[1]", "int64[1]", "int32[1]", "int8[1]", "int32[1]", *["float64[1]"] * 3,
      "int64[1]", *["int32[1]"] * 4, *["int64"] * 3, "int8[1]", "int64[2]", "float64[3]",
      "float64[1]", "float64[1]", "int8[1]", *["int32[1]"] * 4, "float64[1]", "int32[1]", "int64[1]", "int64[2]",
      "int64[1]", "int32[1]", "int8[1]", *["float64[1]"] * 4, "int32[1]", *["float64[1]"] * 2,
-     "simulator.event_state:MACHINE[1]"),
-    sources=("simulator.event_rates", "simulator.event_state", "simulator.resources", "offload.ops"),
+     "simulator.events.event_state:MACHINE[1]"),
+    sources=("simulator.events.event_rates", "simulator.events.event_state", "simulator.resources", "offload.ops"),
 )  # fmt: skip
 
 _N_LANES = len(Lane)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from offload.gate_output import GateOutput, gate_output, stated_weights
+from offload.caches.gate_output import GateOutput, gate_output, stated_weights
 
 CHOSEN = np.array([[5, 2], [2, -1], [0, 5]], np.int16)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from simulator.event_rates import begin, begin_transfer, share_rates
-from simulator.event_state import (
+from simulator.events.event_rates import begin, begin_transfer, share_rates
+from simulator.events.event_state import (
     D2H,
     DONE,
     FIFO,

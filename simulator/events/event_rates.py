@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.event_state import D2H, FLOW, H2D, SHARED
+from simulator.events.event_state import D2H, FLOW, H2D, SHARED
 from simulator.resources import LATENCY, TRANSFER, WHOLE
 
 __all__ = ["begin", "begin_transfer", "share_rates"]

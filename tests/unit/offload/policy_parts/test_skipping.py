@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 import pregate
 from hwmodels.platform import load_platform
-from offload.gate_output import stated_weights
+from offload.caches.gate_output import stated_weights
 from offload.ops import OpKind
 from offload.policies import policy_named
-from offload.skipping import Skipping, skipping_named
+from offload.policy_parts.skipping import Skipping, skipping_named
 from pregate.ask.capturing.capture import capture
 from tests.command_line import Run
 from tests.small_models import decoder_only, routing

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from offload.gate_output import stated_weights
+from offload.caches.gate_output import stated_weights
 from traces.errors import InvalidInput
 from traces.foundation.documents import NUMBER
 from traces.foundation.typed import check_fields

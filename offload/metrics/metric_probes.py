@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.metrics import decode_steps, gap_pairs, moe_layers
+from offload.metrics.run_metrics import decode_steps, gap_pairs, moe_layers
 from offload.ops import TRANSFERS, OpKind
 from offload.schedule import Schedule
 from traces.routing import RoutingTrace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload import metrics
+from offload.metrics import run_metrics
 from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.timeline import Timeline
@@ -43,7 +43,7 @@ ONE = verified(
 
 
 def gaps(trace: RoutingTrace, *steps: int) -> list[tuple[int, int]]:
-    begin, end = metrics.gap_pairs(trace, np.array(steps, np.int32))
+    begin, end = run_metrics.gap_pairs(trace, np.array(steps, np.int32))
     return list(zip(begin.tolist(), end.tolist(), strict=True))
 
 
@@ -75,9 +75,9 @@ def test_a_pass_whose_tokens_are_all_rejected_is_no_end_of_a_gap() -> None:
 
 
 def test_first_tokens_of_a_pass_that_verifies_are_those_taken() -> None:
-    assert metrics.n_first_tokens(ONE, np.array([0, 1], np.int32)) == 1
-    assert metrics.n_first_tokens(ONE, np.array([1, 2], np.int32)) == 3
-    assert metrics.n_first_tokens(verified((0, 0, PROMPT), (1, 0, TAKEN)), np.array([1], np.int32)) == 1
+    assert run_metrics.n_first_tokens(ONE, np.array([0, 1], np.int32)) == 1
+    assert run_metrics.n_first_tokens(ONE, np.array([1, 2], np.int32)) == 3
+    assert run_metrics.n_first_tokens(verified((0, 0, PROMPT), (1, 0, TAKEN)), np.array([1], np.int32)) == 1
 
 
 def test_what_is_copied_within_host_memory_is_no_compute_of_a_layer() -> None:
@@ -87,7 +87,7 @@ def test_what_is_copied_within_host_memory_is_no_compute_of_a_layer() -> None:
         (Lane.COMPUTE, OpKind.GATE, 1), (Lane.COMPUTE, OpKind.EXPERTS, 1),
     ]  # fmt: skip
     lane, kind, layer = (np.array(column) for column in zip(*ops, strict=True))
-    first, last = metrics.moe_layers(
+    first, last = run_metrics.moe_layers(
         lane.astype(np.int8), kind.astype(np.int8), np.zeros(5, np.int32), layer.astype(np.int16), np.zeros(1, np.int32)
     )
     assert (first.tolist(), last.tolist()) == ([0, 3], [1, 4])
@@ -98,5 +98,5 @@ def test_bytes_written_back_are_a_metric() -> None:
     recorder.issue(Lane.D2H, Work(OpKind.WRITE_BACK, copy_bytes=70), step=1, layer=0)
     recorder.issue(Lane.HOST, Work(OpKind.STEP), step=1)
     start = np.array([0.0, 1.0])
-    found = metrics.of_timeline(Timeline(recorder.schedule(), start, start + 1, "hand"), ONE, 6, (0, 0))
+    found = run_metrics.of_timeline(Timeline(recorder.schedule(), start, start + 1, "hand"), ONE, 6, (0, 0))
     assert (found["written_back_bytes"], found["h2d_bytes"]) == (70, 0)
