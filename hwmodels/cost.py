@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of, slower
-from hwmodels.kernels.floors import alone_s, at_floor, fused_s, missing_s
+from hwmodels.kernels.floors import NARROW_BITS, alone_s, at_floor, fused_s, missing_s
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts
 from hwmodels.kernels.roofline import binding_term, cached_share, kernel_terms, roofline_s
 from hwmodels.kernels.works_alike import alike
@@ -370,7 +370,7 @@ def _cpu_parts(work: Work, figures: Figures) -> Parts:
     kv_bytes = work.hbm_bytes * figures.values.get("stack.cpu_kv_copies", 1.0)
     gemm_flop = work.total_flop - work.flop
     flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
-    if work.weight_bits <= 8.5 and work.compute != "fp8":
+    if work.weight_bits <= NARROW_BITS and work.compute != "fp8":
         flop_s = flop_s / figures.stack_constant("cpu_packed_speedup")
     elif work.compute in ("bf16", "fp8"):  # no processor has products of fp8: it is widened to bf16, or further
         flop_s = flop_s / _bf16_speedup(figures)

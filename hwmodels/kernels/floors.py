@@ -16,9 +16,9 @@ from hwmodels.figures import Figures, Number
 from hwmodels.kernels.fused_counts import FusedCounts
 from offload.ops import Gemm, Work
 
-__all__ = ["alone_s", "at_floor", "fused_s", "merged", "missing_s", "row_blocks_s"]
+__all__ = ["NARROW_BITS", "alone_s", "at_floor", "fused_s", "merged", "missing_s", "row_blocks_s"]
 
-_NARROW_BITS = 8.5
+NARROW_BITS = 8.5
 """Weights of so many bits at most are narrow: they are unpacked, or multiplied in 8 bits and less."""
 
 
@@ -34,7 +34,7 @@ def missing_s(
     n_tiled = _n_tiled(work) if counts is None else counts.n_tiled
     missing: Number = n_tiled * figures.cycles_s("tiled_gemm_s")
     if work.fused is not None:
-        kind = "narrow_experts" if work.weight_bits <= _NARROW_BITS else "experts"
+        kind = "narrow_experts" if work.weight_bits <= NARROW_BITS else "experts"
         return missing + _lacking(figures, kind, fixed_s + missing + sum(gemms_s))
     kernel_s = figures.cycles_s("kernel_s")
     if work.attending is not None:

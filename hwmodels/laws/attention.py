@@ -28,11 +28,17 @@ from hwmodels.laws.rates import (
 __all__ = ["context_attention", "decode_attention"]
 
 _CONTEXT_BLOCK, _WIDE_CONTEXT_BLOCK = 128, 64
-"""Cached tokens that a part of a split context keeps at least; of heads wider than any that a kernel names."""
+"""Cached tokens that a part of a split context keeps at least, assumed of libraries that name none; of heads wider than
+any that a kernel names (FlashAttention 2: set_params_splitkv, 64 of heads wider than 128)."""
 
 _MOST_PARTS = 128
+"""Parts of a context at most: what csrc/flash_attn/flash_api.cpp and hopper/flash_api.cpp give num_splits_heuristic."""
+
 _PACKED_ROWS = 64
+"""Query rows of a block of a split context (kBlockM of the split kernels, csrc/flash_attn/flash_api.cpp)."""
+
 _KEY_BLOCK = 64
+"""Tokens to which a causal mask is rounded up, and of a window the block that is only partly in it: assumed."""
 
 
 def decode_attention(

@@ -31,11 +31,12 @@ CYCLED_WEIGHTS = 6
 """Weight matrices that the tables' benchmark reads in turn: of 8 MB they fit into a cache of 50."""
 
 TILES = ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128), (64, 256))
-"""Rows and columns of an output tile: what engines choose from, but on cards of `INSTRUCTION_TILES`."""
+"""Rows and columns of an output tile: what engines choose from, but on cards of `INSTRUCTION_TILES`. Assumed: the usual
+of CUTLASS's, and few, so that the law does not pick a tile that no library has."""
 
 STEP = 64
 """Elements of the inner dimension that a tile takes at a time, unless its library says another number: `step_s` is of
-those."""
+those. Assumed, as is `_LEAST_SPLIT`."""
 
 _LEAST_SPLIT = 256
 """Elements of the inner dimension that a part of a split keeps at least."""

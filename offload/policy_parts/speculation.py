@@ -191,6 +191,28 @@ def speculation_named(text: str) -> Speculation:
     depth, by rank. `draft`: a model by name or file, `stated` or `none`. Rejected tokens of a tree are routed
     `elsewhere` unless said. Raises `InvalidInput`, `InvalidFile`, or `UnknownName` for a model.
     """
+    said = _clauses(text)
+    taken, name = said["acceptance"], said.get("draft", "none")
+    is_number = NUMBER.fullmatch(taken) is not None
+    counts, rates = ((), ()) if is_number else _by_rank(taken) or _listed(taken, text)
+    return Speculation(
+        gamma=int(said.get("gamma", 0)),
+        branches=tuple(map(int, said["branches"].split("x"))) if "branches" in said else (),
+        nodes=int(said.get("nodes", 0)),
+        grown=_growth(said, text),
+        acceptance=float(taken) if is_number else None,
+        accepted=counts,
+        rates=rates,
+        listed_in="" if is_number else taken,
+        draft_name=name,
+        draft=None if name in ("none", "stated") else load_architecture(name),
+        rejected=said.get("rejected", _usual_route("gamma" not in said)),
+        seed=int(said.get("seed", 0)),
+    )
+
+
+def _clauses(text: str) -> dict[str, str]:
+    """Values by word, each said once, numbers as whole ones; one shape of drafts and how many are taken among them."""
     said: dict[str, str] = {}
     for clause in re.split(r"[,:]", text.strip()):
         word, _, value = clause.strip().partition("=")
@@ -216,23 +238,7 @@ def speculation_named(text: str) -> Speculation:
     for number in ("nodes", "grown"):
         if number in said and int(said[number]) < 1:
             raise InvalidInput(f"speculative {text!r}: {number}=0 proposes nothing, give 1 to {MAX_PROPOSALS}")
-    taken, name = said["acceptance"], said.get("draft", "none")
-    is_number = NUMBER.fullmatch(taken) is not None
-    counts, rates = ((), ()) if is_number else _by_rank(taken) or _listed(taken, text)
-    return Speculation(
-        gamma=int(said.get("gamma", 0)),
-        branches=tuple(map(int, said["branches"].split("x"))) if "branches" in said else (),
-        nodes=int(said.get("nodes", 0)),
-        grown=_growth(said, text),
-        acceptance=float(taken) if is_number else None,
-        accepted=counts,
-        rates=rates,
-        listed_in="" if is_number else taken,
-        draft_name=name,
-        draft=None if name in ("none", "stated") else load_architecture(name),
-        rejected=said.get("rejected", _usual_route("gamma" not in said)),
-        seed=int(said.get("seed", 0)),
-    )
+    return said
 
 
 def _growth(said: Mapping[str, str], text: str) -> GrownTrees | None:

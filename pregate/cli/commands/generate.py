@@ -21,7 +21,7 @@ from traces.foundation.whole_file import refuse_overwriting
 from traces.storage import save_trace
 
 if TYPE_CHECKING:
-    from pregate.check.trained.generation_result import Generation
+    from pregate.check.trained.generation_result import DesignGeneration, Generation
 
 _PROMPT = "Return a list of the items in the container, in the order in which "
 
@@ -126,22 +126,26 @@ def _print(found: Generation, format: str) -> None:
     for name in [*names, "hits", "guesses right", *(["others executed", "tokens alike"] if changed else [])]:
         table.add_column(name, justify="right")
     for one in found.designs:
-        cells = [render.si(one.tpot_s, "s")]
-        if predicted:
-            cells += [render.si(one.predicted_tpot_s or 0.0, "s"), f"{100 * (one.error or 0.0):+.1f} %"]
-        if paced:
-            cells += ["" if one.paced_error is None else f"{100 * one.paced_error:+.1f} %"]
-        cells += [f"{one.tokens_per_s:.1f}", f"{one.ids_wait_share:.1%}", f"{one.stall_share:.1%}"]
-        if predicted:
-            cells += [f"{one.predicted_ids_wait_share:.1%}", f"{one.predicted_stall_share:.1%}"]
-        recall = "-" if one.recall is None else f"{one.recall:.1%}"
-        cells += [f"{one.hit_rate:.1%}", recall]
-        if changed:
-            cells += [str(one.n_changed), f"{one.tokens_alike:.0%}"]
-        table.add_row(one.policy, *cells)
+        table.add_row(one.policy, *_cells(one, predicted=predicted, paced=paced, changed=changed))
     render.print_table(table)
     for text in found.texts[:3]:
         typer.echo(f"went on: {text!r}", err=True)
     busy = [one.policy for one in found.designs if one.n_disturbed]
     if busy:
         typer.echo(f"warning: runs of {', '.join(busy)} were beside other work of this machine", err=True)
+
+
+def _cells(one: DesignGeneration, *, predicted: bool, paced: bool, changed: bool) -> list[str]:
+    """What stands in the row of one design, beside its name; columns that no design has are left out."""
+    cells = [render.si(one.tpot_s, "s")]
+    if predicted:
+        cells += [render.si(one.predicted_tpot_s or 0.0, "s"), f"{100 * (one.error or 0.0):+.1f} %"]
+    if paced:
+        cells += ["" if one.paced_error is None else f"{100 * one.paced_error:+.1f} %"]
+    cells += [f"{one.tokens_per_s:.1f}", f"{one.ids_wait_share:.1%}", f"{one.stall_share:.1%}"]
+    if predicted:
+        cells += [f"{one.predicted_ids_wait_share:.1%}", f"{one.predicted_stall_share:.1%}"]
+    cells += [f"{one.hit_rate:.1%}", "-" if one.recall is None else f"{one.recall:.1%}"]
+    if changed:
+        cells += [str(one.n_changed), f"{one.tokens_alike:.0%}"]
+    return cells

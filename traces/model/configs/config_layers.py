@@ -47,6 +47,12 @@ def block_letters(fields: Fields) -> list[str]:
 
 def sparse_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     """The layers with experts, by whichever fields the family states them."""
+    listed = _listed_sparse(fields, n_layers)
+    return _repeated_sparse(fields, n_layers) if listed is None else listed
+
+
+def _listed_sparse(fields: Fields, n_layers: int) -> tuple[int, ...] | None:
+    """Of fields that name every layer; None where there is no such field."""
     kinds = fields.texts("mlp_layer_types")
     if kinds:
         fields.cut_to_layers("mlp_layer_types", kinds, n_layers)
@@ -63,6 +69,11 @@ def sparse_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
         if isinstance(switches, list):
             fields.cut_to_layers(key, switches, n_layers)
             return tuple(i for i, on in enumerate(switches) if on)
+    return None
+
+
+def _repeated_sparse(fields: Fields, n_layers: int) -> tuple[int, ...]:
+    """Of fields that say which of so many layers has experts; by default every layer."""
     first = fields.integer("first_dense", 0)
     if fields.get("expert_layer_period") is not None:
         step, offset = fields.integer("expert_layer_period", minimum=1), fields.integer("expert_layer_offset", 0)
@@ -121,6 +132,18 @@ _LETTERS = {"S": "sliding_attention", "F": "full_attention", "L": "linear_attent
 
 def _layer_kinds(fields: Fields, n_layers: int, model_type: str) -> list[str]:
     """What mixes the tokens of each layer, in words, by whichever fields state it; by default full attention."""
+    kinds = _listed_kinds(fields, n_layers) or _repeated_kinds(fields, n_layers)
+    if kinds:
+        return kinds
+    if model_type in _WINDOWED and _has_window(fields):
+        start = fields.integer("max_window_layers", 0) if model_type == "qwen2_moe" else 0
+        return ["sliding_attention" if i >= start else "full_attention" for i in range(n_layers)]
+    letters = layer_letters(model_type, n_layers)
+    return [_LETTERS[letter] for letter in letters] if letters else ["full_attention"] * n_layers
+
+
+def _listed_kinds(fields: Fields, n_layers: int) -> list[str]:
+    """Of fields that name every layer; none where there is no such field."""
     kinds = fields.texts("layer_types") or fields.texts("layers_block_type")
     if kinds:
         fields.cut_to_layers("layer_types", kinds, n_layers)
@@ -142,6 +165,11 @@ def _layer_kinds(fields: Fields, n_layers: int, model_type: str) -> list[str]:
     if isinstance(linear, dict):
         full = Fields((linear,), fields.where).integers("full_attn_layers")
         return ["full_attention" if i + 1 in full else "linear_attention" for i in range(n_layers)]
+    return []
+
+
+def _repeated_kinds(fields: Fields, n_layers: int) -> list[str]:
+    """Of fields that say which of so many layers is another; none where there is no such field."""
     if fields.get("attn_layer_period") is not None:
         step, offset = fields.integer("attn_layer_period", minimum=1), fields.integer("attn_layer_offset", 0)
         return ["full_attention" if i % step == offset else "linear_attention" for i in range(n_layers)]
@@ -159,11 +187,7 @@ def _layer_kinds(fields: Fields, n_layers: int, model_type: str) -> list[str]:
         return ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(n_layers)]
     if isinstance(pattern, str) and pattern and set(pattern) <= {"L", "G"}:
         return [_LETTERS[{"L": "S", "G": "F"}[pattern[i % len(pattern)]]] for i in range(n_layers)]
-    if model_type in _WINDOWED and _has_window(fields):
-        start = fields.integer("max_window_layers", 0) if model_type == "qwen2_moe" else 0
-        return ["sliding_attention" if i >= start else "full_attention" for i in range(n_layers)]
-    letters = layer_letters(model_type, n_layers)
-    return [_LETTERS[letter] for letter in letters] if letters else ["full_attention"] * n_layers
+    return []
 
 
 _WINDOWED = ("mixtral", "phimoe", "qwen2_moe", "qwen3_moe")
