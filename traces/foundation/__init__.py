@@ -1,1 +1,5 @@
-"""What every room stands on: files and arguments from outside, files written whole, values that are kept; no model."""
+"""What every room stands on: files and arguments from outside, files written whole, values that are kept; no model.
+
+`documents` reads and `whole_file` writes files, `typed` checks arguments against their annotations, `read_only` is
+what frozen values hold in place of a dict, `kept_values` keeps what is asked of again. Errors are `traces.errors`.
+"""
