@@ -150,7 +150,7 @@ TARGETS = {
     "pregate/economics/cost_draws.py": ("tests/unit/pregate/economics/test_cost_draws.py",),
     "pregate/economics/costing.py": ("tests/unit/pregate/economics/test_costing.py",),
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
-    "pregate/measured/isca24_routing.py": ("tests/unit/pregate/measured/test_isca24_routing.py",),
+    "pregate/measured/isca24/natural_routing.py": ("tests/unit/pregate/measured/isca24/test_natural_routing.py",),
     "traces/synthesis/dials.py": _SYNTHESIS,
     "traces/synthesis/filling.py": _SYNTHESIS,
     "traces/synthesis/sequence_popularity.py": (

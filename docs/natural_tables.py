@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hwmodels.platform import load_platform
-from pregate.measured.isca24_fit import HARDWARE, STACK
-from pregate.measured.isca24_routing import natural_routing
+from pregate.measured.isca24.machine_fit import HARDWARE, STACK
+from pregate.measured.isca24.natural_routing import natural_routing
 from pregate.measured.reproduction import published_activation
 from traces.model.architecture import load_architecture
 from traces.phase import Phase

@@ -40,9 +40,9 @@ from pregate.draw.sweep_plot import _best_map, _value_map
 from pregate.economics.cost_draws import Estimate
 from pregate.explore.crossover import Crossover
 from pregate.explore.explanation import Swing
-from pregate.measured.isca24 import RowPrediction
-from pregate.measured.isca24_routing import Activation
-from pregate.measured.isca24_rows import read_rows
+from pregate.measured.isca24.natural_routing import Activation
+from pregate.measured.isca24.predicted_rows import RowPrediction
+from pregate.measured.isca24.published_rows import read_rows
 from pregate.measured.reproduction import PUBLISHED_ROWS
 from pregate.routing_traces import load_trace
 from simulator import recurrence

@@ -16,7 +16,7 @@ from hwmodels.laws.rates import CardRates, KernelTime, Number, overlapped, round
 __all__ = ["ALIGNED", "HEIGHTS", "ExpertGroup", "ExpertRows", "expert_rows_of", "fused_experts"]
 
 _TILES = ((16, 64), (16, 128), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256))
-"""Rows and columns of a tile: a few, assumed, of those that vLLM tunes over (benchmarks/kernels/benchmark_moe.py)."""
+"""Rows and columns of a tile: a few, assumed, of those that vLLM tunes over (its benchmark_moe.py)."""
 
 HEIGHTS = tuple(dict.fromkeys(rows for rows, _ in _TILES))
 """Rows of a tile."""

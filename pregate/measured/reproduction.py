@@ -16,10 +16,10 @@ from pregate.ask.capturing.kept_answers import Answer, kept_answer, said_key
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.result_display import html_rows
 from pregate.ask.simulation import to_dataframe
-from pregate.measured.isca24 import MANY_SCHEDULES, RowPrediction, Workbench
-from pregate.measured.isca24_fit import ASSUMPTIONS, HARDWARE, STACK, is_fitted
-from pregate.measured.isca24_routing import Activation
-from pregate.measured.isca24_rows import COLUMNS, Row, read_rows
+from pregate.measured.isca24.machine_fit import ASSUMPTIONS, HARDWARE, STACK, is_fitted
+from pregate.measured.isca24.natural_routing import Activation
+from pregate.measured.isca24.predicted_rows import MANY_SCHEDULES, RowPrediction, Workbench
+from pregate.measured.isca24.published_rows import COLUMNS, Row, read_rows
 from pregate.measured.rows.table import predictions_csv
 from traces.errors import unknown_name
 

@@ -32,9 +32,9 @@ from pregate.ask.decode_middle import middle_tokens
 from pregate.ask.largest_batch import largest_batch
 from pregate.ask.timing.policy_modes import modes_of
 from pregate.engines.unpriced import check_engine
-from pregate.measured.isca24 import Workbench
-from pregate.measured.isca24_rows import Row
-from pregate.measured.isca24_table import published_row
+from pregate.measured.isca24.predicted_rows import Workbench
+from pregate.measured.isca24.published_rows import Row
+from pregate.measured.isca24.table_rows import published_row
 from pregate.measured.kept_traces import KeptTraces
 from pregate.measured.reproduction import published_activation
 from pregate.measured.rows.microbatches import as_microbatches, without_outputs

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from hwmodels.fits.fit_files import load_fit
-from pregate.measured.isca24_fit import FIT_ROWS, is_fitted
-from pregate.measured.isca24_rows import COLUMNS, read_rows
+from pregate.measured.isca24.machine_fit import FIT_ROWS, is_fitted
+from pregate.measured.isca24.published_rows import COLUMNS, read_rows
 from pregate.measured.reproduction import PUBLISHED_ROWS, Reproduction, reproduce
 from traces.errors import InvalidFile, UnknownName
 

@@ -92,7 +92,7 @@ def test_a_fit_that_is_stopped_half_way_leaves_no_file(
         there.extend(tmp_path.iterdir())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pregate.measured.isca24_fit.fit_published", stopped)
+    monkeypatch.setattr("pregate.measured.isca24.machine_fit.fit_published", stopped)
     assert run(monkeypatch, capsys, "reproduce", "isca24", "--refit", str(tmp_path / "f.yaml"))[0] == 130
     assert not there
     assert not list(tmp_path.iterdir())

@@ -87,8 +87,8 @@ def reproduce(
 
 
 def _refit(rows: Path | None, target: Path) -> None:
-    from pregate.measured.isca24_fit import fit_published
-    from pregate.measured.isca24_rows import read_rows
+    from pregate.measured.isca24.machine_fit import fit_published
+    from pregate.measured.isca24.published_rows import read_rows
     from pregate.measured.reproduction import PUBLISHED_ROWS
 
     source = rows if rows is not None else PUBLISHED_ROWS

@@ -22,7 +22,7 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.ask.capturing.tier_names import tier_named
 from pregate.engines.reading import told_of_flags, without_flags
-from pregate.measured.isca24_rows import COLUMNS as PUBLISHED_COLUMNS
+from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.engine_words import in_flags
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.token_origin import tokens_of_row
@@ -218,7 +218,7 @@ _REQUIRED = ("model", "hardware", "metric", "value")
 def read_table(path: Path) -> list[MeasuredRow]:
     """Parse a CSV whose header names columns of `COLUMNS`, in capitals and with spaces as anybody may.
 
-    The columns of Pre-gated MoE's authors are read too (`isca24_table`). Raises `InvalidFile` or `UnknownName` naming
+    The columns of Pre-gated MoE's authors are read too (`table_rows`). Raises `InvalidFile` or `UnknownName` naming
     the line and the value.
     """
     reader = csv.DictReader(io.StringIO(read_text(path, MAX_TABLE_BYTES)), strict=True)
@@ -232,7 +232,7 @@ def read_table(path: Path) -> list[MeasuredRow]:
         if missing or len(set(header)) != len(header):
             raise InvalidFile(f"{path}: columns are {','.join(header)[:200]!r}: missing or twice {', '.join(missing)}")
         if theirs:
-            from pregate.measured.isca24_table import cells_of  # with all that predicts their rows: on use
+            from pregate.measured.isca24.table_rows import cells_of  # with all that predicts their rows: on use
         rows = []
         for cells in reader:
             if None in cells or None in cells.values():

@@ -14,8 +14,8 @@ import pregate
 from hwmodels import stack
 from pregate.ask.capturing import kept_answers, schedule_cache
 from pregate.ask.capturing.schedule_cache import ScheduleCache
-from pregate.measured.isca24 import Workbench
-from pregate.measured.isca24_rows import Row
+from pregate.measured.isca24.predicted_rows import Workbench
+from pregate.measured.isca24.published_rows import Row
 from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.table import MeasuredRow

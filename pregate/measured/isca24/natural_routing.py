@@ -1,7 +1,7 @@
 """The workload of Pre-gated MoE (ISCA 2024) where its authors forced nothing: random prompts, greedy decoding.
 
 How its tokens spread over experts is not published. What stands here is assumed, in the form of one law, and its
-constants are fitted to named rows (`pregate.measured.isca24_fit`).
+constants are fitted to named rows (`pregate.measured.isca24.machine_fit`).
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 
 from offload.policies import policy_named
-from pregate.measured.isca24_fit import HARDWARE, STACK, is_fitted
-from pregate.measured.isca24_routing import INPUT_TOKENS, OUTPUT_TOKENS
-from pregate.measured.isca24_rows import EVICTIONS, Row, parse_row
+from pregate.measured.isca24.machine_fit import HARDWARE, STACK, is_fitted
+from pregate.measured.isca24.natural_routing import INPUT_TOKENS, OUTPUT_TOKENS
+from pregate.measured.isca24.published_rows import EVICTIONS, Row, parse_row
 from traces.errors import InvalidInput
 
 __all__ = ["cells_of", "published_row"]

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from hwmodels.fits.fit import Fit, FittedConstant
 from hwmodels.platform import load_platform
 from hwmodels.quantity import ReadOnly
-from pregate.measured.isca24 import Workbench
-from pregate.measured.isca24_routing import Activation
-from pregate.measured.isca24_rows import Row
+from pregate.measured.isca24.natural_routing import Activation
+from pregate.measured.isca24.predicted_rows import Workbench
+from pregate.measured.isca24.published_rows import Row
 from traces.errors import InvalidInput
 
 __all__ = ["FIT_ROWS", "fit_published", "is_fitted"]
@@ -68,7 +68,7 @@ FIT_ROWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The constants, each with the rows that chiefly determine it."""
 
 ASSUMPTIONS = ("encoder_log_sd", "decoder_working_set", "gate_exponent", "pregate_exponent")
-"""Which of them are of the workload, not of the machine (`pregate.measured.isca24_routing.Activation`)."""
+"""Which of them are of the workload, not of the machine (`pregate.measured.isca24.natural_routing.Activation`)."""
 
 _EXPONENTS = ("gate_exponent", "pregate_exponent")
 _STAGES = tuple(name for name in FIT_ROWS if name not in _EXPONENTS), _EXPONENTS

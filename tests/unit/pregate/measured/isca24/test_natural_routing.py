@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from pregate.measured.isca24_routing import Activation, natural_routing
+from pregate.measured.isca24.natural_routing import Activation, natural_routing
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidInput
 from traces.model.architecture import load_architecture

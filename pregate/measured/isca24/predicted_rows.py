@@ -2,7 +2,7 @@
 
 A row is one figure: model, design, batch, forced number of active experts, cache policy and ratio, expert tier and
 metric. The workload behind it is described in the paper; how its tokens spread over experts is not, so that part is
-an assumption (`pregate.measured.isca24_routing`).
+an assumption (`pregate.measured.isca24.natural_routing`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from offload.policy import Cache
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import Request, check_trace, request
-from pregate.measured.isca24_routing import INPUT_TOKENS, OUTPUT_TOKENS, Activation, natural_routing
-from pregate.measured.isca24_rows import EVICTIONS, Row
+from pregate.measured.isca24.natural_routing import INPUT_TOKENS, OUTPUT_TOKENS, Activation, natural_routing
+from pregate.measured.isca24.published_rows import EVICTIONS, Row
 from pregate.routing_traces import synthesize
 from simulator import recurrence
 from traces.model.architecture import ModelArchitecture, load_architecture

@@ -1,0 +1,1 @@
+"""Pre-gated MoE (ISCA 2024) as published: its rows, the routing behind them, the fit of its machine, predictions."""
