@@ -94,7 +94,10 @@ def _refuse_expert(bad: NDArray[np.bool_], part: NDArray[np.int16], first_token:
 def refuse_repeated_positions(
     sequence: NDArray[np.int32], position: NDArray[np.int32], phase: NDArray[np.int8]
 ) -> None:
-    """An encoder and its decoder both begin at 0; else a place in a sequence holds one token."""
+    """An encoder and its decoder both begin at 0; else raise `InvalidInput` for a place in a sequence with two tokens.
+
+    All arrays are (n_tokens,).
+    """
     place = (sequence.astype(np.int64) * 2 + phase) * (MAX_POSITION + 1) + position
     if np.all(np.diff(place) > 0):
         return
@@ -109,7 +112,7 @@ def refuse_repeated_positions(
 
 
 def refuse_rejected_prompts(rejected: NDArray[np.bool_], phase: NDArray[np.int8]) -> None:
-    """Nobody drafts a prompt."""
+    """Raise `InvalidInput` for a rejected draft in a prompt: nobody drafts one. Both arrays are (n_tokens,)."""
     _refuse(rejected & (phase == Phase.PREFILL), 0, "rejected in a prompt, which no draft proposes", phase)
 
 
@@ -123,7 +126,10 @@ def layers_visited(experts: NDArray[np.int16]) -> NDArray[np.bool_]:
 
 
 def refuse_jumps(sequence: NDArray[np.int32], position: NDArray[np.int32]) -> None:
-    """Tokens that are not there have no experts and are attended to all the same: a sequence has no gaps."""
+    """Tokens that are not there have no experts and are attended to all the same: raise `InvalidInput` for a gap.
+
+    Both arrays are (n_tokens,).
+    """
     place = np.sort(sequence.astype(np.int64) * (MAX_POSITION + 1) + position)
     gaps = np.flatnonzero((np.diff(place) > 1) & (np.diff(place // (MAX_POSITION + 1)) == 0))
     if gaps.size:
@@ -136,7 +142,9 @@ def refuse_jumps(sequence: NDArray[np.int32], position: NDArray[np.int32]) -> No
 
 def refuse_holes(experts: NDArray[np.int16], phase: NDArray[np.int8]) -> None:
     """Tokens of one phase visit the same layers; a prompt's may leave out the last. Those of both are one stack of
-    layers, or an encoder's and a decoder's with none in common.
+    layers, or an encoder's and a decoder's with none in common. Raises `InvalidInput` for any other hole.
+
+    `experts`: (n_tokens, n_layers, top_k), -1 none; `phase`: (n_tokens,).
     """
     if experts[:, :, 0].min() >= 0:
         return

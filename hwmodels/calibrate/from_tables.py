@@ -55,7 +55,10 @@ class TableFit:
 
 
 def fit_tables(folder: Path, gpu: str, engine: str, version: str | None = None) -> TableFit:
-    """Every law that one engine's tables of a GPU tell; of the newest version unless another is named."""
+    """Every law that one engine's tables of a GPU tell; of the newest version unless another is named.
+
+    Raises `UnknownName` for a version that is not there, else as `kernel_tables`.
+    """
     known = versions(folder, gpu, engine)
     if version is not None and version not in known:
         raise unknown_name(f"version of {engine} on {gpu}", version, known)

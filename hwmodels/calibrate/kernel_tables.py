@@ -84,7 +84,10 @@ def _version_key(version: str) -> tuple[tuple[int, ...], str]:
 
 
 def kernel_tables(folder: Path, gpu: str, engine: str, version: str) -> tuple[KernelTable, ...]:
-    """Every kernel of one engine and version on one GPU that a law is known for, with rows enough (`_STAND_INS`)."""
+    """Every kernel of one engine and version on one GPU that a law is known for, with rows enough (`_STAND_INS`).
+
+    Raises `InvalidInput` where there are no dense GEMMs in bf16.
+    """
     found: list[KernelTable] = []
     for name, read in READERS.items():
         tables = _read(folder, gpu, name, engine, version, read)

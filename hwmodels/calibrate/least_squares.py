@@ -155,6 +155,7 @@ def solve(
     """ln(c) of the constants that make terms @ c the `times`, and its covariance, (J'J / s^2 + 1 / v^2) ^ -1.
 
     Residuals count `weights` times; s is their spread, `_LEAST_SPREAD` at least, and v is `_VAGUE`.
+    `terms`: (n_samples, n_constants); `times` in seconds and `weights`: (n_samples,).
     """
     from scipy.optimize import least_squares
 

@@ -67,7 +67,7 @@ UNPADDED = FusedTile()
 
 
 def read_fused_tile(section: Section) -> FusedTile:
-    """The tile that a stack states in `fused_experts_tile`."""
+    """The tile that a stack states in `fused_experts_tile`. Raises `InvalidFile`, of a rule of sizes `UnknownName`."""
     table = section.optional_section("fused_experts_tile")
     if table is None:
         return UNPADDED

@@ -93,7 +93,10 @@ def check_figure(kind: str, field: str, value: float) -> None:
 
 
 def possible_figure(value: object, rule: Field, where: str) -> float | int:
-    """`value` in the type of its field: sizes are rounded down to whole bytes, counts must be whole."""
+    """`value` in the type of its field: sizes are rounded down to whole bytes, counts must be whole.
+
+    Raises `InvalidInput`, opened by `where`, for what is none or out of range.
+    """
     number = positive_number(value, where, zero_ok=rule.zero_ok)
     if rule.dimension not in ("size", "count"):
         check_plausible(number, rule.dimension, where)

@@ -311,7 +311,7 @@ def _share(part: Any, whole: Any) -> Any:
 
 
 def union_s(start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> float:
-    """Length of the union of intervals."""
+    """Seconds in the union of intervals, (n,) each."""
     if not start_s.size:
         return 0.0
     order = np.argsort(start_s, kind="stable")

@@ -27,7 +27,7 @@ def plain_number(typed: str, text: str, what: str = "policy") -> float:
 def cache_named(text: str) -> Cache:
     """The cache a user types: `EVICTION:RATIO` (0.1), `EVICTION:SLOTS` (64) or `EVICTION` (all the HBM that is left),
     then any of `:per_layer` or `:pooled`, `:warm`, `:write_back`, `:admit=RULE`, `:budget=EXPERTS`, and of hot_lru
-    `:hot=SHARE`.
+    `:hot=SHARE`. Raises `UnknownName` for an eviction or an option, `InvalidInput` for a size or a word said twice.
     """
     if is_own_name(text):
         raise InvalidInput(

@@ -21,6 +21,7 @@ HIGH, LOW = 0.6, 0.9
 def mixed_precision(high: float = HIGH, low: float = LOW, bits: float | None = None, copies: float = 0.0) -> Policy:
     """Beside a cache of what was used most, in all HBM that is left. `bits`: of a parameter, None a quarter of them.
     `copies`: of the cache's bytes, the share that keeps copies of so many; without one they pass through.
+    Raises `InvalidInput` for a share outside 0 to 1.
     """
     if not 0 <= copies < 1:
         raise InvalidInput(f"copies = {copies:g} of the cache's bytes in fewer bits: from 0, below 1")

@@ -67,7 +67,10 @@ def guessed_unions(
     widths: list[int],
     rng: np.random.Generator,
 ) -> GuessedUnions:
-    """The guesses of `widths` experts a token, `lookaheads` layers ahead. Raises `InvalidInput` for too many."""
+    """The guesses of `widths` experts a token, `lookaheads` layers ahead. Raises `InvalidInput` for too many.
+
+    `chosen`: (n_tokens, n_layers, top_k), -1 none; `sequence`: (n_tokens,).
+    """
     n_layers = chosen.shape[1]
     shape = len(lookaheads), len(widths), n_layers, int(batch.step.max()) + 1, n_experts
     if np.prod(shape, dtype=np.float64) > _MOST_CELLS:

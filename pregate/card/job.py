@@ -97,7 +97,8 @@ def recorded_job(
 ) -> Workpiece:
     """The job that a recorded trace is one of: its first request stands for the length of all.
 
-    Its first `JUDGED` decode steps are timed, with what comes before them; experts and memory are of the whole.
+    Its first `JUDGED` decode steps are timed, with what comes before them; experts and memory are of the whole. Raises
+    `InvalidInput` for a trace that makes no tokens.
     """
     trace.check_model(model)
     first = trace.sequence == trace.sequence[0]

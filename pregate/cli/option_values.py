@@ -86,7 +86,10 @@ def build_cache(text: str | None) -> Cache | None:
 
 
 def build_modes(text: str | None) -> Modes:
-    """The modes of the options: `shared` or `priority` links, `chunk:1MiB`, `hbm`, `dram` shared, `cancel`, `both`."""
+    """The modes of the options: `shared` or `priority` links, `chunk:1MiB`, `hbm`, `dram` shared, `cancel`, `both`.
+
+    Raises `UnknownName` for another word, `InvalidInput` for one given twice or two that exclude each other.
+    """
     from hwmodels.quantity import parse_override
     from simulator.modes import Modes
 
@@ -120,7 +123,10 @@ def build_trace(
     popularity: Path | None = None,
     yes: bool = True,
 ) -> RoutingTrace:
-    """The trace of the options: a file (its sequences run at the batch asked for) or a synthetic one."""
+    """The trace of the options: a file (its sequences run at the batch asked for) or a synthetic one.
+
+    Raises `InvalidInput` for options that only the other has.
+    """
     from pregate import routing_traces
 
     if path is not None:

@@ -90,7 +90,10 @@ def _maps(dataset: xr.Dataset, x: str, y: str) -> dict[str, Figure]:
 
 @picture
 def sweep_lines(dataset: xr.Dataset, metric: str = "tokens_per_s") -> Figure:
-    """`metric` of every policy along the one numeric axis of `dataset`; a line ends where its policy no longer fits."""
+    """`metric` of every policy along the one numeric axis of `dataset`; a line ends where its policy no longer fits.
+
+    Raises `InvalidInput` for a sweep of more axes, or of none that is numeric.
+    """
     from matplotlib.figure import Figure
 
     _check_metric(dataset, metric)

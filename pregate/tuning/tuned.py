@@ -218,8 +218,8 @@ def judged_setting(
     asked: bool,
     kept: ScheduleCache | None = None,
 ) -> Judged | None:
-    """A design; None where it does not fit, or the model cannot have it, unless a user has `asked` for it. `kept`:
-    where answers of earlier runs lie.
+    """A design; None where it does not fit, or the model cannot have it, unless a user has `asked` for it: then it
+    raises as the reason does. `kept`: where answers of earlier runs lie.
     """
     try:
         return judge(plan_design(model, hw, work, name), work.job, kept)

@@ -66,7 +66,10 @@ def record_model(
     note: str = "",
     progress: Callable[[str], None] = lambda _: None,
 ) -> RoutingTrace:
-    """As `record`, of a model of transformers that is loaded already, in evaluation mode."""
+    """As `record`, of a model of transformers that is loaded already, in evaluation mode.
+
+    Raises `InvalidInput` where it has other routers than `architecture` has MoE layers.
+    """
     import transformers
 
     routers = find_routers(model)

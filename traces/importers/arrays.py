@@ -87,7 +87,7 @@ def npz_arrays(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = 
 
 
 def npy_array(path: Path) -> NDArray[Any]:
-    """The array of an npy file. Raises `InvalidFile` when it is cut short, or holds Python objects."""
+    """The array of an npy file, of its shape. Raises `InvalidFile` when it is cut short, or holds Python objects."""
     size = regular_file(path, MAX_UNPACKED_BYTES)
     try:
         with path.open("rb") as file:

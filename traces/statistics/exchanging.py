@@ -74,6 +74,6 @@ def drawn_units(n_reference: int, n_observed: int, n_permutations: int, seed: in
 
 
 def p_value(found: float, by_chance: NDArray[np.float64]) -> float:
-    """The share of draws as large as what was found, itself among them: never 0."""
+    """The share of draws, (n_draws,), as large as what was found, itself among them: never 0 (Phipson, Smyth 2010)."""
     as_far = np.count_nonzero(by_chance >= found - 1e-12)  # sums taken in another order are not larger
     return float((1 + as_far) / (1 + by_chance.size))

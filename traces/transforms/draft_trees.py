@@ -130,6 +130,7 @@ def most_likely(n_proposals: int, acceptance: Acceptance) -> DraftTree:
     What a proposal adds is the product of the rates on its path, which falls along paths and ranks, so that the best
     are found one after the other; SpecExec (arXiv:2406.02532) goes by the same products of its draft's probabilities,
     Sequoia (arXiv:2402.12374) finds the same tree where rates do not depend on depth. Fewer where no more can be taken.
+    Raises `InvalidInput` for a number of proposals that no pass has.
     """
     if not 1 <= n_proposals <= MAX_PROPOSALS:
         raise InvalidInput(f"a tree of {n_proposals} proposals: 1 to {MAX_PROPOSALS} are drafted for a pass")

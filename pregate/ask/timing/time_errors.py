@@ -19,7 +19,7 @@ from hwmodels.figures import figures_of
 from hwmodels.fits.coverage import unseen
 from hwmodels.platform import Platform
 from hwmodels.specs.spread import shipped_spread
-from offload.metric_probes import find_probes
+from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_intervals, claimed_run, room_of
 from pregate.ask.timing.intervals import Interval, intervals

@@ -74,7 +74,8 @@ def natural_routing(
 ) -> RoutingTrace:
     """The paper's workload with nothing forced, under the stated assumptions; deterministic in `seed`.
 
-    `pregated`: whether the decoder's gates select for a later block; the encoder's never do.
+    `pregated`: whether the decoder's gates select for a later block; the encoder's never do. Raises
+    `InvalidInput` for a model without an encoder, or with more than one expert a token.
     """
     if not model.is_encoder_decoder or model.top_k != 1:
         raise InvalidInput(f"{model.name}: the paper's workload is of encoder-decoder models with one expert a token")

@@ -18,7 +18,10 @@ _NESTED = ("ffn_config", "attn_config", "moe_config", "moe")
 
 
 def text_model(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """The language model in the configuration of a multimodal one, however deep; the configuration itself otherwise."""
+    """The language model in the configuration of a multimodal one, however deep; the configuration itself otherwise.
+
+    Raises `InvalidFile` where a key that holds one is no mapping.
+    """
     for key in _TEXT_MODELS:
         inner = config.get(key)
         if inner is not None and not isinstance(inner, dict):
@@ -73,7 +76,7 @@ class Fields:
         )
 
     def flag(self, *keys: str, default: bool = False) -> bool:
-        """True or false under any of `keys`."""
+        """True or false under any of `keys`. Raises `InvalidFile` for anything else."""
         for key in keys:
             value = self.get(key)
             if value is None:
@@ -84,7 +87,7 @@ class Fields:
         return default
 
     def texts(self, key: str) -> list[str]:
-        """A list of words; empty when absent."""
+        """A list of words; empty when absent. Raises `InvalidFile` for anything else."""
         value = self.get(key)
         if value is None:
             return []
@@ -93,7 +96,7 @@ class Fields:
         return value
 
     def integers(self, key: str) -> list[int]:
-        """A list of whole numbers; empty when absent."""
+        """A list of whole numbers; empty when absent. Raises `InvalidFile` for anything else."""
         value = self.get(key)
         if value is None:
             return []

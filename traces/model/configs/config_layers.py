@@ -34,7 +34,10 @@ _FULL = ("full_attention", "attention", "global", "full", "hybrid", "softmax", "
 
 
 def block_letters(fields: Fields) -> list[str]:
-    """The blocks of a model whose layers are one block each; empty for every other."""
+    """The blocks of a model whose layers are one block each; empty for every other.
+
+    Raises `InvalidFile` for a word that no block has.
+    """
     pattern = fields.get("hybrid_override_pattern")
     names = list(pattern) if isinstance(pattern, str) else fields.texts("layers_block_type")
     if not isinstance(pattern, str) and not set(names) & {"moe", "mlp"}:
@@ -104,7 +107,7 @@ def _repeated_sparse(fields: Fields, n_layers: int) -> tuple[int, ...]:
 def mixers_by_layer(
     fields: Fields, n_layers: int, attention: Attention, d_model: int, traits: Traits
 ) -> tuple[Attention | LinearMixer | None, ...]:
-    """What mixes the tokens of each layer."""
+    """What mixes the tokens of each layer. Raises `InvalidFile` for a kind that is not modelled."""
     blocks = block_letters(fields)
     if blocks:
         kinds = blocks

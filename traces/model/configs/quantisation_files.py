@@ -27,7 +27,10 @@ _UNREAD = ("openvino_config.json", "qmodel.pt", "mlc-chat-config.json")
 def find_quantisation(
     config: Mapping[str, Any], shapes: Mapping[str, Any], folder: Path, where: str
 ) -> tuple[dict[str, Any] | None, str]:
-    """The description of the quantisation, and where it stood; a side file counts where the configuration has none."""
+    """The description of the quantisation, and where it stood; a side file counts where the configuration has none.
+
+    Raises `InvalidFile` for a file that is unsound, or of a kind that is not read.
+    """
     for document in (config, shapes):
         for key in ("quantization_config", "compression_config", "quantization"):
             found = document.get(key)

@@ -313,7 +313,7 @@ _FASTDEPLOY = {
 
 def fastdeploy_format(quantisation: Mapping[str, Any], part: str, where: str) -> Dtype | None:
     """The format that PaddlePaddle's FastDeploy gives a part, `dense` or `moe`, by its own word or that of all; None
-    where it names none. Scales of two bits are not counted.
+    where it names none. Scales of two bits are not counted. Raises `InvalidFile` for a word that is not read.
     """
     of_all = quantisation.get("quantization")
     word = quantisation.get(f"{part}_quant_type", None if of_all == "mix_quant" else of_all)
