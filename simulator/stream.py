@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
-from offload.metrics import Totals, moe_layers, moved_bytes, overlap_s, union_s
+from offload.metrics.run_metrics import Totals, moe_layers, moved_bytes, overlap_s, union_s
 from offload.ops import MOST_LANES, TRANSFERS, Lane, OpKind
 from offload.recorder import Part
 from simulator.explain.bounds import chains_s

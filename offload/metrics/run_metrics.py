@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.lanes import computes
-from offload.metric_names import METRICS, Metrics
+from offload.metrics.metric_names import METRICS, Metrics
 from offload.ops import KINDS, TO_DEVICE, TRANSFERS, Lane, OpKind
 from offload.timeline import Timeline
 from traces.phase import Phase

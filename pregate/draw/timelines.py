@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.lanes import computes, kind_of_lane
-from offload.metrics import stall_intervals
+from offload.metrics.run_metrics import stall_intervals
 from offload.ops import KINDS, Lane, OpKind
 from offload.timeline import Timeline
 from pregate.ask.comparison import Comparison

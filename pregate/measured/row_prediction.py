@@ -18,8 +18,8 @@ from hwmodels.specs.spread import SPREAD_KEYS
 from hwmodels.stack import stack_names
 from offload.decode import Decoded
 from offload.lanes import computes
-from offload.metric_probes import find_probes, no_probes
 from offload.metrics import run_metrics
+from offload.metrics.metric_probes import find_probes, no_probes
 from offload.ops import Lane, OpKind, Work
 from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Policy

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from compiled.machine_code import Kernel, are_kept, loaded, width
 from hwmodels.cost import Costs
 from offload.lanes import n_lanes
-from offload.metric_probes import Probes
-from offload.metrics import Totals
+from offload.metrics.metric_probes import Probes
+from offload.metrics.run_metrics import Totals
 from offload.ops import Lane
 from offload.schedule import Schedule
 from simulator.batched.batch_code import NO_LANES, NO_LEVELS, BatchCode, power, write_code

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.lanes import n_lanes
-from offload.metric_probes import Probes
+from offload.metrics.metric_probes import Probes
 from offload.ops import Lane
 from offload.schedule import Schedule
 from simulator.batched import batch_waits as waits

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
 from offload.lanes import n_lanes
-from offload.metric_probes import Probes
+from offload.metrics.metric_probes import Probes
 from offload.schedule import Schedule
 
 __all__ = ["FEW_OPS", "Ends", "evaluate_small"]

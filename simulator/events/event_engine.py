@@ -18,8 +18,8 @@ from offload.schedule import Schedule
 from offload.slots.copy_runs import Unrolled, unrolled
 from offload.timeline import Timeline
 from simulator.costs import check_costs, one_by_one
-from simulator.modes import FIFO, Modes, chunks, copied_bytes, require_one_card
 from simulator.events import event_state
+from simulator.modes import FIFO, Modes, chunks, copied_bytes, require_one_card
 from simulator.resources import demands_of
 from traces.errors import InvalidInput
 

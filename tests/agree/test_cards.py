@@ -13,18 +13,19 @@ from hwmodels.cost import Costs
 from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS, Execution
 from offload.lanes import card_lane, computes, n_lanes
-from offload.metric_probes import find_probes
-from offload.metrics import Totals, decode_steps, of_timeline
+from offload.metrics.metric_probes import find_probes
+from offload.metrics.run_metrics import Totals, decode_steps, of_timeline
 from offload.ops import Lane, OpKind, Work
 from offload.placing.cards import LayersOnCards, card_of_layers
 from offload.placing.placement import AS_DECIDED, place
 from offload.policies import policy_named
 from offload.recorder import Part, Recorder, assemble
 from offload.schedule import Schedule, ScheduleDigest
-from simulator import event, recurrence
+from simulator import recurrence
 from simulator.batched import batch
 from simulator.batched.batch_small import evaluate_small
 from simulator.definition import des
+from simulator.events import event_engine
 from simulator.explain.bounds import lower_bounds
 from simulator.explain.critical_path import walk
 from simulator.modes import Modes
@@ -230,7 +231,7 @@ def test_modes_of_links_refuse_several_cards() -> None:
     schedule = on_cards(model, routing(model), 2, EXECUTIONS["llama_cpp"])
     costs = drawn_costs(schedule, 0)
     for ask in (
-        lambda: event.simulate(schedule, costs),
+        lambda: event_engine.simulate(schedule, costs),
         lambda: des.simulate(schedule, costs, 1 << 50, Modes(link="shared")),
     ):
         with pytest.raises(InvalidInput, match="layers on 2 cards: modes of links and memories are of one card"):

@@ -10,9 +10,9 @@ from hwmodels.fits.coverage import FitCoverage, coverage
 from hwmodels.platform import Platform
 from offload.decode import DecodeStream
 from offload.lanes import kind_of_lane
-from offload.metrics import decode_steps, summed_up
+from offload.metrics.prefetches import PrefetchTally, named_by
+from offload.metrics.run_metrics import decode_steps, summed_up
 from offload.ops import OpKind
-from offload.prefetches import PrefetchTally, named_by
 from offload.schedule import ScheduleDigest
 from pregate.ask.capturing.capture import watch_own_policy
 from pregate.ask.capturing.request import Request
