@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pregate.check.trained.gate_study import GateStudy, load_gate_study, train
     from pregate.check.trained.generation import generate
     from pregate.check.trained.generation_result import Generation
+    from pregate.economics.arrivals import ArrivalReport, under_arrivals
     from pregate.economics.assumptions import Assumptions, load_assumptions
     from pregate.economics.costing import CostReport, costs
     from pregate.economics.machine_ranking import MachineRanking, rank_machines
@@ -60,7 +61,9 @@ if TYPE_CHECKING:
     from runtime.recording.record import record
     from simulator.modes import Modes
     from traces.errors import InvalidInput, PregateError
+    from traces.importers.arrivals import load_arrivals
     from traces.model.architecture import ModelArchitecture, architecture_names
+    from traces.requests import ArrivalTrace, poisson_arrivals
     from traces.routing import Provenance, RoutingTrace
     from traces.statistics.locality import trace_statistics
     from traces.statistics.popularity import PopularityProfile
@@ -72,6 +75,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ArrivalReport": "pregate.economics.arrivals",
+    "ArrivalTrace": "traces.requests",
     "Assumptions": "pregate.economics.assumptions",
     "BlockView": "offload.policy",
     "Buffers": "offload.policy",
@@ -138,6 +143,7 @@ _HOMES = {
     "hardware_names": "hwmodels.specs.machine_files",
     "import_trace": "pregate.routing_traces",
     "largest_batch": "pregate.ask.largest_batch",
+    "load_arrivals": "traces.importers.arrivals",
     "load_assumptions": "pregate.economics.assumptions",
     "load_gate_study": "pregate.check.trained.gate_study",
     "load_hardware": "pregate.named",
@@ -152,6 +158,7 @@ _HOMES = {
     "optimize": "pregate.explore.optima.optimize",
     "plan": "pregate.card.plan",
     "plan_poc": "pregate.economics.poc",
+    "poisson_arrivals": "traces.requests",
     "predictors": "pregate.ask.replays.predictors",
     "pregate_from": "runtime.pregated.rewire",
     "rank_machines": "pregate.economics.machine_ranking",
@@ -166,10 +173,13 @@ _HOMES = {
     "trace_statistics": "traces.statistics.locality",
     "train": "pregate.check.trained.gate_study",
     "tune": "pregate.tuning.tuned",
+    "under_arrivals": "pregate.economics.arrivals",
     "validate": "pregate.check.session",
 }
 
 __all__ = [
+    "ArrivalReport",
+    "ArrivalTrace",
     "Assumptions",
     "BlockView",
     "Buffers",
@@ -236,6 +246,7 @@ __all__ = [
     "hardware_names",
     "import_trace",
     "largest_batch",
+    "load_arrivals",
     "load_assumptions",
     "load_gate_study",
     "load_hardware",
@@ -250,6 +261,7 @@ __all__ = [
     "optimize",
     "plan",
     "plan_poc",
+    "poisson_arrivals",
     "predictors",
     "pregate_from",
     "rank_machines",
@@ -264,6 +276,7 @@ __all__ = [
     "trace_statistics",
     "train",
     "tune",
+    "under_arrivals",
     "validate",
 ]
 

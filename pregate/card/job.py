@@ -21,7 +21,7 @@ from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile, popularity_of, shared_popularity
 
-__all__ = ["JUDGED", "MAX_TOKENS", "RequestLoad", "Workpiece", "recorded_job", "workpiece"]
+__all__ = ["JUDGED", "MAX_TOKENS", "RequestLoad", "Workpiece", "largest_workload", "recorded_job", "workpiece"]
 
 JUDGED = 128
 """Decode steps of a recorded trace that are timed at most, the first ones."""
@@ -87,7 +87,7 @@ def workpiece(
     prompt = synthesize(model, job.input_tokens, 2, job.batch, seed, popularity=popularity)
     tokens = middle_of_decode(model, job.input_tokens, job.output_tokens, job.batch, seed, popularity)
     longest = job.output_tokens + (0 if model.is_encoder_decoder else job.input_tokens)
-    both = _largest(measure_workload(model, prompt.steps()), measure_workload(model, tokens.steps()))
+    both = largest_workload(measure_workload(model, prompt.steps()), measure_workload(model, tokens.steps()))
     whole = dataclasses.replace(both, n_cached_tokens=job.batch * longest, n_context=max(longest, both.n_context))
     return Workpiece(job, prompt, tokens, whole, popularity or shared_popularity(prompt) or popularity_of(prompt))
 
@@ -116,6 +116,6 @@ def recorded_job(
     )
 
 
-def _largest(one: Workload, other: Workload) -> Workload:
-    """What is enough for both."""
-    return Workload(*(max(getattr(one, name), getattr(other, name)) for name in Workload.__slots__))
+def largest_workload(*each: Workload) -> Workload:
+    """What is enough for each of several."""
+    return Workload(*(max(getattr(one, name) for one in each) for name in Workload.__slots__))

@@ -9,24 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
-from hwmodels.specs.spread import GATHERED, HALF_95, SPREADS_FILE, shipped_spread
+from hwmodels.specs.spread import GATHERED, SPREADS_FILE, shipped_spread
 from pregate.economics.assumptions import Assumption, Assumptions
 from pregate.economics.serving import RequestShape, Served
 from traces.foundation.read_only import ReadOnly
 
-__all__ = ["PREDICTION", "SCATTER", "DrawnCost", "Draws", "Estimate", "estimate", "unfitted_error"]
-
-PREDICTION = "interval of "
-"""How the draws of what a prediction is off by itself are called, before the name of its design."""
-
-SCATTER = "scatter of "
-"""How the draws of a number that scatters from source to source are called, before the number."""
+__all__ = ["DrawnCost", "Draws", "Estimate", "estimate", "unfitted_error"]
 
 _N_DRAWS = 4000
-_HALF_95 = 1.96
-"""Half a 95 % interval of a normal law, in its scales."""
-_AS_WIDE = HALF_95 / _HALF_95
-"""Normal draws are as wide at 95 % as the t law of spreads, whose tails no mean survives."""
 _HOURS_PER_YEAR = 365.25 * 24
 _SECONDS_PER_YEAR = _HOURS_PER_YEAR * 3600
 _JOULES_PER_KWH = 3.6e6
@@ -133,37 +123,33 @@ class Draws:
         return self._of(key)
 
     def _slower(self, served: Served) -> NDArray[np.float64]:
-        """Real time over predicted time: of the fit's interval, or where nothing was fitted, as assumed."""
-        if not any(served.error.fitted):
-            return self._unfitted(served)
-        name, (down, up) = f"{PREDICTION}{served.design}", served.error.fitted
-        off = self._error(name) * (up + down) / (2 * _HALF_95) + (up - down) / 2
-        off[0] = 0.0
-        return np.exp(off)
-
-    def _unfitted(self, served: Served) -> NDArray[np.float64]:
-        """Real over predicted time without a fit: as assumed, or by the scatter of each number it depends on, which is
-        off in all designs alike, and by what a measurement is off by itself.
+        """Real time over predicted time: by a fit, else as assumed, else by the scatter of each number it depends on,
+        which is off in all designs alike, and by what a measurement is off by itself.
         """
-        name, error, spread = "unfitted_error", served.error, shipped_spread()
-        if self._assumptions.get(name) is not None:
-            return self._of(name)
-        assumed = unfitted_error(served, self._assumptions)
-        known = self.looked_at.get(name)
-        self.looked_at[name] = assumed if known is None or known.high < assumed.high else known
-        off = np.zeros(1 + _N_DRAWS)
-        if error.rows:
-            off = _AS_WIDE * error.rows * spread.row * self._error(f"{PREDICTION}{served.design}")
-        for key, depends in error.depends.items():
-            moved = _AS_WIDE * spread.constants[key] * self._error(f"{SCATTER}{key}")
-            off = off + depends * np.minimum(moved, error.room.get(key, math.inf))
-        return np.exp(off)
+        name = "unfitted_error"
+        if not any(served.error.fitted):
+            if self._assumptions.get(name) is not None:
+                return self._of(name)
+            assumed, known = unfitted_error(served, self._assumptions), self.looked_at.get(name)
+            self.looked_at[name] = assumed if known is None or known.high < assumed.high else known
+        return served.error.drawn(self._error, served.design) + np.zeros(1 + _N_DRAWS)
 
     def _error(self, name: str) -> NDArray[np.float64]:
         """(1 + n_draws,) of what is off by a scale of its own: 0, then draws that are not of an assumption."""
         if name not in self._errors:
             self._errors[name] = np.concatenate([[0.0], self._rng.standard_normal(_N_DRAWS)])
         return self._errors[name]
+
+    def usd_per_token(self, served: Served, request: RequestShape, requests_per_s: float) -> NDArray[np.float64]:
+        """US dollars of an output token, of a machine that serves this rate alone and idles meanwhile."""
+        tokens_per_s = requests_per_s * request.output_tokens
+        idle_watts = self._watts(0.0, 0.0)
+        busy_s = served.request_s * self._slower(served) / (served.batch * request.output_tokens)
+        more_watts = self._watts(served.compute_share, served.host_share) - idle_watts
+        moved = self._of("transfer_joules_per_gb") * served.link_bytes / 1e9
+        joules = (idle_watts / tokens_per_s + busy_s * more_watts + moved) * self._of("pue")
+        fixed = self._machine_usd_per_year() / _SECONDS_PER_YEAR / tokens_per_s
+        return fixed + (joules / _JOULES_PER_KWH * self._of("electricity_usd_per_kwh") if self._basis == "own" else 0.0)
 
     def cost(self, served: Served, request: RequestShape, requests_per_s: float) -> DrawnCost:
         """What `served` costs at a rate. A machine draws power while it serves, and idles for the rest."""

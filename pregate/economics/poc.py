@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pregate.ask.timing.time_errors import OWN_ERROR, SCATTER
 from pregate.economics.assumptions import load_assumptions
-from pregate.economics.cost_draws import PREDICTION, SCATTER, unfitted_error
+from pregate.economics.cost_draws import unfitted_error
 from pregate.economics.costing import CostReport, DesignCost, costs
 from pregate.economics.poc_file import PocFile, read_poc
 from pregate.economics.serving import LatencyPromise
@@ -128,7 +129,7 @@ def _measurements(report: CostReport) -> tuple[ToMeasure, ...]:
 
 
 def _how(name: str) -> str:
-    if name.startswith((PREDICTION, SCATTER)):
+    if name.startswith((OWN_ERROR, SCATTER)):
         return HOW["unfitted_error"]
     if name.startswith("engineering_days."):
         return "Build the smallest thing that serves one request, for two days, and estimate again"

@@ -64,6 +64,10 @@ COMMANDS: dict[str, Entry] = {
         "cost:cost",
         "Cost designs: money and energy per token and request, machines for a rate, total and payback, with ranges.",
     ),
+    "arrivals": Entry(
+        "arrivals:arrivals",
+        "Have designs serve requests as they arrive: percentiles of TTFT and TPOT at each rate, and what tokens cost.",
+    ),
     "poc": Entry(
         "poc:poc",
         "Plan a proof of concept: candidates and costs, what to measure first, what to accept, when to go back.",

@@ -63,7 +63,7 @@ def cost(
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             requests_per_s=rate,
-            objective=_objective(max_ttft, max_tpot),
+            objective=objective_of(max_ttft, max_tpot),
             basis=basis,
             batches=_batches(batches),
             assumptions=assumed(assumptions, assume),
@@ -75,7 +75,8 @@ def cost(
     raise typer.Exit(0 if report.designs else NOTHING_SERVES)
 
 
-def _objective(max_ttft: str | None, max_tpot: str | None) -> LatencyPromise:
+def objective_of(max_ttft: str | None, max_tpot: str | None) -> LatencyPromise:
+    """What the options promise."""
     from hwmodels.quantity import parse_override
     from pregate.economics.serving import LatencyPromise
 

@@ -1,0 +1,175 @@
+"""`pregate arrivals`: percentiles of latency under requests that arrive and queue, at several rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pregate.cli import options
+from pregate.cli.commands.cost import objective_of
+from pregate.cli.option_values import assumed, build_machine, build_model, distinct
+from pregate.cli.progress import spinner
+from pregate.draw import render
+from traces.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pregate.economics.arrivals import ArrivalReport, UnderArrivals
+    from pregate.economics.cost_draws import Estimate
+    from traces.requests import ArrivalTrace
+
+USUAL_RATE = 0.1
+"""Requests a second of Poisson arrivals where nothing else is said."""
+
+NOTHING_SERVES = 1
+"""Exit status where no design serves any rate, or none keeps what was promised."""
+
+
+def arrivals(
+    model: options.Model,
+    hardware: options.Hardware,
+    policies: options.Designs = "on_demand,pregate,pregate+lru,gpu_only",
+    arrivals: Annotated[
+        Path | None,
+        typer.Option(
+            "--arrivals",
+            help="Who asks when: a table or JSON lines of times, tokens of prompts and of answers (Azure's, "
+            "Mooncake's, or arrival_s,input_tokens,output_tokens); default: Poisson arrivals of one length.",
+        ),
+    ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option(help="Requests a second, by comma; default: as they arrive, or 0.1 of Poisson arrivals."),
+    ] = None,
+    requests: Annotated[int, typer.Option(help="Requests: the first of a file.")] = 1000,
+    input_tokens: options.InputTokens = 256,
+    output_tokens: options.OutputTokens = 256,
+    slots: Annotated[int, typer.Option(help="Most requests side by side: -np, --max-num-seqs.")] = 8,
+    pass_tokens: Annotated[
+        int, typer.Option(help="Tokens of prompts that share a pass: -b, --max-num-batched-tokens.")
+    ] = 2048,
+    max_ttft: Annotated[
+        str | None, typer.Option(help="Promised 99th percentile of the time to the first token: 2s.")
+    ] = None,
+    max_tpot: Annotated[
+        str | None, typer.Option(help="Promised 99th percentile of the time per output token: 100ms.")
+    ] = None,
+    basis: Annotated[str, typer.Option(help="own (bought, with electricity) or rent (by the hour).")] = "own",
+    assume: Annotated[
+        list[str] | None,
+        typer.Option("--assume", help="A figure of your own: electricity_usd_per_kwh=0.31, or low:middle:high."),
+    ] = None,
+    assumptions: Annotated[Path | None, typer.Option("--assumptions", help="A YAML file of such figures.")] = None,
+    sets: options.Sets = None,
+    stack: options.Stack = None,
+    dtype: options.Dtype = None,
+    formats: options.Formats = None,
+    seed: options.Seed = 0,
+    format: options.OutputFormat = options.Format.table,
+) -> None:
+    """Have designs serve requests as they arrive: percentiles of TTFT and TPOT at each rate, and what tokens cost.
+
+    Example: pregate arrivals switch-base-8 --hardware a100-sxm4-80gb --policies pregate,gpu_only --requests 100
+    """
+    came = _asked(arrivals, requests, input_tokens, output_tokens, seed)
+    architecture = build_model(model, dtype, None, formats)
+    machine = build_machine(hardware, stack, None, sets)
+    names = distinct(policies, "--policies")
+    from pregate.economics.arrivals import under_arrivals
+
+    with spinner("serving") as update:
+        report = under_arrivals(
+            architecture,
+            machine,
+            names,
+            came,
+            _rates(arrivals, rates),
+            slots=slots,
+            pass_tokens=pass_tokens,
+            promise=objective_of(max_ttft, max_tpot),
+            basis=basis,
+            assumptions=assumed(assumptions, assume),
+            seed=seed,
+            progress=update,
+        )
+    document = report.to_dict()
+    if not render.print_data(format, document, document["rows"]):
+        _print(report)
+    raise typer.Exit(0 if any(row.keeps for row in report.rows) else NOTHING_SERVES)
+
+
+def _rates(path: Path | None, text: str | None) -> tuple[float, ...]:
+    """The rates of the options: none is as a file has it."""
+    if text is None:
+        return (USUAL_RATE,) if path is None else ()
+    return tuple(float(word) for word in distinct(text, "--rates"))
+
+
+def _asked(path: Path | None, n: int, input_tokens: int, output_tokens: int, seed: int) -> ArrivalTrace:
+    """The requests of the options. Raises `InvalidInput` for lengths beside a file, which has its own."""
+    if path is None:
+        from traces.requests import poisson_arrivals
+
+        return poisson_arrivals(n, USUAL_RATE, input_tokens, output_tokens, seed)
+    if (input_tokens, output_tokens) != (256, 256):
+        raise InvalidInput("--input-tokens and --output-tokens are of Poisson arrivals: leave them out, or --arrivals")
+    from traces.importers.arrivals import load_arrivals
+
+    return load_arrivals(path).first(n)
+
+
+def _print(report: ArrivalReport) -> None:
+    table = render.new_table(
+        f"{report.model} on {report.hardware}: {report.n_requests:,} requests of {report.source}, "
+        f"{report.slots} at once at most"
+    )
+    table.add_column("design", no_wrap=True)
+    for head in (
+        "requests/s",
+        "at once",
+        "busy",
+        "TTFT p50",
+        "TTFT p99",
+        "TPOT p99",
+        "USD/M tokens",
+        "most/s",
+    ):
+        table.add_column(head, justify="right")
+    for row in sorted(report.rows, key=lambda row: row.requests_per_s):
+        table.add_row(*_cells(row))
+    render.print_table(table)
+    for one in report.unserved:
+        print(f"Not served: {one.reason}.")
+    for sentence in report.verdict():
+        print(sentence)
+    if report.n_left_out:
+        print(f"Left out: {report.n_left_out:,} rows without a prompt or an answer.")
+    if report.no_cost:
+        print(f"No cost: {report.no_cost}.")
+    print(
+        "In brackets: 95 % over what predictions may be off by and which requests come; grows: the queue may. At once: "
+        f"as many as give the least p99 TTFT. Prompts pass before tokens, {report.pass_tokens:,} tokens together."
+    )
+    print(f"Machine constants: {report.calibration}.")
+    print("Routing: synthetic (default dials), so hit rates are assumed, not known.")
+
+
+def _cells(row: UnderArrivals) -> tuple[str, ...]:
+    rate, most = f"{row.requests_per_s:.3g}", f"{row.capacity.value:.3g}"
+    if row.grows:
+        return (row.design, rate, str(row.slots), "100%", "grows", "the queue grows", "-", "-", most)
+    cost = row.usd_per_million
+    return (
+        row.design, rate, str(row.slots), f"{row.busy:.0%}",
+        render.si(row.ttft_s[50].value, "s"), _time(row.ttft_s[99]), _time(row.tpot_s[99]),
+        "-" if cost is None else f"{cost.value:.3g} [{cost.low:.3g}, {cost.high:.3g}]", most,
+    )  # fmt: skip
+
+
+def _time(found: Estimate) -> str:
+    """A time and its interval in one unit."""
+    value, unit = render.si(found.value, "s").split()
+    scale = float(value.replace(",", "")) / found.value if found.value else 1.0
+    high = "grows" if found.high == float("inf") else f"{found.high * scale:.3g}"
+    return f"{value} {unit} [{found.low * scale:.3g}, {high}]"

@@ -1,0 +1,297 @@
+"""`pregate.under_arrivals`: percentiles of TTFT and TPOT of requests that queue, and what their tokens cost."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.platform import Platform
+from offload.policies import policy_named
+from offload.policy import Policy
+from offload.slots.memory import CapacityExceeded
+from pregate.ask.choices import BASES
+from pregate.ask.result_display import html_rows
+from pregate.ask.simulation import to_dataframe
+from pregate.ask.timing.time_errors import summed
+from pregate.economics.assumptions import Assumptions, load_assumptions
+from pregate.economics.cost_draws import Draws, Estimate, estimate
+from pregate.economics.serving import LatencyPromise, RequestShape, Served, Unserved
+from pregate.economics.step_times import PassTime, PassTimes, pass_times
+from simulator.arrivals import PASS_TOKENS, RequestTimes, StepTimes, capacity, serve_arrivals
+from traces.errors import InvalidInput, unknown_name
+from traces.model.architecture import ModelArchitecture
+from traces.requests import ArrivalTrace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["PERCENTILES", "ArrivalReport", "UnderArrivals", "under_arrivals"]
+
+PERCENTILES = (50, 99)
+"""Percentiles over requests that are reported."""
+
+_FOR_CAPACITY = 300
+"""Requests by which it is seen how many a second are served at most."""
+
+_ALIKE = 0.02
+"""Costs that differ by less are called alike: a machine of one rate costs what it costs, whatever runs on it."""
+
+N_DRAWS = 100
+"""Draws of an interval: each is another machine and other requests of the same kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnderArrivals:
+    """A design at a rate, with as many `slots` of those there is memory for as give the least p99 TTFT (of those that
+    keep the promise, where any does).
+
+    `ttft_s`, `tpot_s`: by percentile over requests, with the 95 % interval over what predictions may be off by and over
+    which requests come; infinite where the queue grows. `capacity`: requests a second beyond which it does. `busy`: the
+    share of the time in which a pass runs. `usd_per_million`: output tokens on a machine that serves this rate alone,
+    None where no cost is known, or the queue grows. `keeps`: whether the 99th percentiles keep the promise.
+    """
+
+    design: str
+    requests_per_s: float
+    slots: int
+    capacity: Estimate
+    busy: float
+    ttft_s: dict[int, Estimate]
+    tpot_s: dict[int, Estimate]
+    usd_per_million: Estimate | None
+    keeps: bool
+
+    @property
+    def grows(self) -> bool:
+        """Whether more requests come than are served, so that no percentile settles."""
+        return self.requests_per_s >= self.capacity.value
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, a flat row: each figure with `_low` and `_high`, None for what is not finite."""
+        row: dict[str, Any] = {"design": self.design, "requests_per_s": self.requests_per_s}
+        row |= {"slots": self.slots, "busy": self.busy}
+        figures = {"capacity_per_s": self.capacity, "usd_per_million_tokens": self.usd_per_million}
+        figures |= {f"ttft_p{p}_s": one for p, one in self.ttft_s.items()}
+        figures |= {f"tpot_p{p}_s": one for p, one in self.tpot_s.items()}
+        for name, one in figures.items():
+            ends = (None, None, None) if one is None else one.to_list()
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        return row | {"queue_grows": self.grows, "keeps_promise": self.keeps}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ArrivalReport:
+    """Designs on one machine, each at every rate. `slots`: requests that run side by side at most. `unserved`: designs
+    without the memory for that. `no_cost`: why no tokens are costed, "" where they are.
+    """
+
+    model: str
+    hardware: str
+    source: str
+    n_requests: int
+    n_left_out: int
+    slots: int
+    pass_tokens: int
+    promise: LatencyPromise
+    basis: str
+    calibration: str
+    rows: tuple[UnderArrivals, ...]
+    unserved: tuple[Unserved, ...]
+    no_cost: str = ""
+
+    def verdict(self) -> list[str]:
+        """A sentence a rate: who is quickest at the 99th percentile of TTFT, who keeps the promise at least cost."""
+        told = []
+        for rate in dict.fromkeys(row.requests_per_s for row in self.rows):
+            here = [row for row in self.rows if row.requests_per_s == rate and not row.grows]
+            if not here:
+                told.append(f"At {rate:.3g} requests/s every queue grows: more machines, or fewer requests.")
+                continue
+            promised = self.promise != LatencyPromise()
+            kept = [row for row in here if row.keeps]
+            if promised and not kept:
+                told.append(f"At {rate:.3g} requests/s no design keeps the promise at the 99th percentile.")
+                continue
+            costed = [row for row in kept if row.usd_per_million is not None]
+            best = min(kept, key=lambda row: row.ttft_s[99].value)
+            words = (
+                f"At {rate:.3g} requests/s {best.design} has the least p99 TTFT" + " of those that keep it" * promised
+            )
+            near = [
+                row.design for row in kept
+                if row is not best and row.ttft_s[99].low <= best.ttft_s[99].high
+            ]  # fmt: skip
+            words += f"; {' and '.join(near)} may be as quick: intervals overlap" if near else ""
+            if costed:
+                cheap = min(costed, key=lambda row: row.usd_per_million.value if row.usd_per_million else math.inf)
+                words += _told_cost(cheap, best)
+            told.append(f"{words}.")
+        return told
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "model": self.model, "hardware": self.hardware, "arrivals": self.source, "requests": self.n_requests,
+            "left_out": self.n_left_out, "slots": self.slots, "pass_tokens": self.pass_tokens,
+            "promise": {"ttft_s": self.promise.ttft_s, "tpot_s": self.promise.tpot_s}, "basis": self.basis,
+            "calibration": self.calibration, "rows": [row.to_dict() for row in self.rows],
+            "unserved": [{"design": one.design, "reason": one.reason} for one in self.unserved],
+            "no_cost": self.no_cost, "verdict": self.verdict(),
+        }  # fmt: skip
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row a design and rate. Needs pandas (the extra `notebooks`)."""
+        return to_dataframe([row.to_dict() for row in self.rows])
+
+    def __repr__(self) -> str:
+        return f"ArrivalReport({self.model} on {self.hardware}: {' '.join(self.verdict())})"
+
+    def _repr_html_(self) -> str:
+        return html_rows([row.to_dict() for row in self.rows], f"{self.model} on {self.hardware}")
+
+
+def under_arrivals(
+    model: ModelArchitecture,
+    machine: Platform,
+    policies: Sequence[str | Policy],
+    requests: ArrivalTrace,
+    rates: Sequence[float] = (),
+    *,
+    slots: int = 8,
+    pass_tokens: int = PASS_TOKENS,
+    promise: LatencyPromise = LatencyPromise(),  # noqa: B008 (frozen)
+    basis: str = "own",
+    assumptions: Assumptions | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> ArrivalReport:
+    """Have each design serve `requests` at each of `rates` (requests a second; none: as they arrive).
+
+    A pass is a prompt's or a token's of all that run (`simulator.arrivals`); its time is that of a schedule of its
+    size, between sizes a line. `slots`: requests side by side, each with memory for the longest; `pass_tokens`: of
+    prompts that share a pass. Routing is made up. An interval is over `N_DRAWS` machines as far off as the prediction
+    may be, each with other runs of the same requests. Raises `InvalidInput`, and as `simulate`; a design for which
+    memory is too small is among `unserved`.
+    """
+    if basis not in BASES:
+        raise unknown_name("basis", basis, BASES)
+    if not policies or not 1 <= slots <= 1024 or pass_tokens < 1:
+        told = f"{len(policies)} designs, {slots} slots, passes of {pass_tokens} tokens"
+        raise InvalidInput(f"{told}: at least one of each, and 1,024 slots at most")
+    at_rates = [(rate, requests.at_rate(rate)) for rate in rates or (requests.rate,)]
+    rows: list[UnderArrivals] = []
+    unserved: list[Unserved] = []
+    draws = Draws(machine, basis, assumptions or load_assumptions())
+    no_cost = ""
+    for policy in policies:
+        design = policy_named(policy) if isinstance(policy, str) else policy
+        progress(design.name)
+        try:
+            found = pass_times(model, machine, design, requests, slots, pass_tokens, seed)
+        except CapacityExceeded as error:
+            unserved.append(Unserved(design.name, str(error)))
+            continue
+        machines = found.drawn(_normal(seed))
+        for rate, one in at_rates:
+            row, served, shape = _served(found, machines, rate, one, pass_tokens, promise, seed)
+            cost: Estimate | None = None
+            if not row.grows:
+                try:
+                    cost = estimate(1e6 * draws.usd_per_token(served, shape, row.requests_per_s))
+                except InvalidInput as error:
+                    no_cost = str(error)
+            rows.append(replace(row, usd_per_million=cost))
+    return ArrivalReport(
+        model.name, machine.hardware, requests.source, len(requests), requests.n_left_out, slots, pass_tokens, promise,
+        basis, machine.describe_calibration(model.dtype.name), tuple(rows), tuple(unserved), no_cost,
+    )  # fmt: skip
+
+
+def _told_cost(cheap: UnderArrivals, best: UnderArrivals) -> str:
+    """Who costs least, where that is more than `_ALIKE` less."""
+    least, other = cheap.usd_per_million, best.usd_per_million
+    if least is None or (other is not None and least.value > (1 - _ALIKE) * other.value and cheap is not best):
+        return "; tokens cost alike"
+    return f"; {'it' if cheap is best else cheap.design} costs least, {least.value:.3g} USD/M tokens"
+
+
+def _normal(seed: int) -> Callable[[str], NDArray[np.float64]]:
+    """Draws by name, the same for all designs: 0, then `N_DRAWS` of a standard normal law."""
+
+    def drawn(name: str) -> NDArray[np.float64]:
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        return np.concatenate([[0.0], rng.standard_normal(N_DRAWS)])
+
+    return drawn
+
+
+def _served(
+    found: PassTimes, machines: Sequence[StepTimes], rate: float, requests: ArrivalTrace, pass_tokens: int,
+    promise: LatencyPromise, seed: int,
+) -> tuple[UnderArrivals, Served, RequestShape]:  # fmt: skip
+    """A design at the `rate` of `requests`, without its cost, and what that is of."""
+    few, slots = requests.first(_FOR_CAPACITY), _slots(found, machines[0], rate, requests, pass_tokens, promise)
+    most = np.array([capacity(few, times, slots, pass_tokens) for times in machines])
+    ttft, tpot = (np.full((len(machines), len(PERCENTILES)), np.inf) for _ in range(2))
+    run = serve_arrivals(requests, machines[0], slots, pass_tokens)
+    for draw, times in enumerate(machines):
+        if rate < most[draw]:
+            came = requests if draw == 0 else requests.resampled(np.random.default_rng([seed, draw]))
+            seen = run if draw == 0 else serve_arrivals(came, times, slots, pass_tokens)
+            for array, each in ((ttft, seen.ttft_s(came)), (tpot, seen.tpot_s(came))):
+                array[draw] = np.percentile(each, PERCENTILES) if len(each) else 0.0
+    ttfts, tpots = (
+        {p: estimate(array[:, i]) for i, p in enumerate(PERCENTILES)} for array in (ttft, tpot)
+    )  # fmt: skip
+    busy_s = run.prompt_s + run.token_s
+    row = UnderArrivals(
+        found.design, rate, slots, estimate(most), min(busy_s / float(run.last_s.max()), 1.0), ttfts, tpots, None,
+        bool(rate < most[0]) and promise.met(ttfts[99].value, tpots[99].value),
+    )  # fmt: skip
+    shape = RequestShape(round(float(requests.input_tokens.mean())), round(float(requests.output_tokens.mean())))
+    return row, _as_served(found, run, requests, shape), shape
+
+
+def _slots(
+    found: PassTimes, times: StepTimes, rate: float, requests: ArrivalTrace, pass_tokens: int, promise: LatencyPromise
+) -> int:
+    """How many requests run side by side best: more of them share a pass, and ask for more experts in it."""
+    few = requests.first(_FOR_CAPACITY)
+    ranked: list[tuple[bool, float, int]] = []
+    most = {n: capacity(few, times, n, pass_tokens) for n in found.batches}
+    for n in found.batches:
+        if rate < most[n]:
+            run = serve_arrivals(requests, times, n, pass_tokens)
+            ttft, tpot = (
+                float(np.percentile(each, 99)) if len(each) else 0.0
+                for each in (run.ttft_s(requests), run.tpot_s(requests))
+            )
+            ranked.append((not promise.met(ttft, tpot), ttft, n))
+    return min(ranked)[2] if ranked else max(most, key=lambda n: most[n])
+
+
+def _as_served(found: PassTimes, run: RequestTimes, requests: ArrivalTrace, shape: RequestShape) -> Served:
+    """What a request keeps busy, by a middle prompt and a middle batch."""
+    parts = [
+        (run.prompt_s / len(requests), found.prompts[len(found.prompts) // 2]),
+        (run.token_s / len(requests), found.tokens[len(found.tokens) // 2][0]),
+    ]
+    busy_s = sum(seconds for seconds, _ in parts)
+
+    def mean(of: Callable[[PassTime], float]) -> float:
+        return sum(seconds * of(one) for seconds, one in parts) / busy_s
+
+    moved = mean(lambda one: one.link_bytes / one.seconds)
+    return Served(
+        design=found.design, batch=1, ttft_s=parts[0][0], tpot_s=parts[1][0] / max(shape.output_tokens - 1, 1),
+        request_s=busy_s,
+        compute_share=mean(lambda one: one.compute_share), host_share=mean(lambda one: one.host_share),
+        link_bytes=moved * busy_s / shape.output_tokens, link_bytes_per_s=moved, hit_rate=0.0,
+        peak_hbm_bytes=found.peak_hbm_bytes, error=summed([(seconds, one.error) for seconds, one in parts]),
+    )  # fmt: skip

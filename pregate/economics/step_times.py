@@ -1,0 +1,142 @@
+"""What passes of a design take, by their size: schedules of a few prompts and batches, and lines between them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.platform import Platform
+from offload.ops import Lane
+from offload.placing.footprint import measure_workload
+from offload.policy import Policy
+from pregate.ask.capturing.capture import capture_request
+from pregate.ask.capturing.request import request
+from pregate.ask.decode_middle import DECODED, middle_of_decode
+from pregate.ask.simulation import SimulationResult, interpret
+from pregate.ask.timing.time_errors import TimeError, time_error
+from pregate.card.job import largest_workload
+from pregate.card.judged_design import TAGS
+from pregate.routing_traces import synthesize
+from simulator.arrivals import StepTimes
+from traces.model.architecture import ModelArchitecture
+from traces.requests import ArrivalTrace
+from traces.routing import RoutingTrace
+from traces.statistics.popularity import popularity_of, shared_popularity
+
+__all__ = ["PassTime", "PassTimes", "pass_times"]
+
+_PROMPTS = 5
+"""Lengths of prompts that are simulated, apart by equal factors."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassTime:
+    """Seconds of a pass, how far they may be off, the shares of it in which the compute lane and the host's processor
+    are busy, and bytes that cross the link to the device.
+    """
+
+    seconds: float
+    error: TimeError
+    compute_share: float
+    host_share: float
+    link_bytes: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PassTimes:
+    """Of a design with memory for `slots` requests. `prompts`: of passes of `prompt_tokens`; `tokens`: of a token of
+    `batches` requests, each at two contexts, `contexts`.
+    """
+
+    design: str
+    slots: int
+    prompt_tokens: tuple[int, ...]
+    prompts: tuple[PassTime, ...]
+    batches: tuple[int, ...]
+    contexts: tuple[int, int]
+    tokens: tuple[tuple[PassTime, PassTime], ...]
+    calibration: str
+    peak_hbm_bytes: int
+
+    def drawn(self, normal: Callable[[str], NDArray[np.float64]]) -> list[StepTimes]:
+        """The times in every draw of `normal` (`TimeError.drawn`), the first of them without an error."""
+        prompts = np.array([one.seconds * one.error.drawn(normal, f"{self.design}, prompts") for one in self.prompts])
+        tokens = np.array([
+            [one.seconds * one.error.drawn(normal, f"{self.design}, tokens") for one in pair] for pair in self.tokens
+        ])  # fmt: skip
+        return [self._steps(prompts[:, draw], tokens[:, :, draw]) for draw in range(prompts.shape[1])]
+
+    def _steps(self, prompt_s: NDArray[np.float64], token_s: NDArray[np.float64]) -> StepTimes:
+        """`prompt_s` (n_prompts,), `token_s` (n_batches, 2), by batch a line over the context, none that falls."""
+        short, long = self.contexts
+        slopes = np.maximum(token_s[:, 1] - token_s[:, 0], 0.0) / (long - short)
+        at_none = np.maximum(token_s[:, 0] - slopes * short, token_s[:, 0] / 100)
+        each = np.arange(self.slots + 1)
+        lengths = np.array(self.prompt_tokens, dtype=np.float64)
+        return StepTimes(
+            lengths,
+            np.maximum.accumulate(prompt_s),
+            np.interp(each, self.batches, at_none),
+            np.interp(each, self.batches, slopes),
+        )
+
+
+def pass_times(
+    model: ModelArchitecture, hw: Platform, policy: Policy, requests: ArrivalTrace, slots: int, pass_tokens: int,
+    seed: int = 0,
+) -> PassTimes:  # fmt: skip
+    """Simulate passes of `policy` of the sizes that `requests` ask for, with memory for `slots` of the longest.
+
+    Routing is made up (`pregate.synthesize`). Raises `CapacityExceeded` where the longest do not fit side by side, and
+    as `simulate`.
+    """
+    lengths, longest = requests.input_tokens, int((requests.input_tokens + requests.output_tokens).max())
+    most = max(int(lengths.max()), min(pass_tokens, int(np.sort(lengths)[-slots:].sum())))
+    prompt_tokens = _apart(int(lengths.min()), most, _PROMPTS)
+    short = int(np.quantile(lengths, 0.1))
+    contexts = (short, max(int(np.quantile(lengths + requests.output_tokens, 0.9)), short + DECODED))
+    batches = tuple(dict.fromkeys((*(2**i for i in range(slots.bit_length())), slots)))
+    prompts = [synthesize(model, n, 2, 1, seed) for n in prompt_tokens]
+    tokens = [
+        [middle_of_decode(model, context, DECODED, batch, seed) for context in contexts] for batch in batches
+    ]  # fmt: skip
+    every = [*prompts, *(trace for pair in tokens for trace in pair)]
+    whole = largest_workload(*(measure_workload(model, trace.steps()) for trace in every))
+    whole = dataclasses.replace(
+        whole, n_cached_tokens=max(slots * longest, whole.n_cached_tokens), n_context=max(longest, whole.n_context),
+        n_running=slots,
+    )  # fmt: skip
+    counted = prompts[len(prompts) // 2]
+    placed = policy.placed(shared_popularity(counted) or popularity_of(counted))
+
+    def timed(trace: RoutingTrace, metric: str) -> tuple[PassTime, SimulationResult]:
+        captured = capture_request(request(model, hw, trace, placed, workload=whole))
+        result = interpret(captured, hw, "recurrence", with_intervals=False)
+        seconds = float(getattr(result, metric))
+        compute, host = (_busy_share(result, lane) for lane in (Lane.COMPUTE, Lane.CPU))
+        moved = float(result.h2d_bytes) * seconds / result.makespan_s
+        return PassTime(seconds, time_error(captured, hw, metric), compute, host, moved), result
+
+    found = [timed(trace, "ttft_s") for trace in prompts]
+    rows = [[timed(trace, "tpot_s") for trace in pair] for pair in tokens]
+    results = [result for _, result in (*found, *(one for pair in rows for one in pair))]
+    return PassTimes(
+        policy.name, slots, prompt_tokens, tuple(one for one, _ in found), batches, contexts,
+        tuple((pair[0][0], pair[1][0]) for pair in rows), min((one.calibration for one in results), key=TAGS.index),
+        max(one.peak_hbm_bytes for one in results),
+    )  # fmt: skip
+
+
+def _busy_share(result: SimulationResult, lane: Lane) -> float:
+    """The share of a run in which a lane is busy."""
+    assert result.timeline is not None
+    return min(float(result.timeline.busy_s(lane)) / result.makespan_s, 1.0)
+
+
+def _apart(low: int, high: int, n: int) -> tuple[int, ...]:
+    """At most `n` whole numbers from `low` to `high`, apart by equal factors."""
+    return tuple(dict.fromkeys(round(one) for one in np.geomspace(low, high, n).tolist()))

@@ -1,0 +1,143 @@
+"""Requests that arrive while others are served: when each gets its first token and its last, from the time of a step.
+
+A server has `slots`. Between two passes it looks who waits: where a slot is free the next pass is a prompt's, of the
+requests that came first, as many as have slots and `pass_tokens` together, and of one at least; else it is a token of
+every request that runs. A pass is never interrupted. Times of passes are known by their size alone (`StepTimes`), so
+that no schedule is written here. `simulator.definition.arrivals_des` is the definition, and agrees bit for bit.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.errors import InvalidInput
+from traces.requests import ArrivalTrace
+
+__all__ = ["PASS_TOKENS", "RequestTimes", "StepTimes", "capacity", "check_server", "serve_arrivals"]
+
+PASS_TOKENS = 2048
+"""Tokens of prompts that a pass takes together: what llama-server (`-b`) and vLLM (`--max-num-batched-tokens`) take."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepTimes:
+    """Seconds of a pass. A prompt pass of n tokens takes `prompt_s` at `prompt_tokens` (n_points,), linear between; a
+    token of b requests `token_s[b]` and `context_s[b]` for each token of their mean context, (1 + most requests,).
+    """
+
+    prompt_tokens: NDArray[np.float64]
+    prompt_s: NDArray[np.float64]
+    token_s: NDArray[np.float64]
+    context_s: NDArray[np.float64]
+
+    def of_prompt(self, n_tokens: int) -> float:
+        """Seconds of a pass of `n_tokens`; beyond the points as of a line through the last two."""
+        tokens, seconds = self.prompt_tokens, self.prompt_s
+        if n_tokens > tokens[-1] and len(tokens) > 1:
+            slope = (seconds[-1] - seconds[-2]) / (tokens[-1] - tokens[-2])
+            return float(seconds[-1] + max(slope, 0.0) * (n_tokens - tokens[-1]))
+        return float(np.interp(n_tokens, tokens, seconds))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestTimes:
+    """When each request had its first and last token, (n,) seconds, and what passes took: `prompt_s` and `token_s`
+    seconds in all, `n_steps` of tokens.
+    """
+
+    first_s: NDArray[np.float64]
+    last_s: NDArray[np.float64]
+    prompt_s: float
+    token_s: float
+    n_steps: int
+
+    def ttft_s(self, requests: ArrivalTrace) -> NDArray[np.float64]:
+        """Arrival to first token, (n,): the wait in the queue is in it."""
+        return self.first_s - requests.arrival_s
+
+    def tpot_s(self, requests: ArrivalTrace) -> NDArray[np.float64]:
+        """Mean gap between the tokens of a request, of those with two tokens and more: prompts of others are in it."""
+        more = requests.output_tokens > 1
+        return (self.last_s[more] - self.first_s[more]) / (requests.output_tokens[more] - 1)
+
+
+def check_server(times: StepTimes, slots: int, pass_tokens: int) -> None:
+    """Raise `InvalidInput` for a server that cannot be."""
+    if slots < 1 or pass_tokens < 1 or not slots < len(times.token_s) == len(times.context_s):
+        raise InvalidInput(
+            f"{slots} slots, passes of {pass_tokens} tokens: at least one each, with a time for each batch"
+        )
+    every = np.concatenate([times.prompt_s, times.token_s[1:], times.context_s[1:]])
+    if not np.all(np.isfinite(every)) or every.min() < 0 or times.token_s[1:].min() <= 0:
+        raise InvalidInput("a pass takes finite seconds above 0")
+
+
+def serve_arrivals(
+    requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS
+) -> RequestTimes:
+    """Serve `requests`. Raises `InvalidInput` for a server that cannot be.
+
+    Tokens of one batch follow each other until a request is done, or one arrives that has a slot: their ends are summed
+    in order, as the definition adds them.
+    """
+    check_server(times, slots, pass_tokens)
+    arrival = requests.arrival_s.tolist()
+    inputs, outputs, n = requests.input_tokens.tolist(), requests.output_tokens.tolist(), len(requests)
+    first, last = np.zeros(n), np.zeros(n)
+    running: list[tuple[int, int]] = []  # the step at which each is done, and which it is
+    clock = prompts_s = tokens_s = 0.0
+    step = context = came = 0
+    while came < n or running:
+        waits = came < n and arrival[came] <= clock
+        if waits and len(running) < slots:
+            taken: list[int] = []
+            total = 0
+            while (
+                came < n
+                and arrival[came] <= clock
+                and len(running) + len(taken) < slots
+                and (not taken or total + inputs[came] <= pass_tokens)
+            ):
+                taken.append(came)
+                total, came = total + inputs[came], came + 1
+            pass_s = times.of_prompt(total)
+            clock, prompts_s = clock + pass_s, prompts_s + pass_s
+            for one in taken:
+                first[one] = last[one] = clock
+                if outputs[one] > 1:
+                    heapq.heappush(running, (step + outputs[one] - 1, one))
+                    context += inputs[one]
+        elif running:
+            batch, steps = len(running), running[0][0] - step
+            means = (context + batch * np.arange(steps)) / batch
+            each = times.token_s[batch] + times.context_s[batch] * means
+            ends = np.add.accumulate(np.concatenate(([clock], each)))[1:]
+            if came < n and batch < slots:
+                steps = min(steps, int(np.searchsorted(ends, arrival[came])) + 1)
+            tokens_s += float(ends[steps - 1]) - clock
+            clock, step, context = float(ends[steps - 1]), step + steps, context + batch * steps
+            while running and running[0][0] == step:
+                _, one = heapq.heappop(running)
+                last[one] = clock
+                context -= inputs[one] + outputs[one] - 1
+        else:
+            clock = max(clock, arrival[came])
+    return RequestTimes(first, last, prompts_s, tokens_s, step)
+
+
+def capacity(requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS) -> float:
+    """Requests a second of a server that always has some of `requests` waiting: beyond this rate its queue grows.
+
+    The first of them are at different places of their answers, so that requests of one length do not start and end
+    together, which would let their prompts share passes for ever.
+    """
+    outputs = requests.output_tokens.copy()
+    n = min(slots, len(requests))
+    outputs[:n] = -(-outputs[:n] * np.arange(1, n + 1) // n)
+    at_once = ArrivalTrace(np.zeros(len(requests)), requests.input_tokens, outputs)
+    found = serve_arrivals(at_once, times, slots, pass_tokens)
+    return len(requests) / float(found.last_s.max())

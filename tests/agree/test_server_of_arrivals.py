@@ -1,0 +1,51 @@
+"""A server of arrivals: SimPy, token by token, and the walk over runs of tokens give the same times, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.arrivals import StepTimes, serve_arrivals
+from simulator.definition import arrivals_des
+from traces.requests import ArrivalTrace
+
+TIMES = st.floats(0.001, 10.0)
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> tuple[ArrivalTrace, StepTimes, int, int]:
+    n, slots = draw(st.integers(2, 12)), draw(st.integers(1, 5))
+    gaps = draw(st.lists(st.one_of(st.just(0.0), TIMES), min_size=n, max_size=n))
+    tokens = [draw(st.lists(st.integers(1, most), min_size=n, max_size=n)) for most in (40, 9)]
+    times = StepTimes(
+        np.array([1.0, 20.0, 64.0]),
+        np.sort(draw(st.lists(TIMES, min_size=3, max_size=3))),
+        np.array([0.0, *draw(st.lists(TIMES, min_size=slots, max_size=slots))]),
+        np.array([0.0, *draw(st.lists(st.floats(0, 0.01), min_size=slots, max_size=slots))]),
+    )
+    return ArrivalTrace(np.cumsum(gaps), *map(np.array, tokens)), times, slots, draw(st.integers(1, 80))
+
+
+@given(asked())
+def test_the_walk_over_runs_of_tokens_is_the_definition(one: tuple[ArrivalTrace, StepTimes, int, int]) -> None:
+    quick, defined = serve_arrivals(*one), arrivals_des.serve_arrivals(*one)
+    assert quick.first_s.tolist() == defined.first_s.tolist()
+    assert quick.last_s.tolist() == defined.last_s.tolist()
+    assert quick.n_steps == defined.n_steps
+    assert np.allclose([quick.prompt_s, quick.token_s], [defined.prompt_s, defined.token_s], rtol=1e-9)
+
+
+@given(asked())
+def test_a_server_keeps_its_rules(one: tuple[ArrivalTrace, StepTimes, int, int]) -> None:
+    requests, times, slots, _ = one
+    found = serve_arrivals(*one)
+    assert np.all(found.first_s > requests.arrival_s)
+    assert np.all(np.diff(found.first_s) >= 0)  # first come, first served
+    assert np.all((found.last_s > found.first_s) == (requests.output_tokens > 1))
+    for at in found.first_s.tolist():
+        assert np.sum((found.first_s <= at) & (found.last_s > at)) <= slots
+    busy_s = found.prompt_s + found.token_s
+    assert busy_s <= found.last_s.max() + 1e-9
+    fewer = np.sum(times.token_s[1:].min() * (requests.output_tokens - 1)) / slots
+    assert found.token_s >= fewer * (1 - 1e-9)

@@ -1,0 +1,80 @@
+"""A server of arrivals against queueing theory, and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from simulator.arrivals import StepTimes, capacity, serve_arrivals
+from traces.requests import ArrivalTrace, poisson_arrivals
+
+
+def times(prompt_s: float, token_s: list[float], context_s: float = 0.0) -> StepTimes:
+    return StepTimes(
+        np.array([1.0, 2.0]), np.array([prompt_s, prompt_s]), np.array([0.0, *token_s]),
+        np.array([0.0, *[context_s] * len(token_s)]),
+    )  # fmt: skip
+
+
+def pollaczek_khinchine(rate: float, mean_s: float, square_s2: float) -> float:
+    """The mean wait in an M/G/1 queue (Kleinrock, Queueing Systems I, 5.6)."""
+    return rate * square_s2 / (2 * (1 - rate * mean_s))
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.6, 0.85])
+def test_one_slot_waits_as_an_m_d_1_queue(rho: float) -> None:
+    """A prompt of .4 s and six more tokens of .1 s: a service of one second."""
+    requests = poisson_arrivals(200_000, rho, 1, 7, seed=3)
+    found = serve_arrivals(requests, times(0.4, [0.1]), 1)
+    waits = found.first_s - 0.4 - requests.arrival_s
+    assert waits.min() >= -1e-9
+    assert waits.mean() == pytest.approx(pollaczek_khinchine(rho, 1.0, 1.0), rel=0.04)
+
+
+def test_one_slot_waits_as_an_m_g_1_queue() -> None:
+    """Answers of 1 or 21 tokens with equal chances: services of .1 and 2.1 s."""
+    rng = np.random.default_rng(5)
+    some = poisson_arrivals(200_000, 0.5, 1, 1, seed=4)
+    requests = ArrivalTrace(some.arrival_s, some.input_tokens, rng.choice([1, 21], len(some)))
+    found = serve_arrivals(requests, times(0.1, [0.1]), 1)
+    waits = found.first_s - 0.1 - requests.arrival_s
+    assert waits.mean() == pytest.approx(pollaczek_khinchine(0.5, 1.1, (0.1**2 + 2.1**2) / 2), rel=0.05)
+
+
+def test_a_server_by_hand() -> None:
+    """Prompts of 1 s, tokens of .5 s alone and .8 s for two, and .01 s for each token of the mean context.
+
+    The first has its token at 1 and its next at 1.51 + ...; the second arrives at 1.2 and is asked at the end of that
+    token, its prompt holds the first up, and both go on together.
+    """
+    requests = ArrivalTrace(np.array([0.0, 1.2]), np.array([1, 2]), np.array([4, 2]))
+    found = serve_arrivals(requests, times(1.0, [0.5, 0.8], 0.01), 2)
+    token = 1 + 0.5 + 0.01 * 1
+    prompt = token + 1
+    both = prompt + 0.8 + 0.01 * (2 + 2) / 2
+    alone = both + 0.5 + 0.01 * 3
+    assert found.first_s.tolist() == pytest.approx([1.0, prompt])
+    assert found.last_s.tolist() == pytest.approx([alone, both])
+    assert found.ttft_s(requests).tolist() == pytest.approx([1.0, prompt - 1.2])
+    assert found.tpot_s(requests).tolist() == pytest.approx([(alone - 1) / 3, both - prompt])
+    assert (found.prompt_s, found.token_s, found.n_steps) == (2.0, pytest.approx(alone - 2), 3)
+
+
+def test_beyond_its_capacity_a_queue_grows_with_the_trace_and_below_it_does_not() -> None:
+    steps = times(0.2, [0.1, 0.12, 0.14, 0.16])
+    most = capacity(poisson_arrivals(4000, 1.0, 8, 8), steps, 4)
+    assert most == pytest.approx(1 / (0.2 + 7 * 0.16 / 4), rel=0.05)  # each prompt holds up three others
+    for factor, grows in ((0.8, False), (1.3, True)):
+        ends = []
+        for n in (2000, 8000):
+            requests = poisson_arrivals(n, factor * most, 8, 8, seed=1)
+            ends.append(serve_arrivals(requests, steps, 4).ttft_s(requests)[-200:].mean())
+        assert (ends[1] > 2.5 * ends[0]) == grows
+
+
+def test_prompts_that_wait_together_share_a_pass() -> None:
+    requests = ArrivalTrace(np.zeros(4), np.full(4, 10), np.ones(4, dtype=int))
+    line = StepTimes(np.array([10.0, 40.0]), np.array([1.0, 2.5]), np.array([0.0, *[1.0] * 4]), np.zeros(5))
+    assert serve_arrivals(requests, line, 4, 40).first_s.tolist() == [2.5] * 4
+    assert serve_arrivals(requests, line, 4, 20).first_s.tolist() == [1.5, 1.5, 3.0, 3.0]
+    assert serve_arrivals(requests, line, 4, 1).first_s.tolist() == [1.0, 2.0, 3.0, 4.0]

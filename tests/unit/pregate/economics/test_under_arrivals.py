@@ -1,0 +1,157 @@
+"""Designs under arrivals: times of passes, percentiles, how sure they are, and what tokens cost."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from command_line import Run
+
+import pregate
+from offload.policies import policy_named
+from pregate.economics.arrivals import ArrivalReport, under_arrivals
+from pregate.economics.serving import LatencyPromise
+from pregate.economics.step_times import pass_times
+from traces.errors import InvalidInput
+from traces.requests import ArrivalTrace, poisson_arrivals
+
+MODEL = pregate.load_model("mixtral-mini-8")
+HW = pregate.load_hardware("rtx-4090", "llama-cpp")
+SOME = poisson_arrivals(60, 1.0, 24, 8)
+
+
+def flat(name: str) -> np.ndarray:
+    return np.zeros(1)
+
+
+@pytest.fixture(scope="module")
+def report() -> ArrivalReport:
+    designs = ["on_demand", "gpu_only", "gpu_only@experts=cpu"]
+    return under_arrivals(MODEL, HW, designs, SOME, [0.5, 1e4], slots=4)
+
+
+def test_the_time_of_a_pass_is_that_of_its_schedule() -> None:
+    """At the sizes that are simulated, to the last bit; a request that nobody waits beside takes what a run takes."""
+    found = pass_times(MODEL, HW, policy_named("gpu_only"), SOME, 4, 2048)
+    (steps,) = found.drawn(flat)
+    assert found.prompt_tokens[0] == 24
+    assert found.batches == (1, 2, 4)
+    assert steps.of_prompt(24) == found.prompts[0].seconds
+    for i, batch in enumerate(found.batches):
+        for context, one in zip(found.contexts, found.tokens[i], strict=True):
+            assert steps.token_s[batch] + steps.context_s[batch] * context == pytest.approx(one.seconds, rel=1e-12)
+    alone = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [1e-3], slots=4).rows[0]
+    whole = pregate.simulate(MODEL, HW, pregate.synthesize(MODEL, 24, 8), "gpu_only")
+    assert alone.ttft_s[50].value == pytest.approx(whole.ttft_s, rel=0.01)
+    assert alone.tpot_s[99].value == pytest.approx(whole.tpot_s, rel=0.02)
+
+
+def test_a_longer_context_never_makes_a_token_faster() -> None:
+    found = pass_times(MODEL, HW, policy_named("on_demand"), SOME, 4, 2048)
+    (steps,) = found.drawn(flat)
+    assert steps.context_s[1:].min() >= 0
+    assert np.all(np.diff(steps.prompt_s) >= 0)
+
+
+def test_percentiles_grow_with_the_rate_and_are_infinite_beyond_the_capacity(report: ArrivalReport) -> None:
+    slow, fast = ([row for row in report.rows if row.requests_per_s == rate] for rate in (0.5, 1e4))
+    for one, other in zip(slow, fast, strict=True):
+        assert not one.grows
+        assert one.ttft_s[50].value <= one.ttft_s[99].value
+        assert other.grows
+        assert math.isinf(other.ttft_s[99].value)
+        assert (other.usd_per_million, other.keeps) == (None, False)
+        assert one.ttft_s[99].low <= one.ttft_s[99].value <= one.ttft_s[99].high
+        assert 0 < one.busy < 1
+    document = json.loads(json.dumps(report.to_dict()))
+    assert document["rows"][1]["ttft_p99_s"] is None
+    assert document["rows"][1]["queue_grows"]
+    assert "At 1e+04 requests/s every queue grows" in " ".join(report.verdict())
+
+
+def test_nobody_waits_where_requests_are_rare_and_more_wait_where_they_are_not() -> None:
+    rates = [0.01, 2.0, 20.0]
+    waits = [row.ttft_s[99].value for row in under_arrivals(MODEL, HW, ["gpu_only"], SOME, rates, slots=2).rows]
+    assert waits == sorted(waits)
+    assert waits[2] > waits[0]
+
+
+def test_an_interval_is_as_wide_as_a_prediction_where_nothing_queues() -> None:
+    """Rare requests of one length: what is left is how far the time of a prompt may be off."""
+    row = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [1e-4], slots=1).rows[0]
+    error = pass_times(MODEL, HW, policy_named("gpu_only"), SOME, 1, 2048).prompts[0].error
+    low, high = error.interval(row.ttft_s[50].value)
+    assert math.log(row.ttft_s[50].high / row.ttft_s[50].low) == pytest.approx(math.log(high / low), rel=0.25)
+    fitted = pregate.load_hardware("a100-sxm4-80gb")
+    sure = under_arrivals(pregate.load_model("switch-base-8"), fitted, ["gpu_only"], SOME, [1e-4], slots=1).rows[0]
+    assert sure.ttft_s[50].high / sure.ttft_s[50].low < 1.2
+
+
+def test_designs_meet_the_same_machines_and_requests() -> None:
+    twice = under_arrivals(MODEL, HW, ["gpu_only", "on_demand"], SOME, [1.0], slots=2)
+    again = under_arrivals(MODEL, HW, ["on_demand", "gpu_only"], SOME, [1.0], slots=2)
+    first, second = ({row.design: (row.ttft_s, row.tpot_s, row.capacity) for row in one.rows} for one in (twice, again))
+    assert first == second
+
+
+def test_as_many_run_at_once_as_serve_best() -> None:
+    """Where experts are fetched a batch asks for more of them: one at a time may be quicker than four."""
+    many = ArrivalTrace(np.arange(80) * 0.05, np.full(80, 16), np.full(80, 16))
+    for policy in ("gpu_only", "on_demand"):
+        best = under_arrivals(MODEL, HW, [policy], many, slots=4).rows[0]
+        one = under_arrivals(MODEL, HW, [policy], many, slots=1).rows[0]
+        assert best.slots in (1, 2, 4)
+        assert one.grows or best.ttft_s[99].value <= one.ttft_s[99].value * 1.05
+
+
+def test_a_promise_is_of_the_99th_percentile() -> None:
+    rows = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [0.5], slots=2).rows
+    p99 = rows[0].ttft_s[99].value
+    for factor, keeps in ((1.01, True), (0.99, False)):
+        promise = LatencyPromise(ttft_s=factor * p99)
+        found = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [0.5], slots=2, promise=promise)
+        assert found.rows[0].keeps == keeps
+        assert ("no design keeps" in found.verdict()[0]) != keeps
+
+
+def test_memory_is_for_the_longest_of_all_at_once() -> None:
+    long = ArrivalTrace(np.arange(3.0), np.array([8, 8, 200_000]), np.full(3, 8))
+    found = under_arrivals(MODEL, HW, ["gpu_only"], long, [0.001], slots=64)
+    assert not found.rows
+    assert "GB" in found.unserved[0].reason
+
+
+def test_bad_questions_are_refused() -> None:
+    for change in ({"slots": 0}, {"slots": 2000}, {"pass_tokens": 0}, {"basis": "lend"}):
+        with pytest.raises(InvalidInput):
+            under_arrivals(MODEL, HW, ["gpu_only"], SOME, **change)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="0 designs"):
+        under_arrivals(MODEL, HW, [], SOME)
+
+
+def test_the_command_line_says_who_wins_at_each_rate(run: Run) -> None:
+    words = [
+        "mixtral-mini-8",
+        "--hardware",
+        "rtx-4090",
+        "--stack",
+        "llama-cpp",
+        "--input-tokens",
+        "24",
+        "--output-tokens",
+        "8",
+    ]
+    asked = ["--policies", "gpu_only,on_demand", "--requests", "40", "--rates", "0.5,2", "--slots", "2"]
+    status, out, _ = run("arrivals", *words, *asked)
+    assert status == 0
+    assert out.count("requests/s gpu_only has the least p99 TTFT") == 2
+    assert "95 %" in out
+    status, out, _ = run("arrivals", *words, *asked, "--max-ttft", "1us")
+    assert status == 1
+    document = json.loads(run("arrivals", *words, *asked, "--format", "json")[1])
+    assert [row["requests_per_s"] for row in document["rows"]] == [0.5, 2.0, 0.5, 2.0]
+    status, _, err = run("arrivals", *words, "--arrivals", "pyproject.toml")
+    assert status == 2
+    assert "leave them out, or --arrivals" in err

@@ -1,0 +1,138 @@
+"""Arrivals of requests, from tables and JSON lines under the names that public traces give them.
+
+A row a request: its time, the tokens of its prompt and of its answer. Times are seconds, a date with its time of day
+(Azure's LLM traces), or milliseconds where the name says so or rows are JSON with `input_length` (Mooncake). Other
+columns are left out; rows without a prompt or without an answer are counted and left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from traces.errors import InvalidFile, InvalidInput
+from traces.importers.recording import refused
+from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_lines, text_lines
+from traces.requests import MAX_REQUESTS, ArrivalTrace
+
+__all__ = ["load_arrivals"]
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "time": ("arrival_s", "timestamp", "time_s", "arrived_at", "arrival_time", "arrival_ms", "timestamp_ms"),
+    "input": ("input_tokens", "contexttokens", "request tokens", "prompt_tokens", "input_length", "num_prefill_tokens"),
+    "output": (
+        "output_tokens", "generatedtokens", "response tokens", "completion_tokens", "output_length",
+        "num_decode_tokens",
+    ),
+}  # fmt: skip
+"""What a column holds: how traces call it, in lower case."""
+
+_EXAMPLE = "arrival_s,input_tokens,output_tokens"
+_MAX_TOKENS = 10_000_000
+
+
+def load_arrivals(path: str | Path) -> ArrivalTrace:
+    """The requests of a file, in the order of their arrival, the first at 0. Raises `InvalidFile`."""
+    path = Path(path)
+    number, first = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))
+    rows = _json_rows(path) if first.lstrip().startswith("{") else _table_rows(path)
+    times: list[float] = []
+    inputs: list[int] = []
+    outputs: list[int] = []
+    n_left_out = 0
+    for number, (time, in_tokens, out_tokens) in rows:
+        if not in_tokens or not out_tokens:
+            n_left_out += 1
+            continue
+        if len(times) == MAX_REQUESTS:
+            raise refused(path, f"more than {MAX_REQUESTS:,} requests: cut it", number)
+        times.append(time)
+        inputs.append(in_tokens)
+        outputs.append(out_tokens)
+    order = np.argsort(np.array(times), kind="stable")
+    try:
+        arrival_s = np.array(times, dtype=np.float64)[order]
+        arrays = (arrival_s - arrival_s[:1], np.array(inputs)[order], np.array(outputs)[order])
+        return ArrivalTrace(*arrays, path.name, n_left_out)
+    except InvalidInput as error:
+        raise InvalidFile(f"{path}: {error}") from None
+
+
+def _places(names: list[str]) -> dict[str, str] | None:
+    """By what is needed, the name of its column; None where one is missing, or is there twice."""
+    found = {}
+    for what, spellings in _NAMES.items():
+        mine = [name for name in names if name.strip().lower() in spellings]
+        if len(mine) != 1:
+            return None
+        found[what] = mine[0]
+    return found
+
+
+def _table_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
+    lines = ((number, line) for number, line in text_lines(path) if not line.startswith("#"))
+    _, header = next(lines, (1, ""))
+    separator = max(",;\t", key=header.count)
+    names = [name.strip() for name in header.split(separator)]
+    places = _places(names)
+    if places is None:
+        raise refused(path, f"columns are {header[:80]!r}: name a time, prompt and answer, such as {_EXAMPLE}")
+    for number, line in lines:
+        try:
+            fields = next(csv.reader([line], delimiter=separator, strict=True), [])
+        except csv.Error as error:
+            raise refused(path, f"no row of a table ({error}): {line[:60]!r}", number) from error
+        if len(fields) != len(names):
+            raise refused(path, f"{len(fields)} fields, not {len(names)}: {line[:60]!r}", number)
+        yield number, _row(path, number, places, dict(zip(names, fields, strict=True)), is_json=False)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
+    for number, record in json_lines(path):
+        places = _places(list(record))
+        if places is None:
+            raise refused(
+                path, "name a time, prompt and answer, such as timestamp, input_length, output_length", number
+            )
+        yield number, _row(path, number, places, record, is_json=True)
+
+
+def _row(
+    path: Path, number: int, places: Mapping[str, str], row: Mapping[str, Any], *, is_json: bool
+) -> tuple[float, int, int]:
+    in_ms = places["time"].lower().endswith("_ms") or (is_json and places["input"].lower() == "input_length")
+    time = _seconds(path, number, row[places["time"]]) / (1000 if in_ms else 1)
+    inputs, outputs = (_tokens(path, number, places[what], row[places[what]]) for what in ("input", "output"))
+    return time, inputs, outputs
+
+
+def _seconds(path: Path, number: int, cell: Any) -> float:
+    text = str(cell).strip()
+    if text.isascii():
+        try:
+            time = float(text)
+        except ValueError:
+            try:
+                date = datetime.datetime.fromisoformat(text)
+            except ValueError:
+                date = None
+            if date is not None:
+                zoned = date if date.tzinfo is not None else date.replace(tzinfo=datetime.UTC)
+                return zoned.timestamp()
+        else:
+            if math.isfinite(time) and not isinstance(cell, bool) and "_" not in text:
+                return time
+    raise refused(path, f"{text[:40]!r} is no time: seconds, or 2023-11-16 18:15:46.68", number)
+
+
+def _tokens(path: Path, number: int, name: str, cell: Any) -> int:
+    text = str(cell).strip().removesuffix(".0")
+    if not (text.isascii() and text.isdigit() and int(text[:12]) <= _MAX_TOKENS and len(text) < 12):
+        raise refused(path, f"{name} is {text[:40]!r}: a whole number up to {_MAX_TOKENS:,}", number)
+    return int(text)
