@@ -74,11 +74,15 @@ _CACHE_WORDS = {
 """What may follow the size of a cache, and whether it takes a value."""
 
 
+_RANKED = (
+    "lfu_decay", "lfru", "lfru_released", "mrs", "activation", "activation_released", "least_stale",
+)  # fmt: skip
+"""Those of `offload.caches.eviction_ranked`, which imports NumPy."""
+
+
 def eviction_names() -> tuple[str, ...]:
     """The evictions a cache can name."""
-    from offload.caches.eviction_ranked import RANKED
-
-    return (*EVICTIONS, *RANKED, "random", "belady", "static", *_RELEASED)
+    return (*EVICTIONS, *_RANKED, "random", "belady", "static", *_RELEASED)
 
 
 def eviction_named(

@@ -42,6 +42,7 @@ def imported(*words: str) -> tuple[int, set[str]]:
         ("--version",),
         ("models",),
         ("models", "show", "mixtral-8x7b"),
+        ("policies",),
         ("hardware", "--format", "csv"),
         ("hardware", "show", "t4", "--format", "yaml"),
         ("trace", "list"),

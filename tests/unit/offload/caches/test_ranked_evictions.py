@@ -18,6 +18,7 @@ from offload.caches.pool_shape import PoolShape
 from offload.caches.ranks_by_gates import EPSILON, MRS_ALPHA, Mrs, ReleasedActivation
 from offload.caches.ranks_by_use import LeastStale, Lfru, ReleasedLfru
 from offload.caches.residency import ResidentSet
+from offload.policies import eviction_names
 from traces.errors import InvalidInput, UnknownName
 
 N_LAYERS, N_EXPERTS, TOP_K = 3, 5, 2
@@ -181,6 +182,7 @@ def close(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 def test_every_ranked_eviction_has_an_oracle() -> None:
     assert ORACLES.keys() == RANKED.keys()
+    assert [name for name in eviction_names() if name in RANKED] == list(RANKED)
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
