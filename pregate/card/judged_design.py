@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hwmodels.cost import price
+from hwmodels.cost import price_figures
+from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from hwmodels.specs.spread import shipped_spread
 from offload.ops import Lane
@@ -199,7 +200,7 @@ def _use_of(timeline: Timeline, h2d_bytes: float) -> PhaseUse:
 def _timed(captured: Captured, hw: Platform) -> _Timed:
     modes_of(captured.policy, FIFO).require_fifo()
     schedule = captured.decoded.schedule
-    run = walk(schedule, price(schedule.works, hw))
+    run = walk(schedule, price_figures(schedule.works, figures_of(hw), shares=False))
     return _Timed(captured, hw, run, metrics_of(captured, run.timeline), beyond_fit_of(captured, hw))
 
 

@@ -18,14 +18,10 @@ from hwmodels.platform import Platform
 from hwmodels.specs.spread import SPREAD_KEYS, shipped_spread
 from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured
-from simulator.explain.critical_path import ExplainedRun, gradient, walk
-from simulator.explain.path_sum import PathSum
-from simulator.explain.sensitivity import metric_weights
+from simulator.explain.critical_path import ExplainedRun, walk
+from simulator.explain.sensitivity import elasticities, metric_weights
 
 __all__ = ["claimed_depends", "claimed_intervals", "claimed_run", "room_of", "scattering"]
-
-_MOVE = 1e-4
-"""A number is moved by so much, either way, to see what depends on it."""
 
 
 def scattering(hw: Platform, figures: Figures) -> list[str]:
@@ -59,7 +55,7 @@ def claimed_intervals(
 def claimed_run(captured: Captured, figures: Figures) -> ExplainedRun:
     """The run of a captured schedule on `figures`."""
     schedule = captured.decoded.schedule
-    return walk(schedule, price_figures(schedule.works, figures.for_works(schedule.works)))
+    return walk(schedule, price_figures(schedule.works, figures, shares=False))
 
 
 def claimed_depends(
@@ -74,20 +70,13 @@ def claimed_depends(
     schedule = captured.decoded.schedule
     figures = figures.for_works(schedule.works)
     probes, keys = find_probes(schedule, captured.trace), [key for key in scattering(hw, figures) if key not in exact]
-    moved = _moved(figures, keys)
     found: dict[str, tuple[float, dict[str, float]]] = {}
     for name in metrics:
-        weights = metric_weights(explained.timeline, probes, name)
-        value, along = weights.value(explained.timeline), PathSum()
-        if value <= 0:
-            found[name] = 0.0, {}
-            continue
-        along.add(schedule.works, gradient(explained, *weights))
-        ends = along.at(moved, 2 * len(keys)) if keys else np.zeros(0)
-        depends = (ends[::2] - ends[1::2]) / (2 * math.log1p(_MOVE) * value)
-        if name == "tokens_per_s":
-            value, depends = captured.workload.n_output_tokens / value, -depends
-        found[name] = value, dict(zip(keys, depends.tolist(), strict=True))
+        value = metric_weights(explained.timeline, probes, name).value(explained.timeline)
+        depends = elasticities(explained, probes, figures, name, keys) if value > 0 else {}
+        if name == "tokens_per_s" and value > 0:
+            value = captured.workload.n_output_tokens / value
+        found[name] = value, depends
     return found
 
 
@@ -100,13 +89,3 @@ def room_of(hw: Platform, captured: Captured, figures: Figures) -> dict[str, flo
     return {
         key: max(math.log(float(np.max(limit)) / float(np.min(figures[key]))), 0.0) for key, limit in limits.items()
     }
-
-
-def _moved(figures: Figures, keys: Sequence[str]) -> Figures:
-    """Two machines a key: its number a little above, and a little below."""
-    values = {}
-    for i, key in enumerate(keys):
-        factors = np.ones(2 * len(keys))
-        factors[2 * i], factors[2 * i + 1] = 1 + _MOVE, 1 / (1 + _MOVE)
-        values[key] = figures[key] * factors
-    return figures.with_values(values)
