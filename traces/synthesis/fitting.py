@@ -237,7 +237,7 @@ def _imitation(decoded: RoutingTrace, n_layers: int, dials: Dials, rng: np.rando
         n_experts=decoded.n_experts,
         top_k=decoded.top_k,
         input_tokens=1,
-        output_tokens=1 + max(1, round(decoded.n_tokens / n_sequences)),
+        output_tokens=1 + round(decoded.n_tokens / n_sequences),
         batch=n_sequences,
         dials=dials,
         rng=rng,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,15 @@ from traces.routing import RoutingTrace
 from traces.statistics.locality import expert_counts, expert_reuse, trace_statistics
 from traces.synthesis import fitting
 from traces.synthesis.dials import Dials, token_layout
-from traces.synthesis.fitting import FittedStatistic, _entropy_fall, _Moments, _moved, collision_entropy, fit_dials
+from traces.synthesis.fitting import (
+    FittedStatistic,
+    _entropy_fall,
+    _fit,
+    _Moments,
+    _moved,
+    collision_entropy,
+    fit_dials,
+)
 
 
 def test_a_dial_moves_by_the_shortfall_of_its_moment_and_stays_within_its_range() -> None:
@@ -124,6 +134,18 @@ def test_a_relative_difference_that_is_none_is_null() -> None:
     assert rows["mean entropy (bits)"]["relative"] is not None
 
 
+def test_a_statistic_that_one_of_both_has_not_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = iter([
+        {"a": 1.0, "b": math.nan, "reuse at lag 1": 2.0, "c": math.nan, "d": 4.0},
+        {"a": math.nan, "b": 1.0, "reuse at lag 1": 3.0, "c": math.nan, "d": 5.0},
+    ])  # fmt: skip
+    monkeypatch.setattr(fitting, "_figures", lambda _: next(figures))
+    nothing: Any = None
+    assert fitting._comparisons(nothing, nothing, frozenset({"reuse"})) == (
+        FittedStatistic("reuse at lag 1", 2.0, 3.0, True), FittedStatistic("d", 4.0, 5.0, False),
+    )  # fmt: skip
+
+
 def test_a_recorded_trace_whose_experts_are_few_has_that_fraction_fitted() -> None:
     trace = made(Dials(0.0, 0.1, 0.1, 0.25), n_experts=32, output_tokens=40, batch=40)
     found = fit_dials(trace, np.random.default_rng(0))
@@ -150,6 +172,9 @@ def test_imitations_are_as_long_as_what_they_imitate() -> None:
     assert imitation.n_experts == 12
     assert imitation.provenance.model == "toy"
     assert set(imitation.phase.tolist()) == {Phase.DECODE}
+    assert imitation.position.min() == 1  # a prompt of one token
+    short = made(Dials(1.0, 0.1, 0.1), output_tokens=2, batch=5).decode_only()
+    assert _imitation(short, 3, Dials(1.0, 0.1, 0.1), np.random.default_rng(0)).n_tokens == short.n_tokens == 5
     bits = collision_entropy(expert_counts(decoded))
     assert _Moments.of(decoded).collision_entropy.tolist() == bits.tolist()
 
@@ -223,3 +248,93 @@ def test_a_fit_begins_at_an_exponent_of_one_with_code_for_all_its_rounds(monkeyp
         Dials((1.0,) * 3, 0.2, 0.2, 1.0, 0.5), Dials((1.0,) * 3, 0.2, 0.2, 1.0, 0.0),
         Dials((1.0,) * 3, 0.2, 0.7, 1.0, 0.5), Dials((0.4,) * 3, 0.2, 0.2, 1.0, 0.5),
     ]  # fmt: skip
+
+
+SIZES: Any = SimpleNamespace(n_experts=32, top_k=2)
+BEGUN = Dials((0.0, 1.0), 0.2, 0.2, 0.9, 0.5)
+
+
+def rounds(
+    monkeypatch: pytest.MonkeyPatch,
+    *shown: _Moments,
+    begun: Dials = BEGUN,
+    sizes: Any = SIZES,
+    fitted: frozenset[str] = EVERY,
+    n: int | None = None,
+) -> tuple[list[Dials], Dials]:
+    """The dials tried where imitations show moments in turn, and those that were found, fitted to `moments()`."""
+    if n is not None:
+        monkeypatch.setattr(fitting, "_ROUNDS", n)
+    monkeypatch.setattr(_Moments, "of", staticmethod(lambda imitation: imitation))
+    tried: list[Dials] = []
+
+    def imitate(dials: Dials) -> Any:
+        tried.append(dials)
+        return shown[min(len(tried), len(shown)) - 1]
+
+    return tried, _fit(moments(), imitate, sizes, begun, fitted)
+
+
+def test_every_dial_moves_by_the_shortfall_of_its_own_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = moments(
+        collision_entropy=np.array([2.1, 3.2]), reuse=0.6, late_reuse=0.1, following=0.35, distinct=10.0
+    )  # fmt: skip
+    (_, moved), _ = rounds(monkeypatch, made, n=2)
+    first, second = np.atleast_1d(moved.zipf_exponent)
+    assert first == pytest.approx(0.1)  # at 0 entropy falls by less than a bit for 1, and a step is the shortfall
+    weights = [[rank**-power for rank in range(1, 30)] for power in (1, 2)]  # nine tenths of 32 experts
+    fall = 2 / math.log(2) * (
+        np.average(np.log(range(1, 30)), weights=weights[0]) - np.average(np.log(range(1, 30)), weights=weights[1])
+    )  # fmt: skip
+    assert fall > 2
+    assert second == pytest.approx(1 - 0.5 / fall)  # .8 short: half a bit a round at most
+    assert (moved.repeat_probability, moved.layer_correlation, moved.sequence_affinity) == pytest.approx(
+        (0.1, 0.05, 0.8)
+    )
+    assert moved.active_fraction == pytest.approx(0.9 * 0.9)  # 8 of 10: half of what it is off
+
+
+def test_a_dial_whose_moment_is_not_fitted_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = moments(
+        collision_entropy=np.array([3.0, 3.0]), reuse=0.6, late_reuse=0.1, following=0.35, distinct=10.0
+    )  # fmt: skip
+    (_, moved), _ = rounds(monkeypatch, made, n=2, fitted=frozenset({"reuse"}))
+    assert moved == replace(BEGUN, repeat_probability=0.2 + (0.5 - 0.6))
+
+
+def test_exponents_stay_between_0_and_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = moments(collision_entropy=np.array([1.0, 4.9]))
+    (_, moved), _ = rounds(monkeypatch, made, n=2, begun=Dials((0.1, 7.8), 0.2, 0.2, 1.0, 0.5))
+    assert moved.zipf_exponent == (0.0, 8.0)
+    made = moments(collision_entropy=np.array([2.8, 4.1]))  # half a bit a round at most
+    (_, moved), _ = rounds(monkeypatch, made, n=2, begun=Dials((0.0, 0.0), 0.2, 0.2, 1.0, 0.5))
+    assert moved.zipf_exponent == pytest.approx((0.5, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("begun", "distinct", "top_k", "n_experts", "fraction"),
+    [
+        (0.9, 2.0, 2, 32, 1.0),  # no more than there are
+        (0.9, 7.8, 2, 320, 0.9 * (1 + (8 / 7.8 - 1) / 2)),
+        (0.9, 80.0, 2, 32, 0.5),  # 4 bits of entropy take 16 experts
+        (0.9, 80.0, 20, 32, 20 / 32),  # and a token takes its own number
+        (0.3, 2.0, 2, 320, 0.6),  # 4 times too few: twice as many a round at most
+        (0.9, 80.0, 2, 320, 0.9 * 0.55),
+    ],
+)
+def test_the_active_fraction_holds_what_tokens_and_entropy_take(
+    monkeypatch: pytest.MonkeyPatch, begun: float, distinct: float, top_k: int, n_experts: int, fraction: float
+) -> None:
+    sizes: Any = SimpleNamespace(n_experts=n_experts, top_k=top_k)
+    first = replace(BEGUN, active_fraction=begun)
+    (_, moved), _ = rounds(monkeypatch, moments(distinct=distinct), n=2, sizes=sizes, begun=first)
+    assert moved.active_fraction == pytest.approx(fraction)
+
+
+def test_the_nearest_dials_are_found_and_of_equally_near_ones_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far, further = (moments(reuse=reuse) for reuse in (0.45, 0.4, 0.3))
+    tried, found = rounds(monkeypatch, far, near, further)
+    assert len(tried) == 40
+    assert found == tried[1] != tried[2]
+    tried, found = rounds(monkeypatch, far, near, near, further)
+    assert found == tried[1] != tried[2]
