@@ -162,6 +162,11 @@ class MachineSpec:
         """Cards that a token passes through in turn."""
         return self.accelerator.n_cards or 1
 
+    @property
+    def cards_usd(self) -> float | None:
+        """The price of all its cards together, None where that of one is not known."""
+        return None if self.accelerator.price_usd is None else self.n_cards * self.accelerator.price_usd
+
     def quantities(self) -> Mapping[str, Quantity]:
         """Every figure with its source, by dotted key; overridden ones have the source `override`."""
         return ReadOnly(

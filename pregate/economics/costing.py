@@ -199,6 +199,8 @@ def costs(
         raise InvalidInput("a request has 1 input token or more, and asks for 2 or more")
     if not policies:
         raise InvalidInput("no designs to cost: give at least one, such as pregate")
+    if not batches:
+        raise InvalidInput("no batches to serve in: give at least one, such as 1")
     draws = Draws(hw, basis, assumptions or load_assumptions())
     request, promised = RequestShape(input_tokens, output_tokens), objective or LatencyPromise()
     designs: list[Served] = []
@@ -277,7 +279,7 @@ def _drivers(draws: Draws, spent: list[NDArray[np.float64]]) -> dict[str, float]
 
 def _gpus_for_gpu_only(model: ModelArchitecture, hw: Platform, request: RequestShape, batches: Sequence[int]) -> int:
     """Cards whose memory together would hold the model and one smallest batch; 1 where it fits, or DRAM is short."""
-    trace = synthesize(model, request.input_tokens, request.output_tokens, batches[0])
+    trace = synthesize(model, request.input_tokens, request.output_tokens, min(batches))
     try:
         plan_request(model, hw, trace, "gpu_only")
     except CapacityExceeded as error:

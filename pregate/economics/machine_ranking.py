@@ -40,7 +40,7 @@ _SURE = 0.95
 class RankedMachine:
     """A machine and its designs, ranked. `per_million_tokens`: US dollars of output tokens with the best of them, None
     where `lacks` says what is assumed nowhere. `cheapest_in`: the share of all draws in which that is the least of all
-    machines that have a cost. `price_usd`: of the accelerator alone, as its file has it.
+    machines that have a cost. `price_usd`: of its accelerators alone, as their file has it.
     """
 
     choice: Ranking
@@ -61,8 +61,8 @@ class RankedMachine:
 
     @property
     def price_usd(self) -> float | None:
-        """The price of the accelerator, None where no file has it."""
-        return self.best.planned.hw.machine.accelerator.price_usd
+        """The price of the accelerators, None where no file has it."""
+        return self.best.planned.hw.machine.cards_usd
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -129,18 +129,22 @@ class MachineRanking:
             return f"{best.hardware} is the only machine that {self.model} fits."
         other = self.machines[1]
         times, interval = self.worse(other)
-        rests = weakest(*(one.best.estimate(self.objective).tag for one in (best, other)))
         if not self.abstains:
             told = f"{times_of(times)} times as good as {other.hardware}, the next"
-            return f"{best.hardware}: {told} ({span_of(interval)}, {rests})."
+            return f"{best.hardware}: {told} ({span_of(interval)}, {self._rests(other)})."
         near = [one.hardware for one in self.rivals]
         if other not in self.rivals:
+            rests = self._rests(*self.rivals)
             return f"No verdict: {best.hardware} is predicted best and cannot be told from {_listed(near)} ({rests})."
         more = f"; nor can {_listed(near[1:])} be told from it" if len(near) > 1 else ""
         return (
             f"No verdict: {best.hardware} is predicted {times_of(times)} times as good as {other.hardware}, and "
-            f"{span_of(interval)} holds 1 ({rests}){more}."
+            f"{span_of(interval)} holds 1 ({self._rests(other)}){more}."
         )
+
+    def _rests(self, *others: RankedMachine) -> str:
+        """What a comparison of the best with `others` rests on."""
+        return weakest(*(one.best.estimate(self.objective).tag for one in (self.best, *others)))
 
     def cost_verdict(self) -> str:
         """On which machine tokens cost least, and how sure that is; "" where nothing is known of any."""

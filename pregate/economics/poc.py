@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pregate.ask.timing.time_errors import OWN_ERROR, SCATTER
+from pregate.draw.render import si
 from pregate.economics.assumptions import load_assumptions
 from pregate.economics.cost_draws import unfitted_error
 from pregate.economics.costing import CostReport, DesignCost, costs
@@ -84,8 +85,7 @@ class Poc:
         said = self.report.verdict()
         if self.chosen is None:
             return f"Nothing to try: no candidate serves these requests. {said}"
-        best = self.report.cheapest
-        if best is not None and best.served.design == self.asked.now:
+        if self.report.cheapest is self.now:
             return f"Leave it as it is. {said}"
         return f"Try {self.chosen.served.design}. {said}"
 
@@ -146,26 +146,26 @@ def _thresholds(asked: PocFile, chosen: DesignCost, now: DesignCost | None) -> t
     back = "below the accepted rate for an hour"
     if now is not None:
         back = f"below {now.served.requests_per_s:.3g} for an hour: what runs now serves that"
-    hbm, link = served.peak_hbm_bytes / 1e9, served.link_bytes_per_s / 1e9
+    link = f"{si(served.link_bytes_per_s, 'B')}/s"
     return (
         Threshold(
-            "time to the first token, 95th percentile", _s(served.ttft_s), f"at most {_s(ttft)}",
-            f"above {_s(1.2 * ttft)} for 10 minutes", "the engine's log or metrics, a histogram a minute",
+            "time to the first token, 95th percentile", si(served.ttft_s, "s"), f"at most {si(ttft, 's')}",
+            f"above {si(1.2 * ttft, 's')} for 10 minutes", "the engine's log or metrics, a histogram a minute",
         ),
         Threshold(
-            "time per output token, 95th percentile", _s(served.tpot_s), f"at most {_s(tpot)}",
-            f"above {_s(1.2 * tpot)} for 10 minutes", "the engine's log or metrics, a histogram a minute",
+            "time per output token, 95th percentile", si(served.tpot_s, "s"), f"at most {si(tpot, 's')}",
+            f"above {si(1.2 * tpot, 's')} for 10 minutes", "the engine's log or metrics, a histogram a minute",
         ),
         Threshold(
             f"requests/s at batch {served.batch}", f"{rate:.3g}", f"at least {rate / slower:.3g}", back,
             "requests finished, a counter",
         ),
         Threshold(
-            "HBM in use", f"{hbm:.3g} GB", f"at most {1.05 * hbm:.3g} GB",
+            "HBM in use", si(served.peak_hbm_bytes, "B"), f"at most {si(1.05 * served.peak_hbm_bytes, 'B')}",
             "any request that fails for memory", "nvidia-smi --query-gpu=memory.used --format=csv -l 10",
         ),
         Threshold(
-            "bytes over the link", f"{link:.3g} GB/s", f"within 20 % of {link:.3g} GB/s at this batch",
+            "bytes over the link", link, f"within 20 % of {link} at this batch",
             "none of its own: says why another figure moved", "nvidia-smi dmon -s t -d 10 (rxpci, MB/s)",
         ),
         Threshold(
@@ -181,9 +181,3 @@ def _slowest(asked: PocFile, chosen: DesignCost) -> float:
     if any(chosen.served.error.fitted):
         return chosen.served.error.interval(1.0)[1]
     return unfitted_error(chosen.served, load_assumptions(None, asked.assume)).high
-
-
-def _s(seconds: float) -> str:
-    from pregate.draw.render import si
-
-    return si(seconds, "s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -95,23 +94,17 @@ def serve(
 
     Sequences of a batch start and end together: engines that batch continuously serve more. Raises as `simulate`.
     """
-    found: list[Served] = []
-    refused: CapacityExceeded | None = None
-    quickest = (math.inf, math.inf)
-    for batch in batches:
+    tried: list[Served] = []
+    for batch in sorted(batches):
         try:
-            served = _at(model, machine, design, request, batch, seed)
+            tried.append(_at(model, machine, design, request, batch, seed))
         except CapacityExceeded as error:
-            refused = refused or error
-            break
-        quickest = min(quickest, (served.ttft_s, served.tpot_s))
-        if objective.met(served.ttft_s, served.tpot_s):
-            found.append(served)
-    if found:
-        return max(found, key=lambda served: served.requests_per_s)
-    if refused is not None and math.isinf(quickest[0]):
-        return Unserved(design.name, str(refused), refused.needed_bytes if refused.memory == "HBM" else 0)
-    first, other = quickest
+            if not tried:
+                return Unserved(design.name, str(error), error.needed_bytes if error.memory == "HBM" else 0)
+            break  # nor does any larger one
+    if kept := [served for served in tried if objective.met(served.ttft_s, served.tpot_s)]:
+        return max(kept, key=lambda served: served.requests_per_s)
+    first, other = (min(getattr(served, name) for served in tried) for name in ("ttft_s", "tpot_s"))
     best = f"{first:.3g} s to the first token and {other:.3g} s a token at best"
     return Unserved(design.name, f"{design.name} misses the objective at every batch: {best}")
 

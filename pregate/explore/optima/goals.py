@@ -23,7 +23,7 @@ from traces.errors import InvalidInput, unknown_name
 __all__ = ["PRICES", "Constraint", "Goals", "Objective", "figure_names", "read_goals", "shown", "unit"]
 
 PRICES = ("price_usd", "usd_per_token_per_s")
-"""Figures that are of a machine's price: the accelerator's, and that over tokens/s."""
+"""Figures that are of a machine's price: that of its accelerators, and that over tokens/s."""
 
 _MEASURED = tuple(field.name for field in dataclasses.fields(SimulationResult) if field.type in ("float", "int"))
 _UNITS = {name: unit_of(name) for name in _MEASURED} | dict.fromkeys(PRICES, "USD")

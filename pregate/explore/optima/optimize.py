@@ -64,7 +64,7 @@ def optimize(
     `model`, `hw`, `trace`, `policies`, `axes`, `executor`, `jobs`: as of `pregate.sweep`; an axis is a list of values,
     or a range `(low, high)` or `(low, high, "log")`. `objectives`: `FIGURE:min` or `FIGURE:max`, `best` is about the
     first. `constraints`: `FIGURE<=NUMBER` or `FIGURE>=NUMBER`, with a unit or in SI. A figure is a number of a
-    `SimulationResult`; `price_usd`, the accelerator's; or `usd_per_token_per_s`. Where prices count, machines without
+    `SimulationResult`; `price_usd`, the accelerators'; or `usd_per_token_per_s`. Where prices count, machines without
     one are left out, and named.
 
     `method`: "exhaustive" tries every point of lists, and is exact; "optuna" tries `n_trials` points, in batches, drawn

@@ -14,11 +14,8 @@ def pareto_front(costs: NDArray[np.float64]) -> NDArray[np.int64]:
     Ascending by the first cost, then the second, ...; of equal rows only the first. No row may have a NaN. One cost
     and two take O(n log n) (Kung, Luccio and Preparata, JACM 22(4), 1975), more take O(n x rows of the front).
     """
-    order = np.lexsort(costs.T[::-1])  # stable: of equal rows the first stays the first
+    order = np.lexsort(costs.T[::-1])  # stable: of equal rows the first stays the first, and is the one that is found
     ascending = costs[order]
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = np.any(ascending[1:] != ascending[:-1], axis=1)
-    order, ascending = order[new], ascending[new]
     if ascending.shape[1] == 1:
         return order[:1]
     if ascending.shape[1] == 2:
@@ -28,7 +25,9 @@ def pareto_front(costs: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _unbeaten(ascending: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Of distinct rows in lexicographic order. What dominates a row comes before it: the first one left is unbeaten."""
+    """Of rows in lexicographic order, of equal ones the first. What dominates a row comes before it: the first one left
+    is unbeaten.
+    """
     left = np.arange(len(ascending))
     found = []
     while left.size:

@@ -31,6 +31,7 @@ from traces.routing import RoutingTrace
 __all__ = ["Range", "Space", "read_space"]
 
 _PRICE = "accelerator.price_usd"
+_CARDS = "accelerator.n_cards"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ class Range:
 class Space:
     """`parameters`: what varies besides the policies of `subject`, in the order given.
 
-    `priced_by`: the name of the axis that decides the accelerator, "" for none; `prices`: in US dollars by its values
-    (without one by ""), None where unknown. `left_out`: machines that are not searched for want of a price.
+    `priced_by`: the name of the axis that decides the accelerator, "" for none. By its values, without one by "":
+    `prices` of one card in US dollars, None where unknown; `n_cards` of the machine. `left_out`: machines that are not
+    searched for want of a price.
     `told_apart`: what is said of designs that know the future or change the output, ranked for want of others or not.
     """
 
@@ -59,6 +61,7 @@ class Space:
     parameters: tuple[Axis | Range, ...]
     priced_by: str
     prices: Mapping[str, float | None]
+    n_cards: Mapping[str, int]
     left_out: tuple[str, ...]
     told_apart: tuple[str, ...] = ()
 
@@ -85,15 +88,14 @@ class Space:
         return axes
 
     def price_usd(self, axes: Sequence[Axis], n: int) -> NDArray[np.float64]:
-        """What the accelerator costs at each of `n` points, of which `axes` have the values: NaN where unknown."""
-        for axis in axes:
-            if axis.key == _PRICE:
-                return axis.values.astype(np.float64)
-            if axis.name == self.priced_by:
-                found, place = np.unique(axis.values, return_inverse=True)
-                prices = np.array([self.prices[name] for name in found.tolist()], dtype=np.float64)
-                return prices[place.reshape(-1)]
-        return np.full(n, self.prices.get(""), dtype=np.float64)
+        """What all cards cost together at each of `n` points, of which `axes` have the values: NaN where unknown."""
+        columns = {axis.key: axis.values.astype(np.float64) for axis in axes if axis.key in (_PRICE, _CARDS)}
+        names = next((axis.values for axis in axes if axis.name == self.priced_by), np.full(n, ""))
+        found, place = np.unique(names, return_inverse=True)
+        for key, by_name in ((_PRICE, self.prices), (_CARDS, self.n_cards)):
+            if key not in columns:
+                columns[key] = np.array([by_name[name] for name in found.tolist()], dtype=np.float64)[place.reshape(-1)]
+        return columns[_PRICE] * columns[_CARDS]
 
 
 def read_space(
@@ -124,7 +126,7 @@ def read_space(
     if isinstance(source, TraceRecipe) and not fills and not ends.keys() & {*WORKLOAD, "top_k"}:
         source = trace_at(source, architecture, {})  # one for all points
     machine = hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw))
-    priced_by, prices = _prices(machine, ends)
+    priced_by, prices, n_cards = _prices(machine, ends)
     left_out = tuple(name for name, price in prices.items() if price is None) if need_prices else ()
     if left_out and len(left_out) == len(prices):
         named = ", ".join(left_out) if priced_by else platform_at(machine, {}).hardware
@@ -137,7 +139,7 @@ def read_space(
         for parameter in parameters
     )
     subject = Subject(architecture, machine, source, designs, expert_tier, fills)
-    return Space(subject, kept, priced_by, prices, left_out, apart)
+    return Space(subject, kept, priced_by, prices, n_cards, left_out, apart)
 
 
 def _parameters(axes: Mapping[str, Any]) -> tuple[Axis | Range, ...]:
@@ -150,17 +152,15 @@ def _parameters(axes: Mapping[str, Any]) -> tuple[Axis | Range, ...]:
             if len(values) not in (2, 3):
                 raise InvalidInput(f"axis {name} = {values!r}: a range is (low, high) or (low, high, 'log')")
             spacings[name] = values[2] if len(values) == 3 else "linear"
-            listed[name] = spaced(name, spacings[name], values[0], values[1], 2)
-    return tuple(
-        _range(axis, spacings[axis.name], axes[axis.name]) if axis.name in spacings else axis
-        for axis in read_axes(listed)
-    )
+            low, high = (spaced(name, spacings[name], end, end, 1)[0] for end in values[:2])
+            if not low < high:
+                raise InvalidInput(f"axis {name} = {values!r}: a range must rise")
+            listed[name] = [low, high]
+    return tuple(_range(axis, spacings[axis.name]) if axis.name in spacings else axis for axis in read_axes(listed))
 
 
-def _range(ends: Axis, spacing: str, given: Any) -> Range:
-    low, high = ends.values[0].item(), ends.values[-1].item()
-    if not low < high:
-        raise InvalidInput(f"axis {ends.name} = {given!r}: a range must rise")
+def _range(ends: Axis, spacing: str) -> Range:
+    low, high = ends.values.tolist()
     return Range(ends.name, ends.key, ends.unit, low, high, spacing == "log", isinstance(ends.value(0), int))
 
 
@@ -171,17 +171,20 @@ def _ends(parameter: Axis | Range) -> Axis:
     return Axis(parameter.name, parameter.key, np.array([parameter.low, parameter.high]), parameter.unit)
 
 
-def _prices(hw: Platform | MachineRecipe, axes: Mapping[str, Axis]) -> tuple[str, dict[str, float | None]]:
-    """The axis that decides the accelerator, and what each of its values costs."""
-    if _PRICE in axes:
-        return "", {}
+def _prices(
+    hw: Platform | MachineRecipe, axes: Mapping[str, Axis]
+) -> tuple[str, dict[str, float | None], dict[str, int]]:
+    """The axis that decides the accelerator; what a card of each of its values costs, unless an axis says that; and how
+    many there are.
+    """
     usual = {key: axes[key].value(0) for key in MACHINE if key in axes}
     deciding = next((axes[key] for key in ("accelerator", "hardware") if key in axes), None)
-    if deciding is None:
-        return "", {"": platform_at(hw, usual).machine.accelerator.price_usd}
-    names = deciding.values.tolist()
-    machines = [platform_at(hw, {**usual, deciding.key: name}).machine for name in names]
-    return deciding.name, {name: machine.accelerator.price_usd for name, machine in zip(names, machines, strict=True)}
+    choices = {"": usual}
+    if deciding is not None:
+        choices = {name: {**usual, deciding.key: name} for name in deciding.values.tolist()}
+    machines = {name: platform_at(hw, choice).machine for name, choice in choices.items()}
+    prices = {} if _PRICE in axes else {name: one.accelerator.price_usd for name, one in machines.items()}
+    return "" if deciding is None else deciding.name, prices, {name: one.n_cards for name, one in machines.items()}
 
 
 def _without(axis: Axis, names: Sequence[str]) -> Axis:

@@ -1,9 +1,15 @@
-"""A design as it serves and all that its cost rests on, in round numbers."""
+"""A design as it serves, all that its cost rests on, and reports of costs, in round numbers."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from pregate.ask.timing.time_errors import TimeError
-from pregate.economics.serving import RequestShape, Served
+from pregate.economics.assumptions import Assumption
+from pregate.economics.cost_draws import Estimate
+from pregate.economics.costing import CostReport, DesignCost
+from pregate.economics.serving import LatencyPromise, RequestShape, Served, Unserved
 
 CARD = "a100-sxm4-80gb"
 SURE = {
@@ -15,3 +21,26 @@ SURE = {
 }  # fmt: skip
 REQUEST = RequestShape(16, 8)
 SERVED = Served("pregate", 4, 2.0, 0.5, 6.0, 0.75, 0.5, 3e9, 1e9, 0.5, 1 << 30, TimeError(rows=1.0))
+
+
+def of(value: float, by: float = 0.5) -> Estimate:
+    return Estimate(value, value - by, value + by)
+
+
+def design(
+    name: str, total: float, cheapest_in: float, *, is_ranked: bool = True, paid: float | None = 9.0
+) -> DesignCost:
+    served = dataclasses.replace(SERVED, design=name)
+    payback = None if paid is None else of(paid)
+    return DesignCost(served, of(1.0), of(2.0), of(3.0), of(4.0), of(total), payback, cheapest_in, is_ranked)
+
+
+def report(*designs: DesignCost, **other: Any) -> CostReport:
+    values: dict[str, Any] = {
+        "model": "m", "hardware": "h", "basis": "own", "calibration": "claimed", "request": RequestShape(16, 8),
+        "objective": LatencyPromise(1.5), "requests_per_s": 7.0, "designs": designs,
+        "unserved": (Unserved("x", "x is too large", 5), Unserved("y", "y is slow")), "gpus_for_gpu_only": 3,
+        "assumed": {"pue": Assumption(1.5, 1.2, 2.0, "1", "a test", "2026-01-01")}, "drivers": {"pue": 0.9},
+        "now": "a", "told_apart": ("z cannot be built.",), **other,
+    }  # fmt: skip
+    return CostReport(**values)

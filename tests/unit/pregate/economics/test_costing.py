@@ -14,38 +14,14 @@ from offload.slots.memory import CapacityExceeded
 from pregate.economics import costing
 from pregate.economics.assumptions import Assumption, Assumptions
 from pregate.economics.cost_draws import Draws, Estimate
-from pregate.economics.costing import CostReport, DesignCost, costs
+from pregate.economics.costing import CostReport, costs
 from pregate.economics.serving import BATCHES, LatencyPromise, RequestShape, Served, Unserved
 from pregate.named import load_hardware, load_model
 from pregate.routing_traces import synthesize
-from tests.unit.pregate.economics.round_numbers import SERVED, SURE
+from tests.unit.pregate.economics.round_numbers import SERVED, SURE, design, report
 from traces.errors import InvalidInput
 
 MODEL, HW = load_model("switch-mini-16"), load_hardware("a100-sxm4-80gb", "streams")
-
-
-def of(value: float, by: float = 0.5) -> Estimate:
-    return Estimate(value, value - by, value + by)
-
-
-def design(
-    name: str, total: float, cheapest_in: float, *, is_ranked: bool = True, paid: float | None = 9.0
-) -> DesignCost:
-    served = dataclasses.replace(SERVED, design=name)
-    payback = None if paid is None else of(paid)
-    return DesignCost(served, of(1.0), of(2.0), of(3.0), of(4.0), of(total), payback, cheapest_in, is_ranked)
-
-
-def report(*designs: DesignCost, **other: Any) -> CostReport:
-    values: dict[str, Any] = {
-        "model": "m", "hardware": "h", "basis": "own", "calibration": "claimed", "request": RequestShape(16, 8),
-        "objective": LatencyPromise(1.5), "requests_per_s": 7.0, "designs": designs,
-        "unserved": (Unserved("x", "x is too large", 5), Unserved("y", "y is slow")), "gpus_for_gpu_only": 3,
-        "assumed": {"pue": Assumption(1.5, 1.2, 2.0, "1", "a test", "2026-01-01")}, "drivers": {"pue": 0.9},
-        "now": "a", "told_apart": ("z cannot be built.",), **other,
-    }  # fmt: skip
-    return CostReport(**values)
-
 
 THREE = report(
     design("a", 1234.4, 0.2, paid=None), design("b", 999.6, 0.5), design("c", 2000.0, 0.3),
@@ -302,6 +278,17 @@ def test_cards_for_the_model_are_counted_by_what_each_has_left(
     ((model, hw, trace, policy),) = planned
     assert (model, hw, policy) == (MODEL, HW, "gpu_only")
     assert trace.digest == synthesize(MODEL, 16, 8, 3).digest
+
+
+def test_the_smallest_batch_counts_wherever_it_stands_and_there_is_one(
+    asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[str] = []
+    monkeypatch.setattr(costing, "plan_request", lambda *given: planned.append(given[2].digest))
+    cost("pregate", batches=(4, 3))
+    assert planned == [synthesize(MODEL, 16, 8, 3).digest]
+    with pytest.raises(InvalidInput, match="no batches to serve in: give at least one, such as 1"):
+        cost("pregate", batches=())
 
 
 def test_a_model_that_fits_needs_the_cards_that_there_are(asked: list[tuple[Any, ...]]) -> None:

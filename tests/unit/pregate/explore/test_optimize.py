@@ -165,6 +165,17 @@ def test_a_price_is_of_the_accelerator_that_an_axis_names_or_sets(search: Search
     assert figures["usd_per_token_per_s"] == 500 / figures["tokens_per_s"]
 
 
+def test_a_machine_costs_all_its_cards(search: Search) -> None:
+    names = ["rtx-4090", "2x rtx-4090", "a10"]
+    found = search({"hardware": names}, policies=["gpu_only"], objectives="tokens_per_s:max")
+    assert found.candidates.values("price_usd")[:2].tolist() == [1599, 2 * 1599]
+    assert np.isnan(found.candidates.values("price_usd")[2])
+    stated = search({"hardware": names[:2], "accelerator.price_usd": [1000.0, 1500.0]}, policies=["gpu_only"])
+    assert stated.candidates.values("price_usd").tolist() == [1000, 1500, 2000, 3000]
+    numbered = search({"accelerator.n_cards": [1, 3]}, hw="2x rtx-4090", policies=["gpu_only"])
+    assert numbered.candidates.values("price_usd").tolist() == [1599, 3 * 1599]
+
+
 def test_nothing_with_a_price_is_refused(search: Search) -> None:
     with pytest.raises(InvalidInput, match="no price is known of a10: give one"):
         search({"batch": [1]}, hw="a10")
