@@ -23,7 +23,7 @@ class LayerStreams:
     """Layers that pass through HBM. `n_bytes`: of each, in order; `ahead` as of `Placement`, at most all of them."""
 
     def __init__(self, model: ModelArchitecture, placed: Placed) -> None:
-        weights = layer_weight_bytes(model) if placed.streamed_layers else ()
+        weights = layer_weight_bytes(model)
         experts = model.n_experts * int(model.expert_bytes * placed.expert_share)
         self.n_bytes = {
             layer: (int(weights[layer] * placed.streamed_share) if layer in placed.streamed_layers else 0)
@@ -49,7 +49,7 @@ class ZeroCopies:
 
     def __init__(self, model: ModelArchitecture, placed: Placed, rows: int) -> None:
         self._rows, share = rows, placed.streamed_share
-        parts = layer_part_bytes(model) if placed.zero_copy_weights else ()
+        parts = layer_part_bytes(model)
         self._parts = {layer: [int(one * share) for one in parts[layer]] for layer in placed.zero_copy_weights}
         self._experts, self._expert_bytes = placed.zero_copy_experts, int(model.expert_bytes * placed.expert_share)
 

@@ -80,6 +80,8 @@ class Placement:
             raise InvalidInput(f"kv = {self.kv!r}: a KV cache is on the device, on the host, or streamed (stream)")
         if self.beside and self.host_experts is None:
             raise InvalidInput("host=beside says how experts of the host run: give experts=cpu with it")
+        if self.host_experts is not None and self.streamed_experts is not None:
+            raise InvalidInput("experts=cpu and experts=stream: experts that are not in HBM have one home, give one")
         self._check_over_link()
         if self.ahead is not None and not self.streams:
             raise InvalidInput(f"ahead = {self.ahead} is of layers that are streamed: give weights=stream with it")

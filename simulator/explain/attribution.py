@@ -63,8 +63,9 @@ def critical_path(explained: ExplainedRun) -> Path:
     before = np.where(op > 0, explained.host_s[op - 1], 0.0)
     begin_s = np.where(issuing, before, timeline.start_s[op])
     end_s = np.where(issuing, explained.host_s[op], timeline.end_s[op])
-    # What the path spends after `slotless_s` of a copy that comes later, that copy waits for its slot.
-    since_s = np.where(issuing, np.inf, explained.slotless_s()[op])
+    # What the path spends after `slotless_s` of a copy that comes later, that copy waits for its slot. Of an op that is
+    # being issued it is no earlier than the end of that, so that nothing before waits for it.
+    since_s = explained.slotless_s()[op]
     waits_since_s = np.minimum.accumulate(np.concatenate([[np.inf], since_s[:0:-1]]))[::-1]
     slot_s = np.maximum(end_s - np.maximum(begin_s, waits_since_s), 0.0)
     return Path(op, issuing, begin_s, end_s, slot_s)
@@ -84,7 +85,7 @@ def partition(explained: ExplainedRun, figures: Figures) -> dict[str, float]:
     shares = np.array([_class_shares(work, figures) for work in schedule.works]).reshape(n_works, len(CLASSES))
     seconds = dict(zip(CLASSES, (running_s @ shares).tolist(), strict=True))
     seconds["host"] += float(left_s[path.issuing].sum())
-    seconds["slot"] += float(path.slot_s.sum())
+    seconds["slot"] = float(path.slot_s.sum())
     return seconds
 
 
