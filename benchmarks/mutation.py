@@ -49,6 +49,8 @@ _MEMORY = tuple(
 _DECODE = tuple(
     f"tests/unit/offload/decoding/test_decode{part}.py" for part in ("_by_hand", "_passes", "_dispatch", "_placed", "")
 )
+_PLACEMENT = ("tests/unit/offload/placing/test_placement_by_hand.py",)
+_EXPLAIN = ("tests/unit/simulator/explain/test_explain_by_hand.py", "tests/analytic/test_waits_for_slots.py")
 _PRODUCTS = ("tests/unit/hwmodels/laws/test_products_longhand.py",)
 _ATTENTION = ("tests/unit/hwmodels/laws/test_attention_longhand.py",)
 _SYNTHESIS = tuple(
@@ -74,6 +76,10 @@ TARGETS = {
         "tests/unit/offload/placing/test_placement_memory.py",
     ),
     "offload/caches/gate_output.py": ("tests/unit/offload/caches/test_gate_output.py",),
+    "offload/placing/placement.py": _PLACEMENT,
+    "offload/placing/layers.py": _PLACEMENT,
+    "offload/placing/over_link.py": _PLACEMENT,
+    "offload/placing/tiers.py": ("tests/unit/offload/placing/test_tiers_by_hand.py",),
     "offload/caches/admission.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
     "offload/caches/eviction_ranked.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
     "offload/caches/ranks_by_use.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
@@ -147,8 +153,25 @@ TARGETS = {
     "simulator/recurrence.py": ("tests/unit/simulator/test_recurrence.py",),
     "simulator/resources.py": ("tests/analytic/test_sharing.py",),
     "simulator/explain/bounds.py": ("tests/unit/simulator/explain/test_bounds.py",),
+    "simulator/explain/attribution.py": _EXPLAIN,
+    "simulator/explain/critical_path.py": _EXPLAIN,
+    "simulator/explain/path_sum.py": ("tests/unit/simulator/explain/test_path_sum.py",),
+    "simulator/explain/sensitivity.py": _EXPLAIN,
     "pregate/economics/cost_draws.py": ("tests/unit/pregate/economics/test_cost_draws.py",),
     "pregate/economics/costing.py": ("tests/unit/pregate/economics/test_costing.py",),
+    "pregate/economics/serving.py": ("tests/unit/pregate/economics/test_serving.py",),
+    "pregate/economics/poc.py": ("tests/unit/pregate/economics/test_poc_by_hand.py",),
+    "pregate/economics/machine_ranking.py": ("tests/unit/pregate/economics/test_machine_ranking_by_hand.py",),
+    **dict.fromkeys(
+        (f"pregate/explore/optima/{name}.py" for name in ("goals", "pareto", "scoring", "optimum", "candidates")),
+        tuple(
+            f"tests/unit/pregate/explore/test_{name}.py"
+            for name in ("optima_by_hand", "optimize_goals", "optimize_pareto")
+        ),
+    ),
+    "pregate/explore/optima/space.py": ("tests/unit/pregate/explore/test_search_space.py",),
+    "pregate/explore/optima/trials.py": ("tests/unit/pregate/explore/test_search_space.py",),
+    "pregate/explore/optima/optimize.py": ("tests/unit/pregate/explore/test_search_runs.py",),
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
     "pregate/measured/isca24/natural_routing.py": ("tests/unit/pregate/measured/isca24/test_natural_routing.py",),
     "traces/synthesis/dials.py": _SYNTHESIS,
