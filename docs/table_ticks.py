@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.calibrate.clock_ticks import TICK_S, in_ticks, rank_agreement
-from hwmodels.calibrate.kernel_tables import MACHINES, KernelTable, kernel_tables, tables_folder, versions
-from hwmodels.calibrate.law_fits import drawn_rows
+from hwmodels.calibrate.public_tables.clock_ticks import TICK_S, in_ticks, rank_agreement
+from hwmodels.calibrate.public_tables.kernel_tables import MACHINES, KernelTable, kernel_tables, tables_folder, versions
+from hwmodels.calibrate.public_tables.law_fits import drawn_rows
 
 FORMS = ("decode_attention", "latent_decode")
 

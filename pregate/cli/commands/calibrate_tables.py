@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwmodels.calibrate.from_tables import STACKS, TableFit, fit_of, fit_tables, law_rows
-from hwmodels.calibrate.kernel_tables import MACHINES, tables_folder, versions
+from hwmodels.calibrate.public_tables.from_tables import STACKS, TableFit, fit_of, fit_tables, law_rows
+from hwmodels.calibrate.public_tables.kernel_tables import MACHINES, tables_folder, versions
 from hwmodels.laws.families import family_of
 from hwmodels.specs.machine_files import load_machine
 from pregate.cli.output_paths import require_folder

@@ -11,8 +11,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 import pregate
-from hwmodels.calibrate.from_tables import fit_tables
-from hwmodels.calibrate.kernel_tables import kernel_tables, tables_folder
+from hwmodels.calibrate.public_tables.from_tables import fit_tables
+from hwmodels.calibrate.public_tables.kernel_tables import kernel_tables, tables_folder
 from hwmodels.figures import figures_of
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.benchmark_conditions import MEASURED

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from hwmodels.calibrate.from_tables import TableFit, fit_of, fit_tables, law_rows, nearest
-from hwmodels.calibrate.kernel_tables import kernel_tables, tables_folder, versions
-from hwmodels.calibrate.law_fits import drawn_rows, errors_of, predicted, rates_of
+from hwmodels.calibrate.public_tables.from_tables import TableFit, fit_of, fit_tables, law_rows, nearest
+from hwmodels.calibrate.public_tables.kernel_tables import kernel_tables, tables_folder, versions
+from hwmodels.calibrate.public_tables.law_fits import drawn_rows, errors_of, predicted, rates_of
 from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.families import family_of

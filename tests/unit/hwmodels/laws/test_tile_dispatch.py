@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwmodels.calibrate.table_readers import READERS
+from hwmodels.calibrate.public_tables.table_readers import READERS
 from hwmodels.fits.fit_files import load_fit
 from hwmodels.laws.benchmark_conditions import MEASURED
 from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, INSTRUCTION_TILES, TRITON_DEFAULT, Tile

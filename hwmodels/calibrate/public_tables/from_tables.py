@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwmodels.calibrate.clock_ticks import RankAgreement
-from hwmodels.calibrate.kernel_tables import MACHINES, PACKAGE, KernelTable, kernel_tables, versions
-from hwmodels.calibrate.law_fits import drawn_rows, errors_of, fit_law, predicted, rates_of, table_roofline_s
+from hwmodels.calibrate.public_tables.clock_ticks import RankAgreement
+from hwmodels.calibrate.public_tables.kernel_tables import MACHINES, PACKAGE, KernelTable, kernel_tables, versions
+from hwmodels.calibrate.public_tables.law_fits import (
+    drawn_rows,
+    errors_of,
+    fit_law,
+    predicted,
+    rates_of,
+    table_roofline_s,
+)
 from hwmodels.fits.fit import Fit, law_errors
 from hwmodels.fits.fit_limits import check_fit
 from hwmodels.laws.families import family_of

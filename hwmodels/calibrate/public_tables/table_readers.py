@@ -1,4 +1,4 @@
-"""Rows of the public tables of kernels (`hwmodels.calibrate.kernel_tables`), as laws need them."""
+"""Rows of the public tables of kernels (`hwmodels.calibrate.public_tables.kernel_tables`), as laws need them."""
 
 from __future__ import annotations
 

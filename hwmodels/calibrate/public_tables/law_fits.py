@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.calibrate.clock_ticks import RankAgreement, rank_agreement
-from hwmodels.calibrate.kernel_tables import KernelTable
+from hwmodels.calibrate.public_tables.clock_ticks import RankAgreement, rank_agreement
+from hwmodels.calibrate.public_tables.kernel_tables import KernelTable
 from hwmodels.compute_formats import computes_in
 from hwmodels.laws.benchmark_conditions import MEASURED
 from hwmodels.laws.fitted_law import MOST_TIME_S, FittedLaw, HeldOut

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwmodels.calibrate.table_readers import READERS, Columns, KernelTable, Reader
+from hwmodels.calibrate.public_tables.table_readers import READERS, Columns, KernelTable, Reader
 from hwmodels.laws.families import family_of
 from hwmodels.specs.machine_files import load_machine
 from traces.errors import InvalidInput, unknown_name

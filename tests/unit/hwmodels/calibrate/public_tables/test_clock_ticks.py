@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from hwmodels.calibrate.clock_ticks import TICK_S, in_ticks, rank_agreement
+from hwmodels.calibrate.public_tables.clock_ticks import TICK_S, in_ticks, rank_agreement
 
 RNG = np.random.default_rng(7)
 TRUE = np.exp(RNG.uniform(np.log(9e-6), np.log(200e-6), 800))
