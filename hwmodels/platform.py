@@ -211,12 +211,17 @@ def load_platform(
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
         usual = DEFAULT_STACK if machine.n_cards == 1 else IN_TURN
         stack = next((name for name in fitted if name not in _OF_TABLES and machine.n_cards == 1), usual)
-    ours, theirs, chosen = _split(overrides or {}, load_stack(stack))
+    ours, theirs, chosen = _split(overrides or {}, _on(machine.accelerator, stack))
     _check_maker(machine.accelerator, chosen)
     fit = _best_fit(machine.accelerator, stack)
     if fit is not None and fit.hardware == machine.accelerator.name:
         machine = _measured(fit, machine)
     return Platform(with_overrides(machine, theirs), chosen, fit, ours)
+
+
+def _on(accelerator: Accelerator, stack: str) -> SoftwareStack:
+    """The stack with the kernels that it has on such an accelerator."""
+    return load_stack(stack).on(accelerator.vendor, accelerator.compute_capability)
 
 
 def machines_of(stack: str | None) -> tuple[str, ...]:

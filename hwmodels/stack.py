@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.kernels.core_formats import NO_CORE_FORMATS, CoreFormats, read_core_formats
-from hwmodels.kernels.fused_tile import UNPADDED, FusedTile, read_fused_tile
+from hwmodels.kernels.fused_tile import (
+    UNPADDED,
+    USUAL_TILES,
+    CardTiles,
+    FusedTile,
+    read_card_tiles,
+    read_fused_tile,
+)
+from hwmodels.kernels.host_products import NO_HOST_PRODUCTS, HostProducts, read_host_products
 from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks, read_row_blocks
 from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
 from hwmodels.shipped import STACKS_DIR
@@ -158,9 +166,11 @@ class SoftwareStack:
     roofline. `latent_launches`: of a latent attention that is absorbed, 0 as any other. `shared_launches`:
     more of experts where shared ones run beside them; `tiled_launches`: more of fused experts over more than one token.
     `graph_tokens`: tokens of a pass, at most, that is launched as one CUDA graph; 0: any. `fused_tile`: of its fused op
-    of experts; `row_blocks`: of products of one row. `packed_compute`: the
-    format in which weights that are unpacked are multiplied; empty: that of the activations. `core_formats`: what a
-    core of the host takes for a weight, by format. `half_sums`: whether its attention sums values in 16 bits.
+    of experts, `card_tiles`: of it on cards that have other kernels; `row_blocks`: of products of one row.
+    `packed_compute`: the format in which weights that are unpacked are multiplied; empty: that of the activations.
+    `core_formats`: what a core of the host takes for a weight, by format; `host_products`: how the host multiplies
+    several rows.
+    `half_sums`: whether its attention sums values in 16 bits.
     `cards_in_turn`: whether several cards have whole layers each,
     which a token passes through one after the other. `constants`: by name.
     `vendors`: whose accelerators it runs on; none: any's.
@@ -175,6 +185,7 @@ class SoftwareStack:
     host_memory: str = "pinned"
     claimed_execution: Execution | None = None
     fused_tile: FusedTile = UNPADDED
+    card_tiles: CardTiles = USUAL_TILES
     latent_launches: int = 0
     shared_launches: int = 0
     tiled_launches: int = 0
@@ -182,6 +193,7 @@ class SoftwareStack:
     row_blocks: RowBlocks = NO_ROW_BLOCKS
     packed_compute: str = ""
     core_formats: CoreFormats = NO_CORE_FORMATS
+    host_products: HostProducts = NO_HOST_PRODUCTS
     half_sums: bool = False
     vendors: tuple[str, ...] = ()
 
@@ -190,6 +202,11 @@ class SoftwareStack:
     def runs_on(self, vendor: str) -> bool:
         """Whether its documents say that it runs on accelerators of `vendor`."""
         return not self.vendors or vendor.casefold() in (name.casefold() for name in self.vendors)
+
+    def on(self, vendor: str, compute_capability: str) -> SoftwareStack:
+        """The stack as it runs on such accelerators."""
+        tile = self.card_tiles.tile_of(vendor, compute_capability)
+        return self if tile is None else replace(self, fused_tile=tile)
 
     def launches_of(self, work: Work) -> int:
         """Kernels that an op launches; each matrix of an expert alone has one, the last what is left of an expert's.
@@ -267,6 +284,7 @@ def _stack_of_file(path: Path, name: str, *_: int) -> SoftwareStack:
         host_memory=host_memory,
         claimed_execution=EXECUTIONS[claimed],
         fused_tile=read_fused_tile(section),
+        card_tiles=read_card_tiles(section),
         latent_launches=more["latent_attention"],
         shared_launches=more["shared_experts"],
         tiled_launches=more["tiled_experts"],
@@ -276,6 +294,7 @@ def _stack_of_file(path: Path, name: str, *_: int) -> SoftwareStack:
         vendors=_vendors(section),
         cards_in_turn=section.flag("cards_in_turn"),
         core_formats=read_core_formats(section),
+        host_products=read_host_products(section),
         half_sums=section.flag("half_sums"),
     )
     section.done()

@@ -47,6 +47,8 @@ class Execution:
     else threads of their own do. `micro_batch`: tokens of a prompt in one pass, 0 all. Experts of the host are streamed
     to the device where a pass has `stream_tokens` tokens at least (0: never), or with `stream_per_expert` as many for
     each expert on average; `streams_from`: when. Before the gate nobody knows which were chosen: all of the layer are.
+    `streams_layers`: such a pass streams whole layers of the host too, what they hold outside of routed experts and
+    their keys and values, one thing after the other.
     `micro_sequences`: sequences of a pass that a layer computes together, 0 all; what was fetched for the layer serves
     one such micro-batch after the other.
     `zero_copy_rows`: rows of activations that a kernel multiplies by weights which it reads once over the link, where
@@ -72,6 +74,7 @@ class Execution:
     stream_tokens: int = 0
     stream_per_expert: bool = False
     streams_from: StreamsFrom = "gate"
+    streams_layers: bool = False
     decompresses: bool = False
     workspace_tokens: int = 0
     micro_sequences: int = 0
@@ -183,6 +186,7 @@ EXECUTIONS |= {
             host_computes=True,
             micro_batch=512,
             stream_tokens=32,
+            streams_layers=True,
             loads_prompt_kernels=True,
             input_copies=4,
         ),
@@ -195,6 +199,7 @@ EXECUTIONS |= {
             host_computes=True,
             micro_batch=512,
             stream_tokens=32,
+            streams_layers=True,
             sorts_on_host=True,
             loads_prompt_kernels=True,
             fills_mask=True,
@@ -223,6 +228,7 @@ EXECUTIONS |= {
             host_computes=True,
             micro_batch=512,
             stream_tokens=32,
+            streams_layers=True,
             selects_on_host=True,
         ),
         # Pipelined Sharding, a fork of llama.cpp (deepshnv/pipeshard-mlsys26-ae: src/llama-pipeline-executor.h,

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
+from hwmodels.quantity import ReadOnly
 from offload.ops import FusedExperts, Gemm
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import Section
 
-__all__ = ["UNPADDED", "FusedTile", "TileSizedBy", "read_fused_tile"]
+__all__ = [
+    "UNPADDED",
+    "USUAL_TILES",
+    "CardTiles",
+    "FusedTile",
+    "TileSizedBy",
+    "read_card_tiles",
+    "read_fused_tile",
+]
+
+_BEFORE = " before "
 
 TileSizedBy = Literal["expert", "pass", "pairs"]
 """Rows that a height is chosen for: those of an `expert` on average, the tokens of the `pass`, which one expert may get
@@ -69,8 +82,49 @@ UNPADDED = FusedTile()
 def read_fused_tile(section: Section) -> FusedTile:
     """The tile that a stack states in `fused_experts_tile`. Raises `InvalidFile`, of a rule of sizes `UnknownName`."""
     table = section.optional_section("fused_experts_tile")
+    return UNPADDED if table is None else _tile(table)
+
+
+@dataclass(frozen=True, slots=True)
+class CardTiles:
+    """Tiles of cards whose kernels are not the usual ones, by `MAKER` or `MAKER before CAPABILITY` (MAJOR.MINOR)."""
+
+    tiles: Mapping[str, FusedTile] = field(default_factory=lambda: ReadOnly({}))
+
+    def tile_of(self, vendor: str, compute_capability: str) -> FusedTile | None:
+        """That of a card; None where it is the usual one."""
+        for cards, tile in self.tiles.items():
+            maker, _, newer = cards.partition(_BEFORE)
+            if vendor == maker and (not newer or _is_before(compute_capability, newer)):
+                return tile
+        return None
+
+
+USUAL_TILES = CardTiles()
+"""Of a stack whose kernels are alike on all cards."""
+
+
+def read_card_tiles(section: Section) -> CardTiles:
+    """What a stack states in `fused_experts_tile_of`. Raises `InvalidFile` for cards that are not said so."""
+    table = section.optional_section("fused_experts_tile_of")
     if table is None:
-        return UNPADDED
+        return USUAL_TILES
+    tiles = {cards: _tile(table.section(cards)) for cards in table.remaining()}
+    for cards in tiles:
+        if not re.fullmatch(rf"\w+({_BEFORE}\d{{1,2}}\.\d)?", cards):
+            raise InvalidFile(f"{table.where}: {cards!r} is not of the form MAKER or MAKER{_BEFORE}MAJOR.MINOR")
+    return CardTiles(ReadOnly(tiles))
+
+
+def _is_before(compute_capability: str, newer: str) -> bool:
+    """Whether a card's capability is below `newer`; of a card that has none nothing is known."""
+    if not compute_capability:
+        return False
+    one, other = (tuple(map(int, text.split("."))) for text in (compute_capability, newer))
+    return one < other
+
+
+def _tile(table: Section) -> FusedTile:
     rows, loads = table.items("rows"), table.items("loads") if "loads" in table.remaining() else None
     for what in (rows, loads if loads is not None else [1]):
         if not what or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in what):

@@ -133,7 +133,7 @@ class DecodeLoop:
             self._layer(layer, layers)
             if layers.away:
                 self.host_side.leave(layer, self.last_op)
-        stays = layers.away and self.host_side.end_pass()
+        stays = layers.away and self.host_side.end_pass(self.last_op)
         if n_heads:
             what = self.works.head(n_heads)
             head = self.host_side.compute(what, -1) if stays else self.compute(what, -1)
@@ -168,7 +168,7 @@ class DecodeLoop:
     def _layer(self, layer: int, layers: _Layers) -> None:
         """One layer: what mixes its tokens, then its experts or its dense part, where it has one."""
         placed, micro = self.host_side.placed, self.micro
-        on_host, before = layers.away and layer in placed.host_layers, self.last_op
+        on_host, before = layers.away and self.host_side.computes(layer), self.last_op
         if micro is not None:
             micro.mix(layer, placed.kv)
         else:
@@ -222,6 +222,8 @@ class DecodeLoop:
         else:
             if kv == "stream":
                 self.host_side.stream_cache(int(what.hbm_bytes * placed.kv_share), layer)
+            elif away and layer in placed.host_layers and what.kind is OpKind.SELF_ATTENTION:
+                self.host_side.stream_own_cache(what.hbm_bytes, layer, self.last_op)
             self.compute(what, layer)
 
     def split(self, what: Work) -> tuple[Work, Work]:

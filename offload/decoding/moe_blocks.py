@@ -49,7 +49,7 @@ class Blocks:
         """Gate, copies, waits and expert FFN of MoE block `i`, which sits in `layer`."""
         loop, placed = self._loop, self._loop.host_side.placed
         loop.memory.gated_layer = self._first + i
-        if not self._encoding and layer in placed.host_layers:
+        if not self._encoding and loop.host_side.computes(layer):
             self._on_host(i, layer)
             return
         kept = None if self._encoding else placed.kept[self._first + i]

@@ -158,8 +158,8 @@ class CompiledLoop:
         """Ops of a pass of so many micro-batches at most, and what these wait for."""
         n_blocks, n_layers, n_experts = len(stack.moe_layers), stack.n_layers, self._model.n_experts
         n_asks = 3 * self._model.n_expert_matrices * n_experts  # of the host, before products
-        n_ops = n_layers * (8 * n_parts + 8) + n_blocks * (20 + 5 * n_experts + n_asks + n_parts * (2 + n_experts)) + 5
-        n_deps = n_layers * (10 * n_parts + 12) + n_blocks * (20 + 12 * n_experts + 3 * n_asks) + 4
+        n_ops = n_layers * (8 * n_parts + 8) + n_blocks * (20 + 5 * n_experts + n_asks + n_parts * (2 + n_experts)) + 8
+        n_deps = n_layers * (10 * n_parts + 12) + n_blocks * (20 + 12 * n_experts + 3 * n_asks) + 8
         return n_ops, n_deps + n_blocks * n_parts * (2 * n_experts + n_layers + 4)
 
     def _refuse(self, i_step: int) -> None:

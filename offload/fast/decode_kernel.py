@@ -10,7 +10,16 @@ from typing import Any
 from offload.fast.answers_kernel import answer_misses
 from offload.fast.copies_kernel import after, compute, issue
 from offload.fast.ffns_kernel import each_gate, read_back, run_experts, run_ffns, sorted_arrivals
-from offload.fast.host_kernel import attend, compute_on_host, end_pass, enter, leave_layer, read_in_host
+from offload.fast.host_kernel import (
+    attend,
+    compute_on_host,
+    computes,
+    end_pass,
+    enter,
+    leave_layer,
+    read_in_host,
+    stream_own_cache,
+)
 from offload.fast.kernel_layout import (
     ARRIVALS,
     AWAY,
@@ -169,7 +178,7 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: in
     selected_before = block > 0 and block < n_revealed
     n_revealed = max(n_revealed, block + r[LOOKAHEAD] + 1)
     if r[r[HOME] + moe_layer]:
-        _run_at_home(o, d, x, w, r, t, block, layer, r[r[HOST_LAYER] + layer])
+        _run_at_home(o, d, x, w, r, t, block, layer, computes(r, t, layer))
         return n_revealed
     at_once = r[r[PARTS] + t + 1] - r[r[PARTS] + t] == 1 or _is_there(x, r, u0 + block, first_key) == 0
     gate = NONE
@@ -241,6 +250,8 @@ def _mix(o: Any, d: Any, w: Any, r: Any, t: int, layer: int, on_host: int) -> No
     if r[KV] and mixer >= 0:
         attend(o, d, w, r, t, mixer, layer)
         return
+    if r[r[HOST_LAYER] + layer] and mixer >= 0:
+        stream_own_cache(o, d, w, r, t, mixer, layer)
     for part in range(r[r[PARTS] + t], r[r[PARTS] + t + 1]):
         if mixer >= 0:
             compute(o, d, w, r, r[r[COST_SELF_ATTENTION] + part * r[N_MIXERS] + mixer], step, layer, NONE)
@@ -255,7 +266,7 @@ def _run_pass(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int) -> bool:
     if r[r[COST_MASK] + t] >= 0:
         issue(o, w, r, _HOST, r[r[COST_MASK] + t], step, NONE, NONE, NONE)
     for layer in range(r[N_LAYERS]):
-        on_host = r[r[HOST_LAYER] + layer]
+        on_host = computes(r, t, layer)
         if away:
             enter(o, d, w, r, t, layer)
         before = w[LAST_OP]

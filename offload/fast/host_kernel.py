@@ -19,6 +19,8 @@ from offload.fast.kernel_layout import (
     COST_BUSY,
     COST_GATHER,
     COST_HANDOVER,
+    COST_HOST_CACHE,
+    COST_HOST_WEIGHTS,
     COST_JOIN,
     COST_RETURN,
     COST_SCORES,
@@ -53,6 +55,7 @@ from offload.fast.kernel_layout import (
     STREAMED_AT,
     STREAMED_LAYER,
     STREAMED_NEXT,
+    STREAMS_LAYERS,
     WAITS,
     WEIGHTS,
 )
@@ -141,20 +144,30 @@ def was_read(w: Any, what: int, reader: int) -> None:
     w[at + 1] = reader
 
 
+def computes(r: Any, t: int, layer: int) -> int:
+    """Whether the host computes a layer in this pass: one that it has, and that the pass does not stream."""
+    return int(r[r[HOST_LAYER] + layer] and r[r[STREAMS_LAYERS] + t] == 0)
+
+
 def enter(o: Any, d: Any, w: Any, r: Any, t: int, layer: int) -> None:
     """A layer begins: its activations cross over if they are on the other side, and its weights are streamed."""
     w[BEFORE] = w[LAST_OP]
-    if r[r[HOST_LAYER] + layer] != w[IS_HERE]:
+    on_host = computes(r, t, layer)
+    if on_host != w[IS_HERE]:
         if w[IS_HERE]:
             wait_for(w, give_back(o, d, w, r, t, layer))
         else:
             w[ARRIVED] = NONE
             if w[LAST_OP] >= 0:
                 w[ARRIVED] = hand_over(o, d, w, r, t, w[LAST_OP], layer)
-        w[IS_HERE] = r[r[HOST_LAYER] + layer]
+        w[IS_HERE] = on_host
     if r[AHEAD] >= 0 and layer == 0:
         for i in range(r[AHEAD]):
             copy_ahead(o, d, w, r, t, i, NONE)
+    if r[r[HOST_LAYER] + layer] and not on_host:
+        cost = r[r[COST_HOST_WEIGHTS] + layer]
+        wait_for(w, stream(o, d, w, r, WEIGHTS, 0, cost, r[r[I_STEP] + t], layer, w[LAST_OP]))
+        w[w[IN_USE] + WEIGHTS] = 1
     if r[r[COST_WEIGHTS] + layer] < 0:
         return
     if r[AHEAD] >= 0:
@@ -207,13 +220,23 @@ def leave_layer(o: Any, d: Any, w: Any, r: Any, t: int, layer: int) -> None:
 
 
 def end_pass(o: Any, d: Any, w: Any, r: Any, t: int) -> int:
-    """The last layer is done: whether the head runs on the host. If not, activations are back."""
+    """The last layer is done: whether the head runs on the host. Activations are where it does."""
     n_layers, stays = r[N_LAYERS], w[IS_HERE]
+    if not stays and r[N_HOST_LAYERS] == n_layers:
+        w[ARRIVED] = hand_over(o, d, w, r, t, w[LAST_OP], n_layers - 1)
+        stays = 1
     if stays and r[N_HOST_LAYERS] < n_layers:
         wait_for(w, give_back(o, d, w, r, t, n_layers - 1))
         stays = 0
     w[IS_HERE] = 0
     return stays
+
+
+def stream_own_cache(o: Any, d: Any, w: Any, r: Any, t: int, mixer: int, layer: int) -> None:
+    """Keys and values of a layer of the host that this pass streams."""
+    cost = r[r[COST_HOST_CACHE] + r[r[PARTS] + t] * r[N_MIXERS] + mixer]
+    wait_for(w, stream(o, d, w, r, CACHE, 0, cost, r[r[I_STEP] + t], layer, w[LAST_OP]))
+    w[w[IN_USE] + CACHE] = 1
 
 
 def attend(o: Any, d: Any, w: Any, r: Any, t: int, mixer: int, layer: int) -> None:

@@ -80,7 +80,10 @@ ZERO_COPIES, COST_READ_MIXING, COST_READ_FFN = range(90, 93)
 AHEAD, N_STREAMED, STREAMED_LAYER, STREAMED_AT = range(93, 97)
 COST_MASK = 97  # by pass, -1 none
 COST_JOIN = 98
-N_PART_WORDS = 99
+# By pass whether it streams whole layers of the host; what their weights cost then, by layer, and their keys and
+# values, by micro-batch and mixer.
+STREAMS_LAYERS, COST_HOST_WEIGHTS, COST_HOST_CACHE = range(99, 102)
+N_PART_WORDS = 102
 
 KV_DEVICE, KV_HOST, KV_STREAM = range(3)
 """In `KV`: where keys and values are."""

@@ -13,7 +13,7 @@ from offload.fast import kernel_layout as layout
 from offload.fast.block_unions import BlockUnions
 from offload.ops import Work
 from offload.placing.host_side import listed_cells, scores_of, split_attention, streams_experts
-from offload.placing.over_link import LayerStreams, ZeroCopies
+from offload.placing.over_link import LayerStreams, ZeroCopies, host_layer_bytes
 from traces.model.architecture import LayerStack
 
 __all__ = ["PlacedTables"]
@@ -37,6 +37,7 @@ class PlacedTables:
         assert job.placed is not None
         self._n_tokens = n_tokens
         self._streams = np.array([streams_experts(job.execution, job.model, n) for n in n_tokens.tolist()], np.bool_)
+        self._streams_layers = self._streams & job.execution.streams_layers
         self._job, self._works, self._rows, self._stack, self._placed = job, works, rows, stack, job.placed
         self._passing = LayerStreams(job.model, job.placed)
         self._is_away = not encoding and not self._placed.is_plain
@@ -58,7 +59,8 @@ class PlacedTables:
         blocks = [layer in self._host_layers for layer in model.decoder.moe_layers]
         of_host = np.array([*[False] * model.n_encoder_moe_layers, *blocks])
         here = ~self.home[moe_layer] | self.kept[moe_layer, experts]
-        found: NDArray[np.bool_] = here | (self._streams[i_pass] & ~of_host[moe_layer])
+        stays = of_host[moe_layer] & ~self._streams_layers[i_pass]
+        found: NDArray[np.bool_] = here | (self._streams[i_pass] & ~stays)
         return found
 
     def plan(self) -> dict[str, int]:
@@ -86,12 +88,17 @@ class PlacedTables:
         order = self._passing.order if self._is_away else ()
         for i, layer in enumerate(order):
             weights[layer], places[layer] = self._rows.of(works.stream(self._passing.n_bytes[layer])), i
+        streamed = np.full(n_layers, -1, np.int64)
+        if self._streams_layers.any() and self._host_layers:
+            for layer, n_bytes in host_layer_bytes(model, self._job.execution, self._placed).items():
+                streamed[layer] = self._rows.of(works.stream(n_bytes))
         counts, expert_bytes = range(0), model.expert_bytes
         if self.home.any() and self._streams.any():
             counts = range(model.n_experts + 1)
         return {
             "HOST_LAYER": on_host,
             "COST_WEIGHTS": weights,
+            "COST_HOST_WEIGHTS": streamed,
             "STREAMED_LAYER": np.array(order, np.int64),
             "STREAMED_AT": places,
             "HOME": self.home.astype(np.int64),
@@ -124,7 +131,8 @@ class PlacedTables:
         if self._job.execution.sorts_on_host:
             sort = rows.of_counts(lambda n: works.sort(n) if n > 1 else None, n_tokens)
         heads = self._on_host("CPU_HEAD", works.head, n_heads)
-        return {"STREAMS": self._streams.astype(np.int64), "COST_SORT": sort, **heads}
+        streams = {"STREAMS": self._streams.astype(np.int64), "STREAMS_LAYERS": self._streams_layers.astype(np.int64)}
+        return streams | {"COST_SORT": sort, **heads}
 
     def of_parts(self, n_tokens: NDArray[np.int64]) -> Tables:
         """By micro-batch of `n_tokens`: what layers of the host cost but attention."""
@@ -159,7 +167,9 @@ class PlacedTables:
             if self._job.execution.gathers_cells:
                 tables["COST_GATHER"] = self._each(whats, lambda what: self._gather(int(what.hbm_bytes * share)))
         host = bool(self._host_layers)
+        streamed = whats if host and self._streams_layers.any() else ()
         return tables | {
+            "COST_HOST_CACHE": self._each(streamed, lambda what: works.stream(what.hbm_bytes)),
             "COST_CROSS_ATTENTION": self._each(crossing, lambda what: what),
             "CPU_SELF_ATTENTION": self._each(whats if host else (), works.cpu_layer),
             "CPU_CROSS_ATTENTION": self._each(crossing if host else (), works.cpu_layer),

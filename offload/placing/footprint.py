@@ -249,7 +249,8 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     """Weights outside experts, KV cache at its largest, and activations of the largest forward pass.
 
     What the placement keeps on the host is not among them; buffers for what is streamed are, one matrix of a layer's
-    experts where a prompt streams those, and the experts kept beside others of the host.
+    experts where a prompt streams those, keys and values of one layer where it streams whole ones, and the experts kept
+    beside others of the host.
 
     Activations a token: 14 rows of d_model (residual, norms, Q, K, V and their transposed copies, attention and FFN
     outputs, permuted inputs), two FFN hidden rows, and the scores where the stack stores them. Those of one chunk, of a
@@ -264,19 +265,22 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     if placed.kv == "stream":
         largest = max((_kv_bytes(model, workload, (layer,)) for layer in here), default=0)
         kv += 2 * math.ceil(int(largest * placed.kv_share) * _share_of_micro_batch(workload, execution))
+    n_tokens = min(workload.n_tokens, execution.micro_batch) if execution.micro_batch else workload.n_tokens
+    streams = 0 < execution.stream_tokens <= n_tokens
+    if streams and execution.streams_layers:
+        kv += max((_kv_bytes(model, workload, (layer,)) for layer in placed.host_layers), default=0)
     kv += workload.n_running * model.state_bytes_per_sequence
     kv += workload.n_memory_tokens * model.cross_kv_bytes_per_token
     if execution.splits_expert_buffer:
         kv = max(kv, model.n_experts * model.expert_bytes // 2)
     hidden = max(model.d_ff_expert * model.top_k, *(stack.d_ff_dense for stack in model.stacks))
     scores = workload.n_context * model.decoder.attention.n_heads if execution.stores_scores else 0
-    n_tokens = min(workload.n_tokens, execution.micro_batch) if execution.micro_batch else workload.n_tokens
     n_inside = min(n_tokens, execution.workspace_tokens) if execution.workspace_tokens else n_tokens
     n_inside = min(n_inside, math.ceil(n_tokens * _share_of_micro_batch(workload, execution)))
     inside = n_inside * (14 * model.d_model + 2 * hidden + scores)
     activations = int((inside + (n_tokens - n_inside) * 2 * model.d_model) * element)
     experts = placed.n_kept * model.expert_bytes
-    if placed.n_decided < model.n_moe_layers and 0 < execution.stream_tokens <= n_tokens:
+    if placed.n_decided < model.n_moe_layers and streams:
         experts += model.n_experts * model.expert_bytes // model.n_expert_matrices
     buffers = LayerStreams(model, placed).buffer_bytes
     return model.non_expert_bytes - _weights_away(model, placed) + buffers + kv + activations + experts

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from offload.decoding.work_rows import Works
 from offload.execution import Execution
 from offload.ops import Lane, OpKind, Work
-from offload.placing.over_link import LayerStreams, ZeroCopies
+from offload.placing.over_link import LayerStreams, ZeroCopies, host_layer_bytes
 from offload.placing.placement import Placed
 from offload.recorder import Recorder
 from offload.slots.host_tier import HostTier
@@ -96,6 +96,7 @@ class HostSide:
         self._streamed: dict[int, int] = {}  # layer of this pass -> the copy of its weights
         self._readers: dict[str, list[int]] = {}  # what is streamed -> by buffer, the op that read it last
         self._in_use: dict[int, list[str]] = {}  # layer -> what of it has a buffer
+        self._host_weights = host_layer_bytes(loop.model, loop.execution, placed)
         self._streams = LayerStreams(loop.model, placed)
         self._slot_readers = [-1] * (self._streams.ahead or 0)  # by buffer of layers that come ahead
         rows = loop.execution.zero_copy_rows
@@ -115,13 +116,22 @@ class HostSide:
         """Whether a pass of `n_tokens` streams the experts that the host holds, instead of computing them there."""
         return streams_experts(self._loop.execution, self._loop.model, n_tokens)
 
+    def computes(self, layer: int) -> bool:
+        """Whether the host computes a layer in this pass: one that it has, and that the pass does not stream."""
+        return layer in self.placed.host_layers and not self._streams_layers
+
+    @property
+    def _streams_layers(self) -> bool:
+        """Whether this pass streams whole layers of the host."""
+        return self._loop.execution.streams_layers and self.streams_experts(self._loop.n_tokens)
+
     def enter(self, layer: int, last_op: int) -> None:
         """A layer begins: its activations cross over if they are on the other side.
 
         `last_op`: the last op of this pass on the accelerator, -1 none.
         """
         self._before = last_op
-        on_host = layer in self.placed.host_layers
+        on_host = self.computes(layer)
         if on_host != self._is_here:
             if on_host:
                 self._arrived = self.hand_over(last_op, layer) if last_op >= 0 else -1
@@ -140,6 +150,8 @@ class HostSide:
             self._copy_ahead(self._streams.order.index(layer), last_op)
         if layer in sizes:
             self.waits.append(self._streamed[layer])
+        elif layer in self.placed.host_layers and not on_host:
+            self.waits.append(self._stream("weights", self._host_weights[layer], layer, (last_op,)))
 
     def _copy_ahead(self, i: int, after: int = -1) -> None:
         """The `i`-th layer of those that are streamed, once what its buffer held, or op `after`, has been read."""
@@ -159,10 +171,14 @@ class HostSide:
             if i + n < len(self._streams.order):
                 self._copy_ahead(i + n)
 
-    def end_pass(self) -> bool:
-        """The last layer is done: whether the head runs on the host. If not, activations are back."""
+    def end_pass(self, last_op: int) -> bool:
+        """The last layer is done, `last_op` the last on the accelerator: whether the head runs on the host. Activations
+        are where it does.
+        """
         self._streamed.clear()
         n_layers = self._loop.model.decoder.n_layers
+        if not self._is_here and len(self.placed.host_layers) == n_layers:
+            self._arrived, self._is_here = self.hand_over(last_op, n_layers - 1), True
         if self._is_here and len(self.placed.host_layers) < n_layers:
             self.waits.append(self._return((self._last,), n_layers - 1))
             self._is_here = False
@@ -287,6 +303,10 @@ class HostSide:
             gather = loop.works.gather(listed_cells(loop.model, n_bytes))
             loop.recorder.issue(Lane.HOST, gather, step=loop.i_step, layer=layer)
         self.waits.append(self._stream(_CACHE, n_bytes, layer))
+
+    def stream_own_cache(self, n_bytes: int, layer: int, after: int) -> None:
+        """Keys and values of a layer of the host that this pass streams, once op `after` has run."""
+        self.waits.append(self._stream(_CACHE, n_bytes, layer, (after,)))
 
     def copy_cache(self, n_bytes: int, layer: int) -> int:
         """Keys and values of one micro-batch into the next buffer, once what was there has been read."""

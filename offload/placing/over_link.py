@@ -16,7 +16,7 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_part_bytes, layer_weight_bytes
 
-__all__ = ["LayerStreams", "ZeroCopies", "check_over_link", "experts_away"]
+__all__ = ["LayerStreams", "ZeroCopies", "check_over_link", "experts_away", "host_layer_bytes"]
 
 
 class LayerStreams:
@@ -38,6 +38,14 @@ class LayerStreams:
         """Of the buffers in HBM: one a layer that is there ahead, one at least; two where the next comes meanwhile."""
         n = 2 if self.ahead is None else max(self.ahead, 1)
         return min(n * max(self.n_bytes.values(), default=0), sum(self.n_bytes.values()))
+
+
+def host_layer_bytes(model: ModelArchitecture, execution: Execution, placed: Placed) -> dict[int, int]:
+    """Of layers of the host that a pass may stream whole, by layer: their weights outside of routed experts."""
+    if not execution.streams_layers or not placed.host_layers:
+        return {}
+    weights = layer_weight_bytes(model)
+    return {layer: weights[layer] for layer in placed.host_layers}
 
 
 class ZeroCopies:

@@ -7,13 +7,13 @@ import pytest
 
 from hwmodels.figures import figures_of
 from hwmodels.kernels.floors import fused_s
-from hwmodels.kernels.fused_tile import FusedTile, read_fused_tile
+from hwmodels.kernels.fused_tile import FusedTile, read_card_tiles, read_fused_tile
 from hwmodels.platform import Platform, load_platform
 from hwmodels.stack import load_stack
 from offload import work
 from offload.ops import FusedExperts, Gemm
 from traces.errors import InvalidFile, InvalidInput, UnknownName
-from traces.foundation.documents import read_yaml
+from traces.foundation.documents import Section, read_yaml
 from traces.model.architecture import load_architecture
 
 QWEN = load_architecture("qwen3-30b-a3b")
@@ -126,3 +126,43 @@ def test_a_malformed_tile_is_refused(line: str, error: type[Exception], told: st
 def test_a_format_that_no_card_states_is_refused() -> None:
     with pytest.raises(UnknownName, match="int7"):
         dataclasses.replace(load_stack("llama-cpp"), packed_compute="int7")
+
+
+@pytest.mark.parametrize(
+    ("hardware", "stack", "rows"),
+    [
+        ("rtx-4090", "llama-cpp", 128),
+        ("t4", "llama-cpp", 128),  # Turing, 7.5
+        ("v100-sxm2-16gb", "llama-cpp", 64),
+        ("p40", "llama-cpp", 64),
+        ("p40", "llama-cpp-2025", 64),
+        ("apple-m2-ultra", "llama-cpp", 32),
+        ("rx-7900-xtx", "llama-cpp", 128),
+    ],
+)
+def test_cards_with_other_kernels_have_other_tiles(hardware: str, stack: str, rows: int) -> None:
+    found = load_platform(hardware, stack).stack.fused_tile
+    assert max(found.rows, default=0) == rows
+    assert (found == load_stack(stack).fused_tile) is (rows == 128)
+
+
+def test_a_prompt_on_a_card_of_before_turing_is_not_padded_to_tiles_it_has_not() -> None:
+    """16 rows an expert of a pass of 512 tokens: tiles of 64 and not of 128, so half of the arithmetic."""
+    old, new = (load_stack("llama-cpp").on("NVIDIA", capability).fused_tile for capability in ("7.0", "7.5"))
+    fused = FusedExperts(n_tokens=512, n_experts=256, n_rows=4096, n_gemms=512)
+    assert (old.height(fused), new.height(fused)) == (64, 128)
+    assert load_stack("llama-cpp").on("NVIDIA", "10.3").fused_tile == new, "numbers, not text"
+
+
+def test_metal_has_tiles_from_thirty_two_tokens_on() -> None:
+    tile = load_stack("llama-cpp").on("Apple", "").fused_tile
+    few, many = (FusedExperts(n_tokens=n, n_experts=64, n_rows=8 * n, n_gemms=128) for n in (31, 32))
+    assert (tile.height(few), tile.height(many)) == (1, 32)
+    assert tile.n_loads(many, Gemm(32, 768, 2048)) == 0
+
+
+@pytest.mark.parametrize("cards", ["NVIDIA before Turing", "NVIDIA before", "NVIDIA 7.5", "all cards"])
+def test_cards_that_nobody_can_tell_are_refused(cards: str) -> None:
+    section = Section({"fused_experts_tile_of": {cards: {"rows": [32], "source": "read"}}}, "s.yaml")
+    with pytest.raises(InvalidFile, match="is not of the form MAKER"):
+        read_card_tiles(section)

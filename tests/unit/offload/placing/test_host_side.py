@@ -73,7 +73,7 @@ def test_activations_cross_where_the_sides_change(host_computes: bool) -> None:
         assert side.take_waits() == [5]
     assert side.take_waits() == []
     side.leave(3, loop.computes(3))
-    assert side.end_pass() is False
+    assert side.end_pass(-1) is False
     assert side.take_waits() == []
     down = ["compute gate 0", "d2h handover 1 384B after 0"]
     if host_computes:
@@ -111,7 +111,7 @@ def test_a_first_layer_on_the_host_takes_nothing_over() -> None:
         side.compute(loop.works.gate(3), 0)
         side.enter(1, -1)
         side.leave(1, loop.computes(1, *side.take_waits()))
-        assert side.end_pass() is False
+        assert side.end_pass(-1) is False
     assert written(loop) == [
         "cpu cpu_layer 0", "h2d return 1 384B after 0", "compute gate 1 after 1",
         "cpu cpu_layer 0", "h2d return 1 384B after 3", "compute gate 1 after 4",
@@ -127,7 +127,7 @@ def test_last_layers_on_the_host_hand_their_tokens_back_for_the_head() -> None:
         for layer in (2, 3):
             side.enter(layer, loop.recorder.next_op - 1 if layer == 2 else 0)
             side.compute(loop.works.gate(3), layer)
-        assert side.end_pass() is False
+        assert side.end_pass(-1) is False
         assert side.waits == [loop.recorder.next_op - 1]
         loop.computes(-1, *side.take_waits())
     assert written(loop) == [
@@ -144,7 +144,7 @@ def test_where_all_layers_are_on_the_host_so_is_the_head() -> None:
         for layer in range(4):
             side.enter(layer, -1)
             side.compute(loop.works.gate(3), layer)
-        assert side.end_pass() is True
+        assert side.end_pass(-1) is True
         assert side.waits == []
     assert written(loop) == [f"cpu cpu_layer {layer}" for layer in (0, 1, 2, 3)] * 2
 
@@ -154,7 +154,7 @@ def test_a_pass_that_ended_on_the_host_leaves_its_activations_there() -> None:
     side, loop = begun("layers=cpu")
     side.enter(0, -1)
     side.compute(loop.works.gate(3), 0)
-    side.end_pass()
+    side.end_pass(-1)
     side.enter(0, loop.computes(-1))
     assert written(loop) == ["cpu cpu_layer 0", "compute gate -1", "d2h handover 0 384B after 1"]
 
@@ -166,7 +166,7 @@ def test_weights_stream_a_layer_ahead_through_two_buffers() -> None:
         for layer in range(4):
             side.enter(layer, -1)
             side.leave(layer, loop.computes(layer, *side.take_waits()))
-        assert side.end_pass() is False
+        assert side.end_pass(-1) is False
     stream = [f"h2d stream {layer} {n_bytes}B" for layer, n_bytes in enumerate(bytes_of)]
     assert written(loop) == [
         "compute gate 0", stream[1], stream[2], "compute gate 1 after 1", f"{stream[3]} after 3",
@@ -185,7 +185,7 @@ def test_a_buffer_that_the_first_op_of_a_run_has_read_is_free_when_that_has_run(
         side.leave(0, 0)  # as if op 0 had read it
         side.enter(1, -1)
         side.leave(1, 1)
-        side.end_pass()
+        side.end_pass(-1)
     assert [line.partition("B ")[2] for line in written(loop)] == ["", "", "after 0", "after 1"]
     assert side.live_ops()[:2] == [0, 1]
 
