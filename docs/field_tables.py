@@ -132,7 +132,26 @@ def intervals() -> str:
     )
     lines = [said, "", "| constant | scale of ln | sources that bear on it |", "|---|---|---|"]
     lines += [f"| {key} | {sigma:.2f} | {spread.n_bearing[key]} |" for key, sigma in spread.constants.items()]
-    return "\n".join([*lines, f"| a row by itself | {spread.row:.2f} | {spread.n_sources} |"])
+    lines.append(f"| a row by itself | {spread.row:.2f} | {spread.n_sources} |")
+    return "\n".join([*lines, *_group_intervals()])
+
+
+def _group_intervals() -> list[str]:
+    """The same by metric, stack and what binds: how many are inside, and whether the intervals are as wide as they
+    should be.
+    """
+    from pregate.measured.constants.spreads import EXPECTED_SHARE
+
+    groups = _document().get("group_coverage", {})
+    if not groups:
+        return []
+    share = f"off at the median, of half an interval ({EXPECTED_SHARE:.2f} is right)"
+    lines = ["", f"| rows | n | sources | inside, % | half within a factor of | {share} |", "|---|---|---|---|---|---|"]
+    for name, one in groups.items():
+        inside = percent(one["n_inside"] / one["n"])
+        widths = f"{one['median_factor']:.2f} | {one['median_share']:.2f}"
+        lines.append(f"| {name} | {one['n']} | {one['n_sources']} | {inside} | {widths} |")
+    return lines
 
 
 def carried_over() -> str:
@@ -168,7 +187,7 @@ def unsaid() -> str:
 def main() -> None:
     """Predict every row, and keep what the tables need."""
     from pregate.measured.constants.carried_constants import carried
-    from pregate.measured.constants.spreads import fit_spread, interval_coverage, residuals
+    from pregate.measured.constants.spreads import fit_spread, group_coverage, interval_coverage, residuals
     from pregate.measured.rows.table import read_field
     from pregate.measured.table_prediction import predict_table
 
@@ -178,6 +197,7 @@ def main() -> None:
     shipped_spread.cache_clear()
     document = result.to_dict() | {
         "coverage": interval_coverage(rows_off).to_dict(), "carried": [one.to_dict() for one in carried(rows_off)],
+        "group_coverage": {name: one.to_dict() for name, one in group_coverage(rows_off).items()},
     }  # fmt: skip
     kept = ("name", "source", "metric", "value", "unit", "role", "reason", "predicted", "error", "ci95", "scored")
     document["rows"] = [{name: row[name] for name in kept} for row in document["rows"]]

@@ -22,7 +22,16 @@ from hwmodels.specs.spread import SPREAD_KEYS, TAIL, ClaimedSpread
 from pregate.measured.table_prediction import TablePrediction
 from traces.errors import InvalidInput
 
-__all__ = ["Coverage", "Residual", "fit_spread", "interval_coverage", "pinned_link_scatter", "residuals"]
+__all__ = [
+    "EXPECTED_SHARE",
+    "Coverage",
+    "Residual",
+    "fit_spread",
+    "group_coverage",
+    "interval_coverage",
+    "pinned_link_scatter",
+    "residuals",
+]
 
 _LEAST_SOURCES = 4
 _STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s", "stack.storage_efficiency")
@@ -31,14 +40,17 @@ _GUESSED_WIDTH = 1.0
 """Scales themselves are taken as log-normal, a factor of e wide: few rows bear on some. About 0.25; what a host stages
 for a copy about 0.65, the scatter of ln of the five machines that `hwmodels/specs/links` names; reads of storage, which
 the host stages too, are taken to scatter as these."""
+EXPECTED_SHARE = 0.267
+"""Of half a 95 % interval of a t law of four degrees of freedom, its median absolute value: .741 of 2.776 scales."""
+
 _BEARS = 0.05
 """A source bears on a constant when a row of it depends on that by an elasticity beyond this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """One row: its source, accelerator and host, ln(measured / predicted), and what that depends on: d ln(measured) / d
-    ln(constant) by `SPREAD_KEYS`.
+    """One row: its source, accelerator, host, stack and metric, ln(measured / predicted), and what that depends on: d
+    ln(measured) / d ln(constant) by `SPREAD_KEYS`.
     """
 
     name: str
@@ -47,21 +59,31 @@ class Residual:
     elasticities: tuple[float, ...]
     hardware: str = ""
     host: str = ""
+    stack: str = ""
+    metric: str = ""
+
+    @property
+    def binding(self) -> str:
+        """The constant that it depends on most."""
+        return SPREAD_KEYS[int(np.argmax(np.abs(self.elasticities)))]
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Of `n` rows that nothing was fitted on, `n_inside` lie in their 95 % interval; the median interval reaches from
-    the prediction over `median_factor` to as many times it.
+    """Of `n` rows of `n_sources` that nothing was fitted on, `n_inside` lie in their 95 % interval; the median interval
+    reaches from the prediction over `median_factor` to as many times it. `median_share`: of half an interval, what a
+    row is off by at the median, which intervals as wide as they should be have at `EXPECTED_SHARE`.
     """
 
     n: int
     n_inside: int
     median_factor: float
+    median_share: float
+    n_sources: int
 
     def to_dict(self) -> dict[str, float]:
         """JSON-ready."""
-        return {"n": self.n, "n_inside": self.n_inside, "median_factor": self.median_factor}
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def residuals(result: TablePrediction) -> list[Residual]:
@@ -74,7 +96,8 @@ def residuals(result: TablePrediction) -> list[Residual]:
             sign = -1.0 if one.row.more_is_better else 1.0
             depends = tuple(sign * one.elasticities.get(key, 0.0) for key in SPREAD_KEYS)
             row = one.row
-            found.append(Residual(row.name, row.source, off, depends, row.hardware, row.host or row.hardware))
+            machine = row.hardware, row.host or row.hardware
+            found.append(Residual(row.name, row.source, off, depends, *machine, row.stack, row.metric))
     return found
 
 
@@ -144,14 +167,36 @@ def _priors() -> tuple[dict[str, float], dict[str, float]]:
 
 def interval_coverage(rows: Sequence[Residual]) -> Coverage:
     """How many rows lie in the interval that the other sources give them."""
-    n_inside, widths = 0, []
+    return _coverage(_judged(rows))
+
+
+def group_coverage(rows: Sequence[Residual]) -> dict[str, Coverage]:
+    """The same of rows of one metric, of one stack, and of those that depend on the same constant most, by the name of
+    that; of groups of `_LEAST_SOURCES` sources or more, in which one that is off as a whole does not say it all.
+    """
+    groups: dict[str, list[tuple[Residual, float]]] = {}
+    judged = _judged(rows)
+    for field in ("metric", "stack", "binding"):
+        for row, half in judged:
+            groups.setdefault(getattr(row, field), []).append((row, half))
+    found = {name: _coverage(group) for name, group in groups.items()}
+    return {name: one for name, one in found.items() if one.n_sources >= _LEAST_SOURCES}
+
+
+def _judged(rows: Sequence[Residual]) -> list[tuple[Residual, float]]:
+    """Each row with half of the interval that the other sources give it."""
+    found = []
     for group in _by_source(rows):
         others = fit_spread([row for row in rows if row.source != group[0].source])
-        for row in group:
-            half = others.half_width(dict(zip(SPREAD_KEYS, row.elasticities, strict=True)))
-            n_inside += abs(row.off) <= half
-            widths.append(math.exp(half))
-    return Coverage(len(widths), n_inside, float(np.median(widths)))
+        found += [(row, others.half_width(dict(zip(SPREAD_KEYS, row.elasticities, strict=True)))) for row in group]
+    return found
+
+
+def _coverage(judged: Sequence[tuple[Residual, float]]) -> Coverage:
+    off, half = (np.array([*values]) for values in zip(*((abs(row.off), half) for row, half in judged), strict=True))
+    n_sources = len({row.source for row, _ in judged})
+    factor, share = math.exp(float(np.median(half))), float(np.median(off / half))
+    return Coverage(len(judged), int((off <= half).sum()), factor, share, n_sources)
 
 
 def _by_source(rows: Sequence[Residual]) -> list[list[Residual]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from hwmodels.specs import spread as spread_module
 from hwmodels.specs.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
 from pregate.measured.constants.carried_constants import carried
 from pregate.measured.constants.spreads import (
+    EXPECTED_SHARE,
     Residual,
     fit_spread,
+    group_coverage,
     interval_coverage,
     pinned_link_scatter,
     residuals,
@@ -51,6 +54,25 @@ def test_intervals_by_the_other_sources_hold_most_rows() -> None:
     held = interval_coverage(made(24, 4, 0.4, 0.1, seed=3))
     assert held.n == 96
     assert held.n_inside / held.n >= 0.85
+
+
+def test_intervals_are_judged_by_group_too() -> None:
+    """Rows of one engine scatter three times as far: its intervals hold fewer of them, those of the others nearly all.
+    A group of three sources says nothing.
+    """
+    rows = [
+        dataclasses.replace(row, stack="wild" if int(row.source.split()[1]) % 2 else "tame", metric="ttft",
+                            off=row.off * (3 if int(row.source.split()[1]) % 2 else 1))
+        for row in made(24, 4, 0.4, 0.1, seed=3)
+    ]  # fmt: skip
+    rows = [dataclasses.replace(row, stack="few") if row.source in ("source 0", "source 2") else row for row in rows]
+    found = group_coverage(rows)
+    assert set(found) == {"ttft", "wild", "tame", "stack.cpu_efficiency"}
+    assert found["ttft"].to_dict() == interval_coverage(rows).to_dict()
+    assert (found["wild"].n, found["wild"].n_sources, found["tame"].n_sources) == (48, 12, 10)
+    assert found["wild"].n_inside < found["tame"].n_inside == found["tame"].n == 40
+    assert found["tame"].median_share < EXPECTED_SHARE < found["wild"].median_share
+    assert pytest.approx(scipy.stats.t(4).ppf(0.75) / scipy.stats.t(4).ppf(0.975), abs=1e-3) == EXPECTED_SHARE
 
 
 def test_what_a_host_stages_scatters_as_its_sources_do_where_no_row_says() -> None:
