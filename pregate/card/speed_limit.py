@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Limit:
 def with_memory(hw: Platform, hbm_bytes: int, dram_bytes: int = ROOMY) -> MachineMemory:
     """The memory of a platform with other sizes."""
     found = memory_of(hw)
-    return MachineMemory(hbm_bytes, found.reserve_bytes, dram_bytes, found.host, found.execution, found.way_out)
+    return replace(found, hbm_bytes=hbm_bytes, dram_bytes=dram_bytes, costs_of=None, n_cards=1, is_one=False)
 
 
 def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece, kept: ScheduleCache | None = None) -> Limit:

@@ -5,6 +5,7 @@ Schedules do not depend on speeds, so that each is timed on many machines in one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,9 @@ AXES: Mapping[str, str] = ReadOnly(
     }
 )
 """Speeds that are varied, and what they are called."""
+
+_ONE_MEMORY = "accelerator.hbm_bytes_per_s"
+"""The axis that moves all of them where host and accelerator share one memory, as "memory bandwidth"."""
 
 REACH = 8.0
 """How many times slower and faster a machine is looked at."""
@@ -91,10 +95,11 @@ def turning_points(model: ModelArchitecture, work: Workpiece, choice: Ranking) -
         change = _nearest_change(times[:, i])
         if change is not None:
             i_winner, factor = change
-            now = figures_of(near[0].planned.hw)[axis]
+            hw = near[0].planned.hw
+            now, name = figures_of(hw)[axis], "memory bandwidth" if hw.machine.has_one_memory else AXES[axis]
             other = near[i_winner]
             rests = weakest(*(one.estimate(choice.objective).tag for one in (choice.best, other)))
-            point = TurningPoint(axis, AXES[axis], float(now * factor), float(now), str(other.design), rests)
+            point = TurningPoint(axis, name, float(now * factor), float(now), str(other.design), rests)
             found.append(point)
     if (larger := _resident(model, work, choice)) is not None:
         found.append(larger)
@@ -132,6 +137,10 @@ def _times_along_axes(schedules: DesignSchedules) -> Answer:
         factors = np.ones(n_machines)
         factors[i * n : (i + 1) * n] = _FACTORS
         moved[axis] = figures[axis] * factors
+    if schedules.planned.hw.machine.has_one_memory:
+        together = moved[_ONE_MEMORY] / figures[_ONE_MEMORY]
+        of_memory = [key for key in figures.values if key in AXES or re.fullmatch(r"link\..*bytes_per_s", key)]
+        moved = {key: figures[key] * together for key in of_memory}
     machines, (prompt, tokens) = figures.with_values(moved), (schedules.prompt, schedules.tokens)
     first = measured(prepared(prompt), prompt, machines, n_machines)
     rest = first if tokens is prompt else measured(prepared(tokens), tokens, machines, n_machines)

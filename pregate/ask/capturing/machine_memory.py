@@ -21,6 +21,7 @@ class MachineMemory:
     `reserve_bytes`: HBM that the software takes for itself; `dram_bytes` of the host called `host`; `way_out`: what to
     try where those are too few. `costs_of`: what a design that weighs the host against the link measures of a model
     there; None where nobody can tell. `n_cards`: cards whose memory that is together, whole layers on each.
+    `is_one`: HBM is a part of those `dram_bytes`, as host and accelerator share one memory.
     """
 
     hbm_bytes: int
@@ -31,6 +32,7 @@ class MachineMemory:
     way_out: str = "--tier ssd, or --set host.dram_bytes=..."
     costs_of: Callable[[ModelArchitecture], MissCosts] | None = field(default=None, compare=False, repr=False)
     n_cards: int = 1
+    is_one: bool = False
 
 
 def memory_of(hw: Platform) -> MachineMemory:
@@ -44,4 +46,5 @@ def memory_of(hw: Platform) -> MachineMemory:
         hw.execution,
         costs_of=lambda model: miss_costs(model, hw),
         n_cards=n_cards,
+        is_one=machine.has_one_memory,
     )

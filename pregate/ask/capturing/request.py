@@ -177,17 +177,31 @@ def _planned(
     if tier.on_disk:
         other_bytes = host_bytes(model, workload, chosen, placed, experts=False)
         n_host_slots = _host_slots(tier, model, memory, chosen, other_bytes)
+        on_host = other_bytes + n_host_slots * tier.reads.expert_bytes(model)
     else:
-        _check_host_memory(model, memory, chosen, host_bytes(model, workload, chosen, placed))
-    plan = plan_memory(
-        model,
-        workload,
-        chosen,
-        execution,
-        hbm_bytes=memory.hbm_bytes - _unfilled(model, memory, chosen),
-        reserve_bytes=memory.reserve_bytes,
-        placed=placed,
-    )
+        on_host = host_bytes(model, workload, chosen, placed)
+        _check_host_memory(model, memory, chosen, on_host)
+    hbm_bytes = memory.hbm_bytes - _unfilled(model, memory, chosen)
+    left = memory.dram_bytes - on_host if memory.is_one else hbm_bytes
+    try:
+        plan = plan_memory(
+            model,
+            workload,
+            chosen,
+            execution,
+            hbm_bytes=min(hbm_bytes, left),
+            reserve_bytes=memory.reserve_bytes,
+            placed=placed,
+        )
+    except CapacityExceeded as error:
+        if not left < error.needed_bytes <= hbm_bytes:
+            raise
+        raise CapacityExceeded(
+            f"{chosen.name}: {model.name} takes {error.needed_bytes / 1e9:.1f} GB beside {on_host / 1e9:.1f} GB of the "
+            f"host, in one memory of {memory.dram_bytes / 1e9:.1f} GB: try fewer bits (--formats), or --tier ssd",
+            error.needed_bytes + on_host,
+            "DRAM",
+        ) from None
     plan = replace(with_low_slots(plan, chosen, model), n_host_slots=n_host_slots)
     return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
 
