@@ -169,9 +169,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "cards": machine_tables.cards,
     "checked_figures": machine_tables.checked,
     "processors": machine_tables.known_processors,
-    "mutants_modules": mutation_table.modules,
+    "mutants_rooms": mutation_table.rooms,
     "mutants_survivors": mutation_table.survivors,
-    "mutants_equivalent": mutation_table.equivalent,
 }
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["equivalent", "line", "modules", "survivors"]
+__all__ = ["line", "rooms", "survivors"]
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "mutation.json"
 
@@ -33,24 +33,19 @@ def line() -> str:
     )
 
 
-def modules() -> str:
-    """A row a module."""
+def rooms() -> str:
+    """A row a room, with the names of its modules."""
     lines = [
-        "| module | tests | mutants | tried | noticed | equivalent | survive |",
+        "| room | modules | mutants | tried | noticed | equivalent | survive |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for module, row in _rows().items():
-        tried, killed, same, left = _counts(row)
-        tests = ", ".join(f"`{Path(test).name}`" for test in row["tests"])
-        lines.append(f"| `{module}` | {tests} | {row['mutants']} | {tried} | {killed} | {same} | {left} |")
-    return "\n".join(lines)
-
-
-def equivalent() -> str:
-    """Why no test can notice a mutant, by function."""
-    lines = []
-    for module, row in _rows().items():
-        lines += [f"- `{module}`, {reason} ({n})" for reason, n in row["equivalent"].items()]
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for module, row in sorted(_rows().items()):
+        found.setdefault(Path(module).parent.as_posix(), []).append((Path(module).stem, row))
+    for room, mine in found.items():
+        made = sum(row["mutants"] for _, row in mine)
+        counts = (f"{sum(column):,}" for column in zip(*(_counts(row) for _, row in mine), strict=True))
+        lines.append(f"| `{room}` | {', '.join(name for name, _ in mine)} | {made:,} | {' | '.join(counts)} |")
     return "\n".join(lines)
 
 

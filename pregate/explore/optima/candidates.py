@@ -120,7 +120,7 @@ def evaluated(
         order, axes = np.arange(n_points * len(works)), [_repeated(axis, len(works)) for axis in axes]
         i_policy = np.repeat(np.arange(len(works)), n_points)
     else:
-        order = np.argsort(np.argsort(i_policy, kind="stable"), kind="stable")
+        order = np.argsort(np.argsort(i_policy, kind="stable"))
     fields = {name: column[order] for name, column in _stacked(parts).items()}
     fields |= _price_figures(fields, space.price_usd(axes, len(i_policy)))
     names = tuple(design.policy.name for design in space.subject.designs)

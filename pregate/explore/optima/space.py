@@ -89,13 +89,14 @@ class Space:
 
     def price_usd(self, axes: Sequence[Axis], n: int) -> NDArray[np.float64]:
         """What all cards cost together at each of `n` points, of which `axes` have the values: NaN where unknown."""
-        columns = {axis.key: axis.values.astype(np.float64) for axis in axes if axis.key in (_PRICE, _CARDS)}
+        columns = {axis.key: axis.values for axis in axes if axis.key in (_PRICE, _CARDS)}
         names = next((axis.values for axis in axes if axis.name == self.priced_by), np.full(n, ""))
         found, place = np.unique(names, return_inverse=True)
         for key, by_name in ((_PRICE, self.prices), (_CARDS, self.n_cards)):
             if key not in columns:
-                columns[key] = np.array([by_name[name] for name in found.tolist()], dtype=np.float64)[place.reshape(-1)]
-        return columns[_PRICE] * columns[_CARDS]
+                columns[key] = np.array([by_name[name] for name in found.tolist()], dtype=np.float64)[place]
+        usd: NDArray[np.float64] = columns[_PRICE] * columns[_CARDS]
+        return usd
 
 
 def read_space(

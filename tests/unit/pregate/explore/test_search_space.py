@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from offload.policy import Cache
+from pregate.explore.optima import space as space_
 from pregate.explore.optima import trials as trials_
 from pregate.explore.optima.space import Range, Space, read_space
 from pregate.explore.optima.trials import GENERATION, Trials, points_as_axes
@@ -130,6 +131,8 @@ def test_machines_without_a_price_are_left_out_where_prices_count() -> None:
         )
         assert space(given, hw=hw).left_out == ()
     assert space({"accelerator.price_usd": [9.0]}, hw="a10", need_prices=True).left_out == ()
+    swapped = space({"accelerator": ["a10", "l4"], "hardware": ["a10"]}, hw=None, need_prices=True)
+    assert [axis.values.tolist() for axis in swapped.grid()] == [["l4"], ["a10"]]
 
 
 def test_designs_that_are_no_answer_are_told_apart() -> None:
@@ -148,6 +151,9 @@ def test_the_subject_is_what_was_asked() -> None:
     found = space({"batch": [1]}, expert_tier="ssd")
     assert (found.subject.model, found.subject.expert_tier, found.subject.fills_memory) == (MODEL, "ssd", False)
     assert found.subject.hw == MachineRecipe("rtx-4090")
+    assert space({}).subject.expert_tier == "dram"
+    with pytest.raises(InvalidInput, match="no hardware: name a machine"):
+        space({"batch": [1]}, hw=None)
     assert found.subject.trace == RECIPE  # made at each point
     assert isinstance(space({}).subject.trace, RoutingTrace)  # once for all
     assert isinstance(space({LINK: [1e9]}).subject.trace, RoutingTrace)
@@ -161,10 +167,18 @@ def test_the_subject_is_what_was_asked() -> None:
     assert space({}, trace=recorded).subject.trace is recorded
     for axes, trace, told in (
         ({"batch": [1]}, TraceRecipe(4, 3, "max"), "leave out one of the two"),
-        ({"input_tokens": [4]}, recorded, "needs a synthetic trace"), ({"tier_bytes": [1e9]}, RECIPE, "dram"),
+        ({"input_tokens": [4]}, recorded, "needs a synthetic trace"), ({"batch": (1, 6)}, recorded, "2"),
+        ({"tier_bytes": [1e9]}, RECIPE, "dram"),
     ):  # fmt: skip
         with pytest.raises(InvalidInput, match=told):
             space(axes, trace=trace)
+
+
+def test_a_recording_is_read_as_one_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(space_, "as_source", lambda *given: asked.append(given) or RECIPE)
+    space({}, trace="recorded.safetensors")
+    assert asked == [("recorded.safetensors", MODEL)]
 
 
 RANGED: dict[str, Any] = {
