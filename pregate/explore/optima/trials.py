@@ -44,7 +44,7 @@ class Trials:
         self._open: list[Trial] = []
         self.told = 0
         for i in range(len(space.subject.designs)):
-            lows = {p.name: _bound(p.low, p) if isinstance(p, Range) else 0 for p in space.parameters}
+            lows = {p.name: p.low if isinstance(p, Range) else 0 for p in space.parameters}
             self._study.enqueue_trial({"policy": i, **lows})
 
     def ask(self, n: int) -> list[Point]:
@@ -71,8 +71,7 @@ def points_as_axes(points: Sequence[Point], space: Space) -> tuple[NDArray[np.in
     columns = list(zip(*points, strict=True))
     axes = []
     for parameter, column in zip(space.parameters, columns[1:], strict=True):
-        values = np.array(column) if isinstance(parameter, Range) else parameter.values[np.array(column)]
-        values = values.astype(np.float64) if isinstance(parameter, Range) else values
+        values = np.array(column, np.float64) if isinstance(parameter, Range) else parameter.values[list(column)]
         axes.append(Axis(parameter.name, parameter.key, values, parameter.unit))
     return np.array(columns[0], dtype=np.int64), tuple(axes)
 
@@ -103,15 +102,10 @@ def _new_study(n_objectives: int, seed: int) -> Study:
 
 def _suggest(trial: Trial, parameter: Axis | Range) -> Any:
     if isinstance(parameter, Range):
-        low, high = _bound(parameter.low, parameter), _bound(parameter.high, parameter)
         if parameter.whole:
-            return trial.suggest_int(parameter.name, int(low), int(high), log=parameter.log)
-        return trial.suggest_float(parameter.name, low, high, log=parameter.log)
+            return trial.suggest_int(parameter.name, int(parameter.low), int(parameter.high), log=parameter.log)
+        return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
     last = len(parameter.values) - 1
     if parameter.is_numeric:
         return trial.suggest_int(parameter.name, 0, last)
     return trial.suggest_categorical(parameter.name, range(last + 1))
-
-
-def _bound(number: float, parameter: Range) -> float | int:
-    return int(number) if parameter.whole else number

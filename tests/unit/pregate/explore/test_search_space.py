@@ -214,9 +214,18 @@ def test_every_policy_is_tried_first_at_the_low_end_of_everything() -> None:
         "policy": "CategoricalDistribution", "batch": "IntDistribution", LINK: "FloatDistribution",
         "hardware": "CategoricalDistribution", "top_k": "IntDistribution", "stack.gemm_efficiency": "FloatDistribution",
     }  # fmt: skip
+    drawn: Any = trials[0].distributions
+    assert (drawn["top_k"].low, drawn["top_k"].high, drawn["hardware"].choices) == (0, 1, (0, 1))
+    assert (drawn["batch"].low, drawn["batch"].high, drawn[LINK].low, drawn[LINK].high) == (1, 6, 8e9, 64e9)
     logs = {name: getattr(one, "log", None) for name, one in trials[0].distributions.items()}
     assert logs == {"policy": None, "batch": False, LINK: True, "hardware": None, "top_k": False,
                     "stack.gemm_efficiency": False}  # fmt: skip
+
+
+def test_a_seed_decides_what_is_asked() -> None:
+    one, same, other = (Trials(space(RANGED, hw=None), 1, seed).ask(20) for seed in (3, 3, 4))
+    assert one == same
+    assert one != other
 
 
 def test_whole_numbers_of_a_log_range_are_drawn_by_their_logarithm() -> None:
