@@ -99,6 +99,16 @@ def test_all_points_are_every_combination(monkeypatch: pytest.MonkeyPatch) -> No
     assert runs.told["evaluated"][1][0] == []
 
 
+def test_a_policy_that_asks_its_machine_is_planned_for_every_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(monkeypatch)
+    for policy, alike in (("min_latency/paper", False), ("on_demand", True)):
+        grid = space({LINK: [1e9, 2e9]}, policies=[policy])
+        _all_points(grid, PRICING, NOTHING, None, None)
+        _planned([(0, 0), (0, 1)], grid, PRICING)
+        for points, *_ in runs.told["planned"][-2:]:
+            assert [axis.key for axis in points.structural] == ([] if alike else [LINK])
+
+
 def test_points_of_a_generation_are_planned_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     runs, grid = Runs(monkeypatch), space({"batch": [1, 2, 5], LINK: [1e9, 2e9]})
     works, i_policy, axes = _planned([(1, 2, 0), (0, 0, 1), (1, 1, 1)], grid, PRICING)
@@ -129,7 +139,11 @@ def test_optuna_is_asked_by_generations_and_nothing_is_run_twice(monkeypatch: py
     assert sorted(tried) == sorted(set(tried))
     assert found.n == len(tried) <= 6
     assert found.axes[0].values.tolist() == tried
+    first = [(batch,) for _, batch in dict.fromkeys(Trials(grid, 2, 3).ask(50))]
+    assert tried[: len(first)] == [batch for (batch,) in first]
     assert tried[0] == 1.0
+    assert all(given[2:] == (grid, PRICING) for given in runs.told["planned"])
+    assert all(given[2:] == (grid,) for given in runs.told["evaluated"])
     assert [len(costs) for costs, _ in told] == [50, 50, 20]
     for costs, excess in told:
         assert costs[:, 1].tolist() == (10 + costs[:, 0]).tolist()
@@ -166,6 +180,7 @@ def test_what_is_asked_is_checked_and_handed_on(monkeypatch: pytest.MonkeyPatch,
     where, pricing, *rest = told["all"]
     assert rest == ["executor", None, "progress"]
     assert (pricing, where.left_out) == (PRICING, ("a10",))
+    assert (where.subject.trace, where.subject.expert_tier) == (RECIPE, "dram")
     found, goals = told["given"]
     assert found.fits.tolist() == [True]
     assert goals == read_goals(["price_usd:min", "tokens_per_s:max"], ())
@@ -184,8 +199,11 @@ def test_what_is_asked_is_checked_and_handed_on(monkeypatch: pytest.MonkeyPatch,
     assert isinstance(pricing.schedules, ScheduleCache)
     assert (where.left_out, where.subject.expert_tier) == ((), "ssd")
     assert where.subject.designs[0].cache == Cache("lfu")
-    optimize(MODEL, None, RECIPE, **asked, cache_dir=pricing.schedules)
+    optimize(MODEL, None, RECIPE, **asked, cache_dir=pricing.schedules, jobs=2)
     assert told["all"][1].schedules is pricing.schedules
+    assert told["all"][2:] == (None, 2, None)
+    optimize(MODEL, None, RECIPE, **asked, method="optuna", executor=executor, progress=progress)
+    assert told["some"][3:] == ("executor", None, 2000, 0, "progress")
 
 
 def method(monkeypatch: pytest.MonkeyPatch, axes: dict[str, Any], **how: Any) -> str:
