@@ -70,7 +70,9 @@ _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
 
 _PART_CELLS = 1 << 17
-"""Routing cells (tokens x layers x top_k) prepared at a time at most, but always one forward pass."""
+"""Experts of unions, or of micro-batches routing cells (tokens x layers x top_k), that are prepared at a time at most,
+but always one forward pass.
+"""
 
 
 def is_kept() -> bool:
@@ -112,19 +114,21 @@ class CompiledLoop:
             yield from self._write(batch)
 
     def _batches(self, steps: Iterable[Step]) -> Iterator[list[tuple[Step, int]]]:
-        """Consecutive passes through the same stack, with the sequences that each makes tokens for; a bounded number
-        of routing cells at a time.
-        """
+        """Consecutive passes through the same stack, with the sequences that each makes tokens for; of bounded size."""
         batch: list[tuple[Step, int]] = []
-        cells = 0
+        n_cells = 0
         for whole in steps:
             for step, n_heads in passes_of(whole, self._model, self._job.execution):
-                ends = cells + step.experts.size > _PART_CELLS
+                n_tokens, n_layers, top_k = step.experts.shape
+                n_each = n_tokens * top_k
+                if not self._job.execution.micro_sequences:
+                    n_each = min(n_each, self._model.n_experts)
+                ends = n_cells + n_each * n_layers > _PART_CELLS
                 if batch and (ends or self._encodes(step) != self._encodes(batch[0][0])):
                     yield batch
-                    batch, cells = [], 0
+                    batch, n_cells = [], 0
                 batch.append((step, n_heads))
-                cells += step.experts.size
+                n_cells += n_each * n_layers
         if batch:
             yield batch
 
