@@ -195,16 +195,28 @@ class ScheduleDigest:
 
     def __init__(self) -> None:
         self._columns = {name: hashlib.sha256() for name in COLUMNS}
+        self._around_context: dict[tuple[Any, ...], tuple[str, str]] = {}
 
     def update(self, columns: Mapping[str, NDArray[Any]], works: Sequence[Work]) -> None:
         """The next ops in order; `dep_ptr` (n + 1,) may start anywhere, `dep` and `cancelled_by` count from op 0."""
-        prints = [hashlib.sha256(json.dumps(row).encode()).digest()[:8] for row in _works_to_json(works)]
+        prints = [hashlib.sha256(self._text(work).encode()).digest()[:8] for work in works]
         fingerprint = np.frombuffer(b"".join(prints), dtype="<u8")
         seen: dict[str, NDArray[Any]] = {**columns, "dep_ptr": np.diff(columns["dep_ptr"])}
         if fingerprint.size:
             seen["cost"] = fingerprint[columns["cost"]]
         for name, sha in self._columns.items():
             sha.update(np.ascontiguousarray(seen[name]).data)
+
+    def _text(self, work: Work) -> str:
+        """A work as JSON; attentions differ in their context alone, of which every step has its own."""
+        if not work.flop:
+            return json.dumps(_work_to_json(work))
+        rest = work[:_FLOP] + work[_FLOP + 2 :]
+        around = self._around_context.get(rest)
+        if around is None:
+            row = _work_to_json(work)
+            around = self._around_context[rest] = json.dumps(row[:_FLOP])[:-1], json.dumps(row[_FLOP + 2 :])[1:]
+        return f"{around[0]}, {json.dumps(work[_FLOP : _FLOP + 2])[1:-1]}, {around[1]}"
 
     def of(self, static_bytes: int) -> str:
         """16 hex digits of all ops so far with `static_bytes` of HBM in use throughout."""
@@ -227,6 +239,9 @@ def _work_to_json(work: Work) -> list[Any]:
     row += [work.n_entries] if work.n_entries or rare else []
     return [*row, _attention_to_json(work), work.fused, *rare]
 
+
+_FLOP = Work._fields.index("flop")
+"""The first of two fields that are a context; bytes of HBM follow."""
 
 _N_PLAIN = Work._fields.index("n_entries")
 """Fields before those that a row may lack."""
