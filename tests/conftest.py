@@ -1,8 +1,8 @@
 """What holds for every test: no deadline, whatever else the machine does, and in CI the same examples every time.
 
 Libraries compute on one thread in each process that runs tests: threads that wait for each other at every product are
-slow where the machine has other work. What collecting the tests and loading libraries have made is never garbage: it is
-left out of every search for garbage, of which runs of the real runtime make one each.
+slow where the machine has other work. What collecting the tests and loading libraries have made is never garbage: none
+is looked for meanwhile, and later it is left out of every search, of which runs of the real runtime make one each.
 """
 
 from __future__ import annotations
@@ -39,8 +39,13 @@ _LIBRARY = 50
 _N_MODULES = pytest.StashKey[int]()
 
 
+def pytest_collection(session: pytest.Session) -> None:
+    gc.disable()
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     _leave_out(session.config)
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

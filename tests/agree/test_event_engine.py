@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import hypothesis.strategies as st
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from hwmodels.cost import Costs, price
-from hwmodels.platform import load_platform
+from hwmodels.platform import Platform, load_platform
 from offload.caches.residency import ResidentSet
 from offload.decode import decode
 from offload.execution import EXECUTIONS
@@ -209,6 +210,11 @@ def captured(
 QUICK = {"stack.launch_s": 1e-7}
 
 
+@cache
+def over_a_link_of(h2d_bytes_per_s: float) -> Platform:
+    return load_platform("a100-sxm4-80gb", "streams", {"link.h2d_bytes_per_s": h2d_bytes_per_s, **QUICK})
+
+
 @pytest.mark.parametrize("execution", TRIED)
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("text", [*WHOLE, "pregate(2)"])
@@ -216,10 +222,7 @@ def test_every_preset_agrees_in_every_mode(text: str, name: str, execution: str)
     """Over a slow link and a fast one in turn: over models and executions each mode of a preset meets both."""
     model = MODELS[name]
     schedule = captured(model, routing(model, batch=2, output_tokens=3), text, execution)
-    priced = [
-        price(schedule.works, load_platform("a100-sxm4-80gb", "streams", {"link.h2d_bytes_per_s": rate, **QUICK}))
-        for rate in (1e7, 1e10)
-    ]
+    priced = [price(schedule.works, over_a_link_of(rate)) for rate in (1e7, 1e10)]
     turn = list(MODELS).index(name) + list(TRIED).index(execution)
     for i, chosen in enumerate(MODES, turn):
         n = chosen.chunk_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -58,10 +59,9 @@ def may_be(model: ModelArchitecture, placement: str, *, at_once: bool = False) -
     return not (at_once and any(part.startswith(("experts", "layers")) for part in placement.split("@")))
 
 
-def run_of(
-    model: ModelArchitecture, trace: RoutingTrace, policy: Policy, execution: Execution, spare: int, compiled: bool
-) -> tuple[Decoded, bool]:
-    """What was written, and whether compiled code has written it."""
+def assert_alike(
+    model: ModelArchitecture, trace: RoutingTrace, policy: Policy, execution: Execution, spare: int = 2
+) -> Decoded:
     workload = measure_workload(model, trace.steps())
     n_active = max(workload.n_active, workload.n_encoder_active)
     wanted = policy.buffers(n_active, model.n_experts)
@@ -69,25 +69,16 @@ def run_of(
     if execution.hands_slots_on and policy.needs_ids and spare == 0:
         n_buffers = 1
     popularity = np.random.default_rng(3).random((model.n_moe_layers, model.n_experts))
-    run, cache = policy.placement.execution(execution), resident_set(model, trace, policy, 7)
-    placed = place(model, policy.placement, popularity)
-    stream = DecodeStream(
-        model, trace.steps(), policy, run, n_buffers=n_buffers, cache=cache, placed=placed, compiled=compiled
-    )
-    return decode(
-        model, trace.steps(), policy, run, n_buffers=n_buffers, cache=resident_set(model, trace, policy, 7),
-        placed=placed, compiled=compiled,
-    ), isinstance(stream._loop, CompiledLoop)  # fmt: skip
+    run, placed = policy.placement.execution(execution), place(model, policy.placement, popularity)
 
+    def written(by: type[DecodeStream] | Callable[..., Decoded], compiled: bool) -> Any:
+        cache = resident_set(model, trace, policy, 7)
+        return by(model, trace.steps(), policy, run, n_buffers=n_buffers, cache=cache, placed=placed, compiled=compiled)
 
-def assert_alike(
-    model: ModelArchitecture, trace: RoutingTrace, policy: Policy, execution: Execution, spare: int = 2
-) -> Decoded:
-    fast, is_compiled = run_of(model, trace, policy, execution, spare, True)
-    slow, _ = run_of(model, trace, policy, execution, spare, False)
-    assert is_compiled
+    assert isinstance(written(DecodeStream, True)._loop, CompiledLoop)
+    fast, slow = written(decode, True), written(decode, False)
     assert fast == slow, (model.name, policy.name, str(policy.placement), execution.name)
-    return fast
+    return slow
 
 
 @pytest.mark.parametrize("execution", list(EXECUTIONS))

@@ -113,22 +113,24 @@ def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str
         decoded, timeline = served(name, text, execution, batch)
         schedule = decoded.schedule
         owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
+        kind, slots = schedule.kind.tolist(), schedule.slot.tolist()
+        whose = list(zip(schedule.layer.tolist(), schedule.expert.tolist(), strict=True))
+        start_s, end_s = timeline.start_s.tolist(), timeline.end_s.tolist()
         readers: dict[int, list[int]] = {}
         for reader, source in zip(owner.tolist(), schedule.dep.tolist(), strict=True):
-            copied = schedule.kind[source] in (OpKind.FETCH, OpKind.STAGE)
-            own = [(schedule.layer[op], schedule.expert[op]) for op in (reader, source)]
-            both = schedule.kind[reader] == schedule.kind[source] == OpKind.STAGE
-            if both or (schedule.kind[reader] == OpKind.STAGE and own[0] != own[1]):
+            copied = kind[source] in (OpKind.FETCH, OpKind.STAGE)
+            both = kind[reader] == kind[source] == OpKind.STAGE
+            if both or (kind[reader] == OpKind.STAGE and whose[reader] != whose[source]):
                 continue  # it waits for the copy that filled its slot last, for nothing
-            if copied and schedule.kind[reader] in (OpKind.STAGE, OpKind.EXPERTS):
+            if copied and kind[reader] in (OpKind.STAGE, OpKind.EXPERTS):
                 readers.setdefault(source, []).append(reader)
-                assert timeline.start_s[reader] >= timeline.end_s[source]
+                assert start_s[reader] >= end_s[source]
         filled: dict[int, int] = {}
-        for i in np.flatnonzero(schedule.slot >= 0).tolist():
-            slot = int(schedule.slot[i])
-            for reader in readers.get(filled.get(slot, -1), []):
-                assert timeline.start_s[i] >= timeline.end_s[reader]
-            filled[slot] = i
+        for i, slot in enumerate(slots):
+            if slot >= 0:
+                for reader in readers.get(filled.get(slot, -1), []):
+                    assert start_s[i] >= end_s[reader]
+                filled[slot] = i
 
 
 @pytest.mark.parametrize(("text", "execution"), WAYS)

@@ -98,15 +98,22 @@ def test_every_policy_and_tier_ends_in_the_same_states_with_the_hits_that_were_p
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("policy", ["on_demand", "pregate+lru:5", "gpu_only@experts=cpu", "on_demand:cpu+lru:5"])
+MISSED = ("ssd", "ssd+lru:3", "ssd:filed:align=4KiB+lru:3", "ssd+lru:1.0")
+"""Nothing kept, something, what is filed and read by pages, everything: what designs differ in when they miss."""
+KEPT = (*MISSED[:2], "ssd:align=4KiB+fifo:5:per_layer", "ssd+static:4", "ssd:filed", *MISSED[2:])
+
+
+@pytest.mark.parametrize(
+    ("policy", "tiers"),
+    [("on_demand", KEPT), *((one, MISSED) for one in ("pregate+lru:5", "gpu_only@experts=cpu", "on_demand:cpu+lru:5"))],
+)
 def test_experts_that_host_memory_keeps_above_storage_are_read_once_and_are_the_right_ones(
-    policy: str, watched: Callable[..., None], tmp_path: Path
+    policy: str, tiers: tuple[str, ...], watched: Callable[..., None], tmp_path: Path
 ) -> None:
     trace, device = routing(MODEL, batch=2), dataclasses.replace(CPU, storage=tmp_path)
     wanted = run(MODEL, trace, policy, device=device).output_digest
     moved = []
-    for tier in ("ssd", "ssd+lru:3", "ssd:align=4KiB+fifo:5:per_layer", "ssd+static:4", "ssd:filed",
-                 "ssd:filed:align=4KiB+lru:3", "ssd+lru:1.0"):  # fmt: skip
+    for tier in tiers:
         done = run(MODEL, trace, policy, device=device, expert_tier=tier)
         planned = capture_on(device, MODEL, trace, policy, expert_tier=tier).decoded.schedule
         assert done.output_digest == wanted
@@ -115,9 +122,15 @@ def test_experts_that_host_memory_keeps_above_storage_are_read_once_and_are_the_
         moved.append(done.moved_bytes["disk"])
     assert moved[0] >= moved[1] >= moved[-1] > 0
     assert moved[0] > moved[-1]
-    for tier, word in (("ssd:depth=4", "depth="), ("ssd:read=64B", "read="), ("ssd:read=matrix:align=4KiB", "read=")):
-        with pytest.raises(InvalidInput, match=word):
-            run(MODEL, trace, policy, device=device, expert_tier=tier)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("tier", "word"), [("ssd:depth=4", "depth="), ("ssd:read=64B", "read="), ("ssd:read=matrix:align=4KiB", "read=")]
+)
+def test_reads_that_no_runtime_has_are_refused_before_anything_is_written(tier: str, word: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=word):
+        run(MODEL, routing(MODEL), "on_demand", device=dataclasses.replace(CPU, storage=tmp_path), expert_tier=tier)
     assert not list(tmp_path.iterdir())
 
 

@@ -41,7 +41,8 @@ def test_what_is_planned_within_a_limit_runs_within_it(name: str, policy: str, n
     slots = [n_slots(captured) for _, captured in found]
     assert slots == sorted(slots, reverse=True)
     assert slots[-1] == 0
-    for limit, captured in granted.values():  # the least limit of each number of slots
+    every = list(granted.values())  # the least limit of each number of slots
+    for limit, captured in every if model is MODEL else every[:: max(len(every) - 1, 1)]:
         done = execute_captured(captured, Device("cpu", limit), prove=False)
         assert sum(done.pool_bytes.values()) <= limit
 

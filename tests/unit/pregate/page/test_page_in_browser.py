@@ -230,13 +230,24 @@ def test_the_page_is_whole_on_disk(address: str) -> None:
     assert Path(address.removeprefix("file://")).read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
+@pytest.fixture(scope="module")
+def plan_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the example, of fewer tokens."""
+    folder = tmp_path_factory.mktemp("poc")
+    text = (Path(__file__).parents[4] / "examples" / "poc.yaml").read_text(encoding="utf-8")
+    long, short = "input_tokens: 256, output_tokens: 128", "input_tokens: 16, output_tokens: 4"
+    assert long in text
+    (folder / "poc.yaml").write_text(text.replace(long, short), encoding="utf-8")
+    path = folder / "poc.html"
+    path.write_text(poc_page(plan_poc(folder / "poc.yaml")), encoding="utf-8")
+    return path
+
+
 @pytest.mark.parametrize("width", [390, 1100])
-def test_a_plan_for_those_who_decide_is_cut_at_no_width(browser: Any, tmp_path: Path, width: int) -> None:
+def test_a_plan_for_those_who_decide_is_cut_at_no_width(browser: Any, plan_page: Path, width: int) -> None:
     """No part of it scrolls, so that nothing is lost on a phone or on paper."""
     page = browser.new_page(viewport={"width": width, "height": 900})
-    path = tmp_path / "poc.html"
-    path.write_text(poc_page(plan_poc(Path(__file__).parents[4] / "examples" / "poc.yaml")), encoding="utf-8")
-    page.goto(path.as_uri())
+    page.goto(plan_page.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     boxes = "[...document.querySelectorAll('.wide, pre, td')]"
     assert page.evaluate(f"{boxes}.filter(e => e.scrollWidth > e.clientWidth + 1).length") == 0

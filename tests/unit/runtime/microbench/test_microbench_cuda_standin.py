@@ -17,6 +17,7 @@ import pytest
 
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, load_measurements
+from hwmodels.fits.fit import Fit
 from hwmodels.platform import load_platform
 from offload.ops import KERNEL_KINDS, OpKind
 from pregate.ask.capturing.capture import Captured
@@ -111,6 +112,21 @@ def measurements() -> Measurements:
         return session.measure(settings, {"command": "a test"}, insist=False)
 
 
+@pytest.fixture(scope="module")
+def fit(measurements: Measurements, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """What `calibrate` makes of the file of `measurements`."""
+    path = tmp_path_factory.mktemp("measured") / "measurements.json"
+    measurements.save(path)
+    return calibrate(load_measurements(path), {"command": "a test"})
+
+
+@pytest.fixture
+def fit_file(fit: Fit, tmp_path: Path) -> Path:
+    path = tmp_path / "fit.yaml"
+    path.write_text(fit.to_yaml(), encoding="utf-8")
+    return path
+
+
 def test_a_session_without_time_measures_what_a_fit_needs() -> None:
     found = session.measure(session.Settings("cuda", DTYPES, quick=True, budget_s=1e-3), insist=False)
     assert {sample.what for sample in found.samples} - {"launch"} == {"d2h", "gemm", "h2d", "issue", "op"}
@@ -121,9 +137,7 @@ def test_a_session_without_time_measures_what_a_fit_needs() -> None:
     assert "sync_s" in fit.constants
 
 
-def test_everything_is_measured_in_both_formats_and_calibrate_takes_it(
-    measurements: Measurements, tmp_path: Path
-) -> None:
+def test_everything_is_measured_in_both_formats_and_calibrate_takes_it(measurements: Measurements, fit: Fit) -> None:
     found = measurements
     assert {sample.what for sample in found.samples} - {"launch"} == {"d2h", "decide", "gemm", "h2d", "issue", "op"}
     assert found.stack == "pytorch-eager"
@@ -131,20 +145,16 @@ def test_everything_is_measured_in_both_formats_and_calibrate_takes_it(
     assert {sample.parameters["memory"] for sample in found.of("h2d")} == {"pinned", "pageable", "mapped"}
     kinds = {sample.parameters["kind"] for sample in found.of("op")}
     assert {kind.name.lower() for kind in (OpKind.FETCH, OpKind.READBACK, OpKind.WAIT, OpKind.CROSS_ATTENTION)} <= kinds
-    found.save(tmp_path / "measurements.json")
-    fit = calibrate(load_measurements(tmp_path / "measurements.json"), {"command": "a test"})
     assert fit.name == "h100-sxm.pytorch-eager"
     assert fit.dtypes == DTYPES
 
 
-def test_a_validation_runs_on_the_fit(measurements: Measurements, tmp_path: Path) -> None:
-    path = tmp_path / "fit.yaml"
-    path.write_text(calibrate(measurements, {"command": "a test"}).to_yaml(), encoding="utf-8")
+def test_a_validation_runs_on_the_fit(fit_file: Path) -> None:
     groups = [
         CaseGroup(MODELS[name].with_dtype(dtype), CaseWorkload(2, 3, 3, seed=5), GPU_POLICIES, hbm_share=0.9)
         for name, dtype in (("decoder-only", "fp32"), ("encoder-decoder", "bf16"))
     ]
-    found = validate(groups, load_platform(str(path)), ValidationPlan("cuda", repeats=1))
+    found = validate(groups, load_platform(str(fit_file)), ValidationPlan("cuda", repeats=1))
     summary = summarise_validation(found)
     assert summary["n"] == 2 * len(GPU_POLICIES)
     assert summary["bytes_exact"]
@@ -186,11 +196,7 @@ def test_a_queue_of_copies_waits_until_all_are_issued() -> None:
     assert [sample.parameters["n_bytes"] for sample in samples] == [4096, 8192] * 2
 
 
-def test_a_driver_fault_costs_its_group_alone(
-    measurements: Measurements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "fit.yaml"
-    path.write_text(calibrate(measurements, {"command": "a test"}).to_yaml(), encoding="utf-8")
+def test_a_driver_fault_costs_its_group_alone(fit_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = CaseGroup(MODELS["decoder-only"], CaseWorkload(1, 3, 3, seed=6), ("on_demand",), hbm_share=0.9)
     groups = [group, dataclasses.replace(group, workload=CaseWorkload(2, 3, 3, seed=6))]
     real = case_runner.execute_captured
@@ -201,12 +207,12 @@ def test_a_driver_fault_costs_its_group_alone(
         return real(captured, *rest, **named)
 
     monkeypatch.setattr(case_runner, "execute_captured", faulty)
-    found = validate(groups, load_platform(str(path)), ValidationPlan("cuda", repeats=1))
+    found = validate(groups, load_platform(str(fit_file)), ValidationPlan("cuda", repeats=1))
     assert [outcome.case.group for outcome in found.outcomes] == [groups[1].name]
     assert found.failed == {group.name: "op 3 on lane COMPUTE failed: CUDA error"}
     assert not summarise_validation(found)["valid"]
     with pytest.raises(LaneFailure):
-        validate(groups[:1], load_platform(str(path)), ValidationPlan("cuda", repeats=1))
+        validate(groups[:1], load_platform(str(fit_file)), ValidationPlan("cuda", repeats=1))
 
 
 def test_the_gpu_suite_has_what_it_must_show() -> None:
