@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
+from hwmodels.kernels.all_reduce import all_reduce_s
 from hwmodels.kernels.floors import alone_s, at_floor, fused_s, missing_s
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts
 from hwmodels.kernels.host_prices import host_s
@@ -133,8 +134,9 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
     constant = figures.stack_constant
     match work.kind:
         case OpKind.FETCH | OpKind.ZERO_COPY | OpKind.JOIN:
-            latency_s = work.n_copies * figures.fetch_latency_s
-            return Parts(latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
+            return Parts(
+                work.n_copies * figures.fetch_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d")
+            )
         case OpKind.READBACK:
             measured = figures.kernel(work.kind, "fixed_s")
             fixed_s = figures.copy_latency_s if measured is None else measured
@@ -163,9 +165,11 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
             return Parts(work.n_entries * figures.values.get("stack.mask_s", 0.0))
         case OpKind.DRAFT:
             return Parts(work.n_entries * _draft_s(figures))
+        case OpKind.ALL_REDUCE:
+            return Parts(all_reduce_s(work, figures))
         case OpKind.HANDOVER:
-            moved_s = work.copy_bytes / figures.link_bytes_per_s("d2h")
-            return Parts(figures.copy_latency_s + constant("handover_s"), link_s=moved_s)
+            fixed_s = figures.copy_latency_s + constant("handover_s")
+            return Parts(fixed_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
         case OpKind.STREAM | OpKind.RETURN:
             return Parts(figures.copy_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
         case OpKind.CPU_EXPERT | OpKind.CPU_LAYER:
@@ -229,10 +233,8 @@ def _more_to_issue_s(work: Work, figures: Figures) -> Number:
 def _hbm_traffic_s(work: Work, figures: Figures, counts: FusedCounts | RowCounts | None = None) -> Number:
     """What the op's HBM traffic takes at the full rate; a copy within HBM is read and written."""
     match work.kind:
-        case OpKind.STAGE:
-            moved: Number = 2 * work.copy_bytes
         case _ if work.kind in _COPIES:
-            moved = work.copy_bytes
+            moved: Number = work.copy_bytes * (2 if work.kind is OpKind.STAGE else 1)
         case _ if KINDS[work.kind].lane in (Lane.HOST, Lane.DISK, Lane.CPU):
             return 0.0
         case _ if counts is not None:
@@ -270,9 +272,8 @@ def _kernel_parts(work: Work, figures: Figures, counts: FusedCounts | None = Non
     if work.kind not in KERNEL_KINDS or figures.stack.tile is not None:
         return Parts(fixed_s, compute_s, hbm_s)
     missing = missing_s(work, figures, fixed_s, gemms_s, counts)
-    if (
-        work.fused is not None and counts is None and at_floor(work, figures, fixed_s, gemms_s)
-    ):  # a floor is nothing but fixed
+    is_fused = work.fused is not None and counts is None
+    if is_fused and at_floor(work, figures, fixed_s, gemms_s):  # a floor is nothing but fixed
         return Parts(fixed_s + missing + compute_s + hbm_s)
     return Parts(fixed_s + missing, compute_s, hbm_s)
 
@@ -332,8 +333,7 @@ def _grouped_gemms_s(
     rows, columns = figures.stack.tile
     n_sm = figures["accelerator.n_sm"]
     bits = figures.read_bits(work)
-    tiles: Counter[tuple[int, int, int]] = Counter()
-    weights: Counter[tuple[int, int, int]] = Counter()
+    tiles, weights = Counter[tuple[int, int, int]](), Counter[tuple[int, int, int]]()
     for i, gemm in enumerate(work.gemms):
         launch = i % 2, gemm.n, gemm.k  # `offload.work` lists up and down projections in turn, a launch each
         tiles[launch] += math.ceil(gemm.m / rows) * math.ceil(gemm.n / columns) * gemm.n_gemms

@@ -204,8 +204,9 @@ class Figures:
         """What copies achieve: `direction` is "h2d" or "d2h".
 
         From or into host memory of the kind that the stack holds weights in: for other kinds than pinned the link's
-        figure, at most what pinned memory achieves, and as pinned on the way back where nobody says. Raises
-        `InvalidInput` where the link has none to the device.
+        figure, at most what pinned memory achieves, and as pinned on the way back where nobody says. Cards that share
+        every layer copy at the same time, and have no more than host memory gives all of them. Raises `InvalidInput`
+        where the link has none to the device.
         """
         pinned = self._pinned_bytes_per_s(direction)
         kind = self.stack.host_memory
@@ -221,7 +222,11 @@ class Figures:
 
     def _pinned_bytes_per_s(self, direction: str) -> Number:
         share = self.values.get(f"link.{direction}_efficiency")
-        return self.values[f"link.{direction}_bytes_per_s"] * (self.values[_OF_STACK] if share is None else share)
+        rate = self.values[f"link.{direction}_bytes_per_s"] * (self.values[_OF_STACK] if share is None else share)
+        n_cards = self.values.get("accelerator.n_cards")
+        if n_cards is None or not self.stack.execution.shares_layers:
+            return rate
+        return slower(rate, self.values["host.dram_bytes_per_s"] / n_cards)  # of cards that copy at the same time
 
     @property
     def crossing_slowdown(self) -> Number:

@@ -20,6 +20,7 @@ from hwmodels.specs.machine_files import hardware_names, load_machine
 from hwmodels.specs.overrides import with_overrides
 from hwmodels.specs.spec import Accelerator, MachineSpec
 from hwmodels.stack import (
+    BETWEEN_CARDS,
     CONSTANTS,
     OPTIONAL,
     UNPACKING,
@@ -40,6 +41,12 @@ IN_TURN = "llama-cpp"
 DEFAULT_STACK = "streams"
 """The stack of a machine that no fit was made on: what this project's own runtime executes."""
 
+SHARING = "vllm"
+"""The stack whose cards share every layer."""
+
+SHARED = "every layer shared (tensor parallel): sums over cards at claimed rates, no switch between links"
+"""What predictions for cards that share layers rest on."""
+
 TURNS = "layers split, a token is on one card at a time: what passes between cards is left out"
 """What predictions for several cards do not know."""
 
@@ -59,6 +66,9 @@ _NAMED = 3
 
 _OF_TABLES = ("vllm",)
 """Stacks that public tables of kernels were fitted for: asked for by name, and lent within a family of cards only."""
+
+_NEVER_FITTED = ("memory_share", *UNPACKING, *BETWEEN_CARDS)
+"""Constants that a stack states whatever was measured of it."""
 
 _NEARLY = 1.1
 """How far beyond the figures of fitted cards another still counts as one of them."""
@@ -96,10 +106,10 @@ class Platform:
     def __post_init__(self) -> None:
         if self.machine.n_cards == 1:
             return
-        if not self.stack.cards_in_turn:
+        if not self.stack.cards_in_turn and not self.execution.shares_layers:
             raise InvalidInput(
-                f"{self.hardware} with {self.stack.name}: cards that share a layer cannot be said, those that a token "
-                f"passes through in turn can: --stack {IN_TURN} or {', '.join(_in_turn()[1:])}"
+                f"{self.hardware} with {self.stack.name}: of one card; several share every layer under {SHARING}, or "
+                f"have whole layers each under {IN_TURN} or {', '.join(_in_turn()[1:])}: choose one as --stack"
             )
         if self.machine.has_one_memory:
             raise InvalidInput(f"{self.hardware}: machines with one memory for all are no cards of one host")
@@ -121,7 +131,7 @@ class Platform:
             return True
         if name in UNPACKING and not self.overridden.keys().isdisjoint(UNPACKING):
             return False
-        return name in self.stack.constants and (self.fit is None or name in ("memory_share", *UNPACKING))
+        return name in self.stack.constants and (self.fit is None or name in _NEVER_FITTED)
 
     def constant(self, name: str) -> float:
         """A stack constant: the user's, else the fitted, else the claimed one."""
@@ -152,7 +162,9 @@ class Platform:
         """`calibration` in plain words, and which figures of the machine nobody could read."""
         unread = self.unverified
         named = ", ".join(unread[:_NAMED]) + (f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else "")
-        turns = f"; {self.hardware}: {TURNS}" if self.machine.n_cards > 1 else ""
+        turns = ""
+        if self.machine.n_cards > 1:
+            turns = f"; {self.hardware}: {SHARED if self.execution.shares_layers else TURNS}"
         lent = f"; {OF_CUDA}" if self.is_of_cuda else ""
         return self._calibration(dtype) + turns + lent + (f"; unverified: {named}" if unread else "")
 

@@ -34,6 +34,7 @@ from traces.foundation.yaml_names import yaml_names
 
 __all__ = [
     "BACKEND_STACKS",
+    "BETWEEN_CARDS",
     "CONSTANTS",
     "FLOORS",
     "OPTIONAL",
@@ -80,6 +81,10 @@ CONSTANTS: dict[str, str] = {
     "draft_s": "time",
     "cpu_kv_copies": "ratio",
     "attention_efficiency": "ratio",
+    "all_reduce_s": "time",
+    "ring_step_s": "time",
+    "peer_efficiency": "ratio",
+    "ring_efficiency": "ratio",
     "gemm_floor_s": "time",
     "attention_floor_s": "time",
     "experts_floor_s": "time",
@@ -113,7 +118,9 @@ launch_s.
 draft_s: time to propose one token to verify, where no model of the catalogue does (`draft=stated`).
 cpu_kv_copies: bytes of DRAM moved for each byte of keys and values that the host attends to; left out: 1.
 attention_efficiency: of the memory rate, what attention reads of its keys and values (no latents); left out:
-hbm_efficiency. The floors
+hbm_efficiency. Of cards that share every layer (`hwmodels.kernels.all_reduce`): all_reduce_s: to begin a sum over cards
+that read each other's memory; ring_step_s: of each step where each hands on to the next; peer_efficiency: of the rate
+between cards that do; ring_efficiency: of that of the host's link, which a ring of cards shares. The floors
 (`hwmodels.kernels.floors`): the least device time of a GEMM, of an attention kernel, and of a fused op of experts,
 of 16 bits a weight or fewer (narrow)."""
 
@@ -122,6 +129,9 @@ VENDORS = ("NVIDIA", "AMD", "Apple", "Intel")
 
 FLOORS = ("gemm", "attention", "experts", "narrow_experts")
 """Kinds of kernel that a stack may state a floor for, in a section `floors` of its file."""
+
+BETWEEN_CARDS = ("all_reduce_s", "ring_step_s", "peer_efficiency", "ring_efficiency")
+"""What sums over cards take: a stack whose cards share every layer states all."""
 
 UNPACKING = ("dequant_efficiency", "unpack_s")
 """What unpacking costs: a stack states one of the two."""
@@ -142,6 +152,7 @@ OPTIONAL = (
     "draft_s",
     "cpu_kv_copies",
     "attention_efficiency",
+    *BETWEEN_CARDS,
     *(f"{kind}_floor_s" for kind in FLOORS),
 )
 """Constants that a stack may leave out: it uses all of HBM, and its kernels take their fixed time and roofline."""

@@ -18,6 +18,7 @@ from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.compilable import is_compilable
 from offload.fast.decode_compiled import CompiledLoop, is_kept, is_loaded
+from offload.placing.all_reduces import AllReduces
 from offload.placing.cards import LayersOnCards
 from offload.placing.over_link import check_over_link
 from offload.placing.placement import Placed, place
@@ -148,8 +149,11 @@ class DecodeStream:
 
     def __iter__(self) -> Iterator[Part]:
         job, parts = self._job, self._parts()
+        if job.execution.shares_layers and job.placed.n_cards > 1:
+            return AllReduces(job.model, job.placed.n_cards).parts(parts)
         n_copies, n_cards = job.execution.input_copies, min(job.placed.n_cards, job.model.decoder.n_layers)
-        stays = job.policy.resident and job.placed.is_plain and not job.model.is_encoder_decoder
+        drafts = job.policy.speculation is not None and job.policy.speculation.draft_name != "none"
+        stays = job.policy.resident and job.placed.is_plain and not (job.model.is_encoder_decoder or drafts)
         if n_cards == 1 or not n_copies or not stays:
             return parts
         return LayersOnCards(job.model.decoder.n_layers, n_cards, n_copies).parts(parts)

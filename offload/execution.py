@@ -54,7 +54,8 @@ class Execution:
     `zero_copy_rows`: rows of activations that a kernel multiplies by weights which it reads once over the link, where
     they lie in host memory; more rows read them again. 0: kernels of this engine read no weights there.
     `input_copies`: of several cards with whole layers each, copies that each has of what the host hands to a pass, so
-    that it may issue as many passes more before one has ended there; 0: one pass at a time.
+    that it may issue as many passes more before one has ended there; 0: one pass at a time. `shares_layers`: several
+    cards have a share of each layer (tensor parallelism), and add up what they computed of it.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Execution:
     zero_copy_rows: int = 0
     fills_mask: bool = False
     input_copies: int = 0
+    shares_layers: bool = False
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
@@ -173,7 +175,9 @@ EXECUTIONS |= {
         # Weights on the host are views that kernels read (model_executor/offloader/uva.py); tiles of experts have 64
         # rows where no other configuration is kept (get_default_config). Nothing says that the device caches what it
         # reads so: CUDA's guide has repeated accesses repeat the transfer.
-        replace(_FUSED, name="vllm", micro_batch=8192, decompresses=True, zero_copy_rows=64),
+        # Several cards share every layer: two sums a layer, one of the embeddings, and the logits put together
+        # (layers/linear.py: RowParallelLinear, layers/vocab_parallel_embedding.py, layers/logits_processor.py).
+        replace(_FUSED, name="vllm", micro_batch=8192, decompresses=True, zero_copy_rows=64, shares_layers=True),
         # ggml's scheduler: layers split by where their tensors are; the thread that issues computes what is on the CPU.
         # llama.cpp: src/llama-graph.cpp (build_moe_ffn), ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows
         # and more are copied to the device).

@@ -107,6 +107,8 @@ class OpKind(IntEnum):
     """Host work: which keys each token of a pass may attend to, looked at one by one."""
     JOIN = 24
     """The end of a kernel that reads weights in host memory: it has computed, and read them. No time of its own."""
+    ALL_REDUCE = 25
+    """What cards that share every layer have computed, added up over them, or put together."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -181,6 +183,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.ZERO_COPY: KindRow(Lane.H2D, "h2d", "zero-copy read", "#ACD410", streams=True),
         OpKind.MASK: KindRow(Lane.HOST, "host", "host", "#999999"),
         OpKind.JOIN: KindRow(Lane.COMPUTE, "sync", "zero-copy read", "#ACD410"),
+        OpKind.ALL_REDUCE: KindRow(Lane.COMPUTE, "sync", "all-reduce", "#D25A1E"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
@@ -269,7 +272,7 @@ class Work(NamedTuple):
     weights that stay where they are.
     `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.slots.copy_runs`).
     `n_entries`: what is gone through one by one: of a table of experts by token what the host looks at, tokens drafted,
-    prompts whose kernels are loaded, entries of a mask.
+    prompts whose kernels are loaded, entries of a mask, cards that a sum is over.
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
     `reading`: how storage is read, None at once.
     `piece`: the matrix of an expert that an op moves or multiplies by; None: all of it.

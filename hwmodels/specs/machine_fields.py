@@ -40,6 +40,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "clock_hz": Field("frequency"),
         "l2_bytes": Field("size"),
         "n_cards": Field("count", optional=True),
+        "peer_bytes_per_s": Field("bandwidth", optional=True),
         "price_usd": Field("price", optional=True),
     },
     "host": {

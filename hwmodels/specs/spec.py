@@ -24,8 +24,9 @@ class Accelerator:
     `hbm_bytes` is the whole memory, before what a driver reserves; `peak_flop_per_s` the dense peak by dtype
     (`PEAK_DTYPES`), fp32 without tensor cores, 16-bit formats with fp32 accumulation; `n_sm` multiprocessors or compute
     units at `clock_hz`, the highest boost clock; `price_usd` the price of it alone, launch or market as its source
-    says, None where none could be cited; `n_cards` such cards that a token passes through in turn, whole layers on
-    each, None: one. `sources` has a `Quantity` for every figure, by field name.
+    says, None where none could be cited; `n_cards` such cards that share the layers, or every layer, of a model, None:
+    one; `peer_bytes_per_s` one way between a card and all others together, None where they have but the host's link.
+    `sources` has a `Quantity` for every figure, by field name.
 
     `compute_capability` is NVIDIA's MAJOR.MINOR, which says whose kernels it runs (`hwmodels.laws.families`); empty
     where a card has none.
@@ -43,6 +44,7 @@ class Accelerator:
     sources: Mapping[str, Quantity]
     compute_capability: str = ""
     n_cards: int | None = None
+    peer_bytes_per_s: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "peak_flop_per_s", ReadOnly(self.peak_flop_per_s))

@@ -6,16 +6,16 @@ Nothing here may know time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offload.lanes import card_lane
 from offload.ops import Lane, OpKind, Work
+from offload.placing.inserted_ops import InsertedOps, row_of
 from offload.recorder import Part
-from offload.schedule import COLUMNS
 
 __all__ = ["LayersOnCards", "card_of_layers"]
 
@@ -58,17 +58,16 @@ class LayersOnCards:
         self._n_layers, self._n_cards, self._n_copies = n_layers, n_cards, n_copies
         self._card = card_of_layers(n_layers, n_cards)
         self._lane = np.array([card_lane(card) for card in range(n_cards)], np.int8)
-        self._n_waits = self._n_passes = self._not_seen = 0
+        self._inserted = InsertedOps()
+        self._n_passes = self._not_seen = 0
         self._key, self._end = np.zeros(0, np.int64), np.zeros(0, np.int64)  # of passes that are not seen to their end
 
     def parts(self, parts: Iterable[Part]) -> Iterator[Part]:
         """The parts of a schedule of one card, each of whole passes, on several."""
         for part in parts:
-            yield self._spread(part) if len(part) else part
+            yield self._spread(part) if len(part) else self._inserted.as_it_is(part, self._end)
 
     def _spread(self, part: Part) -> Part:
-        """One part. No later pass waits for an op of it, since nothing is copied: but the host, for those it begins."""
-        assert not part.live.size
         ops = np.flatnonzero(part.columns["lane"] == Lane.COMPUTE)
         place = np.where(part.columns["kind"][ops] == OpKind.DRAFT, 0, part.columns["layer"][ops]).astype(np.int64)
         place[place < 0] = self._n_layers  # the head
@@ -76,33 +75,23 @@ class LayersOnCards:
         wanted = stays.key - self._n_copies * self._n_cards
         known = np.append(self._key, stays.key)
         held = (wanted >= stays.not_seen * self._n_cards) & np.isin(wanted, known)
-        before = np.zeros(len(part), np.int64)
-        before[stays.first[held]] = 1
-        base = part.base + self._n_waits
-        at = base + np.arange(len(part)) + np.cumsum(before)  # ops as they count now
+        begun = stays.first[held]
+        at, waits = self._inserted.place(part, begun)
         ends = np.append(self._end, at[stays.last])
-        waits = at[stays.first[held]] - 1
-        row, works = _row_of_wait(part.works)
+        row, works = row_of(_WAIT, part.works)
         lane = part.columns["lane"].copy()
         lane[ops] = self._lane[self._card[place]]
-        like = stays.first[held]
         wait = {
-            "lane": Lane.HOST, "kind": OpKind.WAIT, "cost": row, "step": part.columns["step"][like],
-            "layer": part.columns["layer"][like], "expert": -1, "slot": -1, "cancelled_by": -1,
+            "lane": Lane.HOST, "kind": OpKind.WAIT, "cost": row, "step": part.columns["step"][begun],
+            "layer": part.columns["layer"][begun], "expert": -1, "slot": -1,
         }  # fmt: skip
-        columns = _inserted({**part.columns, "lane": lane}, wait, like)
-        handed_on = stays.first[stays.handed_on]
-        columns |= _edges(
-            (np.repeat(at, np.diff(part.columns["dep_ptr"])), at[part.columns["dep"] - part.base]),
-            (at[handed_on], at[stays.last[np.flatnonzero(stays.handed_on) - 1]]),
+        edges = (
+            (at[stays.first[stays.handed_on]], at[stays.last[np.flatnonzero(stays.handed_on) - 1]]),
             (waits, ends[np.searchsorted(known, wanted[held])]),
-            base=base,
-            n_ops=len(columns["lane"]),
         )
-        self._n_waits += len(like)
         later = known >= max(self._n_passes - self._n_copies, self._not_seen) * self._n_cards
         self._key, self._end = known[later], ends[later]
-        return Part(base, columns, works, self._end)
+        return self._inserted.part(part, works, wait, edges, lane=lane, live=self._end)
 
     def _stays(self, ops: _Ints, place: _Ints) -> _Stays:
         """What the passes of a part compute card by card: its `ops` (n,) in layers, heads behind the last, `place`."""
@@ -114,25 +103,3 @@ class LayersOnCards:
         self._n_passes, self._not_seen = int(passes[-1]) + 1, int(np.append(self._not_seen, seen)[-1])
         last = ops[np.append(begins[1:], len(ops)) - 1]
         return _Stays(passes[begins] * self._n_cards + card[begins], ops[begins], last, ~starts[begins], not_seen)
-
-
-def _row_of_wait(works: tuple[Work, ...]) -> tuple[int, tuple[Work, ...]]:
-    """The row of a wait of the host, and the works with it."""
-    return (works.index(_WAIT), works) if _WAIT in works else (len(works), (*works, _WAIT))
-
-
-def _inserted(columns: Mapping[str, NDArray[Any]], one: Mapping[str, Any], at: _Ints) -> dict[str, NDArray[Any]]:
-    """The columns of ops with `one` more put in before each op of `at`; what it does not say is 0."""
-    return {
-        name: np.insert(values, at, one.get(name, 0))
-        for name, values in columns.items()
-        if name not in ("dep", "dep_ptr")
-    }
-
-
-def _edges(*edges: tuple[_Ints, _Ints], base: int, n_ops: int) -> dict[str, NDArray[Any]]:
-    """Dependencies in CSR form: `edges`, of ops that wait and what each waits for, all as they count in a schedule."""
-    owner, dep = (np.concatenate(ends) for ends in zip(*edges, strict=True))
-    order = np.argsort(owner, kind="stable")
-    counts = np.bincount(owner - base, minlength=n_ops)
-    return {"dep_ptr": np.append(0, np.cumsum(counts)), "dep": dep[order].astype(COLUMNS["dep"])}

@@ -218,12 +218,13 @@ def platforms_of(
     if isinstance(hw, Platform):
         if stacks is not None or overrides is not None:
             raise InvalidInput("a platform has its stack and its numbers: leave out stacks and overrides")
-        return {hw.stack.name: hw}
+        return {hw.stack.name: _of_whole_layers(hw)}
     name = str(hw)
     if stacks is not None:
         if not stacks:
             raise InvalidInput("stacks = []: name at least one, such as llama-cpp")
-        return {hw.stack.name: hw for hw in (load_hardware(name, stack, overrides) for stack in stacks)}
+        found = (_of_whole_layers(load_hardware(name, stack, overrides)) for stack in stacks)
+        return {hw.stack.name: hw for hw in found}
     own = load_hardware(name, None, overrides)
     named = own.fit is not None and own.fit.hardware == own.hardware and own.fit.machine is not None
     if named or (Path(name).suffix in (".yaml", ".yml") and is_fit(Path(name))):
@@ -233,6 +234,16 @@ def platforms_of(
     if own.machine.n_cards > 1:
         wanted = tuple(stack for stack in wanted if load_stack(stack).cards_in_turn)
     return {stack: own if stack == own.stack.name else load_hardware(name, stack, overrides) for stack in wanted}
+
+
+def _of_whole_layers(hw: Platform) -> Platform:
+    """The platform. Raises `InvalidInput` where several cards share every layer: no card knows their limit."""
+    if hw.machine.n_cards > 1 and hw.execution.shares_layers:
+        raise InvalidInput(
+            f"{hw.hardware} with {hw.stack.name}: designs are not ranked for cards that share every layer: ask "
+            f"`pregate compare` for those of your own"
+        )
+    return hw
 
 
 def _card(

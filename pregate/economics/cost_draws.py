@@ -174,14 +174,16 @@ class Draws:
 
     def _watts(self, compute_share: float, host_share: float) -> NDArray[np.float64]:
         """Power of a machine whose compute lane and processor are busy such shares of the time. Of several cards one
-        computes at a time.
+        computes at a time, or all where they share every layer.
         """
         limit = self._card("limit_watts")
         idle = limit * self._of("idle_share")
-        others = (self._hw.machine.n_cards - 1) * idle
+        n_busy = self._hw.machine.n_cards if self._hw.execution.shares_layers else 1
+        others = (self._hw.machine.n_cards - n_busy) * idle
         host_idle, host_busy = self._of("host_idle_watts"), self._of("host_busy_watts")
         host = host_idle + host_share * np.maximum(host_busy - host_idle, 0)
-        return others + idle + compute_share * np.maximum(limit * self._of("busy_share") - idle, 0) + host
+        busy = idle + compute_share * np.maximum(limit * self._of("busy_share") - idle, 0)
+        return others + n_busy * busy + host
 
     def _machine_usd_per_year(self) -> NDArray[np.float64]:
         """A machine for a year: rented by the hour, or bought, spread over its years, with its upkeep."""

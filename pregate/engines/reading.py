@@ -26,6 +26,7 @@ from pregate.named import load_model
 from traces.errors import InvalidInput, PregateError
 from traces.model.dtypes import find_dtype
 from traces.model.model_architecture import ModelArchitecture
+from traces.model.tensor_parallel import sharded
 
 __all__ = ["flags_in", "told_of_flags", "without_flags"]
 
@@ -51,6 +52,10 @@ _NO_GRAPHS = re.compile(
     r'cudagraph_mode"?\s*[:=]\s*"?NONE|(?:^|mode"?\s*[:=]|level"?\s*[:=])\s*"?0\s*(?:$|["},])', re.I
 )
 """In vLLM's configuration of compilation: passes that are launched kernel by kernel."""
+
+
+_CARDS = "accelerator.n_cards"
+"""Cards of a row that share every layer."""
 
 
 @dataclass(slots=True)
@@ -79,6 +84,7 @@ class _Said:
     kv: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     numbers: dict[str, str] = field(default_factory=dict)
+    whole_experts: str = ""
 
 
 def flags_in(cells: Mapping[str, str]) -> str:
@@ -141,6 +147,7 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
         said.numbers |= at_clock(cells["hardware"], said.clock_hz)
     if said.has_no_graphs:
         said.numbers["stack.launch_s"] = engine.launch_without_graphs
+    model = sharded(model, _cards(said))  # flags are of each card
     read = read_where_they_lie(said.on_host_gib, said.on_host_names, model) if said.on_host_gib else []
     if said.copied_gib:
         read = copied_as_they_begin(said.copied_gib, model)
@@ -160,7 +167,10 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
         said.formats.pop("all", None)
     formats = ",".join(filter(None, (stated, *(f"{k}={v}" for k, v in said.formats.items()))))
     numbers = [part for part in _parts(cells) if not part.startswith("-")]
-    numbers += [f"{k}={v}" for k, v in said.numbers.items()]
+    others = [part for part in numbers if part.startswith(f"{_CARDS}=") and part != f"{_CARDS}={_cards(said)}"]
+    if others and _CARDS in said.numbers:
+        raise InvalidInput(f"policy: {_cards(said)} cards share every layer, the row has {others[0].partition('=')[2]}")
+    numbers += [f"{k}={v}" for k, v in said.numbers.items() if f"{k}={v}" not in numbers]
     policy = "@".join((base, *clauses))
     note = "; ".join(filter(None, (cells.get("note", ""), *said.notes)))
     told = {"policy": policy, "formats": formats, "set": ";".join(numbers), "stack": stack}
@@ -301,7 +311,14 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
     if what == "split" and value not in ("layer", "none"):
         raise InvalidInput(f"policy: {flag} {value[:20]}: cards that share a layer cannot be said: give a reason")
     if what == "cards" and _count(flag, value) > 1:
-        raise InvalidInput(f"policy: {flag} {value[:20]}: a row is of one card, cards together cannot be said")
+        raise InvalidInput(
+            f"policy: {flag} {value[:20]}: of cards together those that share every layer (-tp) can be said, and those "
+            f"with whole layers of llama.cpp"
+        )
+    if what == "sharing_cards" and _count(flag, value) > 1:
+        said.numbers[_CARDS] = str(_count(flag, value))
+    if what == "whole_experts" or (what == "expert_groups" and _count(flag, value) > 1):
+        said.whole_experts = flag
     if what == "device" and value == "none":
         said.gpu_layers = 0
     if what == "offload_mode" and value != "cpu":
@@ -310,6 +327,17 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
         )
     if what == "fewer_experts" or (what == "model_changed" and "expert" in value):
         raise InvalidInput(f"policy: {flag} {value[:20]}: experts a token are of the model, NAME?top_k=6")
+
+
+def _cards(said: _Said) -> int:
+    """Cards that share every layer. Raises `InvalidInput` where they have whole experts each."""
+    n_cards = int(said.numbers.get(_CARDS, 1))
+    if n_cards > 1 and said.whole_experts:
+        raise InvalidInput(
+            f"policy: {said.whole_experts}: whole experts on each of {n_cards} cards cannot be said: of cards that "
+            f"share every layer each has a part of every expert"
+        )
+    return n_cards
 
 
 def _reads_whole(what: str, flag: str, value: str) -> bool:

@@ -44,7 +44,7 @@ _WORDS = {
     "disk": "storage reads",
     "cpu": "experts on the host",
     "host": "launches and bookkeeping on the host",
-    "sync": "read-backs and waits of the host",
+    "sync": "read-backs, waits of the host and sums over cards",
     "slot": "copies that wait for a slot or the pinned buffer",
 }
 """`simulator.explain.attribution.CLASSES` in plain words."""

@@ -20,7 +20,8 @@ class MachineMemory:
 
     `reserve_bytes`: HBM that the software takes for itself; `dram_bytes` of the host called `host`; `way_out`: what to
     try where those are too few. `costs_of`: what a design that weighs the host against the link measures of a model
-    there; None where nobody can tell. `n_cards`: cards whose memory that is together, whole layers on each.
+    there; None where nobody can tell. `n_cards`: cards whose memory that is together, whole layers on each; where they
+    share every layer (`execution.shares_layers`), the memory of one.
     `is_one`: HBM is a part of those `dram_bytes`, as host and accelerator share one memory.
     """
 
@@ -38,9 +39,10 @@ class MachineMemory:
 def memory_of(hw: Platform) -> MachineMemory:
     """The memory of a platform."""
     machine, n_cards = hw.machine, hw.machine.n_cards
+    n_together = 1 if hw.execution.shares_layers else n_cards
     return MachineMemory(
-        n_cards * int(machine.accelerator.hbm_bytes * hw.constants.get("memory_share", 1.0)),
-        n_cards * int(hw.constant("reserve_bytes")),
+        n_together * int(machine.accelerator.hbm_bytes * hw.constants.get("memory_share", 1.0)),
+        n_together * int(hw.constant("reserve_bytes")),
         machine.host.dram_bytes,
         machine.host.name,
         hw.execution,

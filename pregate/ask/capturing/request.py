@@ -27,6 +27,7 @@ from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.tier_names import tier_named
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
+from traces.model.tensor_parallel import sharded
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import shared_popularity
@@ -146,6 +147,8 @@ def request(
         check_trace(model, trace)
         workload = measure_workload(model, trace.steps())
     memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
+    if memory.execution.shares_layers:
+        model = sharded(model, memory.n_cards)
     if chosen.asks_machine and memory.costs_of is not None:
         chosen = chosen.on_machine(memory.costs_of(model))
     if chosen.placement.fits:
@@ -174,12 +177,15 @@ def _planned(
     execution = chosen.placement.execution(memory.execution)
     check_over_link(chosen, execution, placed)
     tier, n_host_slots = tier_named(expert_tier), 0
+    n_shares = memory.n_cards if execution.shares_layers else 1
+    if n_shares > 1:
+        _check_shared(chosen, placed, tier)
     if tier.on_disk:
         other_bytes = host_bytes(model, workload, chosen, placed, experts=False)
         n_host_slots = _host_slots(tier, model, memory, chosen, other_bytes)
         on_host = other_bytes + n_host_slots * tier.reads.expert_bytes(model)
     else:
-        on_host = host_bytes(model, workload, chosen, placed)
+        on_host = n_shares * host_bytes(model, workload, chosen, placed)
         _check_host_memory(model, memory, chosen, on_host)
     hbm_bytes = memory.hbm_bytes - _unfilled(model, memory, chosen)
     left = memory.dram_bytes - on_host if memory.is_one else hbm_bytes
@@ -211,7 +217,7 @@ def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy) -
 
     Raises `InvalidInput` for a policy that moves experts, which no engine does on several.
     """
-    if memory.n_cards == 1:
+    if memory.n_cards == 1 or memory.execution.shares_layers:
         return 0
     if not policy.resident:
         raise InvalidInput(
@@ -219,6 +225,22 @@ def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy) -
             f"gpu_only@experts=cpu:N, gpu_only@layers=cpu:N"
         )
     return (memory.n_cards - 1) * model.n_experts * model.expert_bytes
+
+
+def _check_shared(policy: Policy, placed: Placed, tier: Tier) -> None:
+    """Raise `InvalidInput` for what is of one card where several share every layer."""
+    if placed.host_layers or any(one is not None for one in placed.kept):
+        raise InvalidInput(
+            f"{policy.name}: what the host computes of a layer is handed over by one card, and several share it here: "
+            f"leave out experts=cpu and layers=cpu, or take weights to the cards (experts=zerocopy, weights=stream)"
+        )
+    if tier.on_disk:
+        raise InvalidInput(f"--tier {tier.name}: storage is read for one card, and several share every layer here")
+    if policy.speculation is not None and policy.speculation.draft is not None:
+        raise InvalidInput(
+            f"{policy.name}: a model that drafts is of one card, and several share every layer here: draft=none or "
+            f"draft=stated"
+        )
 
 
 def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -> NDArray[np.float64]:

@@ -1,4 +1,5 @@
-"""Rows of several cards: those that a token passes through in turn are one with the memory of all.
+"""Rows of several cards: those that a token passes through in turn are one with the memory of all, those that share
+every layer are as many.
 
 So llama.cpp and ik_llama.cpp split a model by layers, unless they are told otherwise. A prompt whose passes may be in
 several cards at once is of so many cards.
@@ -18,6 +19,7 @@ __all__ = ["check_one_card", "check_one_model", "on_one_card"]
 
 _NO_CARD = ("", "none", "cpu", "cpu only", "cpu-only", "no gpu", "no-gpu")
 _IN_TURN = ("llama-cpp", "ik-llama")
+_SHARING = ("vllm",)
 _MOST = 16
 _ONE_PASS = 512
 """Tokens of a prompt that pass at once where nothing else is said (`-ub` of both engines)."""
@@ -31,14 +33,16 @@ def on_one_card(cells: Mapping[str, str], named: str) -> dict[str, str]:
     """
     n, _ = several(cells.get("hardware", ""))
     engine = engine_of(cells.get("stack", ""))
-    if not 1 < n <= _MOST or named not in hardware_names() or engine is None or engine.engine not in _IN_TURN:
+    if not 1 < n <= _MOST or named not in hardware_names() or engine is None:
+        return dict(cells)
+    if engine.engine not in (*_IN_TURN, *_SHARING):
         return dict(cells)
     numbers = cells.get("set", "")
     design = f"{cells.get('policy', '')} {cells.get('placement', '')} {numbers}"
     if "hbm_bytes" in numbers or "n_cards" in numbers or _SHARE_LAYERS.search(design):
         return dict(cells)
     together = f"accelerator.hbm_bytes={n * load_machine(named).accelerator.hbm_bytes:.0f}"
-    if _takes_turns(cells, design):
+    if engine.engine in _SHARING or _takes_turns(cells, design):
         together = f"accelerator.n_cards={n}"
     return {**cells, "hardware": named, "set": ";".join(filter(None, (numbers, together)))}
 
@@ -70,7 +74,8 @@ def check_one_card(hardware: str, *, measured: bool = False) -> None:
         raise InvalidInput(
             f"hardware {hardware[:60]!r}: a row is of one card. Cards that a token passes through in turn (stacks "
             f"{' and '.join(_IN_TURN)}) are one with the memory of all: {named[:40]}, and set accelerator.hbm_bytes; "
-            f"cards that share a layer, or that differ, cannot be said: give the row a reason"
+            f"those that share every layer (stack {_SHARING[0]}) accelerator.n_cards={max(n, 2)}; cards that share a "
+            f"layer otherwise, or that differ, cannot be said: give the row a reason"
         )
 
 

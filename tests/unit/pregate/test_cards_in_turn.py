@@ -89,6 +89,17 @@ def test_what_the_host_computes_keeps_passes_apart(model: ModelArchitecture) -> 
     assert two.ttft_s == pregate.simulate(model, roomy, trace, "gpu_only@experts=cpu:8").ttft_s
 
 
+@pytest.mark.parametrize("draft", ["stated", "olmoe-1b-7b"])
+def test_what_drafts_is_before_the_pass_on_whichever_card(model: ModelArchitecture, draft: str) -> None:
+    trace, numbers = pregate.synthesize(model, 16, 8, 1, 0), {"hbm_bytes": 60e9, "stack.draft_s": 1e-3}
+    policy = f"gpu_only@gamma=2:acceptance=0.5:draft={draft}"
+    times = [
+        pregate.simulate(model, pregate.load_hardware(name, "llama-cpp", numbers), trace, policy).tpot_s
+        for name in ("rtx-3090", "2x rtx-3090")
+    ]
+    assert times[0] == times[1]
+
+
 def test_modes_of_links_are_of_one_card(model: ModelArchitecture) -> None:
     trace = pregate.synthesize(model, 16, 2, 1, 0)
     with pytest.raises(InvalidInput, match="modes of links and memories are of one card"):
@@ -123,8 +134,11 @@ def test_whole_layers_leave_less_than_a_layer_of_each_card_but_the_last(model: M
 @pytest.mark.parametrize(
     ("hardware", "stack", "told"),
     [
-        ("2x rtx-3090", "vllm", "cards that share a layer cannot be said.*--stack llama-cpp or ik-llama"),
-        ("2x rtx-3090", "streams", "cards that share a layer cannot be said"),
+        (
+            "2x rtx-3090",
+            "streams",
+            "of one card.*share every layer under vllm, or have whole layers each under llama-cpp",
+        ),
         ("2x strix-halo", None, "one memory for all"),
         ("99x rtx-3090", None, "99 cards, at most 16"),
         ("0x rtx-3090", None, "unknown hardware '0x rtx-3090'"),

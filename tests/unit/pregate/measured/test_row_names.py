@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pregate.engines.reading import told_of_flags
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.table import read_table
@@ -54,7 +55,7 @@ def test_what_is_no_name_of_ours_stays_and_is_told_of(tmp_path: Path) -> None:
     [
         ("qwen3-30b-a3b,2x RTX 3090,,,gpu_only,,1,1,8,tpot,9,ms,", "a row is of one card.*RTX 3090, and set accel"),
         (
-            "qwen3-30b-a3b,RTX 3090 \u00d7 4,,,gpu_only,vllm,1,1,8,tpot,9,ms,",
+            "qwen3-30b-a3b,RTX 3090 \u00d7 4,,,gpu_only,streams,1,1,8,tpot,9,ms,",
             "a row is of one card.*RTX 3090, and set accel",
         ),
         ("qwen3-30b-a3b,RTX 3090 + RTX 3060,,,gpu_only,llama.cpp,1,1,8,tpot,9,ms,", "that differ"),
@@ -187,6 +188,21 @@ def test_cards_that_a_token_passes_in_turn_are_one_with_the_memory_of_both(tmp_p
     bench = RowBench()
     assert bench.platform(both).machine.accelerator.hbm_bytes == bench.platform(one).machine.accelerator.hbm_bytes
     assert bench.predict(both) == bench.predict(one)
+
+
+def test_cards_that_share_every_layer_are_counted_by_hardware_or_by_flag(tmp_path: Path) -> None:
+    said = "qwen3-30b-a3b,{},,,{},vllm,1,128,8,tpot,9,ms,"
+    by_name, by_flag, by_both = read_table(
+        table(
+            tmp_path, said.format("4x H100 SXM", "gpu_only"), said.format("H100 SXM", "-tp 4"),
+            said.format("4x H100 SXM", "-tp 4"),
+        )
+    )  # fmt: skip
+    bench = RowBench()
+    assert [bench.platform(row).machine.n_cards for row in (by_name, by_flag, by_both)] == [4, 4, 4]
+    assert bench.predict(by_name) == bench.predict(by_flag) == bench.predict(by_both)
+    with pytest.raises(InvalidInput, match="2 cards share every layer, the row has 4"):
+        told_of_flags({"model": by_name.model, "policy": "-tp 2", "stack": "vllm", "set": "accelerator.n_cards=4"})
 
 
 def test_a_prompt_of_several_passes_is_of_as_many_cards_as_there_are(tmp_path: Path) -> None:

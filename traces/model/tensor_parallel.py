@@ -1,0 +1,93 @@
+"""A model as one of several cards computes it that share every layer (tensor parallelism)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+from traces.errors import InvalidInput
+from traces.model.attention import Attention
+from traces.model.linear_mixer import LinearMixer
+from traces.model.model_architecture import ModelArchitecture
+from traces.model.published_counts import NOT_PUBLISHED
+
+__all__ = ["sharded"]
+
+_PADDING = 64
+"""Rows that the vocabulary is filled up to a multiple of (vLLM, layers/vocab_parallel_embedding.py)."""
+
+
+def sharded(model: ModelArchitecture, n_cards: int) -> ModelArchitecture:
+    """What each of `n_cards` holds and computes of `model`, as vLLM divides it (model_executor/layers/linear.py and
+    fused_moe/layer.py; Megatron-LM, arXiv 1909.08053): heads of attention, hidden units of every FFN, each expert's
+    among them, and rows of the vocabulary.
+
+    Keys and values of fewer heads than cards are on several; latents, what makes them, gates, indexers and norms are
+    on all. Raises `InvalidInput` where heads or hidden units cannot be divided evenly, or for an encoder.
+    """
+    if n_cards == 1:
+        return model
+    if model.is_encoder_decoder:
+        raise InvalidInput(f"{model.name}: layers of an encoder-decoder are not shared by several cards here")
+
+    def even(value: int, what: str) -> int:
+        if value % n_cards:
+            raise InvalidInput(
+                f"{model.name}: {value} {what} cannot be shared evenly by {n_cards} cards: take a number of cards that "
+                f"divides them"
+            )
+        return value // n_cards
+
+    stack = model.decoder
+    decoder = dataclasses.replace(
+        stack,
+        attention=_attention(stack.attention, n_cards, even),
+        mixers=tuple(_mixer(one, n_cards, even) for one in stack.mixers),
+        d_ff_dense=even(stack.d_ff_dense, "hidden units of a dense layer"),
+    )
+    return dataclasses.replace(
+        model,
+        decoder=decoder,
+        d_ff_expert=even(model.d_ff_expert, "hidden units of an expert"),
+        d_ff_shared=even(model.d_ff_shared, "hidden units of shared experts"),
+        vocab_size=-(-model.vocab_size // _PADDING) * _PADDING // n_cards,
+        published=NOT_PUBLISHED,
+    )
+
+
+class _Even(Protocol):
+    def __call__(self, value: int, what: str) -> int:
+        """A card's share of a count. Raises `InvalidInput` where it cannot be shared evenly."""
+
+
+def _mixer(one: Attention | LinearMixer, n_cards: int, even: _Even) -> Attention | LinearMixer:
+    return _attention(one, n_cards, even) if isinstance(one, Attention) else _linear(one, n_cards, even)
+
+
+def _attention(one: Attention, n_cards: int, even: _Even) -> Attention:
+    n_heads = even(one.n_heads, "heads of attention")
+    n_kv_heads = n_heads if one.kind in ("mha", "mla") else 1
+    if one.kind == "gqa" and one.n_kv_heads > n_cards:
+        n_kv_heads = even(one.n_kv_heads, "heads of keys and values")
+    elif one.kind == "gqa" and n_cards % one.n_kv_heads:
+        raise InvalidInput(f"{one.n_kv_heads} heads of keys and values cannot lie evenly on {n_cards} cards")
+    return dataclasses.replace(
+        one,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        output_gate=even(one.output_gate, "rows of an output gate"),
+        output_groups=even(one.output_groups, "groups of heads"),
+    )
+
+
+def _linear(one: LinearMixer, n_cards: int, even: _Even) -> LinearMixer:
+    """Projections by their rows, and the last, which brings the heads together, by its columns."""
+    *first, (n_out, k_in) = one.gemms
+    what = f"rows of a projection of {one.kind}"
+    return dataclasses.replace(
+        one,
+        gemms=(*((even(n, what), k) for n, k in first), (n_out, even(k_in, what))),
+        vectors=-(-one.vectors // n_cards),
+        state_elements=-(-one.state_elements // n_cards),
+        flop_per_token=-(-one.flop_per_token // n_cards),
+    )
