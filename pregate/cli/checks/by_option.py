@@ -60,6 +60,7 @@ _OF_ALL: Mapping[str, Check] = {
 """By parameter, where it means the same in every command that has it."""
 
 _OF_COMMANDS: Mapping[tuple[str, str], Check] = {
+    ("calibrate", "engine"): names.its_own,
     ("compare", "policies"): names.designs_or_all,
     ("run", "link"): _SPEED,
     ("run", "link_latency"): _LATENCY,
