@@ -118,6 +118,9 @@ class ArrivalReport:
             if promised and not kept:
                 told.append(f"At {rate:.3g} requests/s no design keeps the promise at the 99th percentile.")
                 continue
+            if len(here) == 1:
+                told.append(f"At {rate:.3g} requests/s {here[0].design} alone serves all that come.")
+                continue
             costed = [row for row in kept if row.usd_per_million is not None]
             best = min(kept, key=lambda row: row.ttft_s[99].value)
             words = (

@@ -156,20 +156,24 @@ def _print(report: ArrivalReport) -> None:
 
 
 def _cells(row: UnderArrivals) -> tuple[str, ...]:
-    rate, most = f"{row.requests_per_s:.3g}", f"{row.capacity.value:.3g}"
+    from pregate.card.display.phrases import rate
+
+    asked, most = rate(row.requests_per_s), rate(row.capacity.value)
     if row.grows:
-        return (row.design, rate, str(row.slots), "100%", "grows", "the queue grows", "-", "-", most)
+        return (row.design, asked, str(row.slots), "100%", "grows", "the queue grows", "-", "-", most)
     cost = row.usd_per_million
     return (
-        row.design, rate, str(row.slots), f"{row.busy:.0%}",
+        row.design, asked, str(row.slots), f"{row.busy:.0%}",
         render.si(row.ttft_s[50].value, "s"), _time(row.ttft_s[99]), _time(row.tpot_s[99]),
-        "-" if cost is None else f"{cost.value:.3g} [{cost.low:.3g}, {cost.high:.3g}]", most,
+        "-" if cost is None else f"{rate(cost.value)} [{rate(cost.low)}, {rate(cost.high)}]", most,
     )  # fmt: skip
 
 
 def _time(found: Estimate) -> str:
     """A time and its interval in one unit."""
+    from pregate.card.display.phrases import rate
+
     value, unit = render.si(found.value, "s").split()
     scale = float(value.replace(",", "")) / found.value if found.value else 1.0
-    high = "grows" if found.high == float("inf") else f"{found.high * scale:.3g}"
-    return f"{value} {unit} [{found.low * scale:.3g}, {high}]"
+    low, high = (rate(end * scale) for end in (found.low, found.high))
+    return f"{value} {unit} [{low}, {'grows' if found.high == float('inf') else high}]"

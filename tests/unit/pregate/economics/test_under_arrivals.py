@@ -106,6 +106,26 @@ def test_as_many_run_at_once_as_serve_best() -> None:
         assert one.grows or best.ttft_s[99].value <= one.ttft_s[99].value * 1.05
 
 
+def test_a_design_that_alone_keeps_up_is_said_to(run: Run) -> None:
+    words = [
+        "mixtral-mini-8",
+        "--hardware",
+        "rtx-4090",
+        "--input-tokens",
+        "24",
+        "--output-tokens",
+        "8",
+        "--requests",
+        "40",
+    ]
+    status, out, _ = run("arrivals", *words, "--policies", "gpu_only", "--rates", "0.5", "--slots", "1")
+    assert status == 0
+    assert "At 0.5 requests/s gpu_only alone serves all that come." in out
+    status, out, _ = run("arrivals", *words, "--policies", "gpu_only", "--rates", "1e6", "--slots", "1")
+    assert status == 1
+    assert "every queue grows" in out
+
+
 def test_a_promise_is_of_the_99th_percentile() -> None:
     rows = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [0.5], slots=2).rows
     p99 = rows[0].ttft_s[99].value
