@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +38,9 @@ PERCENTILES = (50, 99)
 _FOR_CAPACITY = 300
 """Requests by which it is seen how many a second are served at most."""
 
+_SURE = 0.95
+"""Share of the draws from which on a design is called the quickest without a doubt."""
+
 _ALIKE = 0.02
 """Costs that differ by less are called alike: a machine of one rate costs what it costs, whatever runs on it."""
 
@@ -55,6 +57,8 @@ class UnderArrivals:
     which requests come; infinite where the queue grows. `capacity`: requests a second beyond which it does. `busy`: the
     share of the time in which a pass runs. `usd_per_million`: output tokens on a machine that serves this rate alone,
     None where no cost is known, or the queue grows. `keeps`: whether the 99th percentiles keep the promise.
+    `quickest_in`: the share of the draws in which its p99 TTFT is the least of all designs, which meet the same
+    machines and requests.
     """
 
     design: str
@@ -66,6 +70,7 @@ class UnderArrivals:
     tpot_s: dict[int, Estimate]
     usd_per_million: Estimate | None
     keeps: bool
+    quickest_in: float = 0.0
 
     @property
     def grows(self) -> bool:
@@ -82,7 +87,7 @@ class UnderArrivals:
         for name, one in figures.items():
             ends = (None, None, None) if one is None else one.to_list()
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
-        return row | {"queue_grows": self.grows, "keeps_promise": self.keeps}
+        return row | {"queue_grows": self.grows, "keeps_promise": self.keeps, "quickest_in": self.quickest_in}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -121,19 +126,16 @@ class ArrivalReport:
             if len(here) == 1:
                 told.append(f"At {rate:.3g} requests/s {here[0].design} alone serves all that come.")
                 continue
-            costed = [row for row in kept if row.usd_per_million is not None]
             best = min(kept, key=lambda row: row.ttft_s[99].value)
             words = (
                 f"At {rate:.3g} requests/s {best.design} has the least p99 TTFT" + " of those that keep it" * promised
             )
-            near = [
-                row.design for row in kept
-                if row is not best and row.ttft_s[99].low <= best.ttft_s[99].high
-            ]  # fmt: skip
-            words += f"; {' and '.join(near)} may be as quick: intervals overlap" if near else ""
-            if costed:
-                cheap = min(costed, key=lambda row: row.usd_per_million.value if row.usd_per_million else math.inf)
-                words += _told_cost(cheap, best)
+            words += f", in {best.quickest_in:.0%} of the draws"
+            others = [row for row in kept if row is not best]
+            if others and best.quickest_in < _SURE:
+                second = max(others, key=lambda row: row.quickest_in)
+                words += f", {second.design} in {second.quickest_in:.0%}: not told apart"
+            words += _told_cost([row for row in kept if row.usd_per_million is not None])
             told.append(f"{words}.")
         return told
 
@@ -189,6 +191,7 @@ def under_arrivals(
         raise InvalidInput(f"{told}: at least one of each, and 1,024 slots at most")
     at_rates = [(rate, requests.at_rate(rate)) for rate in rates or (requests.rate,)]
     rows: list[UnderArrivals] = []
+    ttfts: list[NDArray[np.float64]] = []
     unserved: list[Unserved] = []
     draws = Draws(machine, basis, assumptions or load_assumptions())
     no_cost = ""
@@ -202,7 +205,7 @@ def under_arrivals(
             continue
         machines = found.drawn(_normal(seed))
         for rate, one in at_rates:
-            row, served, shape = _served(found, machines, rate, one, pass_tokens, promise, seed)
+            row, ttft, served, shape = _served(found, machines, rate, one, pass_tokens, promise, seed)
             cost: Estimate | None = None
             if not row.grows:
                 try:
@@ -210,18 +213,31 @@ def under_arrivals(
                 except InvalidInput as error:
                     no_cost = str(error)
             rows.append(replace(row, usd_per_million=cost))
+            ttfts.append(ttft)
     return ArrivalReport(
         model.name, machine.hardware, requests.source, len(requests), requests.n_left_out, slots, pass_tokens, promise,
-        basis, machine.describe_calibration(model.dtype.name), tuple(rows), tuple(unserved), no_cost,
+        basis, machine.describe_calibration(model.dtype.name), _with_shares(rows, ttfts), tuple(unserved), no_cost,
     )  # fmt: skip
 
 
-def _told_cost(cheap: UnderArrivals, best: UnderArrivals) -> str:
-    """Who costs least, where that is more than `_ALIKE` less."""
-    least, other = cheap.usd_per_million, best.usd_per_million
-    if least is None or (other is not None and least.value > (1 - _ALIKE) * other.value and cheap is not best):
-        return "; tokens cost alike"
-    return f"; {'it' if cheap is best else cheap.design} costs least, {least.value:.3g} USD/M tokens"
+def _told_cost(costed: Sequence[UnderArrivals]) -> str:
+    """Who costs least, where that is more than `_ALIKE` less than the next."""
+    usd = sorted((row.usd_per_million.value, row.design) for row in costed if row.usd_per_million is not None)
+    if not usd:
+        return ""
+    alike = len(usd) > 1 and usd[0][0] > (1 - _ALIKE) * usd[1][0]
+    return "; tokens cost alike" if alike else f"; {usd[0][1]} costs least, {usd[0][0]:.3g} USD/M tokens"
+
+
+def _with_shares(rows: Sequence[UnderArrivals], ttfts: Sequence[NDArray[np.float64]]) -> tuple[UnderArrivals, ...]:
+    """`rows`, each with the share of the draws in which it is the quickest at its rate; `ttfts`: the p99 in each."""
+    found = []
+    for row, own in zip(rows, ttfts, strict=True):
+        rate = row.requests_per_s
+        same = [other for one, other in zip(rows, ttfts, strict=True) if one.requests_per_s == rate]
+        least = np.min(same, axis=0)
+        found.append(replace(row, quickest_in=float(np.mean(np.isfinite(own) & (own <= least)))))
+    return tuple(found)
 
 
 def _normal(seed: int) -> Callable[[str], NDArray[np.float64]]:
@@ -237,8 +253,8 @@ def _normal(seed: int) -> Callable[[str], NDArray[np.float64]]:
 def _served(
     found: PassTimes, machines: Sequence[StepTimes], rate: float, requests: ArrivalTrace, pass_tokens: int,
     promise: LatencyPromise, seed: int,
-) -> tuple[UnderArrivals, Served, RequestShape]:  # fmt: skip
-    """A design at the `rate` of `requests`, without its cost, and what that is of."""
+) -> tuple[UnderArrivals, NDArray[np.float64], Served, RequestShape]:  # fmt: skip
+    """A design at the `rate` of `requests`, without its cost; its p99 TTFT in each draw; and what it costs by."""
     few, slots = requests.first(_FOR_CAPACITY), _slots(found, machines[0], rate, requests, pass_tokens, promise)
     most = np.array([capacity(few, times, slots, pass_tokens) for times in machines])
     ttft, tpot = (np.full((len(machines), len(PERCENTILES)), np.inf) for _ in range(2))
@@ -258,7 +274,8 @@ def _served(
         bool(rate < most[0]) and promise.met(ttfts[99].value, tpots[99].value),
     )  # fmt: skip
     shape = RequestShape(round(float(requests.input_tokens.mean())), round(float(requests.output_tokens.mean())))
-    return row, _as_served(found, run, requests, shape), shape
+    p99 = ttft[1:, PERCENTILES.index(99)]
+    return row, p99, _as_served(found, run, requests, shape), shape
 
 
 def _slots(

@@ -94,6 +94,12 @@ def test_designs_meet_the_same_machines_and_requests() -> None:
     again = under_arrivals(MODEL, HW, ["on_demand", "gpu_only"], SOME, [1.0], slots=2)
     first, second = ({row.design: (row.ttft_s, row.tpot_s, row.capacity) for row in one.rows} for one in (twice, again))
     assert first == second
+    shares = {row.design: row.quickest_in for row in twice.rows}
+    assert shares["gpu_only"] > 0.9
+    assert shares["on_demand"] < 0.1
+    same = under_arrivals(MODEL, HW, ["on_demand", "on_demand+lru:1"], SOME, [1.0], slots=2)
+    assert 1.0 <= sum(row.quickest_in for row in same.rows) <= 2.0
+    assert "of the draws" in same.verdict()[0]
 
 
 def test_as_many_run_at_once_as_serve_best() -> None:
