@@ -168,7 +168,7 @@ def _nothing_fits(model: ModelArchitecture, hw: Platform, errors: Sequence[Capac
     there = machine.n_cards * machine.accelerator.hbm_bytes + machine.host.dram_bytes * (not machine.has_one_memory)
     for name in _FEWER:
         ratio = find_dtype(name).bits / model.expert_dtype.bits
-        if ratio < 1 and lacks["HBM"] and max(one.needed_bytes for one in lacks["HBM"]) * ratio < there:
+        if ratio < 1 and max(one.needed_bytes for one in lacks["HBM"] or errors) * ratio < there:
             ways.append(f"fewer bits (--formats all={name})")
             break
     if machine.has_one_memory:

@@ -14,6 +14,11 @@ from traces.model.architecture import ModelArchitecture
 __all__ = ["MachineMemory", "memory_of"]
 
 
+_MORE_DRAM = "--tier ssd, or --set host.dram_bytes=..."
+_OF_ONE_MEMORY = "fewer bits (--formats), or --tier ssd"
+"""What to try where the host has too little, and where host and accelerator share one memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class MachineMemory:
     """What a schedule needs to know of a machine: its memories, and what its software does with them.
@@ -30,7 +35,7 @@ class MachineMemory:
     dram_bytes: int
     host: str
     execution: Execution
-    way_out: str = "--tier ssd, or --set host.dram_bytes=..."
+    way_out: str = _MORE_DRAM
     costs_of: Callable[[ModelArchitecture], MissCosts] | None = field(default=None, compare=False, repr=False)
     n_cards: int = 1
     is_one: bool = False
@@ -46,6 +51,7 @@ def memory_of(hw: Platform) -> MachineMemory:
         machine.host.dram_bytes,
         machine.host.name,
         hw.execution,
+        way_out=_OF_ONE_MEMORY if machine.has_one_memory else _MORE_DRAM,
         costs_of=lambda model: miss_costs(model, hw),
         n_cards=n_cards,
         is_one=machine.has_one_memory,

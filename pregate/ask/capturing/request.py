@@ -200,11 +200,12 @@ def _planned(
             placed=placed,
         )
     except CapacityExceeded as error:
-        if not left < error.needed_bytes <= hbm_bytes:
+        if not (memory.is_one and left < error.needed_bytes):
             raise
+        beside = f" beside {on_host / 1e9:.1f} GB of the host," * (on_host > 0)
         raise CapacityExceeded(
-            f"{chosen.name}: {model.name} takes {error.needed_bytes / 1e9:.1f} GB beside {on_host / 1e9:.1f} GB of the "
-            f"host, in one memory of {memory.dram_bytes / 1e9:.1f} GB: try fewer bits (--formats), or --tier ssd",
+            f"{chosen.name}: {model.name} takes {error.needed_bytes / 1e9:.1f} GB{beside} in one memory of "
+            f"{memory.dram_bytes / 1e9:.1f} GB: try {memory.way_out}",
             error.needed_bytes + on_host,
             "DRAM",
         ) from None

@@ -50,7 +50,7 @@ def test_slots_of_a_cache_are_what_the_copies_of_the_host_leave() -> None:
 def test_a_card_of_one_memory_holds_no_model_that_is_larger() -> None:
     large = pregate.load_model("qwen3-235b-a22b", formats={"all": "q4_k_m"})
     for machine in ("dgx-spark", "strix-halo"):
-        with pytest.raises(NothingFits, match="fewer bits"):
+        with pytest.raises(NothingFits, match=r"fewer bits \(--formats all=q3_k\)"):
             plan(large, machine, RequestLoad(32, 8, 1))
 
 
