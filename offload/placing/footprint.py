@@ -228,7 +228,8 @@ def _cached_layers(model: ModelArchitecture, placed: Placed) -> int:
 def host_bytes(
     model: ModelArchitecture, workload: Workload, policy: Policy, placed: Placed, experts: bool = True
 ) -> int:
-    """What a policy and a placement keep in host memory: `experts` unless on storage, layers, keys and values.
+    """What a policy and a placement keep in host memory: `experts` unless on storage, layers, keys and values, and
+    tables of n-grams, wherever the rest is.
 
     An offloading policy keeps every expert there that it may move; experts that stay in HBM are not kept twice.
     """
@@ -242,7 +243,7 @@ def host_bytes(
         others = (layer for layer in range(model.decoder.n_layers) if layer not in placed.host_layers)
         keys += int(_kv_bytes(model, workload, others) * placed.kv_share)
     routed = (n_experts * model.expert_bytes + experts_away(model, placed)) * experts
-    return routed + sum(_away(weights, placed, layer) for layer in away) + keys
+    return routed + sum(_away(weights, placed, layer) for layer in away) + keys + model.table_bytes
 
 
 def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execution, placed: Placed) -> int:

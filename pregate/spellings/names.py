@@ -46,12 +46,11 @@ _BESIDE_CPU = re.compile(
 )
 """What systems write around the name of a processor."""
 _CODENAMES = re.compile(r"\b(?:naples|rome|milan|genoa|bergamo|siena|turin)-(?=\d)")
+_POWER = re.compile(r"\b\d{1,4}\s?W\b", re.ASCII | re.IGNORECASE)
 _BESIDE_CARD = re.compile(
-    r"^1\s*[x\u00d7]\s*(?=\D)|\([^()]*\)|(?:@|,|\bat|\bpower[ -]?limit(?:ed)?(?:\s+(?:to|at|of))?)?\s*\b\d{2,4}\s?W\b"
-    r"(?:\s*(?:power[ -])?(?:limit|cap|tgp|tdp)(?:ed)?)?|\b(?:gddr\w*|hbm\d\w*|graphics card|gpu)\b",
-    re.IGNORECASE,
+    r"^1\s*[x\u00d7]\s*(?=\D)|\((?![^()]*\d\s?W\b)[^()]*\)|\b(?:gddr\w*|hbm\d\w*|graphics card|gpu)\b", re.IGNORECASE
 )
-"""What is written around the name of a card."""
+"""What is written around the name of a card, and moves nothing: a limit of its power does."""
 _FAMILIES = re.compile(r"\b(?:radeon-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
 _APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
 _SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
@@ -181,6 +180,11 @@ def unknown(column: str, text: str) -> UnknownName:
         )
     if column == "hardware" and are_different(text):
         return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
+    if column == "hardware" and _POWER.search(text):
+        return UnknownName(
+            f"unknown hardware {text!r}: a limit of power is read in rows of tables alone: name the card and --set "
+            f"accelerator.peak_flop_per_s and accelerator.clock_hz of it"
+        )
     if column == "hardware" and _OF_APPLE.search(wanted):
         known = [name for name in known if name.startswith("apple-")]
     error = unknown_name(column, text, known, spelled=wanted)

@@ -140,6 +140,7 @@ turn,phase,step,layer,slot,expert,weight,residency,expert_bytes
         (b"\x1f\x8b\x08", "not a sound gzip file"), (b"\x28\xb5\x2f\xfd", "not a sound zstd file"),
         (b"\xfd7zXZ\0", "not a sound xz file"), (b"BZh9", "not a sound bzip2 file"), (b"7z\xbc\xaf'", "7z x"),
         (b"\0" * 257 + b"ustar", "take the trace out"), (b"\x80\x04\x95", "numpy.savez"),
+        (b"\x89HDF\r\n", "numpy.savez"),
         ("layer".encode("utf-16"), "save it as UTF-8"), (b"\xfe\xff\0l", "save it as UTF-8"),
     ],
 )  # fmt: skip

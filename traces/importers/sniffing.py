@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from traces.errors import InvalidFile
 from traces.importers.arrays import npy_array, npz_names
@@ -41,6 +42,7 @@ _PACKED = {
     b"7z\xbc\xaf": "packed with 7z: unpack it first (7z x)",
     b"Rar!": "packed with rar: unpack it first (unrar x)",
     b"SQLite format 3": "a database: export its table as CSV",
+    b"\x89HDF": "HDF5: save its arrays with numpy.savez",
     b"\x80\x02\x8a": "a file of torch.save from before 1.6, a pickle, which runs code when loaded: save it again, "
     "or with safetensors.torch.save_file",
     b"\x80": "a pickle, which runs code when loaded, so it is not read: save its arrays with numpy.savez",
@@ -77,9 +79,21 @@ def recognise(path: Path) -> str:
         packed = "an archive of files: take the trace out of it (tar xf)"
     if packed is not None:
         raise InvalidFile(f"{path}: {packed}")
+    if head.startswith(b"\x93NUMPY"):
+        _refuse_no_counts(path, npy_array(path))
     if recognise_popularity(path) is not None:
         raise InvalidFile(f"{path}: counts of experts, not a routing trace: give it to --popularity")
     raise InvalidFile(f"{path}: not a routing trace of a known format; can be read: {_READ}")
+
+
+def _refuse_no_counts(path: Path, array: NDArray[Any]) -> None:
+    """Raise `InvalidFile` for an array that holds neither choices nor counts."""
+    if array.dtype.kind == "b":
+        raise InvalidFile(
+            f"{path}: a mask {array.shape} whose rows choose unlike many experts, all or none: experts last?"
+        )
+    if array.dtype.kind not in "iuf" or array.ndim not in (2, 3) or not array.size or not np.isfinite(array).all():
+        raise InvalidFile(f"{path}: {array.dtype} {array.shape} are no choices [tokens, layers, k], scores or counts")
 
 
 def is_routing(path: Path) -> bool:

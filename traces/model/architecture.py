@@ -113,6 +113,7 @@ def _read_architecture(section: Section) -> ModelArchitecture:
         expert_dtype=find_dtype(section.text("expert_dtype"), section.where),
         **_formats(section),
         other_params=section.integer("other_params", 0),
+        table_params=section.integer("table_params", 0),
         d_expert=section.integer("d_expert", 0),
         published=PublishedCounts() if published is None else _read_published(published),
         sources=_read_sources(section),
@@ -124,7 +125,7 @@ def _read_architecture(section: Section) -> ModelArchitecture:
 
 def _formats(section: Section) -> dict[str, Dtype | None]:
     """The formats that a model may leave out."""
-    parts = ("activation", "attention", "shared", "kv", "embedding", "head", "gate")
+    parts = ("activation", "attention", "shared", "kv", "embedding", "head", "gate", "table")
     names = {f"{part}_dtype": section.text(f"{part}_dtype", "") for part in parts}
     return {key: find_dtype(name, section.where) if name else None for key, name in names.items()}
 
@@ -229,6 +230,7 @@ def _read_attention(section: Section) -> Attention:
         compression=section.integer("compression", 0),
         output_groups=section.integer("output_groups", 0),
         output_rank=section.integer("output_rank", 0),
+        entries=section.text("entries", "overlapping"),
     )
     section.done()
     return attention

@@ -8,6 +8,7 @@ from traces.errors import InvalidInput, unknown_name
 
 KINDS = ("mha", "gqa", "mla")
 QK_NORMS = ("none", "head", "full")
+ENTRIES = ("overlapping", "apart", "borrowed")
 MAX_HEADS = 4096
 MAX_HEAD_DIM = 1 << 16
 MAX_WIDTH = 1 << 24
@@ -28,8 +29,9 @@ class Attention:
     `index_heads` x `index_dim` picks `index_topk` tokens to attend to (DeepSeek-V3.2); it keeps `index_dim` a token.
 
     `compression`: beyond its window a token sees one entry, a key that serves as value, for this many tokens before it
-    (DeepSeek-V4); with an indexer those that it picks, made of twice as many tokens. `output_groups`: the heads are
-    projected in so many groups to `output_rank` numbers each before the output projection; 0: at once.
+    (DeepSeek-V4); with an indexer those that it picks, made of twice as many tokens. `entries`: "overlapping" so,
+    "apart" of no other tokens (DeepSeek-V4.1), "borrowed" of a layer before, whose cache it reads. `output_groups`: the
+    heads are projected in so many groups to `output_rank` numbers each before the output projection; 0: at once.
 
     MLA follows DeepSeek-V2 (arXiv 2405.04434, section 2.1) with K and V decompressed by one matrix.
     Raises `InvalidInput` for shapes that contradict the kind.
@@ -57,6 +59,7 @@ class Attention:
     compression: int = 0
     output_groups: int = 0
     output_rank: int = 0
+    entries: str = "overlapping"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -86,6 +89,10 @@ class Attention:
     def _check_compression(self) -> None:
         if self.compression and not (self.window and self.shared_key_value):
             raise InvalidInput("attention: compression needs a window, and keys that serve as values")
+        if self.entries not in ENTRIES:
+            raise unknown_name("entries of attention", self.entries, ENTRIES)
+        if self.entries != ENTRIES[0] and not self.compression:
+            raise InvalidInput(f"attention: entries = {self.entries} without compression: leave it out")
         if bool(self.output_groups) != bool(self.output_rank):
             raise InvalidInput("attention: output_groups and output_rank, both above 0 or both 0")
         if self.output_groups < 0 or (self.output_groups and self.n_heads % self.output_groups):
@@ -155,17 +162,27 @@ class Attention:
         if not self.index_heads:
             return ()
         source = self.q_lora_rank or d_model
-        keys = ((4 * self.index_dim if self.compression else self.index_dim), d_model)
-        return ((self.index_heads * self.index_dim, source), keys, (self.index_heads, d_model))
+        queries, weights = (self.index_heads * self.index_dim, source), (self.index_heads, d_model)
+        if self.entries == "borrowed":  # with their keys
+            return queries, weights
+        if self.entries == "apart":  # keys are made of the entries
+            return queries, (self.index_dim, self.head_dim), weights
+        return queries, ((4 * self.index_dim if self.compression else self.index_dim), d_model), weights
 
     def _compressor(self, d_model: int) -> tuple[tuple[int, int], ...]:
-        """The entry's numbers and their weights by token; of entries that overlap, two of each."""
+        """The entry's numbers and their weights by token, which an entry of one needs none of; of entries that overlap,
+        two of each.
+        """
+        if self.entries == "borrowed":
+            return ()
+        if self.entries == "apart":
+            return ((min(self.compression, 2) * self.head_dim, d_model),)
         return ((2 * self._n_series * self.head_dim, d_model),) if self.compression else ()
 
     @property
     def _n_series(self) -> int:
         """Entries that each token is in: two where an indexer picks them, as they overlap."""
-        return 2 if self.index_heads else 1
+        return 2 if self.index_heads and self.entries == "overlapping" else 1
 
     def _output(self, d_model: int) -> tuple[tuple[int, int], ...]:
         """One matrix, or the groups' matrices side by side and one from their ranks."""
@@ -216,6 +233,8 @@ class Attention:
             norms = widths[self.qk_norm] * self.head_dim + self.q_lora_rank
         sinks = self.n_heads if self.sinks else 0
         placed = (self.compression + 1) * self._n_series * self.head_dim if self.compression else 0
+        if self.entries != "overlapping":  # norms of entries and of their keys
+            placed = self.head_dim + self.index_dim if self.entries == "apart" else 0
         return self.qkv_bias * biased + self.output_bias * d_model + norms + sinks + placed
 
     def params(self, d_model: int) -> int:
@@ -241,7 +260,11 @@ class Attention:
 
     @property
     def kv_elements_per_token(self) -> int:
-        """Numbers cached for a token in one layer; of entries that stand for several tokens, its share, rounded up."""
+        """Numbers cached for a token in one layer; of entries that stand for several tokens its share, rounded up; of
+        entries that are borrowed none.
+        """
+        if self.entries == "borrowed":
+            return 0
         return -(-self.entry_elements // self.compression) if self.compression else self.entry_elements
 
     @property

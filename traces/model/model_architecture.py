@@ -39,8 +39,9 @@ class ModelArchitecture:
     `attention_dtype` or `shared_dtype` says otherwise; gates, norms and biases in `gate_dtype`, the KV cache in
     `kv_dtype`, the input table in `embedding_dtype`, the output head in `head_dtype`, all four in `activation_dtype`
     unless given, which is `dtype` unless given (it must be given below 16 bits); a tied head is the input table.
-    `other_params`: parameters of parts that no op reads, kept in HBM (tables by layer, say). `d_expert`: the width that
-    experts read and write, where a projection to it and back stands around them; 0: `d_model`. `norm_bias` tells
+    `other_params`: parameters of parts that no op reads, kept in HBM (tables by layer, say); `table_params`: those of
+    tables of n-grams, in `table_dtype`, kept in host memory, of which a token reads a few rows. `d_expert`: the width
+    that experts read and write, where a projection to it and back stands around them; 0: `d_model`. `norm_bias` tells
     LayerNorm from RMSNorm. Raises `InvalidInput`.
     """
 
@@ -71,6 +72,8 @@ class ModelArchitecture:
     head_dtype: Dtype | None = None
     gate_dtype: Dtype | None = None
     other_params: int = 0
+    table_params: int = 0
+    table_dtype: Dtype | None = None
     d_expert: int = 0
     published: PublishedCounts = NOT_PUBLISHED
     sources: tuple[str, ...] = ()
@@ -270,12 +273,18 @@ class ModelArchitecture:
     @property
     def total_bytes(self) -> int:
         """Bytes of all weights as they are stored."""
-        return self.non_expert_bytes + self.n_moe_layers * self.n_experts * self.expert_bytes
+        return self.non_expert_bytes + self.n_moe_layers * self.n_experts * self.expert_bytes + self.table_bytes
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the tables of n-grams, which host memory holds."""
+        stored = self.stored_activation_dtype if self.table_dtype is None else self.table_dtype
+        return math.ceil(self.table_params * stored.bytes_per_param)
 
     @property
     def total_params(self) -> int:
         """All parameters."""
-        return self.non_expert_params + self.n_moe_layers * self.n_experts * self.expert_params
+        return self.non_expert_params + self.n_moe_layers * self.n_experts * self.expert_params + self.table_params
 
     @property
     def active_params(self) -> int:

@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from pregate.engines.flag_table import engine_of
 from pregate.engines.power_limits import board_watts
 
-__all__ = ["in_flags"]
+__all__ = ["in_flags", "without_power"]
 
 _OPTION = (
     r"(?:-[NmCip]|--(?:cpunodebind|cpubind|membind|physcpubind|interleave|preferred))(?:\s+|=|(?=[\d]))[\w,+-]+|-l|-a|-c"
     r"|--localalloc|--all|0x[0-9a-fA-F]+|\d[\d,-]*"
 )
 _NUMA = re.compile(rf"\s*(?:\w+=\S*\s+)*(?:numactl|taskset)\s+(?P<options>(?:(?:{_OPTION})\s+)*)", re.ASCII)
-_WATTS = re.compile(r"(?<![\w.])(\d{2,4})\s?W(?![a-z])", re.ASCII | re.IGNORECASE)
+_WATTS = re.compile(
+    r"(?:@|,|\bat\b|\bpower[ -]?limit(?:ed)?(?:\s+(?:to|at|of))?)?\s*(?<![\w.])(\d{1,4})\s?W\b"
+    r"(?:\s*(?:power[ -]?)?(?:limit|cap|tgp|tdp))?",
+    re.ASCII | re.IGNORECASE,
+)
 _SGLANG = re.compile(r"sg-?lang", re.IGNORECASE)
 _ONE_NODE = re.compile(r"(?:-N|-m|--cpunodebind|--membind|--cpubind)(?:[ =]?)\d+(?![\d,-])", re.ASCII)
 _LAYERS = re.compile(
@@ -37,6 +41,11 @@ _VARIABLES = {
 }  # fmt: skip
 """Variables of the environment that place something, without LLAMA_ARG_ or OLLAMA_, as flags."""
 _OTHERS = re.compile(r"(?:num_ctx|num_batch|num_predict|num_thread)\s*[=:]?\s*\d+", re.IGNORECASE | re.ASCII)
+
+
+def without_power(hardware: str) -> str:
+    """What a row calls its card without the limit of its power, which `in_flags` reads."""
+    return _WATTS.sub(" ", hardware).replace("( )", "").strip()
 
 
 def in_flags(cells: Mapping[str, str], stack: str = "", hardware: str = "") -> dict[str, str]:

@@ -23,7 +23,7 @@ from offload.policy import Policy
 from pregate.ask.capturing.tier_names import tier_named
 from pregate.engines.reading import told_of_flags, without_flags
 from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
-from pregate.measured.rows.engine_words import in_flags
+from pregate.measured.rows.engine_words import in_flags, without_power
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.token_origin import tokens_of_row
 from pregate.measured.rows.written_cells import COLUMN_ALIASES, as_written
@@ -297,7 +297,8 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     if not text["name"]:
         what = f"{text['model']} on {text['hardware']}, {design}, {metric}"
         text["name"] = f"{text['source']}: {what}" if text["source"] else what
-    text = without_flags(in_flags(with_our_names(text), text["stack"], text["hardware"]))
+    named = with_our_names(text | {"hardware": without_power(text["hardware"])})
+    text = without_flags(in_flags(named, text["stack"], text["hardware"]))
     text["routing"] = tokens_of_row(text, where)
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
     unit = METRICS[metric][0] if metric in METRICS else text["unit"]

@@ -16,7 +16,43 @@ _SPARSE, _HEAVY = "compressed_sparse_attention", "heavily_compressed_attention"
 
 def compressed_attentions(fields: Fields, n_layers: int, attention: Attention) -> tuple[Attention, ...]:
     """The attention of each layer. Raises `InvalidFile` for a layer of another kind."""
-    return tuple(_compressed_attention(fields, attention, ratio) for ratio in _ratios(fields, n_layers))
+    ratios = _ratios(fields, n_layers)
+    sources = _layers_named(fields, ("kv_source_layer_ids", "kv_source_layers"), n_layers)
+    if not sources:
+        return tuple(_compressed_attention(fields, attention, ratio) for ratio in ratios)
+    indexing = _layers_named(fields, ("index_source_layer_ids", "index_source_layers"), n_layers)
+    for layer, ratio in enumerate(ratios):
+        owner = max((source for source in sources if source <= layer), default=None)
+        if ratio and (owner is None or ratios[owner] != ratio):
+            raise InvalidFile(
+                f"{fields.where}: layer {layer} has no entries of {ratio} tokens to read: compress_ratios?"
+            )
+    made = []
+    for layer, ratio in enumerate(ratios):
+        changes: dict[str, Any] = {"window": fields.integer("window", 128), "compression": ratio}
+        if ratio:
+            changes |= {"entries": "apart" if layer in sources else "borrowed"} | _indexer(fields)
+            if layer not in indexing:  # what the indexer of a layer before has picked
+                changes |= {"index_heads": 0, "index_dim": 0}
+        made.append(dataclasses.replace(attention, **changes))
+    return tuple(made)
+
+
+def _layers_named(fields: Fields, keys: tuple[str, ...], n_layers: int) -> list[int]:
+    """The layers that one of `keys` lists (DeepSeek-V4.1: those that make entries, those that pick them)."""
+    key = next((key for key in keys if fields.get(key) is not None), keys[0])
+    named = fields.integers(key)
+    if named and not 0 <= min(named) <= max(named) < n_layers:
+        raise InvalidFile(f"{fields.where}: {key} names layer {max(named)}, there are 0 to {n_layers - 1}")
+    return named
+
+
+def _indexer(fields: Fields) -> dict[str, Any]:
+    return {
+        "index_heads": fields.integer("index_n_heads", 64, minimum=1),
+        "index_dim": fields.integer("index_head_dim", 128, minimum=1),
+        "index_topk": fields.integer("index_topk", 512, minimum=1),
+    }
 
 
 def _ratios(fields: Fields, n_layers: int) -> list[int]:
@@ -50,9 +86,5 @@ def _compressed_attention(fields: Fields, attention: Attention, ratio: int) -> A
     """A window, and entries of `ratio` tokens each beyond it; of a ratio of 0 the window alone (DeepSeek-V4)."""
     changes: dict[str, Any] = {"window": fields.integer("window", 128), "compression": ratio}
     if ratio == _OVERLAPPING_RATIO:
-        changes |= {
-            "index_heads": fields.integer("index_n_heads", 64, minimum=1),
-            "index_dim": fields.integer("index_head_dim", 128, minimum=1),
-            "index_topk": fields.integer("index_topk", 512, minimum=1),
-        }
+        changes |= _indexer(fields)
     return dataclasses.replace(attention, **changes)

@@ -120,6 +120,7 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
         "head_bias": fields.flag("lm_head_bias"),
         "d_expert": 0 if (width := fields.integer("d_expert", 0)) == d_model else width,
         "other_params": _other_params(fields, d_model, n_layers, attention, traits),
+        "table_params": _tables(fields, d_model),
         **experts,
     }
 
@@ -131,9 +132,9 @@ def _main_attention(mixers: Sequence[object], stated: Attention) -> Attention:
 
 
 def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attention, traits: Traits) -> int:
-    """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma) or of
-    n-grams (LongCat-Flash-Lite, Qwen4-Exp), what mixes parallel residual streams (DeepSeek-V4, arXiv 2512.24880), the
-    FFN that takes up the guess of a step before (DiffusionGemma).
+    """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma) or of n-grams
+    (LongCat-Flash-Lite), what brings rows of such tables in (Qwen4-Exp, DeepSeek-V4.1), what mixes parallel residual
+    streams (DeepSeek-V4, arXiv 2512.24880), the FFN that takes up the guess of a step before (DiffusionGemma).
     """
     total = 0
     if traits.get("attention_experts"):
@@ -149,11 +150,12 @@ def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attent
     streams = _streams(fields, "hc_mult")
     if streams:  # hyper-connections: before attention and FFN of a layer, and one that joins the streams at the end
         total += (n_layers * 2 * (2 + streams) + 1) * streams * streams * d_model
+    total += _engram_matrices(fields, d_model, max(streams, 1))
     streams = _streams(fields, "hc_count")
     if streams:  # Qwen4-Exp: the same with matrices of a low rank
         wide = streams * d_model
         total += (2 * n_layers + 1) * 2 * wide * fields.integer("hc_lowrank", 320) + n_layers * 2 * streams * wide
-        total += sum(_ngram_tables(fields, d_model, wide) for _ in fields.integers("ple_layer_ids"))
+        total += len(fields.integers("ple_layer_ids")) * fields.integer("ple_embed_dim", d_model) * (wide + d_model)
     if traits.get("fed_back"):
         total += 3 * d_model * fields.integer("d_ff")
     return total
@@ -167,14 +169,30 @@ def _streams(fields: Fields, key: str) -> int:
     return streams
 
 
-def _ngram_tables(fields: Fields, d_model: int, wide: int) -> int:
-    """Parameters of a layer that looks n-grams up (Qwen4-Exp): a table for each head of each n, of about as many rows
-    (the next primes), and what brings rows into `wide` streams.
+def _engram_matrices(fields: Fields, d_model: int, streams: int) -> int:
+    """What brings the rows that layers find in tables of n-grams into each of `streams` (DeepSeek-V4.1)."""
+    heads = (fields.integer("engram_max_ngram_size", 4, minimum=2) - 1) * fields.integer("engram_n_heads", 8, minimum=1)
+    width = heads * fields.integer("engram_head_dim", 256, minimum=1)
+    return len(fields.integers("engram_layer_ids")) * width * (streams + 1) * d_model
+
+
+def _tables(fields: Fields, d_model: int) -> int:
+    """Parameters of tables of n-grams: of stated rows (DeepSeek-V4.1); or a table for each head of each n, of about as
+    many rows (the next primes) as are stated (Qwen4-Exp).
     """
+    layers, stated = fields.integers("engram_layer_ids"), fields.integers("engram_num_embeddings")
+    if min(stated, default=0) < 0:
+        raise InvalidFile(f"{fields.where}: engram_num_embeddings = {min(stated)} rows: below 0")
+    if len(layers) != len(stated):
+        raise InvalidFile(f"{fields.where}: engram_num_embeddings has {len(stated)} tables for {len(layers)} layers")
+    total = sum(stated) * fields.integer("engram_head_dim", 256, minimum=1)
+    if not _streams(fields, "hc_count"):
+        return total
     heads = (fields.integer("ngram_size", 3, minimum=2) - 1) * fields.integer("heads_per_ngram", 8, minimum=1)
-    width = fields.integer("ple_embed_dim", d_model, minimum=1)
-    rows = heads * fields.integer("ngram_vocab_size_base", 20_000_000)
-    return rows * (width // heads) + width * (wide + d_model)
+    width = fields.integer("ple_embed_dim", d_model, minimum=1) // heads
+    return total + len(fields.integers("ple_layer_ids")) * heads * width * fields.integer(
+        "ngram_vocab_size_base", 20_000_000
+    )
 
 
 def _tied(fields: Fields, traits: Traits) -> bool:

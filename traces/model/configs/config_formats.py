@@ -52,6 +52,7 @@ def stored_formats(
         "shared_dtype": parts["shared"],
         "activation_dtype": plain,
         "kv_dtype": _kv_format(quantisation),
+        "table_dtype": _table_format(quantisation, sizes),
         **_tables(quantisation, f"{where}: {source}"),
         "note": note,
     }
@@ -76,6 +77,13 @@ def _expert_format(
         raise InvalidFile(f"{where}: expert_dtype = {reprlib.repr(name)} is not read: known {', '.join(_EXPERTS)}")
     found = _EXPERTS[name]
     return None if found is None else DTYPES[found]
+
+
+def _table_format(quantisation: Mapping[str, Any], sizes: Fields) -> Dtype | None:
+    """The format of tables of n-grams: of DeepSeek-V4.1 rows of fp8 with a scale for each 32 numbers."""
+    if method_name(quantisation) == "fp8" and sizes.integers("engram_layer_ids"):
+        return DTYPES["mxfp8"]
+    return None
 
 
 def _tables(quantisation: Mapping[str, Any], where: str) -> dict[str, Dtype]:

@@ -29,7 +29,8 @@ def refuse_unread(fields: Fields, *, checked: bool) -> None:
         if type(value) is int and value > least and (not flag or fields.flag(flag)):
             raise InvalidFile(f"{fields.where}: {key} = {value}: {meaning}, which is not modelled")
     sources = fields.get("kv_source_layers")  # Mistral Large 4: the layer whose cache each layer reads
-    if isinstance(sources, list) and sources != list(range(len(sources))):
+    compressed = isinstance(fields.get("compress_ratios"), list)  # where they are read
+    if isinstance(sources, list) and sources != list(range(len(sources))) and not compressed:
         raise InvalidFile(f"{fields.where}: kv_source_layers: layers share keys and values, which is not modelled")
     if checked:
         return
@@ -84,8 +85,10 @@ def unread_notes(fields: Fields, *, checked: bool) -> list[str]:
     notes = []
     if _DENOISED.search(str(fields.get("model_type"))):
         notes.append("it refines blocks of tokens in several passes; a pass a token is predicted, as of other models")
-    if fields.integers("ple_layer_ids"):
-        notes.append("its tables of n-grams count as HBM, though an engine may keep them in host memory")
+    if fields.integers("ple_layer_ids") or fields.integers("engram_layer_ids"):
+        notes.append("its tables of n-grams count as host memory, and what looks rows up costs nothing")
+    if fields.get("kv_source_layer_ids") is not None:
+        notes.append("a prompt runs through all layers, though an engine may leave out those whose keys nobody reads")
     free = fields.get("zero_expert_num")
     if type(free) is int and free > 0:
         notes.append(f"{free} of the experts that a token may choose compute nothing; every choice counts as computed")

@@ -237,3 +237,15 @@ def test_a_compressed_cache_keeps_its_window_and_an_entry_for_several_tokens() -
     )
     wanted = (kv_elements(4096) - kv_elements(64)) * model.stored_kv_dtype.bytes_per_param
     assert second - first == pytest.approx(wanted, abs=1)
+
+
+def test_tables_of_n_grams_lie_in_host_memory_whatever_is_placed_elsewhere() -> None:
+    tables = dataclasses.replace(DECODER, table_params=1000, table_dtype=DTYPES["mxfp8"])
+    assert tables.total_params == DECODER.total_params + 1000
+    assert tables.active_params == DECODER.active_params
+    assert tables.non_expert_bytes == DECODER.non_expert_bytes
+    nothing: frozenset[int] = frozenset()
+    placed = Placed(nothing, nothing, (None, None, None), "device")
+    for policy in map(policy_named, ("gpu_only", "on_demand")):
+        plain, more = (host_bytes(model, WORKLOAD, policy, placed) for model in (DECODER, tables))
+        assert more - plain == 1032  # 8.25 bits each

@@ -9,6 +9,7 @@ import pytest
 
 from pregate.engines.command_lines import flags_of_command
 from pregate.measured.row_prediction import RowBench
+from pregate.spellings.names import machine_and_numbers, unknown
 from tests.unit.pregate.measured.test_engine_flags import row
 from traces.errors import InvalidInput
 
@@ -153,3 +154,9 @@ def test_variables_that_move_the_host_are_read(tmp_path: Path) -> None:
     assert row(tmp_path, "GGML_OP_OFFLOAD_MIN_BATCH=64 llama-bench -cmoe").policy == "gpu_only@experts=cpu@stream=64"
     assert "stack.host_memory" not in row(tmp_path, "GGML_CUDA_NO_PINNED=1 llama-bench -cmoe -mmp 0").overrides
     assert "stack.host_memory" not in row(tmp_path, "-cmoe --no-mmap --no-host").overrides
+
+
+@pytest.mark.parametrize("name", ["rtx 3090 @ 250W", "RTX 3090 (250W)", "RTX 3090 power limited to 250W"])
+def test_a_limit_that_nothing_reads_is_no_part_of_a_name(name: str) -> None:
+    assert machine_and_numbers(name) == (name, {})
+    assert "a limit of power is read in rows of tables alone" in str(unknown("hardware", name))

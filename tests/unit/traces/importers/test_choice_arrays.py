@@ -142,3 +142,21 @@ def test_a_parameter_is_its_tensor_and_other_objects_are_told_the_way_out(tmp_pa
         (tmp_path / "t").write_bytes(value)
         with pytest.raises(InvalidFile, match=r"numpy\.savez or safetensors|a tensor of 'torch float8_e5m2', known"):
             import_trace(tmp_path / "t", shape=SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.ones((4, 2, 8), bool), "a mask .* whose rows choose unlike many"),
+        (np.zeros((4, 2, 8), bool), "a mask .* whose rows choose unlike many"),
+        (np.array([[[1, 0, 0, 0], [1, 1, 0, 0]]], bool), "a mask .* whose rows choose unlike many"),
+        (np.full((4, 2, 2), np.nan), "are no choices"),
+        (np.array([["a"]]), "are no choices"),
+        (np.array(5), "are no choices"),
+        (np.zeros((0, 2, 2)), "are no choices"),
+    ],
+)
+def test_an_array_of_nothing_is_told_so(array: Any, told: str, tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(npy(array))
+    with pytest.raises(InvalidFile, match=told):
+        import_trace(tmp_path / "t")

@@ -133,15 +133,17 @@ QWEN4_EXP: dict[str, Any] = {
 """Qwen/Qwen3.8-Flash-Next: the text model of its `config.json`."""
 
 
-def test_tables_of_hashed_n_grams_and_low_rank_streams_lie_in_memory(tmp_path: Path) -> None:
+def test_tables_of_hashed_n_grams_lie_in_host_memory_and_low_rank_streams_in_hbm(tmp_path: Path) -> None:
     document = {"model_type": "qwen4_exp", "text_config": QWEN4_EXP, "dtype": "bfloat16"}
     model = read_file(tmp_path, "config.json", document)
     without = read_file(tmp_path, "config.json", document | {"text_config": QWEN4_EXP | {"ple_layer_ids": []}})
     d = 2560
     streams = 97 * 2 * 4 * d * 320 + 48 * 2 * 4 * 4 * d
     assert without.other_params == streams
-    assert model.other_params == streams + 16 * 20_000_000 * 160 + d * 5 * d
-    assert "tables of n-grams count as HBM" in model.note
+    assert (model.other_params, model.table_params) == (streams + d * 5 * d, 16 * 20_000_000 * 160)
+    assert model.total_bytes - without.total_bytes == 2 * (model.table_params + d * 5 * d)
+    assert model.non_expert_bytes - without.non_expert_bytes == 2 * d * 5 * d
+    assert "tables of n-grams count as host memory" in model.note
     assert "n-grams" not in without.note
     assert model.total_params == pytest.approx(176.94e9, rel=5e-4)  # its class of transformers on the meta device
     full = model.decoder.attention
