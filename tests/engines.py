@@ -1,6 +1,8 @@
-"""One oracle for all schedules on FIFO lanes: every interpreter gives every op the times that SimPy gives it."""
+"""Interpreters by one signature, and one oracle for schedules on FIFO lanes: every op has the times it has on SimPy."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from hwmodels.cost import Costs
 from offload.schedule import Schedule
@@ -8,8 +10,17 @@ from offload.timeline import Timeline
 from simulator import recurrence
 from simulator.definition import des
 from simulator.events import event_engine
+from simulator.modes import Modes
 
-__all__ = ["timed_alike"]
+__all__ = ["ENGINES", "Engine", "timed_alike"]
+
+Engine = Callable[[Schedule, Costs, Modes], Timeline]
+
+ENGINES: list[Engine] = [
+    lambda schedule, costs, modes: des.simulate(schedule, costs, 1 << 50, modes),
+    lambda schedule, costs, modes: event_engine.simulate(schedule, costs, modes),
+]
+"""Those of every mode: SimPy, and the compiled event engine."""
 
 
 def timed_alike(schedule: Schedule, costs: Costs, hbm_bytes: int = 1 << 50) -> Timeline:

@@ -21,8 +21,7 @@ from runtime.model.fewer_bits import unpack  # noqa: E402
 from runtime.model.shapes import expert_shapes  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
 from runtime.pregated.transformer import ExpertLayer, GateChoice  # noqa: E402
-from tests.agree.test_own_gates import PROMPTS, Generated  # noqa: E402
-from tests.pregated_models import seeded_model  # noqa: E402
+from tests.generated_runs import PROMPTS, Generated, generated  # noqa: E402
 from traces.errors import InvalidInput  # noqa: E402
 
 
@@ -99,8 +98,7 @@ def recomputed(one: Generated, run: OffloadedRun, monkeypatch: pytest.MonkeyPatc
 def test_what_is_executed_is_what_the_tokens_are_made_of(
     top_k: int, policy: str | Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = seeded_model(3, top_k=top_k)
-    one = Generated(model)
+    one = generated(3, top_k=top_k)
     asked = one.asked(policy)
     found = one.run(asked)
     assert found.n_changed > 0
@@ -116,13 +114,13 @@ def test_what_is_executed_is_what_the_tokens_are_made_of(
 
 
 def test_some_of_them_make_other_tokens_or_states() -> None:
-    one = Generated(seeded_model(3))
+    one = generated(3)
     found = one.run(one.asked(skipping()))
     assert found.measured.digest != one.resident.measured.digest
 
 
 def test_who_knows_the_future_cannot_change_it() -> None:
-    one = Generated(seeded_model(3, top_k=2))
+    one = generated(3, top_k=2)
     with pytest.raises(InvalidInput, match="knows what gates say with all experts as they are"):
         one.run(one.asked("oracle@skip=0.5"))
 
@@ -133,7 +131,7 @@ def rounds_all(view: BlockView, missing: Sequence[int]) -> Mapping[int, MissActi
 
 
 def test_bits_cross_the_link_and_what_was_fetched_is_multiplied() -> None:
-    one = Generated(seeded_model(3))
+    one = generated(3)
     asked = one.asked(replace(policy_named("on_demand"), name="rounds", on_miss=rounds_all, is_exact=False))
     found, whole = one.run(asked), one.run(one.asked("on_demand"))
     fetched = [run.schedule.kind == OpKind.FETCH for run in (found, whole)]
@@ -145,7 +143,7 @@ def test_bits_cross_the_link_and_what_was_fetched_is_multiplied() -> None:
 
 
 def test_bits_that_no_byte_holds_and_rounding_that_is_called_exact_are_refused() -> None:
-    one = Generated(seeded_model(3))
+    one = generated(3)
     with pytest.raises(InvalidInput, match=r"in 3 bits: the runtime packs .* of 1, 2, 4, 8, 16 bits each"):
         one.run(one.asked("mixed_precision:bits=3+lfu:4"))
     with pytest.raises(InvalidInput, match="is said to be exact: state is_exact=False"):

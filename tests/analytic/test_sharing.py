@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -16,17 +14,12 @@ from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator import recurrence
-from simulator.definition import des
 from simulator.events import event_engine
 from simulator.modes import FIFO, LINKS, Modes
 from simulator.resources import RESOURCES, Resource
+from tests.engines import ENGINES, Engine
 from traces.errors import InvalidInput
 
-Engine = Callable[[Schedule, Costs, Modes], Timeline]
-ENGINES: list[Engine] = [
-    lambda schedule, costs, modes: des.simulate(schedule, costs, 1 << 50, modes),
-    lambda schedule, costs, modes: event_engine.simulate(schedule, costs, modes),
-]
 COPY, KERNEL = Work(OpKind.FETCH, copy_bytes=100), Work(OpKind.EXPERTS, flop=1)
 
 

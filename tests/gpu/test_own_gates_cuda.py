@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
 from runtime.backends.cpu import CpuBackend  # noqa: E402
 from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.microbench.live import live_samples  # noqa: E402
-from tests.agree.test_own_gates import Generated  # noqa: E402
+from tests.generated_runs import Generated  # noqa: E402
 from tests.live_designs import AHEAD, CHANGING, CONVENTIONAL  # noqa: E402
 from tests.pregated_models import seeded_model  # noqa: E402
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,19 +13,14 @@ from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.slots.memory import CapacityExceeded
-from offload.timeline import Timeline
 from simulator import recurrence
 from simulator.definition import des
 from simulator.definition.flow import max_min_level
 from simulator.events import event_engine
 from simulator.modes import FIFO, MAX_CHUNKS, Link, Modes, NotFifo, chunks
+from tests.engines import ENGINES, Engine
 from traces.errors import InvalidInput
 
-Engine = Callable[[Schedule, Costs, Modes], Timeline]
-ENGINES: list[Engine] = [
-    lambda schedule, costs, modes: des.simulate(schedule, costs, 1 << 50, modes),
-    lambda schedule, costs, modes: event_engine.simulate(schedule, costs, modes),
-]
 on_both = pytest.mark.parametrize("engine", ENGINES, ids=["des", "event"])
 
 

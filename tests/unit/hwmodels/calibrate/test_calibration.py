@@ -31,6 +31,7 @@ from tests.made_up_measurements import (
     READBACK_S,
     STACK,
     TRUE,
+    noisy_fit,
     op_s,
     ops,
     synthetic,
@@ -45,7 +46,7 @@ def exact() -> Fit:
 
 @pytest.fixture(scope="module")
 def noisy() -> Fit:
-    return calibrate(synthetic(noise=0.03))
+    return noisy_fit()
 
 
 def test_known_constants_are_recovered(exact: Fit) -> None:

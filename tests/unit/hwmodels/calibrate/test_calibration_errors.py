@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hwmodels.calibrate import calibration
-from hwmodels.calibrate.calibration import calibrate, counts, gemm_tables
+from hwmodels.calibrate.calibration import counts, gemm_tables
 from hwmodels.calibrate.least_squares import fit_factor, fit_median, fit_sum, solve, summary
 from hwmodels.calibrate.measured_machine import machine_of
 from hwmodels.calibrate.measurements import (
@@ -18,6 +18,7 @@ from hwmodels.calibrate.measurements import (
 )
 from hwmodels.fits.fit import Fit
 from tests.made_up_measurements import (
+    noisy_fit,
     roofline_s,
     synthetic,
 )
@@ -25,7 +26,7 @@ from tests.made_up_measurements import (
 
 @pytest.fixture(scope="module")
 def noisy() -> Fit:
-    return calibrate(synthetic(noise=0.03))
+    return noisy_fit()
 
 
 def timed(*seconds: float, **parameters: Any) -> list[Sample]:

@@ -27,6 +27,7 @@ from hwmodels.platform import load_platform
 from offload.ops import OpKind, Work
 from tests import small_fits
 from tests.made_up_measurements import (
+    noisy_fit,
     synthetic,
 )
 from tests.small_models import MODELS, routing
@@ -35,7 +36,7 @@ from traces.errors import InvalidInput, PregateError, UnknownName
 
 @pytest.fixture(scope="module")
 def noisy() -> Fit:
-    return calibrate(synthetic(noise=0.03))
+    return noisy_fit()
 
 
 def test_a_machine_that_nobody_describes_is_as_good_as_the_best_that_was_seen() -> None:

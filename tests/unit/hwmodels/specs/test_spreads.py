@@ -24,7 +24,7 @@ from pregate.measured.constants.spreads import (
 )
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.table_prediction import predict_table
-from tests.unit.pregate.measured.test_field import ROW, read
+from tests.table_rows import ROW, read
 from traces.errors import InvalidFile, InvalidInput
 
 

@@ -26,6 +26,7 @@ from pregate.ask.capturing.tier_names import tier_named
 from simulator import recurrence
 from tests.command_line import Run
 from tests.engines import timed_alike
+from tests.slow_caches import slow_lru
 from tests.small_models import decoder_only, routing
 from traces.errors import InvalidInput, UnknownName
 
@@ -36,29 +37,6 @@ POLICIES = (
     "on_demand", "pregate", "on_demand+lru:5", "prefetch_all", "on_demand:cpu+lru:4", "gpu_only@experts=cpu",
     "gpu_only@experts=cpu:keep=2", "gpu_only@layers=cpu", "gpu_only@experts=cpu@stream=2",
 )  # fmt: skip
-
-
-def slow_lru(n_slots: int, events: HostEvents) -> list[set[int]]:
-    """By event the experts that an atomic LRU of `n_slots` has not; one list, nothing clever."""
-    held: list[tuple[int, int]] = []  # the oldest first
-    missed = []
-    for layer, experts in events:
-        event = [(layer, expert) for expert in experts]
-        absent = [key for key in event if key not in held]
-        for key in absent:
-            spare = [one for one in held if one not in event]
-            if len(held) < n_slots:
-                held.append(key)
-            elif spare:
-                held.remove(spare[0])
-                held.append(key)
-        for key in event:
-            if key in held:
-                held.remove(key)
-                held.append(key)
-        assert len(held) <= n_slots
-        missed.append({expert for _, expert in absent})
-    return missed
 
 
 def written(policy: str, reads: Reads = WHOLE, n_slots: int = 0, seed: int = 0, log: HostEvents | None = None,

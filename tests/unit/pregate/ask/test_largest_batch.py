@@ -14,7 +14,7 @@ from pregate.ask.capturing.request import request
 from pregate.measured.row_prediction import RowBench
 from tests.command_line import Run, runner
 from tests.small_models import decoder_only, encoder_decoder
-from tests.unit.pregate.measured.test_field import ROW, read
+from tests.table_rows import ROW, read
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -13,28 +12,11 @@ import pregate
 from pregate.measured.constants.stack_fit import fit_stack
 from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.rows.table import COLUMNS, METRICS, MeasuredRow, read_field, read_table
+from pregate.measured.rows.table import COLUMNS, METRICS, read_field, read_table
 from pregate.measured.table_prediction import predict_table
 from tests.command_line import Run, runner
+from tests.table_rows import ROW, read, table
 from traces.errors import InvalidFile, InvalidInput, UnknownName
-
-ROW = {
-    "source": "a test", "model": "switch-mini-16", "hardware": "rtx-4090", "policy": "on_demand", "stack": "streams",
-    "input_tokens": "4", "output_tokens": "6", "metric": "decode_tokens_per_s", "value": "100", "unit": "tokens/s",
-}  # fmt: skip
-
-
-def table(path: Path, *rows: dict[str, str]) -> Path:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def read(path: Path, *rows: dict[str, str]) -> list[MeasuredRow]:
-    return read_table(table(path / "rows.csv", *rows))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.table import MeasuredRow
 from pregate.measured.table_prediction import TablePrediction, predict_table
 from tests.command_line import Run
-from tests.unit.pregate.measured.test_field import ROW, read, table
+from tests.table_rows import ROW, read, table
 from traces.recorded import dials
 
 Asked = list[str]

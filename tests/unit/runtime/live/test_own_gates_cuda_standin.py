@@ -8,8 +8,8 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 
 from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.microbench.live import live_samples  # noqa: E402
-from tests.agree.test_own_gates import Generated  # noqa: E402
 from tests.cuda_standin import StandIn  # noqa: E402
+from tests.generated_runs import Generated  # noqa: E402
 from tests.live_designs import AHEAD, CHANGING, CONVENTIONAL  # noqa: E402
 from tests.pregated_models import seeded_model  # noqa: E402
 from traces.errors import InvalidInput  # noqa: E402
