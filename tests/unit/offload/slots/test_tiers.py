@@ -161,6 +161,9 @@ def test_streamed_and_whole_say_the_same() -> None:
             )
             bound_s = whole.pop("bound_s")
             assert streamed.pop("bound_s") == pytest.approx(bound_s, rel=1e-12)
+            for name in ("moe_layer_latency_ci95_s", "tokens_per_s_ci95"):  # a stream without a fit has none
+                assert whole.pop(name) is not None
+                assert streamed.pop(name) is None
             assert whole == streamed
 
 
