@@ -6,6 +6,7 @@ A stand-in is told what the gate will choose and spoils it. A policy sees only t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from offload.predictors.curves import Curve
@@ -43,6 +44,11 @@ class NextGate:
 
     def __call__(self, i_step: int, layer: int, chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.int16]:
         """(n_tokens, top_k + more): `chosen` with some experts wrong; -1 where there is no other expert to name."""
+        if chosen.size > _FEW_CHOICES:
+            return self._guessed(i_step, layer, chosen, n_experts)
+        return _kept_guesses(self, i_step, layer, chosen.tobytes(), chosen.dtype, chosen.shape, n_experts).copy()
+
+    def _guessed(self, i_step: int, layer: int, chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.int16]:
         import numpy as np
 
         rng: Any = np.random.default_rng((self.seed, i_step, layer))
@@ -55,6 +61,19 @@ class NextGate:
         others[np.take_along_axis(rank, others.astype(np.int64), axis=1) > 1] = -1
         found: NDArray[np.int16] = np.where(is_right | (chosen < 0), chosen, others[:, :top_k])
         return np.concatenate([found, others[:, top_k:]], axis=1) if self.more else found
+
+
+_FEW_CHOICES = 64
+"""Choices of a pass up to which its guesses are kept for the next schedule of the trace, of another cache or format."""
+
+
+@lru_cache(1 << 12)
+def _kept_guesses(
+    gate: NextGate, i_step: int, layer: int, chosen: bytes, dtype: Any, shape: tuple[int, ...], n_experts: int
+) -> NDArray[np.int16]:
+    import numpy as np
+
+    return gate._guessed(i_step, layer, np.frombuffer(chosen, dtype).reshape(shape), n_experts)
 
 
 @dataclass(frozen=True, slots=True)

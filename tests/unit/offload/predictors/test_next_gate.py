@@ -29,6 +29,24 @@ MODEL = MODELS["decoder-only"]
 HW = load_platform("rtx-4090", "streams")
 
 
+def test_guesses_of_few_tokens_are_kept_and_nobody_can_spoil_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, drawn = np.array([[5, 1]], np.int16), list[int]()
+    make = NextGate._guessed
+    monkeypatch.setattr(NextGate, "_guessed", lambda gate, *rest: drawn.append(rest[0]) or make(gate, *rest))
+    first = NextGate(0.3)(91, 2, chosen, 16)
+    wanted = first.copy()
+    first[:] = -1
+    assert np.array_equal(NextGate(0.3)(91, 2, chosen.copy(), 16), wanted)
+    assert drawn == [91]
+    for other in (NextGate(0.3, seed=1), NextGate(0.4), NextGate(0.3, more=1)):
+        other(91, 2, chosen, 16)
+    NextGate(0.3)(91, 2, chosen[:, ::-1], 16)
+    assert drawn == [91] * 5
+    many = np.zeros((40, 2), np.int16)
+    assert np.array_equal(NextGate(0.3)(91, 2, many, 16), NextGate(0.3)(91, 2, many, 16))
+    assert drawn == [91] * 7
+
+
 @pytest.mark.parametrize("recall", [0.0, 0.6, 1.0])
 def test_guesses_are_right_as_often_as_was_measured(recall: float) -> None:
     rng = np.random.default_rng(0)
