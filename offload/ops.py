@@ -183,7 +183,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.ZERO_COPY: KindRow(Lane.H2D, "h2d", "zero-copy read", "#ACD410", streams=True),
         OpKind.MASK: KindRow(Lane.HOST, "host", "host", "#999999"),
         OpKind.JOIN: KindRow(Lane.COMPUTE, "sync", "zero-copy read", "#ACD410"),
-        OpKind.ALL_REDUCE: KindRow(Lane.COMPUTE, "sync", "all-reduce", "#D25A1E"),
+        OpKind.ALL_REDUCE: KindRow(Lane.COMPUTE, "sync", "all-reduce", "#5A1900"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
