@@ -52,6 +52,14 @@ MAX_COUNT = 10_000_000
 _COUNTS = ("top_k", "lookahead", "gamma", *WORKLOAD)
 _SHARES = ("cache_ratio", "acceptance")
 
+_WITHIN: Mapping[str, tuple[float, float, str]] = {
+    "cache_ratio": (0, 1, "is outside 0 (no cache) to 1 (every expert)"),
+    TIER_SIZE: (0, math.inf, "bytes is below 0 (nothing is kept)"),
+    "acceptance": (0, 1, "is outside 0 (no proposal is taken) to 1 (all are)"),
+    "gamma": (0, MAX_GAMMA, f"is outside 0 (nothing is drafted) to {MAX_GAMMA} tokens"),
+}
+"""The least and the most of an axis, and what is said of values beyond."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Axis:
@@ -221,23 +229,22 @@ def _checked(axis: Axis) -> Axis:
     axis.values.flags.writeable = False
     if axis.is_figure:
         check_axis(axis.key, axis.values)
-    elif axis.key == "cache_ratio":
-        for value in axis.values[~((axis.values >= 0) & (axis.values <= 1))].tolist():
-            raise InvalidInput(f"axis {axis.name}: {value:g} is outside 0 (no cache) to 1 (every expert)")
-    elif axis.key == TIER_SIZE:
-        for value in axis.values[axis.values < 0].tolist():
-            raise InvalidInput(f"axis {axis.name}: {value:g} bytes is below 0 (nothing is kept)")
-    elif axis.key == "acceptance":
-        for value in axis.values[~((axis.values >= 0) & (axis.values <= 1))].tolist():
-            raise InvalidInput(f"axis {axis.name}: {value:g} is outside 0 (no proposal is taken) to 1 (all are)")
-    elif axis.key == "gamma":
-        for value in axis.values[~((axis.values >= 0) & (axis.values <= MAX_GAMMA))].tolist():
-            raise InvalidInput(f"axis {axis.name}: {value:g} is outside 0 (nothing is drafted) to {MAX_GAMMA} tokens")
+    elif axis.key in _WITHIN:
+        least, most, what = _WITHIN[axis.key]
+        for value in axis.values[~((axis.values >= least) & (axis.values <= most))].tolist():
+            raise InvalidInput(f"axis {axis.name}: {value:g} {what}")
     elif axis.key in _COUNTS:
         for value in axis.values[~(axis.values >= 1)].tolist():
             raise InvalidInput(f"axis {axis.name}: {value:g} is below 1")
         for value in axis.values[axis.values > MAX_COUNT].tolist():
             raise InvalidInput(f"axis {axis.name}: {value:g} is above {MAX_COUNT:,}")
+    else:
+        _check_names(axis)
+    return axis
+
+
+def _check_names(axis: Axis) -> None:
+    """Raise for the first tier or format that is none; names of models and machines are read where they are loaded."""
     for value in axis.values.tolist() if axis.key == "expert_tier" else ():
         try:
             tier_named(value)
@@ -248,7 +255,6 @@ def _checked(axis: Axis) -> Axis:
             find_dtype(value, f"axis {axis.name}")
     for value in axis.values.tolist() if axis.key in FORMATS else ():
         check_formats({axis.key.partition(".")[2]: value}, f"axis {axis.name}")
-    return axis
 
 
 def _si_value(name: str, key: str, item: Any) -> float:
