@@ -45,9 +45,8 @@ def host_s(work: Work, figures: Figures) -> tuple[Any, Any]:
     elif work.compute in ("bf16", "fp8"):  # no processor has products of fp8: it is widened to bf16, or further
         flop_s = flop_s / _bf16_speedup(figures)
     unpack_s = None if unpacking is None else work.weight_bytes / unpacking
-    compute_s, dram_s = figures.stack.host_products.seconds(
-        _mean_rows(work), flop_s / peak, work.weight_bytes / weights_rate, unpack_s
-    )
+    products = figures.stack.host_products.on("host.tile_rows" in figures.values)
+    compute_s, dram_s = products.seconds(_mean_rows(work), flop_s / peak, work.weight_bytes / weights_rate, unpack_s)
     attention_s = work.flop / figures.stack_constant("cpu_attention_efficiency") / peak
     more_compute_s, more_dram_s = binding_term(attention_s, kv_bytes / rate)
     return compute_s + more_compute_s, dram_s + more_dram_s

@@ -8,7 +8,7 @@ that comes out of caches, and memory waits.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hwmodels.kernels.roofline import binding_term
@@ -23,11 +23,15 @@ class HostProducts:
 
     `rows`: multiplied at once by a strip of weights, which are unpacked anew for the next so many; 0: reading overlaps
     with all of the arithmetic. `padded_from`: rows of a product from which on it takes as long as a whole number of
-    `rows` (tiles of a matrix unit); 0: never.
+    `rows` on a processor with matrix units, whose tiles are whole; 0: never.
     """
 
     rows: int = 0
     padded_from: int = 0
+
+    def on(self, has_tiles: bool) -> HostProducts:
+        """The same on a processor with matrix units, or without."""
+        return self if has_tiles or not self.padded_from else replace(self, padded_from=0)
 
     def seconds(self, n_rows: float, flop_s: Any, bytes_s: Any, unpack_s: Any) -> tuple[Any, Any]:
         """(arithmetic, reading) of a product of `n_rows`: its arithmetic takes `flop_s`, its weights are read, and

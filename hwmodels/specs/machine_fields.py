@@ -54,6 +54,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "clock_hz": Field("frequency", optional=True),
         "staging_bytes_per_s": Field("bandwidth", optional=True),
         "bf16_flop_per_s": Field("compute", optional=True),
+        "tile_rows": Field("count", optional=True),
         "copies_beside_cpu": Field("ratio", optional=True),
         "cpu_beside_copies": Field("ratio", optional=True),
     },

@@ -42,7 +42,8 @@ class Family:
     cycle, the most memory of a socket, sockets at most. `fabric_ghz`: of the links between dies of cores and the memory
     controllers, None where there are none; up to `two_links_up_to` dies each has two. `staging_gb_per_s`: what one core
     copies into the buffers of a driver, None where nobody says. `bf16_flop_per_cycle`: of a core in bf16,
-    None where it is widened to fp32 first. `memory_source`: the page that says channels and speed, empty where none
+    None where it is widened to fp32 first. `tile_rows`: of a matrix unit of a core, None where it has none.
+    `memory_source`: the page that says channels and speed, empty where none
     was read. `read_efficiency`: the share of its memory's rate that all cores read, by source `reads`.
     """
 
@@ -57,6 +58,7 @@ class Family:
     two_links_up_to: int
     staging_gb_per_s: float | None
     bf16_flop_per_cycle: int | None
+    tile_rows: int | None
     note: str
     memory_source: str
     read_efficiency: float
@@ -152,6 +154,8 @@ def _figures(stated: str, one: Processor, n_sockets: int) -> dict[str, tuple[flo
             flop * family.bf16_flop_per_cycle / family.flop_per_cycle, "FLOP/s", "bf16",
             f"{n_cores} cores x {family.bf16_flop_per_cycle} x {one.base_ghz:g} GHz",
         )  # fmt: skip
+    if family.tile_rows is not None:
+        figures["tile_rows"] = (family.tile_rows, "count", "tiles", "")
     return figures
 
 
@@ -201,7 +205,9 @@ def _families() -> Mapping[str, Family]:
 
 def _family(name: str, section: Section) -> Family:
     fabric, staging = (section.number(key) if key in section else None for key in ("fabric_ghz", "staging_gb_per_s"))
-    bf16 = section.integer("bf16_flop_per_cycle", minimum=1) if "bf16_flop_per_cycle" in section else None
+    bf16, tile_rows = (
+        section.integer(key, minimum=1) if key in section else None for key in ("bf16_flop_per_cycle", "tile_rows")
+    )
     family = Family(
         name=name,
         title=section.text("title"),
@@ -214,6 +220,7 @@ def _family(name: str, section: Section) -> Family:
         two_links_up_to=section.integer("two_links_up_to", 0),
         staging_gb_per_s=staging,
         bf16_flop_per_cycle=bf16,
+        tile_rows=tile_rows,
         note=section.text("note", ""),
         memory_source=section.text("memory_source", ""),
         read_efficiency=section.number("read_efficiency"),

@@ -66,7 +66,8 @@ class Host:
     where they carry all that DRAM gives. `staging_bytes_per_s` is what one core copies of ordinary memory, or of mapped
     pages, into the buffers that a driver's copies are made from; None where nobody says, and the figure of the link,
     a median of machines, stands. `bf16_flop_per_s`: its peak rate of bf16 at the same clock, None where bf16 is
-    widened to fp32 first. Raises `InvalidInput` for a figure that is not finite and above 0.
+    widened to fp32 first. `tile_rows`: rows of a tile of its cores' matrix units (AMX), None where they have none.
+    Raises `InvalidInput` for a figure that is not finite and above 0.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Host:
     fabric_bytes_per_s: float | None = None
     staging_bytes_per_s: float | None = None
     bf16_flop_per_s: float | None = None
+    tile_rows: int | None = None
     read_efficiency: float | None = None
     clock_hz: float | None = None
 

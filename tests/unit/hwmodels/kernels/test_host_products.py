@@ -7,8 +7,10 @@ import dataclasses
 import pytest
 
 from hwmodels.cost import Parts, parts_of
+from hwmodels.figures import figures_of
 from hwmodels.kernels.core_formats import CoreFormats
 from hwmodels.kernels.host_products import NO_HOST_PRODUCTS, HostProducts, read_host_products
+from hwmodels.platform import load_platform
 from hwmodels.stack import load_stack
 from offload.ops import Gemm, OpKind, Work
 from tests.priced_ops import ROUND
@@ -87,3 +89,13 @@ def test_a_faulty_statement_is_named() -> None:
         read_host_products(Section({"host_products": {"rows": 0, "source": "read"}}, "s.yaml"))
     with pytest.raises(UnknownName, match="many"):
         read_host_products(Section({"host_products": {"rows": 1, "source": "read", "many": 2}}, "s.yaml"))
+
+
+def test_a_processor_without_matrix_units_pads_nothing() -> None:
+    stack = dataclasses.replace(ROUND.stack, host_products=HostProducts(32, padded_from=5))
+    figures = dataclasses.replace(ROUND, stack=stack).with_values({"stack.cpu_gemm_efficiency": 0.5})
+    what = Work(OpKind.CPU_EXPERT, (Gemm(40, 10, 10),))
+    exact = parts_of(what, figures).compute_s
+    assert parts_of(what, figures.with_values({"host.tile_rows": 16.0})).compute_s == pytest.approx(exact * 64 / 40)
+    assert "host.tile_rows" in figures_of(load_platform("rtx-4090", "ktransformers", {"host": "xeon-6454s-2s"})).values
+    assert "host.tile_rows" not in figures_of(load_platform("rtx-4090", "ktransformers", {"host": "epyc-9355"})).values
