@@ -55,7 +55,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def interpret(captured: Any, *how: Any, with_intervals: bool) -> Any:
         assert how == (HW, "recurrence")
-        assert not with_intervals
+        assert with_intervals is False
         return captured[1]
 
     def time_error(captured: Any, *of: Any) -> TimeError:
