@@ -50,7 +50,7 @@ TARGETS = {
     "offload/caches/gate_output.py": ("tests/unit/offload/caches/test_gate_output.py",),
     "offload/placing/placement.py": _PLACEMENT,
     "offload/placing/layers.py": _PLACEMENT,
-    "offload/placing/over_link.py": _PLACEMENT,
+    "offload/placing/over_link.py": ("tests/unit/offload/placing/test_over_link.py",),
     "offload/placing/tiers.py": ("tests/unit/offload/placing/test_tiers_by_hand.py",),
     "offload/caches/admission.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
     "offload/caches/eviction_ranked.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),

@@ -42,10 +42,8 @@ class LayerStreams:
 
 def host_layer_bytes(model: ModelArchitecture, execution: Execution, placed: Placed) -> dict[int, int]:
     """Of layers of the host that a pass may stream whole, by layer: their weights outside of routed experts."""
-    if not execution.streams_layers or not placed.host_layers:
-        return {}
     weights = layer_weight_bytes(model)
-    return {layer: weights[layer] for layer in placed.host_layers}
+    return {layer: weights[layer] for layer in placed.host_layers} if execution.streams_layers else {}
 
 
 class ZeroCopies:
