@@ -115,7 +115,8 @@ def test_every_policy_is_written_alike(text: str, name: str, execution: str) -> 
         wanted = policy_named(text).buffers(max(workload.n_active, workload.n_encoder_active), model.n_experts)
         fewest = max(wanted.minimum, workload.n_encoder_active)
         hands_on = EXECUTIONS[execution].hands_slots_on and policy_named(text).needs_ids
-        for n_buffers in (*((1, 2) if hands_on else ()), fewest, wanted.full + workload.n_encoder_active):
+        sizes = (*((1, 2) if hands_on else ()), fewest, wanted.full + workload.n_encoder_active)
+        for n_buffers in dict.fromkeys(sizes):
             for disk in (False, True):
                 assert_written_alike(model, trace, text, execution, n_buffers=n_buffers, disk=disk)
 

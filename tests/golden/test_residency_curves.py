@@ -35,6 +35,12 @@ def phone_trace(model: str) -> RoutingTrace:
     return load_trace({"qwen": "qwen3-30b-a3b-phone", "gptoss": "gpt-oss-120b-phone"}[model])
 
 
+@cache
+def short_trace() -> RoutingTrace:
+    """gpt-oss-20b on MMLU, its decode steps."""
+    return import_trace(GPTOSS20B / "gptoss20b_mmlu_decode.npz", "gptoss_npz")
+
+
 def published_rows(model: str) -> list[str]:
     return (FIGURES / f"{model}-curve.csv").read_text(encoding="utf-8").split()[1:]
 
@@ -116,7 +122,7 @@ def test_event_atomic_and_serial_lru_at_capacity_k(what: str, serial: bool) -> N
     Of the whole trace by stack distances; the cache of the replays, lookup by lookup, agrees on its first sequences.
     """
     expected = json.loads((GPTOSS20B / "lru_semantics.json").read_text(encoding="utf-8"))["4"][what]
-    trace = import_trace(GPTOSS20B / "gptoss20b_mmlu_decode.npz", "gptoss_npz")
+    trace = short_trace()
     events = one_by_one(trace) if serial else trace
     assert round(lru_hit_rates(events, [trace.top_k], cold_each_sequence=True)[0], 4) == expected
     events = events.of_sequences(range(4))
@@ -146,7 +152,7 @@ def one_by_one(trace: RoutingTrace) -> RoutingTrace:
 @needs_gptoss20b
 def test_lru_and_belady_of_slots_are_the_published_ones() -> None:
     """gpt-oss-20b, a cache a layer, empty at each sequence: LRU 64.8 / 89.0 %, Belady 76.8 / 94.0 % at 25 / 50 %."""
-    trace = import_trace(GPTOSS20B / "gptoss20b_mmlu_decode.npz", "gptoss_npz")
+    trace = short_trace()
     found = cache_hits(trace, ["lru:per_layer", "belady:per_layer"], [0.25, 0.5])
     assert [round(100 * row.hit_rate, 1) for row in found] == [64.8, 76.8, 89.0, 94.0]
     at_k = [cache_hits(trace, ["lru:per_layer"], ["k"], serial=serial).rows[0].hit_rate for serial in (False, True)]

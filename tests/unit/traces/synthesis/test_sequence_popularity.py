@@ -27,23 +27,27 @@ def shared(exponent: float, n_experts: int, n_layers: int = 2) -> np.ndarray[Any
     return synthesis._popularity(Dials(exponent, 0.0, 0.0), n_layers, n_experts, 1)
 
 
+def drawn_often(own: SequencePopularity, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """20,000 popularities of a layer: of 100 sequences, the 200 layers of each, which know nothing of one another."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([np.diff(own.drawn(rng)) for _ in range(100)])
+
+
 @pytest.mark.parametrize("affinity", [0.05, 0.5, 0.8, 0.95])
 @pytest.mark.parametrize(("exponent", "n_experts"), [(0.0, 8), (0.6, 64), (1.5, 32)])
 def test_mean_popularity_of_sequences_is_the_shared_one(affinity: float, exponent: float, n_experts: int) -> None:
-    popularity, n = shared(exponent, n_experts), 20_000
-    own, rng = SequencePopularity(popularity, affinity, 0.0), np.random.default_rng(1)
-    drawn = np.stack([np.diff(own.drawn(rng)[0]) for _ in range(n)])
+    popularity = shared(exponent, n_experts, n_layers=200)
+    drawn = drawn_often(SequencePopularity(popularity, affinity, 0.0), seed=1)
     assert drawn.sum(axis=1) == pytest.approx(1.0)
     error = np.abs(drawn.mean(axis=0) - np.diff(popularity[0]))
-    assert (error <= 4.5 * drawn.std(axis=0) / np.sqrt(n) + 1e-4).all()
+    assert (error <= 4.5 * drawn.std(axis=0) / np.sqrt(len(drawn)) + 1e-4).all()
 
 
 @pytest.mark.parametrize("affinity", [0.3, 0.8])
 def test_equally_popular_experts_spread_as_in_a_symmetric_dirichlet(affinity: float) -> None:
     """Of n shares with concentration a each the relative variance is (n - 1) / (n a + 1)."""
     n, shape = 16, 1 / affinity - 1
-    own, rng = SequencePopularity(shared(0.0, n), affinity, 0.0), np.random.default_rng(2)
-    drawn = np.stack([np.diff(own.drawn(rng)[0]) for _ in range(20_000)]) * n
+    drawn = n * drawn_often(SequencePopularity(shared(0.0, n, n_layers=200), affinity, 0.0), seed=2)
     assert drawn.var(axis=0).mean() == pytest.approx((n - 1) / (n * shape + 1), rel=0.03)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -23,6 +24,12 @@ from traces.transforms.tree_growth import Growth, confidences
 RATES = Acceptance(((0.6, 0.2, 0.1), (0.5, 0.25)))
 
 Path = tuple[int, ...]
+
+
+@cache
+def long() -> RoutingTrace:
+    """One sequence of 9,001 tokens."""
+    return pregate.synthesize(decoder_only(), 1, 9001, 1)
 
 
 def paths_of(tree: DraftTree) -> set[Path]:
@@ -109,21 +116,18 @@ def test_confidences_fall_by_rank_and_are_the_rates_in_the_mean(varies: float) -
 
 @pytest.mark.parametrize("varies", [0.0, 0.3, 0.8])
 def test_a_whole_tree_makes_what_it_makes_however_places_vary(varies: float) -> None:
-    plain = pregate.synthesize(decoder_only(), 1, 9001, 1)
-    made = verified(plain, GrownTrees(12, 2, 3, varies), RATES, seed=2)  # all three guesses, and three after each
+    made = verified(long(), GrownTrees(12, 2, 3, varies), RATES, seed=2)  # all three guesses, and three after each
     assert tokens_a_pass(made) == pytest.approx(expected_tokens(branching((3, 3)), RATES), rel=0.02)
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_of_one_level_as_many_are_taken_as_first_guesses_are_right(n: int) -> None:
-    plain = pregate.synthesize(decoder_only(), 1, 9001, 1)
-    made = verified(plain, GrownTrees(n, 1, 3, 0.6), RATES, seed=2)
+    made = verified(long(), GrownTrees(n, 1, 3, 0.6), RATES, seed=2)
     assert tokens_a_pass(made) == pytest.approx(1 + sum(RATES.rates[0][:n]), rel=0.02)
 
 
 def test_what_a_context_tells_makes_more_tokens_than_the_best_tree_for_all() -> None:
-    plain = pregate.synthesize(decoder_only(), 1, 9001, 1)
-    made = [tokens_a_pass(verified(plain, GrownTrees(8, 6, 10, v), RATES, seed=2)) for v in (0.0, 0.3, 0.6, 0.9)]
+    made = [tokens_a_pass(verified(long(), GrownTrees(8, 6, 10, v), RATES, seed=2)) for v in (0.0, 0.3, 0.6, 0.9)]
     assert made[0] == pytest.approx(expected_tokens(most_likely(8, RATES), RATES), rel=0.03)
     assert all(later > 1.02 * earlier for earlier, later in pairwise(made))
 
