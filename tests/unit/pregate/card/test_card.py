@@ -9,8 +9,6 @@ import pytest
 
 import pregate
 from hwmodels.shipped import FITS_DIR
-from offload.metrics.run_metrics import decode_steps
-from offload.placing.footprint import measure_workload
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture
 from pregate.ask.decode_middle import DECODED
@@ -19,15 +17,13 @@ from pregate.ask.timing.time_errors import TimeError, run_intervals
 from pregate.card.card import Card
 from pregate.card.choice import ranking_of, ratio
 from pregate.card.designs import plan_design
-from pregate.card.job import JUDGED, RequestLoad, recorded_job, workpiece
+from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged_design import Judged, judge
 from pregate.card.plan import plan, platforms_of
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
-from traces.statistics.popularity import popularity_of
 
 LOAD = RequestLoad(24, 40, 1)
-IN_VIEW = "experts kept with it in view"
 SMALL = {"hbm_bytes": "1.1GB"}
 """HBM that mixtral-mini-8 fills, so that something has to leave."""
 
@@ -309,37 +305,6 @@ def test_nothing_fits_is_one_line_with_a_way_out(model: ModelArchitecture) -> No
     with pytest.raises(InvalidInput, match="no design fits") as refused:
         plan(model, machine("streams", 1e6), LOAD)
     assert "\n" not in str(refused.value)
-
-
-def test_a_recorded_trace_says_itself_what_the_job_is(model: ModelArchitecture) -> None:
-    trace = pregate.synthesize(model, 12, 6, 2)
-    found = plan(model, machine("streams"), trace=trace)
-    assert (found.job.input_tokens, found.job.output_tokens, found.job.batch) == (12, 6, 2)
-    assert found.routing == "synthetic"
-    source = dataclasses.replace(trace.provenance, source="a recording")
-    seen = plan(model, machine("streams"), trace=dataclasses.replace(trace, provenance=source))
-    assert seen.routing == "recorded, " + IN_VIEW
-    with pytest.raises(InvalidInput, match="a job or a trace"):
-        plan(model, machine("streams"), LOAD, trace=trace)
-
-
-def test_of_a_long_recording_its_first_steps_are_timed_and_all_of_it_is_counted(model: ModelArchitecture) -> None:
-    trace = pregate.synthesize(model, 4, JUDGED + 20)
-    long = dataclasses.replace(trace, provenance=dataclasses.replace(trace.provenance, source="a recording"))
-    work = recorded_job(model, long)
-    assert len(decode_steps(work.tokens)) == JUDGED
-    assert work.tokens is work.prompt
-    assert work.job.output_tokens == JUDGED + 20
-    assert work.popularity.digest == popularity_of(long).digest
-    assert work.workload == measure_workload(model, long.steps())
-    found = plan(model, machine("streams"), trace=long)
-    assert found.routing == f"recorded (the first {JUDGED} of {JUDGED + 19} decode steps timed), " + IN_VIEW
-
-
-def test_a_recording_without_its_prompt_has_a_limit_of_its_first_token(model: ModelArchitecture) -> None:
-    found = plan(model, machine("streams"), trace=pregate.synthesize(model, 4, 12).decode_only())
-    assert 0 < found.limit.ttft_s <= found.best.ttft.value
-    assert str(found.job).startswith("1 token in")
 
 
 def test_what_is_claimed_does_not_beat_what_was_measured() -> None:

@@ -1,0 +1,55 @@
+"""Cards of a recorded trace: what the job is, what of a long one is timed, what has no prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import pregate
+from offload.metrics.run_metrics import decode_steps
+from offload.placing.footprint import measure_workload
+from pregate.card.job import JUDGED, RequestLoad, recorded_job
+from pregate.card.plan import plan
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.statistics.popularity import popularity_of
+
+IN_VIEW = "experts kept with it in view"
+STREAMS = pregate.load_hardware("rtx-4090", "streams")
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelArchitecture:
+    return pregate.load_model("mixtral-mini-8")
+
+
+def test_a_recorded_trace_says_itself_what_the_job_is(model: ModelArchitecture) -> None:
+    trace = pregate.synthesize(model, 12, 6, 2)
+    found = plan(model, STREAMS, trace=trace)
+    assert (found.job.input_tokens, found.job.output_tokens, found.job.batch) == (12, 6, 2)
+    assert found.routing == "synthetic"
+    source = dataclasses.replace(trace.provenance, source="a recording")
+    seen = plan(model, STREAMS, trace=dataclasses.replace(trace, provenance=source))
+    assert seen.routing == "recorded, " + IN_VIEW
+    with pytest.raises(InvalidInput, match="a job or a trace"):
+        plan(model, STREAMS, RequestLoad(24, 40, 1), trace=trace)
+
+
+def test_of_a_long_recording_its_first_steps_are_timed_and_all_of_it_is_counted(model: ModelArchitecture) -> None:
+    trace = pregate.synthesize(model, 4, JUDGED + 20)
+    long = dataclasses.replace(trace, provenance=dataclasses.replace(trace.provenance, source="a recording"))
+    work = recorded_job(model, long)
+    assert len(decode_steps(work.tokens)) == JUDGED
+    assert work.tokens is work.prompt
+    assert work.job.output_tokens == JUDGED + 20
+    assert work.popularity.digest == popularity_of(long).digest
+    assert work.workload == measure_workload(model, long.steps())
+    found = plan(model, STREAMS, trace=long)
+    assert found.routing == f"recorded (the first {JUDGED} of {JUDGED + 19} decode steps timed), " + IN_VIEW
+
+
+def test_a_recording_without_its_prompt_has_a_limit_of_its_first_token(model: ModelArchitecture) -> None:
+    found = plan(model, STREAMS, trace=pregate.synthesize(model, 4, 12).decode_only())
+    assert 0 < found.limit.ttft_s <= found.best.ttft.value
+    assert str(found.job).startswith("1 token in")
