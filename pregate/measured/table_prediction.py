@@ -246,9 +246,9 @@ def predict_table(
 
 def _workload_of(row: MeasuredRow) -> tuple[str, int, int, int]:
     """What rows that share a trace, or begin with the same tokens, have in common: they are asked one after the other,
-    long ones first, which others take tokens over from.
+    shorter ones first, so that few traces are kept at a time.
     """
-    return row.model, -row.input_tokens, -row.output_tokens, -row.batch
+    return row.model, row.input_tokens, row.output_tokens, row.batch
 
 
 def _predicted(
