@@ -22,6 +22,12 @@ __all__ = ["PASS_TOKENS", "RequestTimes", "StepTimes", "capacity", "check_server
 PASS_TOKENS = 2048
 """Tokens of prompts that a pass takes together: what llama-server (`-b`) and vLLM (`--max-num-batched-tokens`) take."""
 
+_FOR_CAPACITY = 300
+"""Requests, at least, by which it is seen how many a second are served at most."""
+
+_GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, without their whole parts, fill 0 to 1 evenly at every length (Knuth, volume 3, 6.4)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTimes:
@@ -130,14 +136,17 @@ def serve_arrivals(
 
 
 def capacity(requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS) -> float:
-    """Requests a second of a server that always has some of `requests` waiting: beyond this rate its queue grows.
+    """Requests a second of a server that always has some like `requests` waiting: beyond this rate its queue grows.
 
-    The first of them are at different places of their answers, so that requests of one length do not start and end
-    together, which would let their prompts share passes for ever.
+    Lengths are drawn evenly from all of `requests`, in an order that mixes them (multiples of the golden ratio). The
+    first are at different places of their answers, so that requests of one length do not start and end together, which
+    would let their prompts share passes for ever. Counted is from where all of these are done to where nobody waits.
     """
-    outputs = requests.output_tokens.copy()
-    n = min(slots, len(requests))
-    outputs[:n] = -(-outputs[:n] * np.arange(1, n + 1) // n)
-    at_once = ArrivalTrace(np.zeros(len(requests)), requests.input_tokens, outputs)
-    found = serve_arrivals(at_once, times, slots, pass_tokens)
-    return len(requests) / float(found.last_s.max())
+    by_length = np.lexsort((requests.input_tokens, requests.output_tokens))
+    n = max(_FOR_CAPACITY, 4 * slots)
+    rows = by_length[(np.arange(n) * _GOLDEN % 1.0 * len(requests)).astype(np.int64)]
+    outputs = requests.output_tokens[rows]
+    outputs[:slots] = -(-outputs[:slots] * np.arange(1, slots + 1) // slots)
+    at_once = ArrivalTrace(np.zeros(n), requests.input_tokens[rows], outputs)
+    done = np.sort(serve_arrivals(at_once, times, slots, pass_tokens).last_s)
+    return (n - 2 * slots) / float(done[n - slots - 1] - done[slots - 1])

@@ -15,6 +15,9 @@ __all__ = ["ArrivalTrace", "poisson_arrivals"]
 
 MAX_REQUESTS = 1_000_000
 
+MAX_SPAN_S = 1e10
+"""The longest that arrivals may take: beyond it a double no longer tells microseconds."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrivalTrace:
@@ -64,10 +67,14 @@ class ArrivalTrace:
     def at_rate(self, requests_per_s: float) -> ArrivalTrace:
         """The same requests with all gaps longer or shorter by one factor; the first arrives at 0. Bursts stay bursts.
 
-        Raises `InvalidInput` where all arrive at once.
+        Raises `InvalidInput` where all arrive at once, and for a rate at which they would span `MAX_SPAN_S`.
         """
-        if not 0 < requests_per_s < math.inf or math.isinf(self.rate):
-            raise InvalidInput(f"{requests_per_s:g} requests/s: above 0, of requests that do not all arrive at once")
+        if math.isinf(self.rate):
+            raise InvalidInput(f"all {len(self):,} requests arrive at once, which is no rate: give them times")
+        if not 0 < requests_per_s < math.inf or (len(self) - 1) / requests_per_s > MAX_SPAN_S:
+            raise InvalidInput(
+                f"{len(self):,} requests at {requests_per_s:g} a second: above 0, and within {MAX_SPAN_S:.0e} s"
+            )
         arrival_s = (self.arrival_s - self.arrival_s[0]) * (self.rate / requests_per_s)
         return ArrivalTrace(arrival_s, self.input_tokens, self.output_tokens, self.source, self.n_left_out)
 

@@ -16,12 +16,14 @@ from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.choices import BASES
 from pregate.ask.result_display import html_rows
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.routing_source import describe_routing
+from pregate.ask.simulation import SimulationResult, describe_calibration, to_dataframe
 from pregate.ask.timing.time_errors import summed
 from pregate.economics.assumptions import Assumptions, load_assumptions
 from pregate.economics.cost_draws import Draws, Estimate, estimate
 from pregate.economics.serving import LatencyPromise, RequestShape, Served, Unserved
 from pregate.economics.step_times import PassTime, PassTimes, pass_times
+from pregate.routing_traces import synthesize
 from simulator.arrivals import PASS_TOKENS, RequestTimes, StepTimes, capacity, serve_arrivals
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
@@ -34,9 +36,6 @@ __all__ = ["PERCENTILES", "ArrivalReport", "UnderArrivals", "under_arrivals"]
 
 PERCENTILES = (50, 99)
 """Percentiles over requests that are reported."""
-
-_FOR_CAPACITY = 300
-"""Requests by which it is seen how many a second are served at most."""
 
 _SURE = 0.95
 """Share of the draws from which on a design is called the quickest without a doubt."""
@@ -54,11 +53,11 @@ class UnderArrivals:
     keep the promise, where any does).
 
     `ttft_s`, `tpot_s`: by percentile over requests, with the 95 % interval over what predictions may be off by and over
-    which requests come; infinite where the queue grows. `capacity`: requests a second beyond which it does. `busy`: the
-    share of the time in which a pass runs. `usd_per_million`: output tokens on a machine that serves this rate alone,
-    None where no cost is known, or the queue grows. `keeps`: whether the 99th percentiles keep the promise.
-    `quickest_in`: the share of the draws in which its p99 TTFT is the least of all designs, which meet the same
-    machines and requests.
+    which requests come; infinite where the queue grows, `tpot_s` NaN where every answer is one token. `capacity`:
+    requests a second beyond which the queue grows, with so many `slots`. `busy`: the share of the time in which a pass
+    runs. `usd_per_million`: output tokens on a machine that serves this rate alone, None where no cost is known, or the
+    queue grows. `keeps`: whether the 99th percentiles keep the promise. `quickest_in`: the share of the draws in which
+    its p99 TTFT is the least of all designs, which meet the same machines and requests.
     """
 
     design: str
@@ -106,6 +105,7 @@ class ArrivalReport:
     promise: LatencyPromise
     basis: str
     calibration: str
+    routing: str
     rows: tuple[UnderArrivals, ...]
     unserved: tuple[Unserved, ...]
     no_cost: str = ""
@@ -145,7 +145,7 @@ class ArrivalReport:
             "model": self.model, "hardware": self.hardware, "arrivals": self.source, "requests": self.n_requests,
             "left_out": self.n_left_out, "slots": self.slots, "pass_tokens": self.pass_tokens,
             "promise": {"ttft_s": self.promise.ttft_s, "tpot_s": self.promise.tpot_s}, "basis": self.basis,
-            "calibration": self.calibration, "rows": [row.to_dict() for row in self.rows],
+            "calibration": self.calibration, "routing": self.routing, "rows": [row.to_dict() for row in self.rows],
             "unserved": [{"design": one.design, "reason": one.reason} for one in self.unserved],
             "no_cost": self.no_cost, "verdict": self.verdict(),
         }  # fmt: skip
@@ -189,10 +189,11 @@ def under_arrivals(
     if not policies or not 1 <= slots <= 1024 or pass_tokens < 1:
         told = f"{len(policies)} designs, {slots} slots, passes of {pass_tokens} tokens"
         raise InvalidInput(f"{told}: at least one of each, and 1,024 slots at most")
-    at_rates = [(rate, requests.at_rate(rate)) for rate in rates or (requests.rate,)]
+    at_rates = [(rate, requests.at_rate(rate)) for rate in dict.fromkeys(rates or (requests.rate,))]
     rows: list[UnderArrivals] = []
     ttfts: list[NDArray[np.float64]] = []
     unserved: list[Unserved] = []
+    results: list[SimulationResult] = []
     draws = Draws(machine, basis, assumptions or load_assumptions())
     no_cost = ""
     for policy in policies:
@@ -203,6 +204,7 @@ def under_arrivals(
         except CapacityExceeded as error:
             unserved.append(Unserved(design.name, str(error)))
             continue
+        results += found.results
         machines = found.drawn(_normal(seed))
         for rate, one in at_rates:
             row, ttft, served, shape = _served(found, machines, rate, one, pass_tokens, promise, seed)
@@ -214,9 +216,11 @@ def under_arrivals(
                     no_cost = str(error)
             rows.append(replace(row, usd_per_million=cost))
             ttfts.append(ttft)
+    made_up = synthesize(model, 1, 2, 1, seed)
     return ArrivalReport(
         model.name, machine.hardware, requests.source, len(requests), requests.n_left_out, slots, pass_tokens, promise,
-        basis, machine.describe_calibration(model.dtype.name), _with_shares(rows, ttfts), tuple(unserved), no_cost,
+        basis, describe_calibration(machine, model, results), describe_routing(model, made_up, results),
+        _with_shares(rows, ttfts), tuple(unserved), no_cost,
     )  # fmt: skip
 
 
@@ -255,8 +259,8 @@ def _served(
     promise: LatencyPromise, seed: int,
 ) -> tuple[UnderArrivals, NDArray[np.float64], Served, RequestShape]:  # fmt: skip
     """A design at the `rate` of `requests`, without its cost; its p99 TTFT in each draw; and what it costs by."""
-    few, slots = requests.first(_FOR_CAPACITY), _slots(found, machines[0], rate, requests, pass_tokens, promise)
-    most = np.array([capacity(few, times, slots, pass_tokens) for times in machines])
+    slots = _slots(found, machines[0], rate, requests, pass_tokens, promise)
+    most = np.array([capacity(requests, times, slots, pass_tokens) for times in machines])
     ttft, tpot = (np.full((len(machines), len(PERCENTILES)), np.inf) for _ in range(2))
     run = serve_arrivals(requests, machines[0], slots, pass_tokens)
     for draw, times in enumerate(machines):
@@ -264,14 +268,14 @@ def _served(
             came = requests if draw == 0 else requests.resampled(np.random.default_rng([seed, draw]))
             seen = run if draw == 0 else serve_arrivals(came, times, slots, pass_tokens)
             for array, each in ((ttft, seen.ttft_s(came)), (tpot, seen.tpot_s(came))):
-                array[draw] = np.percentile(each, PERCENTILES) if len(each) else 0.0
+                array[draw] = np.percentile(each, PERCENTILES) if len(each) else np.nan
     ttfts, tpots = (
         {p: estimate(array[:, i]) for i, p in enumerate(PERCENTILES)} for array in (ttft, tpot)
     )  # fmt: skip
     busy_s = run.prompt_s + run.token_s
     row = UnderArrivals(
         found.design, rate, slots, estimate(most), min(busy_s / float(run.last_s.max()), 1.0), ttfts, tpots, None,
-        bool(rate < most[0]) and promise.met(ttfts[99].value, tpots[99].value),
+        bool(rate < most[0]) and promise.met(ttfts[99].value, float(np.nan_to_num(tpots[99].value))),
     )  # fmt: skip
     shape = RequestShape(round(float(requests.input_tokens.mean())), round(float(requests.output_tokens.mean())))
     p99 = ttft[1:, PERCENTILES.index(99)]
@@ -282,9 +286,8 @@ def _slots(
     found: PassTimes, times: StepTimes, rate: float, requests: ArrivalTrace, pass_tokens: int, promise: LatencyPromise
 ) -> int:
     """How many requests run side by side best: more of them share a pass, and ask for more experts in it."""
-    few = requests.first(_FOR_CAPACITY)
     ranked: list[tuple[bool, float, int]] = []
-    most = {n: capacity(few, times, n, pass_tokens) for n in found.batches}
+    most = {n: capacity(requests, times, n, pass_tokens) for n in found.batches}
     for n in found.batches:
         if rate < most[n]:
             run = serve_arrivals(requests, times, n, pass_tokens)

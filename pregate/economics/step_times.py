@@ -19,7 +19,6 @@ from pregate.ask.decode_middle import DECODED, middle_of_decode
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.ask.timing.time_errors import TimeError, time_error
 from pregate.card.job import largest_workload
-from pregate.card.judged_design import TAGS
 from pregate.routing_traces import synthesize
 from simulator.arrivals import StepTimes
 from traces.model.architecture import ModelArchitecture
@@ -49,7 +48,7 @@ class PassTime:
 @dataclass(frozen=True, slots=True, eq=False)
 class PassTimes:
     """Of a design with memory for `slots` requests. `prompts`: of passes of `prompt_tokens`; `tokens`: of a token of
-    `batches` requests, each at two contexts, `contexts`.
+    `batches` requests, each at two contexts, `contexts`; `results`: of their schedules.
     """
 
     design: str
@@ -59,8 +58,12 @@ class PassTimes:
     batches: tuple[int, ...]
     contexts: tuple[int, int]
     tokens: tuple[tuple[PassTime, PassTime], ...]
-    calibration: str
-    peak_hbm_bytes: int
+    results: tuple[SimulationResult, ...]
+
+    @property
+    def peak_hbm_bytes(self) -> int:
+        """The most HBM that any of them takes."""
+        return max(one.peak_hbm_bytes for one in self.results)
 
     def drawn(self, normal: Callable[[str], NDArray[np.float64]]) -> list[StepTimes]:
         """The times in every draw of `normal` (`TimeError.drawn`), the first of them without an error."""
@@ -126,8 +129,7 @@ def pass_times(
     results = [result for _, result in (*found, *(one for pair in rows for one in pair))]
     return PassTimes(
         policy.name, slots, prompt_tokens, tuple(one for one, _ in found), batches, contexts,
-        tuple((pair[0][0], pair[1][0]) for pair in rows), min((one.calibration for one in results), key=TAGS.index),
-        max(one.peak_hbm_bytes for one in results),
+        tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results),
     )  # fmt: skip
 
 

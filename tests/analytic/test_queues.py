@@ -72,6 +72,22 @@ def test_beyond_its_capacity_a_queue_grows_with_the_trace_and_below_it_does_not(
         assert (ends[1] > 2.5 * ends[0]) == grows
 
 
+@pytest.mark.parametrize("slots", [1, 4, 64, 256])
+@pytest.mark.parametrize("n", [2, 20, 1000])
+def test_a_capacity_is_of_a_server_that_is_always_full(slots: int, n: int) -> None:
+    """A prompt of .2 s alone in its pass, and 49 tokens that take the longer the more run: no gain from batches."""
+    token_s = [0.01 * batch for batch in range(1, slots + 1)]
+    requests = ArrivalTrace(np.arange(float(n)), np.full(n, 2), np.full(n, 50))
+    most = capacity(requests, times(0.2, token_s), slots, pass_tokens=2)
+    assert most == pytest.approx(1 / (0.2 + 49 * 0.01), rel=0.02)
+
+
+def test_a_capacity_is_of_all_lengths_wherever_they_are_in_the_trace() -> None:
+    """A thousand short answers, then a thousand long ones, in one slot: services of .2 and 1.1 s."""
+    requests = ArrivalTrace(np.arange(2000.0), np.ones(2000), np.repeat([2, 11], 1000))
+    assert capacity(requests, times(0.1, [0.1]), 1) == pytest.approx(2 / (0.2 + 1.1), rel=0.02)
+
+
 def test_prompts_that_wait_together_share_a_pass() -> None:
     requests = ArrivalTrace(np.zeros(4), np.full(4, 10), np.ones(4, dtype=int))
     line = StepTimes(np.array([10.0, 40.0]), np.array([1.0, 2.5]), np.array([0.0, *[1.0] * 4]), np.zeros(5))

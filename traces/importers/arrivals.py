@@ -1,8 +1,9 @@
 """Arrivals of requests, from tables and JSON lines under the names that public traces give them.
 
 A row a request: its time, the tokens of its prompt and of its answer. Times are seconds, a date with its time of day
-(Azure's LLM traces), or milliseconds where the name says so or rows are JSON with `input_length` (Mooncake). Other
-columns are left out; rows without a prompt or without an answer are counted and left out.
+(Azure's LLM traces), or milliseconds: where the name says so, and where `timestamp` is beside `input_length` (Mooncake)
+without the `chat_id` of Qwen-Bailian's traces, which has seconds. Other columns are left out; rows without a prompt or
+without an answer are counted and left out.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """What a column holds: how traces call it, in lower case."""
+
+_MAX_S = 1e11
+"""The latest time: dates of five thousand years; seconds since 1970 in milliseconds are beyond it."""
 
 _EXAMPLE = "arrival_s,input_tokens,output_tokens"
 _MAX_TOKENS = 10_000_000
@@ -90,7 +94,7 @@ def _table_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
             raise refused(path, f"no row of a table ({error}): {line[:60]!r}", number) from error
         if len(fields) != len(names):
             raise refused(path, f"{len(fields)} fields, not {len(names)}: {line[:60]!r}", number)
-        yield number, _row(path, number, places, dict(zip(names, fields, strict=True)), is_json=False)
+        yield number, _row(path, number, places, dict(zip(names, fields, strict=True)))
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
@@ -100,19 +104,24 @@ def _json_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
             raise refused(
                 path, "name a time, prompt and answer, such as timestamp, input_length, output_length", number
             )
-        yield number, _row(path, number, places, record, is_json=True)
+        yield number, _row(path, number, places, record)
 
 
-def _row(
-    path: Path, number: int, places: Mapping[str, str], row: Mapping[str, Any], *, is_json: bool
-) -> tuple[float, int, int]:
-    in_ms = places["time"].lower().endswith("_ms") or (is_json and places["input"].lower() == "input_length")
-    time = _seconds(path, number, row[places["time"]]) / (1000 if in_ms else 1)
+def _row(path: Path, number: int, places: Mapping[str, str], row: Mapping[str, Any]) -> tuple[float, int, int]:
+    """Arrival in seconds, tokens of the prompt, tokens of the answer. Raises `InvalidFile`."""
+    time = _seconds(path, number, row[places["time"]], 1000 if _has_ms(places, row) else 1)
     inputs, outputs = (_tokens(path, number, places[what], row[places[what]]) for what in ("input", "output"))
     return time, inputs, outputs
 
 
-def _seconds(path: Path, number: int, cell: Any) -> float:
+def _has_ms(places: Mapping[str, str], row: Mapping[str, Any]) -> bool:
+    """Whether numbers in the column of times are milliseconds."""
+    time, tokens = places["time"].lower(), places["input"].lower()
+    return time.endswith("_ms") or ((time, tokens) == ("timestamp", "input_length") and "chat_id" not in row)
+
+
+def _seconds(path: Path, number: int, cell: Any, per_s: int) -> float:
+    """Seconds of a time: a number, so many of which are a second, or a date. Raises `InvalidFile`."""
     text = str(cell).strip()
     if text.isascii():
         try:
@@ -127,7 +136,9 @@ def _seconds(path: Path, number: int, cell: Any) -> float:
                 return zoned.timestamp()
         else:
             if math.isfinite(time) and not isinstance(cell, bool) and "_" not in text:
-                return time
+                if abs(time) > _MAX_S * per_s:
+                    raise refused(path, f"{text[:40]} is too late for seconds: arrival_ms has milliseconds", number)
+                return time / per_s
     raise refused(path, f"{text[:40]!r} is no time: seconds, or 2023-11-16 18:15:46.68", number)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -138,13 +139,14 @@ def _print(report: ArrivalReport) -> None:
         table.add_column(head, justify="right")
     for row in sorted(report.rows, key=lambda row: row.requests_per_s):
         table.add_row(*_cells(row))
-    render.print_table(table)
+    if report.rows:
+        render.print_table(table)
     for one in report.unserved:
         print(f"Not served: {one.reason}.")
     for sentence in report.verdict():
         print(sentence)
     if report.n_left_out:
-        print(f"Left out: {report.n_left_out:,} rows without a prompt or an answer.")
+        print(f"Left out, without a prompt or an answer: rows of the file, {report.n_left_out:,}.")
     if report.no_cost:
         print(f"No cost: {report.no_cost}.")
     print(
@@ -152,7 +154,7 @@ def _print(report: ArrivalReport) -> None:
         f"as many as give the least p99 TTFT. Prompts pass before tokens, {report.pass_tokens:,} tokens together."
     )
     print(f"Machine constants: {report.calibration}.")
-    print("Routing: synthetic (default dials), so hit rates are assumed, not known.")
+    print(f"Routing: {report.routing}.")
 
 
 def _cells(row: UnderArrivals) -> tuple[str, ...]:
@@ -170,7 +172,9 @@ def _cells(row: UnderArrivals) -> tuple[str, ...]:
 
 
 def _time(found: Estimate) -> str:
-    """A time and its interval in one unit."""
+    """A time and its interval in one unit; "-" where there is none."""
+    if math.isnan(found.value):
+        return "-"
     from pregate.card.display.phrases import rate
 
     value, unit = render.si(found.value, "s").split()

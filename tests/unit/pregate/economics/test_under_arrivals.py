@@ -142,6 +142,24 @@ def test_a_promise_is_of_the_99th_percentile() -> None:
         assert ("no design keeps" in found.verdict()[0]) != keeps
 
 
+def test_answers_of_one_token_have_no_time_per_token() -> None:
+    short = poisson_arrivals(20, 1.0, 24, 1)
+    promise = LatencyPromise(tpot_s=1.0)
+    (row,) = under_arrivals(MODEL, HW, ["gpu_only"], short, [0.5, 0.5], slots=2, promise=promise).rows
+    assert math.isnan(row.tpot_s[99].value)
+    assert row.to_dict()["tpot_p99_s"] is None
+    assert row.keeps
+
+
+def test_what_routing_and_formats_a_prediction_rests_on_is_said_as_compare_says_it() -> None:
+    model, hw = pregate.load_model("gpt-oss-20b"), pregate.load_hardware("rtx-4090", "llama-cpp")
+    found = under_arrivals(model, hw, ["gpu_only"], SOME, [0.5], slots=1)
+    assert "dials fitted to gpt-oss-20b-mmlu" in found.routing
+    assert "16 bits beside the experts of gpt-oss-20b" in found.calibration
+    cached = under_arrivals(MODEL, HW, ["on_demand+lru:3"], SOME, [0.5], slots=1)
+    assert "synthetic (default dials)" in cached.routing
+
+
 def test_memory_is_for_the_longest_of_all_at_once() -> None:
     long = ArrivalTrace(np.arange(3.0), np.array([8, 8, 200_000]), np.full(3, 8))
     found = under_arrivals(MODEL, HW, ["gpu_only"], long, [0.001], slots=64)

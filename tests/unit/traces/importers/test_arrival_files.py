@@ -25,6 +25,16 @@ BURST = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 """
 OWN = "# mine\narrival_s;output_tokens;input_tokens\n3.5;2;9\n3.5;4;8\n"
 VIDUR = "arrived_at\tnum_prefill_tokens\tnum_decode_tokens\n0.25\t3\t4\n1.25\t5\t6\n"
+BAILIAN = """{"chat_id": 159, "timestamp": 61.5, "input_length": 521, "output_length": 132, "turn": 2}
+{"chat_id": 160, "timestamp": 62.5, "input_length": 400, "output_length": 80, "turn": 1}
+"""
+MOONCAKE_TABLE = "timestamp,input_length,output_length\n500,7,2\n1500,10,3\n"
+SECONDS = """{"arrival_s": 1, "input_length": 10, "output_length": 3}
+{"arrival_s": 3, "input_length": 7, "output_length": 2}
+"""
+DATES = """{"timestamp": "2024-05-10 00:00:01", "input_length": 10, "output_length": 3}
+{"timestamp": "2024-05-10 00:00:03", "input_length": 7, "output_length": 2}
+"""
 MS = "arrival_ms,prompt_tokens,completion_tokens\n0,3,4\n250,5.0,6\n"
 
 
@@ -37,6 +47,10 @@ MS = "arrival_ms,prompt_tokens,completion_tokens\n0,3,4\n250,5.0,6\n"
         (OWN, [0.0, 0.0], [9, 8], [2, 4], 0),
         (VIDUR, [0.0, 1.0], [3, 5], [4, 6], 0),
         (MS, [0.0, 0.25], [3, 5], [4, 6], 0),
+        (BAILIAN, [0.0, 1.0], [521, 400], [132, 80], 0),
+        (MOONCAKE_TABLE, [0.0, 1.0], [7, 10], [2, 3], 0),
+        (SECONDS, [0.0, 2.0], [10, 7], [3, 2], 0),
+        (DATES, [0.0, 2.0], [10, 7], [3, 2], 0),
     ],
 )
 def test_arrivals_are_read_as_public_traces_have_them(
@@ -60,6 +74,8 @@ def test_arrivals_are_read_as_public_traces_have_them(
         ("arrival_s,input_tokens,output_tokens\n1,2\n", "line 2: 2 fields, not 3"),
         ("arrival_s,input_tokens,output_tokens\nsoon,2,3\n", "line 2: 'soon' is no time"),
         ("arrival_s,input_tokens,output_tokens\ninf,2,3\n", "'inf' is no time"),
+        ("arrival_s,input_tokens,output_tokens\n1700000000000,2,3\n", "line 2: 1700000000000 is too late for seconds"),
+        ("arrival_s,input_tokens,output_tokens\n-1e308,2,3\n", "arrival_ms has milliseconds"),
         ("arrival_s,input_tokens,output_tokens\n1_0,2,3\n", "'1_0' is no time"),
         ("arrival_s,input_tokens,output_tokens\n1,-2,3\n", "input_tokens is '-2'"),
         ("arrival_s,input_tokens,output_tokens\n1,2,1e9\n", "output_tokens is '1e9'"),
@@ -84,8 +100,11 @@ def test_another_rate_keeps_bursts_and_lengths() -> None:
     assert fast.arrival_s.tolist() == pytest.approx([0.0, 0.1, 0.1, 1.0])
     assert fast.rate == pytest.approx(3.0)
     assert fast.input_tokens.tolist() == [1, 2, 3, 4]
-    with pytest.raises(InvalidInput, match="do not all arrive at once"):
+    with pytest.raises(InvalidInput, match="all 3 requests arrive at once"):
         ArrivalTrace(np.zeros(3), np.ones(3), np.ones(3)).at_rate(1.0)
+    for rate in (0.0, -1.0, 1e-12, 1e-300, np.inf, np.nan):
+        with pytest.raises(InvalidInput, match=r"4 requests at .* a second: above 0, and within 1e\+10 s"):
+            some.at_rate(rate)
 
 
 def test_requests_made_up_come_independently_at_their_rate() -> None:
