@@ -107,6 +107,12 @@ class Tier:
         """Whether an expert is one read of its own bytes, and nothing is kept."""
         return self.reads.is_whole and self.cache is None
 
+    def takes_rest(self, model: ModelArchitecture) -> bool:
+        """Whether the cache is of all host memory that is left."""
+        if self.cache is None or self.cache_bytes is not None:
+            return False
+        return self.cache.capacity(model.n_moe_layers, model.n_experts) is None
+
     def n_slots(self, model: ModelArchitecture, room_bytes: int) -> int:
         """Experts that the cache holds where `room_bytes` of host memory are left. Raises `InvalidInput` for a stated
         size that holds none.

@@ -20,6 +20,7 @@ from offload.policy import Cache, Policy
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.choices import ENGINES
 from pregate.ask.result_display import fields_of, html_table, one_line
@@ -223,7 +224,7 @@ def _timeline(schedule: Schedule, costs: Costs, hw: Platform, engine: str, modes
         case "des":
             from simulator.definition import des
 
-            return des.simulate(schedule, costs, hw.machine.accelerator.hbm_bytes, modes)
+            return des.simulate(schedule, costs, memory_of(hw).hbm_bytes, modes)
         case "event":
             from simulator.events import event_engine
 

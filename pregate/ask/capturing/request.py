@@ -180,9 +180,10 @@ def _planned(
     n_shares = memory.n_cards if execution.shares_layers else 1
     if n_shares > 1:
         _check_shared(chosen, placed, tier)
+    takes_rest = memory.is_one and tier.takes_rest(model)
     if tier.on_disk:
         other_bytes = host_bytes(model, workload, chosen, placed, experts=False)
-        n_host_slots = _host_slots(tier, model, memory, chosen, other_bytes)
+        n_host_slots = 0 if takes_rest else _host_slots(tier, model, memory, chosen, other_bytes)
         on_host = other_bytes + n_host_slots * tier.reads.expert_bytes(model)
     else:
         on_host = n_shares * host_bytes(model, workload, chosen, placed)
@@ -209,7 +210,11 @@ def _planned(
             error.needed_bytes + on_host,
             "DRAM",
         ) from None
-    plan = replace(with_low_slots(plan, chosen, model), n_host_slots=n_host_slots)
+    plan = with_low_slots(plan, chosen, model)
+    if takes_rest:
+        in_hbm = plan.static_bytes + plan.n_slots * model.expert_bytes + plan.low_bytes
+        n_host_slots = _host_slots(tier, model, memory, chosen, on_host + in_hbm)
+    plan = replace(plan, n_host_slots=n_host_slots)
     return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
 
 

@@ -56,6 +56,15 @@ def test_a_token_takes_as_long_on_two_cards_as_on_one_with_the_memory_of_both(mo
     assert two.peak_hbm_bytes == one.peak_hbm_bytes + reserve, "each card has a context of its own"
 
 
+def test_the_definition_has_the_memory_of_all_cards(model: ModelArchitecture) -> None:
+    """A model larger than one card, which the plan grants on several: the definition ran out of the first."""
+    trace = pregate.synthesize(model, 16, 4, 1, 0)
+    for stack, machine in (("llama-cpp", "4x rtx-3090"), ("vllm", "4x a100-sxm4-80gb")):
+        hw = pregate.load_hardware(machine, stack, {"hbm_bytes": "18GiB"})
+        found = pregate.simulate(model, hw, trace, "gpu_only", check=True)
+        assert found.makespan_s == pregate.simulate(model, hw, trace, "gpu_only", engine="des").makespan_s
+
+
 @pytest.mark.parametrize(("stack", "n_copies"), [("llama-cpp", 4), ("ik-llama", 1)])
 @pytest.mark.parametrize("n_cards", [2, 4])
 def test_passes_of_a_prompt_are_in_several_cards_at_once(

@@ -47,6 +47,19 @@ def test_slots_of_a_cache_are_what_the_copies_of_the_host_leave() -> None:
     assert needed("on_demand+lru", is_one=False, hbm_bytes=1 << 40, dram_bytes=pool) > cached
 
 
+def test_a_cache_above_storage_of_no_size_takes_what_hbm_leaves_of_the_one_memory() -> None:
+    """Without a cache in HBM the host keeps all but what is granted there; one in HBM without a size comes first."""
+    hw = pregate.load_hardware("strix-halo", "streams")
+    whole = needed("gpu_only", is_one=True, hbm_bytes=1 << 40, dram_bytes=1 << 40)
+    pool = whole - EXPERTS // 2
+    memory = dataclasses.replace(memory_of(hw), hbm_bytes=1 << 40, dram_bytes=pool, is_one=True)
+    for policy, some in (("on_demand", True), ("on_demand+lru", False), ("on_demand+lru:4", True)):
+        plan = request(MODEL, memory, TRACE, policy, expert_tier="ssd+lru").plan
+        taken = plan.static_bytes + (plan.n_slots + plan.n_host_slots) * MODEL.expert_bytes
+        assert pool - MODEL.expert_bytes < taken <= pool
+        assert (plan.n_host_slots > 0) == some
+
+
 def test_a_card_of_one_memory_holds_no_model_that_is_larger() -> None:
     large = pregate.load_model("qwen3-235b-a22b", formats={"all": "q4_k_m"})
     for machine in ("dgx-spark", "strix-halo"):
