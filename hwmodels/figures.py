@@ -223,8 +223,8 @@ class Figures:
     def _pinned_bytes_per_s(self, direction: str) -> Number:
         share = self.values.get(f"link.{direction}_efficiency")
         rate = self.values[f"link.{direction}_bytes_per_s"] * (self.values[_OF_STACK] if share is None else share)
-        n_cards = self.values.get("accelerator.n_cards")
-        if n_cards is None or not self.stack.execution.shares_layers:
+        n_cards = self.values.get("accelerator.n_cards", 1)
+        if n_cards == 1 or not self.stack.execution.shares_layers:
             return rate
         return slower(rate, self.values["host.dram_bytes_per_s"] / n_cards)  # of cards that copy at the same time
 

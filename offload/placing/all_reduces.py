@@ -16,11 +16,19 @@ from offload.ops import Lane, OpKind, Work
 from offload.placing.inserted_ops import InsertedOps, row_of
 from offload.recorder import Part
 from offload.work import activation_row_bytes
+from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["AllReduces"]
+__all__ = ["OF_ONE_CARD", "AllReduces"]
 
 _Ints = NDArray[np.int64]
+
+OF_ONE_CARD = (
+    "what the host computes of a layer is handed over by one card, and several share it here: leave out experts=cpu, "
+    "layers=cpu and kv=cpu, take weights to the cards (experts=zerocopy, weights=stream), or fetch what is missing "
+    "(on_demand, pregate)"
+)
+"""Why nothing of a layer that several cards share is computed by the host, and the way out."""
 
 _MIXING = (OpKind.SELF_ATTENTION, OpKind.CROSS_ATTENTION)
 _FFN = (OpKind.GATE, OpKind.EXPERTS, OpKind.DENSE_FFN)
@@ -39,8 +47,13 @@ class AllReduces:
         self._inserted = InsertedOps()
 
     def parts(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """The parts of a card's schedule, each of whole passes, with the sums in them."""
+        """The parts of a card's schedule, each of whole passes, with the sums in them.
+
+        Raises `InvalidInput` where the host computes anything of a layer: each card would have it to itself.
+        """
         for part in parts:
+            if np.any(part.columns["lane"] == Lane.CPU):
+                raise InvalidInput(OF_ONE_CARD)
             yield self._summed(part) if len(part) else self._inserted.as_it_is(part)
 
     def _summed(self, part: Part) -> Part:

@@ -146,7 +146,7 @@ class Draws:
         idle_watts = self._watts(0.0, 0.0)
         busy_s = served.request_s * self._slower(served) / (served.batch * request.output_tokens)
         more_watts = self._watts(served.compute_share, served.host_share) - idle_watts
-        moved = self._of("transfer_joules_per_gb") * served.link_bytes / 1e9
+        moved = self._moved_joules(served)
         joules = (idle_watts / tokens_per_s + busy_s * more_watts + moved) * self._of("pue")
         fixed = self._machine_usd_per_year() / _SECONDS_PER_YEAR / tokens_per_s
         return fixed + (joules / _JOULES_PER_KWH * self._of("electricity_usd_per_kwh") if self._basis == "own" else 0.0)
@@ -157,7 +157,7 @@ class Draws:
         seconds_per_token = served.request_s * slower / (served.batch * request.output_tokens)
         busy_watts = self._watts(served.compute_share, served.host_share)
         idle_watts = self._watts(0.0, 0.0)
-        moved = self._of("transfer_joules_per_gb") * served.link_bytes / 1e9
+        moved = self._moved_joules(served)
         idle_s = seconds_per_token * (1 / used - 1)
         joules = (seconds_per_token * busy_watts + idle_s * idle_watts + moved) * self._of("pue")
         machine_s = seconds_per_token / used
@@ -172,13 +172,22 @@ class Draws:
         days = self._of(self._assumptions.days_of(served.design)) * self._of("engineering_usd_per_day")
         return DrawnCost(served, per_token, joules, machines, running, days, self._of("years"))
 
+    @property
+    def _n_busy(self) -> int:
+        """Cards that compute and copy at the same time: one, or all where they share every layer."""
+        return self._hw.machine.n_cards if self._hw.execution.shares_layers else 1
+
+    def _moved_joules(self, served: Served) -> NDArray[np.float64]:
+        """Energy of what crosses the links for each output token; a run counts the bytes of one card."""
+        return self._of("transfer_joules_per_gb") * self._n_busy * served.link_bytes / 1e9
+
     def _watts(self, compute_share: float, host_share: float) -> NDArray[np.float64]:
         """Power of a machine whose compute lane and processor are busy such shares of the time. Of several cards one
         computes at a time, or all where they share every layer.
         """
         limit = self._card("limit_watts")
         idle = limit * self._of("idle_share")
-        n_busy = self._hw.machine.n_cards if self._hw.execution.shares_layers else 1
+        n_busy = self._n_busy
         others = (self._hw.machine.n_cards - n_busy) * idle
         host_idle, host_busy = self._of("host_idle_watts"), self._of("host_busy_watts")
         host = host_idle + host_share * np.maximum(host_busy - host_idle, 0)

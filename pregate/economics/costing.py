@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
@@ -277,16 +277,26 @@ def _drivers(draws: Draws, spent: list[NDArray[np.float64]]) -> dict[str, float]
     return draws.shares(by_middle[0] - by_middle[1] if len(by_middle) > 1 else by_middle[0])
 
 
+def _one_card(hw: Platform) -> Platform:
+    """The machine with the first of its cards alone."""
+    if hw.machine.n_cards == 1:
+        return hw
+    return replace(hw, machine=replace(hw.machine, accelerator=replace(hw.machine.accelerator, n_cards=None)))
+
+
 def _gpus_for_gpu_only(model: ModelArchitecture, hw: Platform, request: RequestShape, batches: Sequence[int]) -> int:
-    """Cards whose memory together would hold the model and one smallest batch; 1 where it fits, or DRAM is short."""
+    """Cards whose memory together would hold the model and one smallest batch, however many `hw` has; 1 where one does,
+    or DRAM is short.
+    """
+    hw = _one_card(hw)
     trace = synthesize(model, request.input_tokens, request.output_tokens, min(batches))
     try:
         plan_request(model, hw, trace, "gpu_only")
     except CapacityExceeded as error:
         needed_bytes = error.needed_bytes if error.memory == "HBM" else 0
     else:
-        return hw.machine.n_cards
+        return 1
     if not needed_bytes:
-        return hw.machine.n_cards
+        return 1
     reserve = int(hw.constant("reserve_bytes"))
     return math.ceil((needed_bytes - reserve) / (hw.machine.accelerator.hbm_bytes - reserve))

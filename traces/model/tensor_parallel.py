@@ -67,10 +67,8 @@ def _mixer(one: Attention | LinearMixer, n_cards: int, even: _Even) -> Attention
 def _attention(one: Attention, n_cards: int, even: _Even) -> Attention:
     n_heads = even(one.n_heads, "heads of attention")
     n_kv_heads = n_heads if one.kind in ("mha", "mla") else 1
-    if one.kind == "gqa" and one.n_kv_heads > n_cards:
+    if one.kind == "gqa" and n_cards % one.n_kv_heads:  # else each is on as many cards
         n_kv_heads = even(one.n_kv_heads, "heads of keys and values")
-    elif one.kind == "gqa" and n_cards % one.n_kv_heads:
-        raise InvalidInput(f"{one.n_kv_heads} heads of keys and values cannot lie evenly on {n_cards} cards")
     return dataclasses.replace(
         one,
         n_heads=n_heads,

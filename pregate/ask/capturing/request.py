@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload.execution import Execution
+from offload.placing.all_reduces import OF_ONE_CARD
 from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory, with_low_slots
 from offload.placing.over_link import check_over_link
 from offload.placing.placement import AS_DECIDED, Placed, place
 from offload.placing.tiers import Tier
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
+from offload.policy_parts.decisions import misses_on_host
+from offload.policy_parts.miss_costs import AsksMachine
 from offload.schedule import VERSION
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.demands import passes_that_ask
@@ -235,11 +238,9 @@ def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy) -
 
 def _check_shared(policy: Policy, placed: Placed, tier: Tier) -> None:
     """Raise `InvalidInput` for what is of one card where several share every layer."""
-    if placed.host_layers or any(one is not None for one in placed.kept):
-        raise InvalidInput(
-            f"{policy.name}: what the host computes of a layer is handed over by one card, and several share it here: "
-            f"leave out experts=cpu and layers=cpu, or take weights to the cards (experts=zerocopy, weights=stream)"
-        )
+    on_host = isinstance(policy.on_miss, AsksMachine) or policy.on_miss is misses_on_host
+    if on_host or placed.kv == "host" or placed.host_layers or any(one is not None for one in placed.kept):
+        raise InvalidInput(f"{policy.name}: {OF_ONE_CARD}")
     if tier.on_disk:
         raise InvalidInput(f"--tier {tier.name}: storage is read for one card, and several share every layer here")
     if policy.speculation is not None and policy.speculation.draft is not None:

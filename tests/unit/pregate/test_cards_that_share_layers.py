@@ -6,6 +6,7 @@ import pytest
 
 import pregate
 from offload.ops import OpKind
+from offload.policy_parts.decisions import MissAction
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.request import request
 from traces.errors import InvalidInput
@@ -83,6 +84,11 @@ def test_host_memory_holds_the_shares_of_all(model: ModelArchitecture, trace: pr
     [
         ("gpu_only@experts=cpu", "dram", "handed over by one card, and several share it here"),
         ("gpu_only@layers=cpu:3", "dram", "handed over by one card, and several share it here"),
+        ("gpu_only@kv=cpu", "dram", "handed over by one card, and several share it here"),
+        ("bandwidth_split", "dram", r"handed over by one card.*on_demand, pregate"),
+        ("min_latency/paper", "dram", "handed over by one card"),
+        ("hybrid_schedule+lru", "dram", "handed over by one card"),
+        ("static_cpu", "dram", "handed over by one card"),
         ("on_demand", "ssd", "storage is read for one card"),
         ("gpu_only@gamma=2:acceptance=0.5:draft=olmoe-1b-7b", "dram", "a model that drafts is of one card"),
     ],
@@ -92,6 +98,28 @@ def test_what_is_of_one_card_is_refused_with_the_way_out(
 ) -> None:
     with pytest.raises(InvalidInput, match=told):
         request(model, pregate.load_hardware("4x rtx-4090", "vllm"), trace, policy, expert_tier=tier)
+
+
+def test_a_policy_whose_answers_are_its_own_is_refused_where_the_host_computes_one(
+    model: ModelArchitecture, trace: pregate.RoutingTrace
+) -> None:
+    """As late as its first op there: nothing says so before."""
+    mine = pregate.Policy("mine", on_miss=lambda _, missing: dict.fromkeys(missing, MissAction.CPU))
+    hw = pregate.load_hardware("2x rtx-4090", "vllm")
+    with pytest.raises(InvalidInput, match="handed over by one card, and several share it here"):
+        pregate.simulate(model, hw, trace, mine)
+
+
+def test_one_card_that_is_stated_is_the_card_to_the_bit(model: ModelArchitecture, trace: pregate.RoutingTrace) -> None:
+    """A link that brings more than host memory gives is as fast for one card, whether its number is stated or not."""
+    slow = {"host.dram_bytes_per_s": 20e9}
+    hardware = [
+        pregate.load_hardware("rtx-4090", "vllm", slow), pregate.load_hardware("1x rtx-4090", "vllm", slow),
+        pregate.load_hardware("rtx-4090", "vllm", slow | {"accelerator.n_cards": 1}),
+    ]  # fmt: skip
+    for policy in ("on_demand", "gpu_only@experts=zerocopy:40"):
+        ends = {pregate.simulate(model, hw, trace, policy).makespan_s for hw in hardware}
+        assert len(ends) == 1
 
 
 def test_heads_that_cannot_be_shared_are_refused(model: ModelArchitecture, trace: pregate.RoutingTrace) -> None:

@@ -31,8 +31,8 @@ def assumed(**changes: float | tuple[float, float, float] | None) -> Assumptions
     return Assumptions(found)
 
 
-def machine(n_cards: int = 1) -> Platform:
-    return load_hardware(CARD if n_cards == 1 else f"{n_cards}x {CARD}", "llama-cpp")
+def machine(n_cards: int = 1, stack: str = "llama-cpp") -> Platform:
+    return load_hardware(CARD if n_cards == 1 else f"{n_cards}x {CARD}", stack)
 
 
 def cost(
@@ -78,6 +78,18 @@ def test_a_machine_of_several_cards_pays_for_all_of_them_and_idles_all_but_one()
     assert middle(cost("rent", cards=3).per_token / cost("rent").per_token) == pytest.approx(3, rel=1e-12)
     fixed = [middle(each.per_token - each.joules / 3.6e6 * 0.36) for each in (one, three)]
     assert fixed[1] / fixed[0] == pytest.approx((3 * 15000 + 5000) / 20_000, rel=1e-9)
+
+
+def test_cards_that_share_every_layer_all_compute_and_each_brings_what_a_run_counts_of_one() -> None:
+    one, three = (Draws(machine(n, "vllm"), "own", assumed()) for n in (1, 3))
+    token_s = 6.0 * 3 / 32
+    more = 2 * (token_s * (80 + 0.75 * 240) + 3 * token_s * 80 + 0.5 * 3) * 1.5
+    joules = [middle(draws.cost(SERVED, REQUEST, 100.0).joules) for draws in (one, three)]
+    assert joules[1] - joules[0] == pytest.approx(more, rel=1e-9)
+    usd = [middle(draws.usd_per_token(SERVED, REQUEST, 1.0)) for draws in (one, three)]
+    energy = 2 * (80 / 8 + token_s * 0.75 * 240 + 0.5 * 3) * 1.5 / 3.6e6 * 0.36
+    fixed = 2 * 15000 * (1 / 4 + 0.1) / YEAR_S / 8
+    assert usd[1] - usd[0] == pytest.approx(fixed + energy, rel=1e-9)
 
 
 def test_no_machine_more_is_bought_for_a_rounding_error() -> None:

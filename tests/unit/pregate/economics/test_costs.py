@@ -136,6 +136,20 @@ def test_what_does_not_fit_is_told_with_the_cards_it_would_need() -> None:
     assert report.gpus_for_gpu_only == np.ceil((needed - reserve) / (hw.machine.accelerator.hbm_bytes - reserve)) > 1
 
 
+@pytest.mark.parametrize(("hardware", "stack"), [("2x rtx-4090", "vllm"), ("2x rtx-4090", "llama-cpp")])
+def test_cards_that_a_model_would_need_do_not_hang_on_how_many_there_are(hardware: str, stack: str) -> None:
+    found = [
+        costs(
+            pregate.load_model(name), pregate.load_hardware(named, stack), ["gpu_only"], input_tokens=4,
+            output_tokens=2, batches=(1,),
+        ).gpus_for_gpu_only
+        for named in ("rtx-4090", hardware) for name in ("mixtral-8x7b", "olmoe-1b-7b")
+    ]  # fmt: skip
+    assert found[:2] == found[2:]
+    assert found[0] > 2
+    assert found[1] == 1
+
+
 def test_every_figure_that_ships_has_a_source_and_a_date() -> None:
     shipped = load_assumptions()
     assert set(GENERAL) - {"unfitted_error"} <= set(shipped.by_name)

@@ -89,3 +89,5 @@ def test_heads_of_keys_that_lie_unevenly_are_refused() -> None:
     odd = replace(model.decoder, attention=Attention("gqa", n_heads=36, n_kv_heads=6, head_dim=128))
     with pytest.raises(InvalidInput, match="6 heads of keys and values cannot"):
         sharded(replace(model, decoder=odd), 4)
+    with pytest.raises(InvalidInput, match=r"^mixtral-8x7b: 6 heads of keys.* take a number of cards"):
+        sharded(replace(model, decoder=odd), 9)
