@@ -8,6 +8,7 @@ demo, and every figure of the reproduction. Of tables that take minutes (`<!-- m
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -199,13 +200,24 @@ def _numbers(value: Any) -> Any:
         return value
 
 
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="docs/build.py", allow_abbrev=False, description="Write the generated parts of the documents."
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a document has drifted")
+    parser.add_argument("--results", action="store_true", help="write results/isca24.json anew first")
+    parser.add_argument("--benchmarks", type=Path, metavar="FILE", help="keep what the tables need of pytest-benchmark")
+    return parser.parse_args(arguments)
+
+
 def main(arguments: list[str]) -> int:
     """Build, or with `--check` compare; 1 when a document has drifted."""
-    if "--results" in arguments:
+    asked = _options(arguments)
+    if asked.results:
         RESULTS.write_text(reproduced())
-    if "--benchmarks" in arguments:
-        speed_tables.keep(Path(arguments[arguments.index("--benchmarks") + 1]))
-    if "--check" in arguments and RESULTS.read_text() != reproduced():
+    if asked.benchmarks:
+        speed_tables.keep(asked.benchmarks)
+    if asked.check and RESULTS.read_text() != reproduced():
         print(
             f"{RESULTS.relative_to(ROOT)} is not what `pregate reproduce` says: run docs/build.py --results",
             file=sys.stderr,
@@ -214,13 +226,13 @@ def main(arguments: list[str]) -> int:
     for document in DOCUMENTS:
         old = document.read_text()
         new = build(old)
-        if "--check" not in arguments:
+        if not asked.check:
             document.write_text(new)
         elif old != new:
             name = document.relative_to(ROOT)
             print(f"{name} has drifted from what it is made of: run `make docs` and commit", file=sys.stderr)
             return 1
-    for tables in (predictor_tables, speculation_tables) if "--check" in arguments else ():
+    for tables in (predictor_tables, speculation_tables) if asked.check else ():
         for row in marked_tables.drifted_rows(tables.PAGE, tables.some_rows()):
             where = f"{tables.PAGE.name}: {row!r}, which was just made, is not in it"
             print(f"{where}: run docs/{tables.__name__}.py and commit", file=sys.stderr)

@@ -6,6 +6,7 @@ the validation in one of them says so where there is.
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import sys
@@ -47,8 +48,11 @@ def _plain(notebook: Any) -> dict[str, Any]:
     return document
 
 
-def main(names: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """All, or those named. Exits with 2 for a name that is none."""
+    parser = argparse.ArgumentParser(prog="docs/notebooks.py", description="Execute notebooks in place.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the name of a file without .ipynb; default: all")
+    names = parser.parse_args(arguments).names
     paths = {path.stem: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     unknown = [name for name in names if name not in paths]
     if unknown:

@@ -37,7 +37,9 @@ from pregate.ask.replays.cache_hits import CacheRow
 from pregate.check.outcome import OpTime, Validation
 from pregate.check.scores.validation_summary import summarise_validation
 from pregate.draw.sweep_plot import _best_map, _value_map
+from pregate.economics.arrivals import ArrivalReport, UnderArrivals
 from pregate.economics.cost_draws import Estimate
+from pregate.economics.serving import LatencyPromise
 from pregate.explore.crossover import Crossover
 from pregate.explore.explanation import Swing
 from pregate.measured.isca24.natural_routing import Activation
@@ -316,6 +318,24 @@ def costed() -> pregate.CostReport:
     return dataclasses.replace(report, designs=tuple(designs))
 
 
+def arriving() -> ArrivalReport:
+    """Two designs at three rates, by a rule: one queue grows at the last, one may at the one before."""
+    most, rows = {"pregate": 0.9, "on_demand+lru": 0.3}, []
+    for design, capacity in most.items():
+        for rate in (0.1, 0.2, 0.5):
+            waits = float("inf") if rate >= capacity else 4 / (1 - rate / capacity)
+            may = float("inf") if rate > 0.6 * capacity else 2.5 * waits
+            ttft = {50: Estimate(waits / 3, waits / 4, may), 99: Estimate(waits, waits / 2, may)}
+            tpot = {p: Estimate(0.05 * capacity, 0.04 * capacity, 0.07 * capacity) for p in (50, 99)}
+            most_s = Estimate(capacity, capacity / 2, capacity * 2)
+            rows.append(UnderArrivals(design, rate, 4, most_s, rate / capacity, ttft, tpot, None, waits < 20))
+    return ArrivalReport(
+        model="a-model", hardware="a-machine", source="a rule", n_requests=100, n_left_out=0, slots=8, pass_tokens=2048,
+        promise=LatencyPromise(20.0, None), basis="own", calibration="made up", routing="made up", rows=tuple(rows),
+        unserved=(), no_cost="no cost is asked for",
+    )  # fmt: skip
+
+
 def published() -> pregate.Reproduction:
     """Published rows of one model, predicted by a rule."""
     rows = [row for row in read_rows(PUBLISHED_ROWS) if row.model == "switch-base-8"]
@@ -354,6 +374,7 @@ DRAWN: dict[str, Callable[[], Figure | None]] = {
     ),
     "hit-curves": lambda: draw.hit_curves(cached()),
     "cost": lambda: draw.cost_ranges(costed()),
+    "arrivals": lambda: draw.latency_by_rate(arriving()),
     "fit": lambda: draw.fit_against_data(small_fits.measurements(), small_fits.fit()),
     "published": lambda: draw.published_against_predicted(published()),
     "validated": lambda: draw.predicted_against_measured(validated()),

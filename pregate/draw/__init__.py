@@ -11,6 +11,7 @@
 | `cache_hits` | `hit_curves` |
 | `predictors` | `predictor_curves` |
 | `costs` | `cost_ranges` |
+| `under_arrivals` | `latency_by_rate` |
 | `calibrate` | `fit_against_data` |
 | `reproduce` | `published_against_predicted` |
 | `validate` | `predicted_against_measured`, `op_errors`, `naive_bars`, `predicted_above_measured` |
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         predicted_against_measured,
     )
     from pregate.draw.accuracy_plot import published_against_predicted
+    from pregate.draw.arrivals_plot import latency_by_rate
     from pregate.draw.calibration_plot import fit_against_data
     from pregate.draw.comparison_plot import bars
     from pregate.draw.cost_plot import cost_ranges
@@ -48,6 +50,7 @@ _HOMES = {
     "fit_against_data": "pregate.draw.calibration_plot",
     "hit_curves": "pregate.draw.hit_rates",
     "gantt": "pregate.draw.timelines",
+    "latency_by_rate": "pregate.draw.arrivals_plot",
     "locality": "pregate.draw.trace_plots",
     "naive_bars": "pregate.check.report.validation_plots",
     "op_errors": "pregate.check.report.validation_plots",
@@ -71,6 +74,7 @@ __all__ = [
     "fit_against_data",
     "gantt",
     "hit_curves",
+    "latency_by_rate",
     "locality",
     "naive_bars",
     "op_errors",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["bars"]
 
 _PANELS = {
-    "tokens_per_s": ("tokens/s, prompt included", 1.0, ""),
+    "tokens_per_s": ("tokens/s, prompt included; line: 95 %", 1.0, ""),
     "tpot_s": ("time per output token (ms)", 1e3, "s"),
     "peak_hbm_bytes": ("peak HBM (GB)", 1e-9, "B"),
 }
@@ -27,7 +27,7 @@ _PANELS = {
 
 @picture
 def bars(comparison: Comparison) -> Figure:
-    """Tokens a second, time per output token and peak HBM of each design; a line: the 95 % interval of a fit.
+    """Tokens a second, time per output token and peak HBM of each design; a line: its 95 % interval.
 
     What does not fit has no bar and says what it would need. Raises `InvalidInput` when nothing fits.
     """

@@ -91,6 +91,7 @@ def _maps(dataset: xr.Dataset, x: str, y: str) -> dict[str, Figure]:
 @picture
 def sweep_lines(dataset: xr.Dataset, metric: str = "tokens_per_s") -> Figure:
     """`metric` of every policy along the one numeric axis of `dataset`; a line ends where its policy no longer fits.
+    A band: the 95 % interval, where the sweep was made with `draws`.
 
     Raises `InvalidInput` for a sweep of more axes, or of none that is numeric.
     """
@@ -108,6 +109,10 @@ def sweep_lines(dataset: xr.Dataset, metric: str = "tokens_per_s") -> Figure:
     axes = figure.subplots()
     for policy, style in styles_of(part["policy"].values.tolist()).items():
         values = part[metric].sel(policy=policy).values / factor
+        if f"{metric}_ci95" in part:
+            ends = part[f"{metric}_ci95"].sel(policy=policy) / factor
+            low, high = (ends.sel(bound=bound).values for bound in ("low", "high"))
+            axes.fill_between(at, low, high, color=style.colour, alpha=0.15, lw=0)
         marker = style.marker if len(at) <= MOST_MARKED else None
         axes.plot(at, values, style.dash, marker=marker, ms=4, color=style.colour, label=policy)
     _scale_axis(axes, "x", at, label)

@@ -38,6 +38,9 @@ LANE_NAMES = {
 
 _STALL = "waiting for experts"
 
+_EDGED = 1 / 300
+"""Share of the width from which on a bar has white edges: those of narrower bars would leave nothing of them."""
+
 
 @picture
 def gantt(
@@ -116,9 +119,11 @@ def _lanes(columns: Sequence[NDArray[np.int8]]) -> list[int]:
     return sorted(used, key=lambda lane: (kind_of_lane(lane), lane))
 
 
-def _lane_name(lane: int) -> str:
-    further = lane - len(Lane)
-    return LANE_NAMES[kind_of_lane(lane)] + (f", card {further + 2}" if further >= 0 else "")
+def _lane_name(lane: int, lanes: Sequence[int]) -> str:
+    """With its card, where several cards of `lanes` have one of its kind."""
+    kind = kind_of_lane(lane)
+    cards = sum(kind_of_lane(other) == kind for other in lanes)
+    return LANE_NAMES[kind] + (f", card {max(lane - len(Lane) + 1, 0) + 1}" if cards > 1 else "")
 
 
 def _draw_lanes(
@@ -134,12 +139,10 @@ def _draw_lanes(
             mine = [i for i in ops if KINDS[OpKind(int(schedule.kind[i]))].family == family]
             if mine:
                 seen[family] = None
-                bars = [
+                _draw_bars(axes, lane, row, family, [
                     ((timeline.start_s[i] - start_s) * factor, (timeline.end_s[i] - timeline.start_s[i]) * factor)
                     for i in mine
-                ]
-                edge = "white" if kind_of_lane(lane) not in (Lane.HOST, Lane.D2H) else COLOURS[family]
-                axes.broken_barh(bars, (row - 0.36, 0.72), facecolors=COLOURS[family], edgecolor=edge, lw=0.5)
+                ], length_s * factor)  # fmt: skip
         if lane == Lane.COMPUTE:
             begin_s, end_s = stall_intervals(timeline)
             shown = (end_s > start_s) & (begin_s < start_s + length_s)
@@ -147,9 +150,23 @@ def _draw_lanes(
                 seen[_STALL] = None
                 bars = list(zip((begin_s - start_s)[shown] * factor, (end_s - begin_s)[shown] * factor, strict=True))
                 axes.broken_barh(bars, (row - 0.3, 0.6), facecolors="none", edgecolor="#AAAAAA", hatch="////", lw=0)
-    axes.set_yticks(range(len(lanes)), [_lane_name(lane) for lane in lanes])
+    axes.set_yticks(range(len(lanes)), [_lane_name(lane, lanes) for lane in lanes])
     axes.set_ylim(len(lanes) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     bare(axes, "x")
     axes.spines["left"].set_visible(False)
     return seen
+
+
+def _draw_bars(axes: Axes, lane: int, row: int, family: str, bars: Sequence[tuple[float, float]], width: float) -> None:
+    """Bars (start, length) of one family in a lane. Those of host and read-backs are lines, however short."""
+    colour, across = COLOURS[family], (row - 0.36, 0.72)
+    if kind_of_lane(lane) in (Lane.HOST, Lane.D2H):
+        axes.broken_barh(bars, across, facecolors=colour, edgecolor=colour, lw=0.5)
+        return
+    wide = [bar for bar in bars if bar[1] >= _EDGED * width]
+    narrow = [bar for bar in bars if bar[1] < _EDGED * width]
+    if wide:
+        axes.broken_barh(wide, across, facecolors=colour, edgecolor="white", lw=0.5)
+    if narrow:
+        axes.broken_barh(narrow, across, facecolors=colour, lw=0, snap=False)

@@ -110,7 +110,7 @@ class CostReport:
         if len(self.ranked) == 1:
             return f"{said}."
         if best.cheapest_in >= _SURE:
-            return f"{said}, whatever the assumptions ({best.cheapest_in:.0%} of their draws)."
+            return f"{said}, in {best.cheapest_in:.0%} of the draws of all assumptions."
         rivals = sorted((one for one in self.ranked if one is not best), key=lambda one: -one.cheapest_in)
         return (
             f"{said}, but only in {best.cheapest_in:.0%} of the draws of all assumptions, {rivals[0].served.design} in "

@@ -189,6 +189,9 @@ function redraw() {
     showTimeline(shown);
   } else {
     byId("bars").replaceChildren();
+    byId("timeline-legend").replaceChildren();
+    begin(byId("timeline"));  // clears it
+    byId("timeline").setAttribute("aria-label", "No design fits: no step to show.");
   }
   const machine = page.machines[state.machine];
   byId("origin").textContent = `pregate ${page.pregate}. Machine constants: ${machine.calibration}. Routing: made up, seed ${page.seed}; ${page.output_tokens} tokens generated a sequence. Tokens a second count the prompt's time.`;

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 import pregate
@@ -27,12 +29,14 @@ from tests.drawn import (
     PICTURES,
     alike,
     along_the_link,
+    arriving,
     crossing,
     difference,
     drawn,
     overlapping,
     picture_bytes,
     swept,
+    timed,
     told_in,
     traced,
 )
@@ -166,6 +170,20 @@ def test_a_map_has_the_least_time_and_the_most_tokens() -> None:
         assert np.asarray(shown) == pytest.approx(expected.values * factor)
 
 
+def test_lines_of_a_sweep_with_draws_stand_in_their_intervals() -> None:
+    recipe = pregate.TraceRecipe(input_tokens=8, output_tokens=4)
+    axes = {"link.h2d_bytes_per_s": [8e9, 16e9, 32e9]}
+    asked = {"trace": recipe, "policies": ["on_demand", "pregate"], "axes": axes}
+    for draws in (0, 20):
+        found = pregate.sweep("switch-base-8", "rtx-4090", draws=draws, **asked)
+        bands = [band for band in draw.sweep_lines(found).axes[0].collections if isinstance(band, PolyCollection)]
+        assert len(bands) == (2 if draws else 0)
+        for band, policy in zip(bands, asked["policies"], strict=False):
+            heights = band.get_paths()[0].vertices[:, 1]
+            ends = found.tokens_per_s_ci95.sel(policy=policy).values
+            assert (heights.min(), heights.max()) == pytest.approx((ends.min(), ends.max()))
+
+
 def test_a_sweep_that_is_no_map_is_one_clear_line() -> None:
     with pytest.raises(InvalidInput, match="two numeric axes and one more at most"):
         draw.sweep_map(along_the_link())
@@ -207,6 +225,36 @@ def test_a_figure_that_ends_a_cell_is_shown(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     figure = draw.residency_curves(pregate.residency(traced(), ["lru"], [50], expert_bytes=1 << 24))
     assert shown[type(figure).__module__, type(figure).__name__](figure).startswith(b"\x89PNG")
+
+
+def test_a_bar_thinner_than_its_edges_is_still_seen() -> None:
+    """A step drawn a sixtieth as wide as the picture: its ops are narrower than a line."""
+    result = timed("gpu_only", "switch-base-8", "a100-sxm4-80gb", {})
+    figure = draw.gantt(result, span_s=60 * result.tpot_s)
+    FigureCanvasAgg(figure).draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    axes = figure.axes[0]
+    row = [label.get_text() for label in axes.get_yticklabels()].index("compute")
+    (left, y), (right, _) = (axes.transData.transform((at, row)) for at in (0, 1e3 * result.tpot_s))
+    seen = pixels[round(pixels.shape[0] - y), round(left) + 1 : round(right) - 1]
+    assert len(seen) > 8
+    assert seen.min(axis=1).mean() < 200, "the lane is busy, and looks empty"
+
+
+def test_latency_is_drawn_up_to_the_rate_from_which_a_queue_grows() -> None:
+    report = arriving()
+    first, tpot = draw.latency_by_rate(report).axes
+    marked = {line.get_label(): len(line.get_xdata()) for line in first.get_lines() if line.get_marker() != "None"}
+    assert marked == {"pregate": 3, "on_demand+lru": 2}
+    across = [line.get_ydata()[0] for line in first.get_lines() if line.get_linestyle() == "--"]
+    assert across.count(report.promise.ttft_s) == 1
+    ends = sorted(line.get_xdata()[0] for line in tpot.get_lines() if line.get_linestyle() == ":")
+    assert ends == [0.3, 0.9]
+    arrows = [text for text in first.texts if text.arrow_patch is not None]
+    assert len(arrows) == sum(not row.grows and row.ttft_s[99].high == np.inf for row in report.rows) > 0
+    growing = dataclasses.replace(report, rows=tuple(row for row in report.rows if row.grows))
+    with pytest.raises(InvalidInput, match="every queue grows"):
+        draw.latency_by_rate(growing)
 
 
 def test_nothing_and_several_axes_are_one_clear_line() -> None:

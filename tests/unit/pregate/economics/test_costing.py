@@ -37,7 +37,7 @@ def test_the_verdict_names_the_least_total_and_who_comes_next() -> None:
         "not told apart. z cannot be built."
     )
     sure = report(design("a", 2.0, 0.05), design("b", 1.0, 0.95), told_apart=())
-    assert sure.verdict() == "b costs least: 1 USD over the period, whatever the assumptions (95% of their draws)."
+    assert sure.verdict() == "b costs least: 1 USD over the period, in 95% of the draws of all assumptions."
     assert report(design("a", 2.0, 1.0), told_apart=()).verdict() == "a costs least: 2 USD over the period."
     nothing = report(told_apart=())
     assert (nothing.cheapest, nothing.verdict()) == (None, "No design serves these requests: x is too large; y is slow")

@@ -108,7 +108,7 @@ def test_payback_is_the_engineering_over_what_is_saved() -> None:
 
 def test_the_cheapest_is_called_so_only_where_the_draws_agree() -> None:
     sure = asked(basis="rent", requests_per_s=0.01)
-    assert "whatever the assumptions (100% of their draws)" in sure.verdict()
+    assert "in 100% of the draws of all assumptions" in sure.verdict()
     assert sum(design.cheapest_in for design in sure.designs) == pytest.approx(1)
     even = asked({"engineering_days.pregate": "0:1:400"}, requests_per_s=600.0)
     assert max(design.cheapest_in for design in even.designs) < 0.95

@@ -226,6 +226,25 @@ def test_the_ring_hides_no_value_of_a_line_on_a_phone(browser: Any, tmp_path: Pa
     context.close()
 
 
+def test_where_nothing_fits_no_step_of_before_is_left(browser: Any, tmp_path: Path) -> None:
+    """Nor its legend, its name and its waits."""
+    path = tmp_path / "tight.html"
+    pregate.explore_page(
+        ["switch-mini-16"], ["rtx-4090"], path, ["pregate"], batches=(1,), prompts=(8,), hbm_factors=(1e-4, 1)
+    )
+    page = browser.new_page()
+    page.add_init_script(WRITTEN)
+    visit(page, path.as_uri())
+    assert page.evaluate("window.written.get('timeline').length") > 0
+    page.focus("#hbm")
+    page.keyboard.press("Home")
+    assert page.locator("#verdict").inner_text().startswith("No answer here")
+    assert page.evaluate("window.written.get('timeline').length") == 0
+    assert page.locator("#timeline-legend span").count() == page.locator("#bars .bar").count() == 0
+    assert page.locator("#timeline").get_attribute("aria-label").startswith("No design fits")
+    page.close()
+
+
 def test_the_page_is_whole_on_disk(address: str) -> None:
     assert Path(address.removeprefix("file://")).read_text(encoding="utf-8").rstrip().endswith("</html>")
 
