@@ -134,6 +134,7 @@ function showMap() {
   const best = drawMap(byId("map"), linksOf(state.machine), {labels, cubes, here: state[name]}, tiles, state.metric, unitOf(state.metric), state.link, page.ranked);
   const seen = [...new Set(best.flat())].filter((design) => design >= 0);
   byId("map-legend").replaceChildren(...seen.map((design) => swatch(marks[design], page.designs[design])));
+  if (best.flat().includes(-1)) byId("map-legend").append(swatch("transparent", "empty: none"));
   const said = labels.map((label, row) => `${ROWS[name]} ${label}: ${[...new Set(best[row])].map((design) => design < 0 ? "none fits" : page.designs[design]).join(", then ")}`);
   byId("map").setAttribute("aria-label", `Best design by ${TITLES[state.metric]} from slow to fast link. ${said.join(". ")}.`);
 }

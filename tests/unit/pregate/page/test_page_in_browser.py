@@ -236,6 +236,7 @@ def test_where_nothing_fits_no_step_of_before_is_left(browser: Any, tmp_path: Pa
     page.add_init_script(WRITTEN)
     visit(page, path.as_uri())
     assert page.evaluate("window.written.get('timeline').length") > 0
+    assert page.locator("#map-legend span").all_inner_texts() == ["pregate", "empty: none"]
     page.focus("#hbm")
     page.keyboard.press("Home")
     assert page.locator("#verdict").inner_text().startswith("No answer here")
