@@ -15,6 +15,7 @@ from hwmodels.platform import Platform
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
+from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.capturing.request import request as plan_request
 from pregate.ask.choices import BASES
 from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
@@ -66,7 +67,8 @@ class DesignCost:
 
 @dataclass(frozen=True, slots=True)
 class CostReport:
-    """Designs on one machine, in the order asked; `gpus_for_gpu_only`: cards whose memory alone would hold the model.
+    """Designs on one machine, in the order asked; `gpus_for_gpu_only`: cards whose memory alone would hold the model, 0
+    where DRAM is short.
 
     `assumed`: every assumption that was looked at, by name. `drivers`: by name, its share of the variance of what the
     two cheapest designs differ by, the largest first. `basis`: own or rent. `now`: the design that runs now.
@@ -285,18 +287,16 @@ def _one_card(hw: Platform) -> Platform:
 
 
 def _gpus_for_gpu_only(model: ModelArchitecture, hw: Platform, request: RequestShape, batches: Sequence[int]) -> int:
-    """Cards whose memory together would hold the model and one smallest batch, however many `hw` has; 1 where one does,
-    or DRAM is short.
+    """Cards whose memory together would hold the model and one smallest batch, each beside its stack, however many `hw`
+    has; 0 where the host has too little memory, which no card mends.
     """
-    hw = _one_card(hw)
+    one = _one_card(hw)
     trace = synthesize(model, request.input_tokens, request.output_tokens, min(batches))
     try:
-        plan_request(model, hw, trace, "gpu_only")
+        plan_request(model, one, trace, "gpu_only")
     except CapacityExceeded as error:
-        needed_bytes = error.needed_bytes if error.memory == "HBM" else 0
-    else:
-        return 1
-    if not needed_bytes:
-        return 1
-    reserve = int(hw.constant("reserve_bytes"))
-    return math.ceil((needed_bytes - reserve) / (hw.machine.accelerator.hbm_bytes - reserve))
+        if error.memory != "HBM":
+            return 0
+        memory = memory_of(one)
+        return math.ceil((error.needed_bytes - memory.reserve_bytes) / (memory.hbm_bytes - memory.reserve_bytes))
+    return 1

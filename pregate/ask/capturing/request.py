@@ -206,10 +206,12 @@ def _planned(
     except CapacityExceeded as error:
         if not (memory.is_one and left < error.needed_bytes):
             raise
+        smaller = "an offloading policy" if chosen.resident else "a smaller cache"
+        way_out = f"{smaller}, or fewer bits (--formats)" if tier.on_disk else memory.way_out
         beside = f" beside {on_host / 1e9:.1f} GB of the host," * (on_host > 0)
         raise CapacityExceeded(
             f"{chosen.name}: {model.name} takes {error.needed_bytes / 1e9:.1f} GB{beside} in one memory of "
-            f"{memory.dram_bytes / 1e9:.1f} GB: try {memory.way_out}",
+            f"{memory.dram_bytes / 1e9:.1f} GB: try {way_out}",
             error.needed_bytes + on_host,
             "DRAM",
         ) from None

@@ -115,7 +115,8 @@ def _print(report: CostReport) -> None:
     paid = [f"{one.served.design} {_days(one.payback_days)}" for one in report.designs if one.payback_days is not None]
     if paid:
         print(f"A change from {report.now} has paid in: {', '.join(paid)}.")
-    print(f"gpu_only would need {report.gpus_for_gpu_only} of these cards, for memory alone.")
+    if report.gpus_for_gpu_only:
+        print(f"gpu_only would need {report.gpus_for_gpu_only} of these cards, for memory alone.")
     if report.drivers:
         top = list(report.drivers.items())[:3]
         print(f"What the choice hangs on: {', '.join(f'{name} {share:.0%}' for name, share in top)} of its variance.")

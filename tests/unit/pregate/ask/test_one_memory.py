@@ -60,6 +60,21 @@ def test_a_cache_above_storage_of_no_size_takes_what_hbm_leaves_of_the_one_memor
         assert (plan.n_host_slots > 0) == some
 
 
+@pytest.mark.parametrize(
+    ("policy", "tier", "way_out"),
+    [
+        ("gpu_only", "dram", r"fewer bits \(--formats\), or --tier ssd"),
+        ("gpu_only", "ssd", "an offloading policy, or fewer bits"),
+        ("on_demand+lru:0.7", "ssd+lru:0.7", "a smaller cache, or fewer bits"),
+    ],
+)
+def test_what_does_not_fit_one_memory_is_told_what_it_has_not_tried(policy: str, tier: str, way_out: str) -> None:
+    hw = pregate.load_hardware("strix-halo", "streams")
+    memory = dataclasses.replace(memory_of(hw), dram_bytes=EXPERTS, is_one=True)
+    with pytest.raises(CapacityExceeded, match=f"in one memory of .*: try {way_out}"):
+        request(MODEL, memory, TRACE, policy, expert_tier=tier)
+
+
 def test_a_card_of_one_memory_holds_no_model_that_is_larger() -> None:
     large = pregate.load_model("qwen3-235b-a22b", formats={"all": "q4_k_m"})
     for machine in ("dgx-spark", "strix-halo"):

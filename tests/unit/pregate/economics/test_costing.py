@@ -261,7 +261,7 @@ ROOM = HW.machine.accelerator.hbm_bytes - RESERVED
 
 @pytest.mark.parametrize(
     ("needed", "memory", "cards"),
-    [(0, "HBM", 1), (200 << 30, "DRAM", 1), (3 * ROOM + RESERVED, "HBM", 3), (3 * ROOM + RESERVED + 1, "HBM", 4)],
+    [(200 << 30, "DRAM", 0), (3 * ROOM + RESERVED, "HBM", 3), (3 * ROOM + RESERVED + 1, "HBM", 4)],
 )
 def test_cards_for_the_model_are_counted_by_what_each_has_left(
     needed: int, memory: str, cards: int, asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
@@ -291,7 +291,7 @@ def test_the_smallest_batch_counts_wherever_it_stands_and_there_is_one(
         cost("pregate", batches=())
 
 
-def test_a_model_that_fits_needs_the_cards_that_there_are(asked: list[tuple[Any, ...]]) -> None:
+def test_a_model_that_fits_on_one_card_needs_one(asked: list[tuple[Any, ...]]) -> None:
     assert cost("pregate").gpus_for_gpu_only == 1
 
 
