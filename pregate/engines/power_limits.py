@@ -19,7 +19,7 @@ from pregate.economics.assumptions import load_assumptions
 from traces.errors import InvalidInput
 from traces.foundation.documents import read_yaml
 
-__all__ = ["PROMPT_METRICS", "at_clock", "at_power", "board_watts"]
+__all__ = ["PROMPT_METRICS", "at_clock", "at_power", "board_watts", "least"]
 
 PROMPT_METRICS = ("prefill_tokens_per_s", "ttft")
 """Metrics of rows that a prompt alone decides."""
@@ -60,6 +60,17 @@ def at_clock(hardware: str, clock_hz: float) -> dict[str, str]:
     """Numbers of `hardware` whose clock is locked at `clock_hz`; none from its boost clock on."""
     card = _card(hardware)
     return {} if clock_hz >= card.clock_hz else _arithmetic(card, clock_hz / card.clock_hz)
+
+
+def least(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    """Numbers of `one`, as `at_clock` has them, or of `other` where that has them lower: of two limits the one that
+    holds.
+    """
+    return {key: min(value, other.get(key, value), key=_amount) for key, value in one.items()}
+
+
+def _amount(written: str) -> float:
+    return float(written.removesuffix("FLOP/s").removesuffix("Hz"))
 
 
 def _card(hardware: str) -> Accelerator:

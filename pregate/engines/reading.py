@@ -19,7 +19,7 @@ from pregate.engines.command_lines import flags_of_command
 from pregate.engines.flag_table import NOTHING, EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, brought_in_groups, copied_as_they_begin, read_where_they_lie
 from pregate.engines.placed_tensors import experts_on_host, is_plain_pattern, layers_on_host
-from pregate.engines.power_limits import PROMPT_METRICS, at_clock, at_power
+from pregate.engines.power_limits import PROMPT_METRICS, at_clock, at_power, least
 from pregate.engines.unpriced import check_engine
 from pregate.engines.writing import NO_OPS
 from pregate.named import load_model
@@ -84,6 +84,7 @@ class _Said:
     kv: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     numbers: dict[str, str] = field(default_factory=dict)
+    sharing_cards: int | None = None
     whole_experts: str = ""
 
 
@@ -144,10 +145,13 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     if said.watts is not None:
         said.numbers |= at_power(cells["hardware"], said.watts, metric)
     if said.clock_hz is not None:
-        said.numbers |= at_clock(cells["hardware"], said.clock_hz)
+        said.numbers |= least(at_clock(cells["hardware"], said.clock_hz), said.numbers)
     if said.has_no_graphs:
         said.numbers["stack.launch_s"] = engine.launch_without_graphs
-    model = sharded(model, _cards(said))  # flags are of each card
+    n_cards = _cards(said, engine, cells)
+    model = sharded(model, n_cards)  # flags are of each card
+    if n_cards > 1:
+        said.numbers[_CARDS] = str(n_cards)
     read = read_where_they_lie(said.on_host_gib, said.on_host_names, model) if said.on_host_gib else []
     if said.copied_gib:
         read = copied_as_they_begin(said.copied_gib, model)
@@ -167,9 +171,6 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
         said.formats.pop("all", None)
     formats = ",".join(filter(None, (stated, *(f"{k}={v}" for k, v in said.formats.items()))))
     numbers = [part for part in _parts(cells) if not part.startswith("-")]
-    others = [part for part in numbers if part.startswith(f"{_CARDS}=") and part != f"{_CARDS}={_cards(said)}"]
-    if others and _CARDS in said.numbers:
-        raise InvalidInput(f"policy: {_cards(said)} cards share every layer, the row has {others[0].partition('=')[2]}")
     numbers += [f"{k}={v}" for k, v in said.numbers.items() if f"{k}={v}" not in numbers]
     policy = "@".join((base, *clauses))
     note = "; ".join(filter(None, (cells.get("note", ""), *said.notes)))
@@ -315,8 +316,8 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
             f"policy: {flag} {value[:20]}: of cards together those that share every layer (-tp) can be said, and those "
             f"with whole layers of llama.cpp"
         )
-    if what == "sharing_cards" and _count(flag, value) > 1:
-        said.numbers[_CARDS] = str(_count(flag, value))
+    if what == "sharing_cards":
+        said.sharing_cards = _count(flag, value)
     if what == "whole_experts" or (what == "expert_groups" and _count(flag, value) > 1):
         said.whole_experts = flag
     if what == "device" and value == "none":
@@ -329,9 +330,17 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
         raise InvalidInput(f"policy: {flag} {value[:20]}: experts a token are of the model, NAME?top_k=6")
 
 
-def _cards(said: _Said) -> int:
-    """Cards that share every layer. Raises `InvalidInput` where they have whole experts each."""
-    n_cards = int(said.numbers.get(_CARDS, 1))
+def _cards(said: _Said, engine: EngineFlags, cells: Mapping[str, str]) -> int:
+    """Cards that share every layer: as the flags say, or as many as the row has, under an engine whose cards do.
+
+    Raises `InvalidInput` where flags and row differ, or cards have whole experts each.
+    """
+    shares = any(flag.says == "sharing_cards" for flag in engine.read.values())
+    stated = dict(part.split("=", 1) for part in _parts(cells) if part.startswith(f"{_CARDS}=")).get(_CARDS, "")
+    there = int(stated) if shares and re.fullmatch(r"\d{1,3}", stated, re.ASCII) else None
+    n_cards = said.sharing_cards or there or 1
+    if there is not None and n_cards != there:
+        raise InvalidInput(f"policy: {n_cards} cards share every layer, the row has {there}")
     if n_cards > 1 and said.whole_experts:
         raise InvalidInput(
             f"policy: {said.whole_experts}: whole experts on each of {n_cards} cards cannot be said: of cards that "

@@ -109,6 +109,17 @@ def test_limits_that_hold_nothing_back_change_nothing(tmp_path: Path) -> None:
         row(tmp_path, "-ngl 99 -pl 100", hardware="a10g").design()
 
 
+def test_of_a_limit_of_power_and_one_of_the_clock_the_lower_holds(tmp_path: Path) -> None:
+    for clock, power in ((2500, 200), (600, 300)):
+        both, locked, held = (
+            row(tmp_path, f"-ngl 99 {flags}", metric="prefill_tokens_per_s").overrides
+            for flags in (f"-pl {power} -lgc {clock}", f"-lgc {clock}", f"-pl {power}")
+        )
+        rates = [float(one["accelerator.clock_hz"][:-2]) for one in (both, locked, held)]
+        assert rates[0] == min(rates[1:])
+        assert rates[1] != rates[2]
+
+
 def test_keys_and_values_may_have_formats_of_their_own(tmp_path: Path) -> None:
     for flags, kept in (("-ctk q8_0", "w12.25"), ("-ctk q8_0 -ctv q4_0", "w6.5"), ("-ctk q8_0 -ctv q8_0", "q8_0")):
         assert row(tmp_path, flags).formats == f"kv={kept}"

@@ -205,6 +205,21 @@ def test_cards_that_share_every_layer_are_counted_by_hardware_or_by_flag(tmp_pat
         told_of_flags({"model": by_name.model, "policy": "-tp 2", "stack": "vllm", "set": "accelerator.n_cards=4"})
 
 
+def test_flags_are_of_each_card_whether_their_number_stands_in_hardware_or_in_a_flag(tmp_path: Path) -> None:
+    said = "qwen3-30b-a3b,{},,,{},vllm,1,128,8,tpot,9,ms,"
+    by_name, by_flag = read_table(
+        table(
+            tmp_path, said.format("4x H100 SXM", "--cpu-offload-gb 4"),
+            said.format("H100 SXM", "--cpu-offload-gb 4 -tp 4"),
+        )
+    )  # fmt: skip
+    assert by_name.policy == by_flag.policy
+    bench = RowBench()
+    assert bench.predict(by_name) == bench.predict(by_flag)
+    with pytest.raises(InvalidInput, match="1 cards share every layer, the row has 4"):
+        told_of_flags({"model": by_name.model, "policy": "-tp 1", "stack": "vllm", "set": "accelerator.n_cards=4"})
+
+
 def test_a_prompt_of_several_passes_is_of_as_many_cards_as_there_are(tmp_path: Path) -> None:
     said = "qwen3-30b-a3b,{},,all=q8_0,gpu_only,llama.cpp,1,4096,2,ttft,{},s,{}"
     both, one, short = read_table(
