@@ -124,11 +124,13 @@ def pass_times(
         moved = float(result.h2d_bytes) * seconds / result.makespan_s
         return PassTime(seconds, time_error(captured, hw, metric), compute, host, moved), result
 
+    middle = 0 if model.is_encoder_decoder else DECODED // 2 - 1  # the mean of those tokens, where keys are of decoding
     found = [timed(trace, "ttft_s") for trace in prompts]
     rows = [[timed(trace, "tpot_s") for trace in pair] for pair in tokens]
     results = [result for _, result in (*found, *(one for pair in rows for one in pair))]
     return PassTimes(
-        policy.name, slots, prompt_tokens, tuple(one for one, _ in found), batches, contexts,
+        policy.name, slots, prompt_tokens, tuple(one for one, _ in found), batches,
+        (contexts[0] + middle, contexts[1] + middle),
         tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results),
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from command_line import Run
 
 import pregate
 from offload.policies import policy_named
+from pregate.ask.decode_middle import DECODED, middle_of_decode
 from pregate.economics.arrivals import ArrivalReport, under_arrivals
 from pregate.economics.serving import LatencyPromise
 from pregate.economics.step_times import pass_times
@@ -46,6 +47,14 @@ def test_the_time_of_a_pass_is_that_of_its_schedule() -> None:
     whole = pregate.simulate(MODEL, HW, pregate.synthesize(MODEL, 24, 8), "gpu_only")
     assert alone.ttft_s[50].value == pytest.approx(whole.ttft_s, rel=0.01)
     assert alone.tpot_s[99].value == pytest.approx(whole.tpot_s, rel=0.02)
+
+
+def test_the_context_of_a_token_is_the_mean_of_those_that_are_simulated() -> None:
+    """A simulated token at position p has p tokens before it; the first is the prompt's, which nobody times."""
+    trace = middle_of_decode(MODEL, 24, DECODED, 1)
+    found = pass_times(MODEL, HW, policy_named("gpu_only"), SOME, 1, 2048)
+    positions = np.unique(trace.position)
+    assert found.contexts[0] == positions[1:].mean() == 24 + 15
 
 
 def test_a_longer_context_never_makes_a_token_faster() -> None:
