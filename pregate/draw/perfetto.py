@@ -215,9 +215,11 @@ def _events(
     side = f"pregate {pid}: {title}" if title else f"pregate: {timeline.source}"  # viewers order by name
     yield _metadata("process_name", _track(pid, 0), {"name": side}, pid)
     yield _metadata("process_sort_index", _track(pid, 0), {"sort_index": pid}, pid)
-    for lane in np.unique(timeline.schedule.lane).tolist():
-        kind, further = kind_of_lane(lane), max(lane - len(Lane) + 1, 0)
-        name = _LANE_NAMES[kind] + (f", card {further + 1}" if further else "")
+    lanes = np.unique(timeline.schedule.lane).tolist()
+    kinds = [kind_of_lane(lane) for lane in lanes]
+    for lane, kind in zip(lanes, kinds, strict=True):
+        further = max(lane - len(Lane) + 1, 0)
+        name = _LANE_NAMES[kind] + (f", card {further + 1}" if kinds.count(kind) > 1 else "")
         yield _metadata("thread_name", _track(pid, lane), {"name": name}, pid)
         yield _metadata("thread_sort_index", _track(pid, lane), {"sort_index": MOST_CARDS * kind + further}, pid)
     yield from _slices(timeline, pid, np.zeros(len(timeline.schedule)) if error_s is None else error_s)
