@@ -285,7 +285,7 @@ def _served(
 def _slots(
     found: PassTimes, times: StepTimes, rate: float, requests: ArrivalTrace, pass_tokens: int, promise: LatencyPromise
 ) -> int:
-    """How many requests run side by side best: more of them share a pass, and ask for more experts in it."""
+    """How many run side by side best, the most of those as good: more share a pass, and ask for more experts."""
     ranked: list[tuple[bool, float, int]] = []
     most = {n: capacity(requests, times, n, pass_tokens) for n in found.batches}
     for n in found.batches:
@@ -295,8 +295,8 @@ def _slots(
                 float(np.percentile(each, 99)) if len(each) else 0.0
                 for each in (run.ttft_s(requests), run.tpot_s(requests))
             )
-            ranked.append((not promise.met(ttft, tpot), ttft, n))
-    return min(ranked)[2] if ranked else max(most, key=lambda n: most[n])
+            ranked.append((not promise.met(ttft, tpot), ttft, -n))
+    return -min(ranked)[2] if ranked else max(most, key=lambda n: most[n])
 
 
 def _as_served(found: PassTimes, run: RequestTimes, requests: ArrivalTrace, shape: RequestShape) -> Served:

@@ -121,6 +121,13 @@ def test_as_many_run_at_once_as_serve_best() -> None:
         assert one.grows or best.ttft_s[99].value <= one.ttft_s[99].value * 1.05
 
 
+def test_of_slots_that_serve_alike_the_most_count() -> None:
+    """Requests that never meet leave slots free; the rate beyond which the queue grows is that of all of them."""
+    rare, often = (under_arrivals(MODEL, HW, ["gpu_only"], SOME, [rate], slots=4).rows[0] for rate in (1e-3, 1e4))
+    assert rare.slots == 4
+    assert rare.capacity.value >= 0.999 * often.capacity.value
+
+
 def test_a_design_that_alone_keeps_up_is_said_to(run: Run) -> None:
     words = [
         "mixtral-mini-8",
