@@ -32,6 +32,7 @@ def test_every_hardware_number_is_an_axis() -> None:
                 "efficiency",
                 "n_sm",
                 "n_cores",
+                "tile_rows",
                 "n_sockets",
                 "n_cards",
                 "sockets",
