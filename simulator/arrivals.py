@@ -8,7 +8,9 @@ that no schedule is written here. `simulator.definition.arrivals_des` is the def
 
 from __future__ import annotations
 
+import functools
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +96,7 @@ def serve_arrivals(
     arrival = requests.arrival_s.tolist()
     inputs, outputs, n = requests.input_tokens.tolist(), requests.output_tokens.tolist(), len(requests)
     first, last = np.zeros(n), np.zeros(n)
+    prompt_s = functools.cache(times.of_prompt)
     running: list[tuple[int, int]] = []  # the step at which each is done, and which it is
     clock = prompts_s = tokens_s = 0.0
     step = context = came = 0
@@ -110,7 +113,7 @@ def serve_arrivals(
             ):
                 taken.append(came)
                 total, came = total + inputs[came], came + 1
-            pass_s = times.of_prompt(total)
+            pass_s = prompt_s(total)
             clock, prompts_s = clock + pass_s, prompts_s + pass_s
             for one in taken:
                 first[one] = last[one] = clock
@@ -135,18 +138,65 @@ def serve_arrivals(
     return RequestTimes(first, last, prompts_s, tokens_s, step)
 
 
-def capacity(requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS) -> float:
-    """Requests a second of a server that always has some like `requests` waiting: beyond this rate its queue grows.
+def capacity(
+    requests: ArrivalTrace, machines: Sequence[StepTimes], slots: int, pass_tokens: int = PASS_TOKENS
+) -> NDArray[np.float64]:
+    """Requests a second of a server that always has some like `requests` waiting, (n_machines,): beyond this rate its
+    queue grows. Raises `InvalidInput` for a server that cannot be.
 
     Lengths are drawn evenly from all of `requests`, in an order that mixes them (multiples of the golden ratio). The
     first are at different places of their answers, so that requests of one length do not start and end together, which
     would let their prompts share passes for ever. Counted is from where all of these are done to where nobody waits.
     """
+    for times in machines:
+        check_server(times, slots, pass_tokens)
     by_length = np.lexsort((requests.input_tokens, requests.output_tokens))
     n = max(_FOR_CAPACITY, 4 * slots)
     rows = by_length[(np.arange(n) * _GOLDEN % 1.0 * len(requests)).astype(np.int64)]
     outputs = requests.output_tokens[rows]
     outputs[:slots] = -(-outputs[:slots] * np.arange(1, slots + 1) // slots)
-    at_once = ArrivalTrace(np.zeros(n), requests.input_tokens[rows], outputs)
-    done = np.sort(serve_arrivals(at_once, times, slots, pass_tokens).last_s)
-    return (n - 2 * slots) / float(done[n - slots - 1] - done[slots - 1])
+    done = np.sort(
+        _all_at_once(requests.input_tokens[rows].tolist(), outputs.tolist(), machines, slots, pass_tokens), 0
+    )
+    found: NDArray[np.float64] = (n - 2 * slots) / (done[n - slots - 1] - done[slots - 1])
+    return found
+
+
+def _all_at_once(
+    inputs: list[int], outputs: list[int], machines: Sequence[StepTimes], slots: int, pass_tokens: int
+) -> NDArray[np.float64]:
+    """Seconds at which each of the requests is done, (n, n_machines), when all came at 0: who shares which pass does
+    not depend on what passes take, so that all machines are served at once.
+    """
+    token_s, context_s = (np.array([getattr(one, name) for one in machines]) for name in ("token_s", "context_s"))
+    prompt_s: dict[int, NDArray[np.float64]] = {}
+    running: list[tuple[int, int]] = []  # the step at which each is done, and which it is
+    clocks, done = np.zeros(len(machines)), np.zeros((len(inputs), len(machines)))
+    step = context = came = 0
+    while came < len(inputs) or running:
+        if came < len(inputs) and len(running) < slots:
+            begun, total = came, 0
+            while (
+                came < len(inputs)
+                and len(running) + came - begun < slots
+                and (came == begun or total + inputs[came] <= pass_tokens)
+            ):
+                total, came = total + inputs[came], came + 1
+            if total not in prompt_s:
+                prompt_s[total] = np.array([one.of_prompt(total) for one in machines])
+            clocks = clocks + prompt_s[total]
+            for one in range(begun, came):
+                done[one] = clocks
+                if outputs[one] > 1:
+                    heapq.heappush(running, (step + outputs[one] - 1, one))
+                    context += inputs[one]
+        else:
+            batch, steps = len(running), running[0][0] - step
+            contexts = steps * context / batch + steps * (steps - 1) / 2
+            clocks = clocks + steps * token_s[:, batch] + contexts * context_s[:, batch]
+            step, context = step + steps, context + batch * steps
+            while running and running[0][0] == step:
+                _, one = heapq.heappop(running)
+                done[one] = clocks
+                context -= inputs[one] + outputs[one] - 1
+    return done

@@ -21,11 +21,11 @@ def describe_routing(model: ModelArchitecture, trace: RoutingTrace, results: Ite
         return "; ".join(filter(None, (f"recorded ({origin.recorder}, {origin.source})", size)))
     whose = origin.note.partition(":")[0]
     words = f"synthetic ({whose}), so hit rates are assumed, not known"
-    cached = [result for result in results if 0 < result.hit_rate < 1 and result.n_expert_slots]
-    if not cached:
+    n_experts = model.n_moe_layers * model.n_experts
+    n_slots = max((one.n_expert_slots for one in results if 0 < one.hit_rate < 1), default=0)
+    if not 0 < n_slots < n_experts:  # no cache, or one that all fit
         return words
-    n_slots = max(result.n_expert_slots for result in cached)
-    share = min(1.0, n_slots / (model.n_moe_layers * model.n_experts))
+    share = n_slots / n_experts
     rates = recorded_hit_rates(share).values()
     hits = f"an LRU with {share:.0%} of the experts hits {min(rates):.0%} to {max(rates):.0%} on recorded traces"
     if whose != "default dials":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -206,8 +206,9 @@ def under_arrivals(
             continue
         results += found.results
         machines = found.drawn(_normal(seed))
+        most = {n: capacity(requests, machines, n, pass_tokens) for n in found.batches}
         for rate, one in at_rates:
-            row, ttft, served, shape = _served(found, machines, rate, one, pass_tokens, promise, seed)
+            row, ttft, served, shape = _served(found, machines, most, rate, one, pass_tokens, promise, seed)
             cost: Estimate | None = None
             if not row.grows:
                 try:
@@ -255,12 +256,15 @@ def _normal(seed: int) -> Callable[[str], NDArray[np.float64]]:
 
 
 def _served(
-    found: PassTimes, machines: Sequence[StepTimes], rate: float, requests: ArrivalTrace, pass_tokens: int,
-    promise: LatencyPromise, seed: int,
+    found: PassTimes, machines: Sequence[StepTimes], most_of: Mapping[int, NDArray[np.float64]], rate: float,
+    requests: ArrivalTrace, pass_tokens: int, promise: LatencyPromise, seed: int,
 ) -> tuple[UnderArrivals, NDArray[np.float64], Served, RequestShape]:  # fmt: skip
-    """A design at the `rate` of `requests`, without its cost; its p99 TTFT in each draw; and what it costs by."""
-    slots = _slots(found, machines[0], rate, requests, pass_tokens, promise)
-    most = np.array([capacity(requests, times, slots, pass_tokens) for times in machines])
+    """A design at the `rate` of `requests`, without its cost; its p99 TTFT in each draw; and what it costs by.
+
+    `most_of`: by slots, the capacity of each machine.
+    """
+    slots = _slots(most_of, machines[0], rate, requests, pass_tokens, promise)
+    most = most_of[slots]
     ttft, tpot = (np.full((len(machines), len(PERCENTILES)), np.inf) for _ in range(2))
     run = serve_arrivals(requests, machines[0], slots, pass_tokens)
     for draw, times in enumerate(machines):
@@ -283,20 +287,20 @@ def _served(
 
 
 def _slots(
-    found: PassTimes, times: StepTimes, rate: float, requests: ArrivalTrace, pass_tokens: int, promise: LatencyPromise
-) -> int:
+    most_of: Mapping[int, NDArray[np.float64]], times: StepTimes, rate: float, requests: ArrivalTrace, pass_tokens: int,
+    promise: LatencyPromise,
+) -> int:  # fmt: skip
     """How many run side by side best, the most of those as good: more share a pass, and ask for more experts."""
     ranked: list[tuple[bool, float, int]] = []
-    most = {n: capacity(requests, times, n, pass_tokens) for n in found.batches}
-    for n in found.batches:
-        if rate < most[n]:
+    for n, most in most_of.items():
+        if rate < most[0]:
             run = serve_arrivals(requests, times, n, pass_tokens)
             ttft, tpot = (
                 float(np.percentile(each, 99)) if len(each) else 0.0
                 for each in (run.ttft_s(requests), run.tpot_s(requests))
             )
             ranked.append((not promise.met(ttft, tpot), ttft, -n))
-    return -min(ranked)[2] if ranked else max(most, key=lambda n: most[n])
+    return -min(ranked)[2] if ranked else max(most_of, key=lambda n: most_of[n][0])
 
 
 def _as_served(found: PassTimes, run: RequestTimes, requests: ArrivalTrace, shape: RequestShape) -> Served:

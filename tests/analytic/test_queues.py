@@ -62,7 +62,7 @@ def test_a_server_by_hand() -> None:
 
 def test_beyond_its_capacity_a_queue_grows_with_the_trace_and_below_it_does_not() -> None:
     steps = times(0.2, [0.1, 0.12, 0.14, 0.16])
-    most = capacity(poisson_arrivals(4000, 1.0, 8, 8), steps, 4)
+    most = capacity(poisson_arrivals(4000, 1.0, 8, 8), [steps], 4)
     assert most == pytest.approx(1 / (0.2 + 7 * 0.16 / 4), rel=0.05)  # each prompt holds up three others
     for factor, grows in ((0.8, False), (1.3, True)):
         ends = []
@@ -78,14 +78,14 @@ def test_a_capacity_is_of_a_server_that_is_always_full(slots: int, n: int) -> No
     """A prompt of .2 s alone in its pass, and 49 tokens that take the longer the more run: no gain from batches."""
     token_s = [0.01 * batch for batch in range(1, slots + 1)]
     requests = ArrivalTrace(np.arange(float(n)), np.full(n, 2), np.full(n, 50))
-    most = capacity(requests, times(0.2, token_s), slots, pass_tokens=2)
+    most = capacity(requests, [times(0.2, token_s)], slots, pass_tokens=2)
     assert most == pytest.approx(1 / (0.2 + 49 * 0.01), rel=0.02)
 
 
 def test_a_capacity_is_of_all_lengths_wherever_they_are_in_the_trace() -> None:
     """A thousand short answers, then a thousand long ones, in one slot: services of .2 and 1.1 s."""
     requests = ArrivalTrace(np.arange(2000.0), np.ones(2000), np.repeat([2, 11], 1000))
-    assert capacity(requests, times(0.1, [0.1]), 1) == pytest.approx(2 / (0.2 + 1.1), rel=0.02)
+    assert capacity(requests, [times(0.1, [0.1])], 1) == pytest.approx(2 / (0.2 + 1.1), rel=0.02)
 
 
 def test_prompts_that_wait_together_share_a_pass() -> None:
@@ -94,3 +94,24 @@ def test_prompts_that_wait_together_share_a_pass() -> None:
     assert serve_arrivals(requests, line, 4, 40).first_s.tolist() == [2.5] * 4
     assert serve_arrivals(requests, line, 4, 20).first_s.tolist() == [1.5, 1.5, 3.0, 3.0]
     assert serve_arrivals(requests, line, 4, 1).first_s.tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_capacity_of_several_machines_is_that_of_each() -> None:
+    rng = np.random.default_rng(0)
+    requests = ArrivalTrace(np.sort(50 * rng.random(60)), rng.integers(1, 900, 60), rng.integers(1, 90, 60))
+    points = np.array([1.0, 1000.0])
+    machines = [
+        StepTimes(points, np.array([0.1, each]), each * rng.random(6) + 0.01, 1e-5 * rng.random(6))
+        for each in (0.2, 3.0)
+    ]
+    together = capacity(requests, machines, 5, 1000)
+    assert together.tolist() == [capacity(requests, [one], 5, 1000)[0] for one in machines]
+    assert together[0] > 2 * together[1]
+
+
+def test_a_capacity_is_what_a_server_does_that_all_come_to_at_once() -> None:
+    rng = np.random.default_rng(0)
+    requests = ArrivalTrace(np.zeros(3000), rng.integers(8, 80, 3000), rng.integers(2, 60, 3000))
+    steps = StepTimes(np.array([8.0, 80.0]), np.array([0.1, 0.4]), np.full(5, 0.02), np.full(5, 1e-4))
+    served = serve_arrivals(requests, steps, 4, 80)
+    assert capacity(requests, [steps], 4, 80)[0] == pytest.approx(3000 / served.last_s.max(), rel=0.03)

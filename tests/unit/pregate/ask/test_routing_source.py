@@ -91,6 +91,14 @@ def test_a_synthetic_trace_is_called_so_with_what_recorded_ones_would_hit() -> N
     assert describe_routing(SWITCH, own, [simulated(trace, "on_demand+lru:0.4")]).endswith("on recorded traces")
 
 
+def test_of_a_cache_that_all_experts_fit_nothing_recorded_is_told() -> None:
+    model = pregate.load_model("qwen3-30b-a3b")
+    trace = pregate.synthesize(model, 4, 2)
+    result = simulate(model, pregate.load_hardware("a100-sxm4-80gb"), trace, "on_demand+lru")
+    assert result.n_expert_slots > model.n_moe_layers * model.n_experts
+    assert describe_routing(model, trace, [result]).endswith("assumed, not known")
+
+
 def test_experts_are_as_large_as_the_engine_stored_them() -> None:
     quarter = SWITCH.expert_bytes // 4
     trace = recorded(quarter)
