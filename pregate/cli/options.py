@@ -124,6 +124,12 @@ Formats = Annotated[
     str | None,
     typer.Option(help="Parts of the model in other formats: experts=q4_k,attention=q8_0,kv=q8_0; or all=q4_k."),
 ]
+Basis = Annotated[str, typer.Option(help="own (bought, with electricity) or rent (by the hour).")]
+Assume = Annotated[
+    list[str] | None,
+    typer.Option("--assume", help="A figure of your own: electricity_usd_per_kwh=0.31, or low:middle:high."),
+]
+AssumptionsFile = Annotated[Path | None, typer.Option("--assumptions", help="A YAML file of such figures.")]
 OutputFormat = Annotated[Format, typer.Option("--format", help="table, json or csv.")]
 Designs = Annotated[str, typer.Option("--policies", help="Designs, by comma.")]
 Metric = Annotated[str, typer.Option(help="makespan_s, tokens_per_s, ttft_s, tpot_s or moe_layer_latency_s.")]

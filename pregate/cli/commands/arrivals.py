@@ -56,12 +56,9 @@ def arrivals(
     max_tpot: Annotated[
         str | None, typer.Option(help="Promised 99th percentile of the time per output token: 100ms.")
     ] = None,
-    basis: Annotated[str, typer.Option(help="own (bought, with electricity) or rent (by the hour).")] = "own",
-    assume: Annotated[
-        list[str] | None,
-        typer.Option("--assume", help="A figure of your own: electricity_usd_per_kwh=0.31, or low:middle:high."),
-    ] = None,
-    assumptions: Annotated[Path | None, typer.Option("--assumptions", help="A YAML file of such figures.")] = None,
+    basis: options.Basis = "own",
+    assume: options.Assume = None,
+    assumptions: options.AssumptionsFile = None,
     sets: options.Sets = None,
     stack: options.Stack = None,
     dtype: options.Dtype = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,13 +32,10 @@ def cost(
     rate: Annotated[float, typer.Option(help="Requests a second to serve.")] = 0.1,
     max_ttft: Annotated[str | None, typer.Option(help="Promised time to the first token: 2s, 500ms.")] = None,
     max_tpot: Annotated[str | None, typer.Option(help="Promised time per output token: 100ms.")] = None,
-    basis: Annotated[str, typer.Option(help="own (bought, with electricity) or rent (by the hour).")] = "own",
+    basis: options.Basis = "own",
     batches: Annotated[str, typer.Option(help="Batches that are tried.")] = "1,2,4,8,16,32",
-    assume: Annotated[
-        list[str] | None,
-        typer.Option("--assume", help="A figure of your own: electricity_usd_per_kwh=0.31, or low:middle:high."),
-    ] = None,
-    assumptions: Annotated[Path | None, typer.Option("--assumptions", help="A YAML file of such figures.")] = None,
+    assume: options.Assume = None,
+    assumptions: options.AssumptionsFile = None,
     sets: options.Sets = None,
     stack: options.Stack = None,
     dtype: options.Dtype = None,

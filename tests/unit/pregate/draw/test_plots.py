@@ -23,23 +23,18 @@ from pregate.draw import expert_heat, gantt, locality, residency_curves
 from pregate.draw import timelines as plots
 from pregate.draw.palette import PALETTE
 from tests.drawn import (
-    DPI,
     DRAWN,
     KEPT,
     PICTURES,
-    alike,
     along_the_link,
     arriving,
     crossing,
-    difference,
     drawn,
-    overlapping,
-    picture_bytes,
     swept,
     timed,
-    told_in,
     traced,
 )
+from tests.pictures_apart import DPI, alike, difference, overlapping, picture_bytes, told_in
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
 
