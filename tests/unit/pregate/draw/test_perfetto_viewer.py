@@ -91,15 +91,16 @@ def ask(page: Any) -> Ask:
 def _rows(page: Any, query: str) -> list[list[str]]:
     """The rows that the viewer shows below their heads. Its line takes SQL behind a colon."""
     line = page.locator("input:visible").first
-    for _ in range(TRIES):
+    for tried in range(TRIES):
+        patience_ms = 5000 * (tried + 1)  # a key may be lost, or the machine be slow
         line.click()
         line.fill("")
         page.keyboard.type(":")
         line.fill(query)
         page.keyboard.press("Enter")
         try:
-            page.get_by_text(query, exact=True).first.wait_for(timeout=5000)
-            page.get_by_text(re.compile(r"Query result \(\d+ rows\)")).first.wait_for(timeout=5000)
+            page.get_by_text(query, exact=True).first.wait_for(timeout=patience_ms)
+            page.get_by_text(re.compile(r"Query result \(\d+ rows\)")).first.wait_for(timeout=patience_ms)
         except api.TimeoutError:
             continue
         n = int(re.findall(r"Query result \((\d+) rows\)", page.locator("body").inner_text())[-1])
