@@ -55,6 +55,7 @@ TRAITS: dict[str, Traits] = {
     "qwen3_vl_moe_text": _QWEN3,
     "qwen4_exp_text": _QWEN3_NEXT,
     "step3p5": {"output_gate": "head"},
+    "step3p7": {"output_gate": "head"},
 }
 
 CHECKED = frozenset(
@@ -64,7 +65,7 @@ CHECKED = frozenset(
         "glm4_moe", "glm4_moe_lite", "glm4v_moe_text", "glm5_next_text", "glm_moe_dsa", "granitemoe",
         "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "inkling_text", "jamba",
         "kimi_k2", "kimi_linear", "kolibri1", "laguna", "lara_mini", "lfm2_moe", "mellum", "mimo_v2_flash", "minimax",
-        "minimax_m2", "minimax_m3_vl_text", "mistral4", "mistral_large4_text", "mixtral", "sarvam_mla", "sarvam_moe",
+        "minimax_m2", "minimax_m3", "minimax_m3_vl_text", "mistral4", "mistral_large4_text", "mixtral", "sarvam_mla", "sarvam_moe",
         "solar_open", "zaya", *TRAITS,
     }
 )  # fmt: skip
@@ -271,7 +272,8 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
     indexer: dict[str, Any] = {
         "index_heads": fields.integer("index_heads", 0),
         "index_dim": fields.integer("index_dim", 0),
-        "index_topk": fields.integer("index_topk", 0),
+        "index_topk": fields.integer("index_topk", 0)
+        or fields.integer("index_topk_blocks", 0) * fields.integer("index_block", 0),
     }
     indexer = indexer if all(indexer.values()) and not compressed else {}
     gate = _output_gate(fields, traits)

@@ -14,7 +14,7 @@ from traces.model.configs.field_names import NAMES
 __all__ = ["Fields", "text_model"]
 
 _TEXT_MODELS = ("text_config", "llm_config", "language_config", "thinker_config", "language_model", "text_model_config")
-_NESTED = ("ffn_config", "attn_config", "moe_config", "moe")
+_NESTED = ("ffn_config", "attn_config", "moe_config", "moe", "sparse_attention_config")
 
 
 def text_model(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -30,7 +30,9 @@ _LINEAR = ("linear_attention", "mamba", "mamba2", "linear", "conv", "kda", "recu
 _SLIDING = (
     "sliding_attention", "chunked_attention", "sliding", "local", "hybrid_sliding", "reference_sliding_attention",
 )  # fmt: skip
-_FULL = ("full_attention", "attention", "global", "full", "hybrid", "softmax", "indexed_attention")
+_FULL = ("full_attention", "attention", "global", "full", "hybrid", "softmax")
+_INDEXED = ("indexed_attention", "deepseek_sparse_attention", "qwen_sparse_attention", "minimax_m3_sparse")
+"""What an indexer picks tokens for, in words of transformers old and new."""
 
 
 def block_letters(fields: Fields) -> list[str]:
@@ -115,6 +117,7 @@ def mixers_by_layer(
         return compressed_attentions(fields, n_layers, attention)
     else:
         kinds = _layer_kinds(fields, n_layers, traits.get("model_type", ""))
+    of_blocks = fields.integer("index_topk_blocks", 0) > 0  # MiniMax-M3: in layers that say so, and in no other
     made: list[Attention | LinearMixer | None] = []
     for layer, kind in enumerate(kinds[:n_layers]):
         if kind in ("moe", "mlp"):
@@ -123,8 +126,11 @@ def mixers_by_layer(
             made.append(_recurrent_mixer(fields, d_model, traits))
         elif kind in _SLIDING:
             made.append(_sliding_attention(fields, _of_layer(fields, attention, layer)))
-        elif kind in _FULL:
-            made.append(_full_attention(fields, _of_layer(fields, attention, layer)))
+        elif kind in _FULL or kind in _INDEXED:
+            own = _of_layer(fields, attention, layer)
+            if kind in _FULL and of_blocks:
+                own = dataclasses.replace(own, index_heads=0, index_dim=0, index_topk=0)
+            made.append(_full_attention(fields, own))
         else:
             raise InvalidFile(f"{fields.where}: layer {layer} is of the kind {kind[:40]!r}, which is not modelled")
     return tuple(made)
@@ -151,6 +157,10 @@ def _listed_kinds(fields: Fields, n_layers: int) -> list[str]:
     if kinds:
         fields.cut_to_layers("layer_types", kinds, n_layers)
         return kinds
+    sparse = fields.get("sparse_attention_freq")  # MiniMax-M3: 1 has an indexer
+    if isinstance(sparse, list):
+        fields.cut_to_layers("sparse_attention_freq", sparse, n_layers)
+        return ["minimax_m3_sparse" if on else "full_attention" for on in sparse]
     switches = fields.get("attn_type_list")  # MiniMax-01: 1 is softmax attention
     if isinstance(switches, list):
         return ["full_attention" if on else "linear_attention" for on in switches][:n_layers]

@@ -36,9 +36,11 @@ NAMES: dict[str, tuple[str, ...]] = {
         "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "share_expert_dim",
         "share_expert_dims", "shared_intermediate_size", "shared_experts_intermediate_size",
     ),
-    "index_heads": ("index_n_heads", "indexer_n_heads"),
-    "index_dim": ("index_head_dim", "indexer_head_dim"),
+    "index_heads": ("index_n_heads", "indexer_n_heads", "sparse_num_index_heads"),
+    "index_dim": ("index_head_dim", "indexer_head_dim", "sparse_index_dim"),
     "index_topk": ("index_topk", "indexer_budget"),
+    "index_topk_blocks": ("index_topk_blocks", "sparse_topk_blocks"),
+    "index_block": ("index_block_size", "sparse_block_size"),
     "window": ("sliding_window", "attention_chunk_size", "sliding_window_size"),
     "sparse_step": (
         "decoder_sparse_step", "moe_every_n_layers", "moe_layer_frequency", "moe_expert_interval",

@@ -18,6 +18,14 @@ def _within(stem: str, *names: str) -> Family:
     return tuple(f"{stem}.{name}" for name in names)
 
 
+_BESIDE_DENSE: tuple[Family, ...] = (
+    _within("experts", "gate_up_proj", "down_proj"),
+    _within("experts.0", *_GATED),
+    _within("moe.experts.0", *_GATED),
+    _within("experts.switch_glu", *_GATED),
+)
+"""Experts of a block that stand beside a dense FFN, and not in it (Gemma 4, whose `mlp` runs for every token)."""
+
 _FEED_FORWARDS: dict[str, tuple[Family, ...]] = {
     "experts": (
         _within("mlp.experts.0", *_GATED),
@@ -27,9 +35,12 @@ _FEED_FORWARDS: dict[str, tuple[Family, ...]] = {
         _within("block_sparse_moe.switch_mlp", *_GATED),
         _within("feed_forward.experts.0", *_GATED),
         _within("feed_forward.experts", "gate_up_proj", "down_proj"),
+        _within("feed_forward.experts.0", "w1", "w2", "w3"),
+        _within("feed_forward.switch_mlp", *_GATED),
+        _within("block_sparse_moe", "input_linear", "output_linear"),
         _within("mixer.experts.0", "up_proj", "down_proj"),
         _within("mixer.switch_mlp", "fc1", "fc2"),
-        _within("experts", "gate_up_proj", "down_proj"),
+        *_BESIDE_DENSE,
         _within("ffn.experts.0", "w1", "w2", "w3"),
         _within("ffn.experts.0", *_GATED),
     ),
@@ -37,6 +48,7 @@ _FEED_FORWARDS: dict[str, tuple[Family, ...]] = {
         *(_within(f"mlp.{stem}", *_GATED) for stem in ("shared_experts", "shared_expert", "shared_mlp")),
         *(_within(f"{stem}", *_GATED) for stem in ("feed_forward.shared_expert", "block_sparse_moe.shared_experts")),
         _within("mixer.shared_experts", "up_proj", "down_proj"),
+        _within("shared_mlp", "input_linear", "output_linear"),
         _within("ffn.shared_experts", "w1", "w2", "w3"),
         _within("ffn.shared_experts", *_GATED),
     ),
@@ -44,12 +56,13 @@ _FEED_FORWARDS: dict[str, tuple[Family, ...]] = {
         _within("mlp", *_GATED),
         _within("mlp", "gate_up_proj", "down_proj"),
         _within("feed_forward", *_GATED),
+        _within("feed_forward", "w1", "w2", "w3"),
         _within("mixer", "up_proj", "down_proj"),
     ),
 }
 """The matrices of FFNs by part and by family of models."""
 
-_OF_SOME = {"switch_mlp": "mlx", "shared_mlp": "hunyuan"}
+_OF_SOME = {"switch_mlp": "mlx", "mlp.shared_mlp": "hunyuan"}
 """Names that end as others do, and whose alone they are: a pattern of `mlp.gate_proj` means `switch_mlp.gate_proj` too,
 which stands in no checkpoint but those of MLX.
 """
@@ -57,6 +70,9 @@ which stands in no checkpoint but those of MLX.
 
 def feed_forwards(method: str, model_type: str) -> dict[str, tuple[Family, ...]]:
     """The matrices of FFNs by part, under the names that a method of quantisation and a model type may use."""
+    if "gemma" in model_type.lower():
+        dense = _FEED_FORWARDS["dense"]
+        return {"experts": _BESIDE_DENSE, "shared": dense, "dense": dense}
     foreign = {name for name, whose in _OF_SOME.items() if whose != method and whose not in model_type.lower()}
     return {
         part: tuple(family for family in families if not any(name in family[0] for name in foreign))
@@ -82,6 +98,8 @@ ATTENTIONS: dict[str, tuple[Family, ...]] = {
     "": (
         *(_within(stem, "q_proj", "k_proj", "v_proj", "o_proj") for stem in ("self_attn", "mixer", "attention")),
         *(_within(stem, "qkv_proj", "o_proj") for stem in ("self_attn", "mixer")),
+        *(_within(stem, "query_key_value", "dense") for stem in ("attention", "self_attn")),
+        _within("self_attn", "q_proj", "k_proj", "v_proj", "out_proj"),
         *(_within("attn", *names, "wq_b", "wo_a", "wo_b") for names in (("wq_a", "wkv"), ("fused_wqa_wkv",))),
     ),
 }

@@ -145,7 +145,15 @@ def _in_layers(scheme: Scheme, families: tuple[Family, ...], layers: Mapping[int
     return best
 
 
-_FUSED = {"gate_up_proj": 2, "qkv_proj": 3, "in_proj_qkvz": 4, "in_proj_qkv": 3, "in_proj": 2}
+_FUSED = {
+    "gate_up_proj": 2,
+    "input_linear": 2,
+    "query_key_value": 3,
+    "qkv_proj": 3,
+    "in_proj_qkvz": 4,
+    "in_proj_qkv": 3,
+    "in_proj": 2,
+}
 
 
 def _matrices(name: str) -> int:
@@ -176,6 +184,9 @@ def _scheme(quantisation: Mapping[str, Any], where: str) -> Scheme:
     if method == "fastdeploy":
         dense, experts = (fastdeploy_format(quantisation, part, where) for part in ("dense", "moe"))
         return Scheme.of(dense, excluded, [("*.experts.*", experts)])
+    if method == "fp8" and quantisation.get("moe_quant_algo") is not None:  # what it ignores is left in eight bits
+        experts = named_format(quantisation["moe_quant_algo"], where)
+        return Scheme.of(rest_format(method, quantisation, where), [], [("*.experts.*", experts)])
     if method == "mxfp4":
         return Scheme.of(None, excluded, [("*.experts.*", DTYPES["mxfp4"])])
     if method in ("modelopt", "modelopt-fp4", "modelopt-mixed", "nvfp4"):
