@@ -31,10 +31,11 @@ M3 = {
 
 
 def test_an_indexer_of_blocks_is_in_the_layers_that_have_one(tmp_path: Path) -> None:
-    """MiniMax-M3 (sparse_attention_config): a key of the indexer beside keys and values, and 16 blocks of 128 tokens."""
+    """MiniMax-M3: a key of the indexer a token beside keys and values, and 16 blocks of 128 tokens."""
     found = read(tmp_path, model_type="minimax_m3", sparse_attention_config=M3)
     first, *others = found.decoder.all_mixers
-    assert isinstance(first, Attention) and first.index_heads == 0
+    assert isinstance(first, Attention)
+    assert first.index_heads == 0
     assert all(isinstance(one, Attention) and one.index_topk == 64 for one in others)
     plain = read(tmp_path, model_type="minimax_m3")
     assert found.kv_bytes_per_token == plain.kv_bytes_per_token + 3 * 8 * 2
