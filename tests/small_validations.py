@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from offload.timeline import Timeline
@@ -51,3 +52,17 @@ def validation(*outcomes: CaseOutcome, machine: Mapping[str, object] | None = No
     """With provenance made up."""
     provenance = {"date": "2026-11-24", "command": "pregate validate", "commit": "abc"}
     return Validation(outcomes, provenance, machine or {"processor": "a processor", "n_cores": 2}, "a-fit", "p1")
+
+
+def full(timelines: tuple[Timeline | None, Timeline | None] = (None, None)) -> Validation:
+    """Five configurations of two models: with an interval, op by op, disturbed, in another group, too busy to run."""
+    naive = {"roofline": 0.5, "bandwidth": 0.7, "serialised": 1.4}
+    ops = ({"experts": ZERO, "fetch": OpTime(5, 0.2)}, {"experts": OpTime(10, 0.011), "fetch": OpTime(5, 0.25)})
+    return validation(
+        outcome("gpu_only", 1.02, (1.0, 1.01), naive=naive),
+        outcome("pregate", 2.1, (2.0, 1.9, 2.2), interval=(1.8, 2.4), naive=naive, ops=ops, timelines=timelines),
+        outcome("on_demand", 3.1, (3.0,), stalls_s=(2.0, 3.0), naive=naive, ops=ops, disturbances=("a busy core",)),
+        outcome("pregate", 4.0, (4.4,), group="b", model="other"),
+        outcome("lru", 4.0, None, group="b", model="other"),
+        machine={"processor": "a processor", "link": {"h2d_bytes_per_s": 1e9}, "odd": math.nan},
+    )

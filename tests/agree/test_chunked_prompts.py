@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from offload.execution import EXECUTIONS
 from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
-from tests.agree.test_decoders import POLICIES, assert_written_alike
 from tests.small_models import MODELS, routing
+from tests.written_schedules import POLICIES, assert_written_alike
 
 
 @given(

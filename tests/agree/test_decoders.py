@@ -12,96 +12,22 @@ from hypothesis import given, settings
 from offload.answers.by_bandwidth import ByBandwidth, ByBandwidthWithin
 from offload.answers.cheaper import CheaperEach, ShorterLane
 from offload.answers.list_schedule import ListScheduled
-from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS, Execution
 from offload.fast.compilable import is_compilable
 from offload.ops import OpKind
 from offload.placing.footprint import measure_workload
-from offload.policies import PRESETS, eviction_named, policy_named
+from offload.policies import policy_named
 from offload.policy import Policy, misses_on_host
 from offload.policy_parts.miss_costs import MissCosts
 from offload.recorder import assemble
 from offload.schedule import ScheduleDigest
 from offload.slots.memory import CapacityExceeded
 from tests.small_models import MODELS, TRIED, decoder_only, routing
-from traces.model.architecture import LinearMixer, ModelArchitecture
-from traces.phase import Phase
+from tests.written_schedules import POLICIES, UNEVEN, assert_written_alike, resident_set, written
+from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.transforms.rebatching import rebatch
-
-POLICIES = [
-    *(name for name in PRESETS if is_compilable(policy_named(name), EXECUTIONS["streams"], None) and name != "oracle"),
-    "pregate(2)",
-    "pregate(3)",
-    "pregate:encoder",
-    "on_demand+lru:5",
-    "pregate+fifo:5:per_layer",
-    "pregate(2)+lifo:3",
-    "prefetch_all+lru:9",
-    "pregate+lru:4:warm",
-    "on_demand+lfu:4",
-    "pregate+lfu:6:per_layer:warm",
-    "pregate+lfu_released:5",
-    "on_demand+lfu_released:9:warm",
-    "pregate(2)+lfu_released:12:per_layer",
-    "on_demand+lifo_released:6:warm",
-    "pregate+lifo_released:11",
-    "on_demand+static:6",
-    "pregate+hot_lru:7",
-    "prefetch_all+hot_lru:6:per_layer:warm",
-]
-
-
-def resident_set(model: ModelArchitecture, trace: RoutingTrace, policy: Policy, n_slots: int) -> ResidentSet | None:
-    if policy.cache is None:
-        return None
-    residents = ResidentSet(
-        policy.cache.n_slots if policy.cache.n_slots is not None else n_slots,
-        eviction_named(policy.cache.eviction, model.n_encoder_moe_layers * model.n_experts),
-        per_layer=policy.cache.per_layer,
-        n_layers=model.n_moe_layers,
-        n_experts=model.n_experts,
-    )
-    if policy.cache.eviction == "hot_lru":
-        residents.hold([(layer, expert) for layer in range(model.n_moe_layers) for expert in (1, 2)], 0.5)
-    if policy.cache.eviction == "static":
-        residents.admit(0, [1, 2])
-    if policy.cache.warm:
-        for layer in range(model.n_moe_layers):
-            residents.admit(layer, [0, 1])
-    return residents
-
-
-def written(
-    model: ModelArchitecture,
-    trace: RoutingTrace,
-    policy: Policy,
-    execution: str,
-    *,
-    n_buffers: int,
-    n_slots: int = 7,
-    disk: bool = False,
-    compiled: bool | None = True,
-) -> tuple[str, dict[Phase, list[int]]]:
-    cache = resident_set(model, trace, policy, n_slots)
-    stream = DecodeStream(
-        model, trace.steps(), policy, EXECUTIONS[execution], n_buffers=n_buffers, cache=cache, disk=disk,
-        compiled=compiled,
-    )  # fmt: skip
-    schedule = assemble(stream, 11 + stream.warm_bytes)
-    return schedule.digest, stream.lookups
-
-
-def assert_written_alike(
-    model: ModelArchitecture, trace: RoutingTrace, text: str, execution: str, **options: int
-) -> None:
-    policy = policy_named(text)
-    fast, slow = (
-        written(model, trace, policy, execution, compiled=compiled, **options)  # type: ignore[arg-type]
-        for compiled in (True, False)
-    )
-    assert fast == slow
 
 
 @pytest.mark.parametrize("execution", TRIED)
@@ -119,24 +45,6 @@ def test_every_policy_is_written_alike(text: str, name: str, execution: str) -> 
         for n_buffers in dict.fromkeys(sizes):
             for disk in (False, True):
                 assert_written_alike(model, trace, text, execution, n_buffers=n_buffers, disk=disk)
-
-
-def layers_that_differ(*, d_expert: int = 0) -> ModelArchitecture:
-    """Six layers: a window, all of the context, an indexer, a state, nothing that mixes; one of them without an FFN."""
-    plain = decoder_only()
-    attention = plain.decoder.attention
-    mixers = (
-        dataclasses.replace(attention, window=5),
-        dataclasses.replace(attention, index_heads=2, index_dim=4, index_topk=3),
-        LinearMixer("gated_delta_net", ((96, 32), (32, 32)), 40, 256, 512),
-    )
-    stack = dataclasses.replace(
-        plain.decoder, n_layers=6, moe_layers=(1, 2, 4), mixers=mixers, mixer_of=(0, 1, 2, 3, 1, -1), bare_layers=(3,)
-    )
-    return dataclasses.replace(plain, decoder=stack, d_expert=d_expert)
-
-
-UNEVEN = {"layers that differ": layers_that_differ(), "experts of another width": layers_that_differ(d_expert=16)}
 
 
 @pytest.mark.parametrize("name", list(UNEVEN))

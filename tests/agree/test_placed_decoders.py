@@ -22,8 +22,8 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from offload.policy_parts.miss_costs import MissCosts
 from offload.recorder import assemble
-from tests.agree.test_decoders import UNEVEN, resident_set
 from tests.small_models import MODELS, decoder_only, routing
+from tests.written_schedules import UNEVEN, resident_set
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace

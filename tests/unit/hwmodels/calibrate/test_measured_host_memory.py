@@ -9,23 +9,10 @@ import pytest
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.host_memory import memory_figures
 from hwmodels.calibrate.measured_machine import machine_of
-from hwmodels.calibrate.measurements import Measurements, Sample, sample_of
 from hwmodels.platform import platform_of
 from tests import small_fits
+from tests.measured_copies import SIZES, copies, with_copies
 from traces.errors import InvalidInput
-
-SIZES = (4 << 10, 32 << 10, 1 << 20, 16 << 20, 64 << 20)
-
-
-def copies(memory: str, latency_s: float, bytes_per_s: float, sizes: tuple[int, ...] = SIZES) -> list[Sample]:
-    return [
-        sample_of("h2d", [latency_s + n / bytes_per_s] * 3, n_bytes=n, memory=memory, beside="nothing") for n in sizes
-    ]
-
-
-def with_copies(*more: Sample) -> Measurements:
-    measured = small_fits.measurements()
-    return dataclasses.replace(measured, samples=(*measured.samples, *more))
 
 
 def test_a_rate_and_a_latency_are_found_for_every_kind_that_was_timed() -> None:

@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from command_line import Run
 
 import pregate
 from hwmodels.cost import price_figures
@@ -21,6 +20,7 @@ from pregate.ask.timing.claimed_intervals import claimed_intervals, scattering
 from simulator.explain.critical_path import walk
 from simulator.explain.explained_metrics import METRICS
 from simulator.explain.sensitivity import elasticities
+from tests.command_line import Run
 
 MODEL = pregate.load_model("qwen3-30b-a3b")
 HW = pregate.load_hardware("rtx-4090", "llama-cpp")

@@ -10,7 +10,7 @@ import pregate
 from pregate.ask.result_display import html_rows
 from runtime.microbench.session import measure
 from tests import drawn, small_fits
-from tests.unit.pregate.check.test_validation_report import full
+from tests.small_validations import full
 from traces.errors import InvalidInput, UnknownName
 
 

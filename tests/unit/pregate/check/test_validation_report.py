@@ -14,7 +14,7 @@ import pytest
 
 import pregate
 from offload.timeline import Timeline
-from pregate.check.outcome import OpTime, Validation
+from pregate.check.outcome import Validation
 from pregate.check.report import report_files
 from pregate.check.report.report_files import FILES, gate, verdict, write_report
 from pregate.check.report.theme import inline_svg
@@ -26,7 +26,7 @@ from pregate.check.report.validation_plots import (
 )
 from pregate.check.scores.validation_summary import rows, summarise_validation
 from pregate.draw.palette import colours_of
-from tests.small_validations import ZERO, outcome, validation
+from tests.small_validations import ZERO, full, outcome, validation
 from traces.errors import InvalidFile, InvalidInput
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -79,19 +79,6 @@ def timeline() -> Timeline:
     found = pregate.simulate(model, machine, pregate.synthesize(model, 8, 6), "on_demand").timeline
     assert found is not None
     return found
-
-
-def full(timelines: tuple[Timeline | None, Timeline | None] = (None, None)) -> Validation:
-    naive = {"roofline": 0.5, "bandwidth": 0.7, "serialised": 1.4}
-    ops = ({"experts": ZERO, "fetch": OpTime(5, 0.2)}, {"experts": OpTime(10, 0.011), "fetch": OpTime(5, 0.25)})
-    return validation(
-        outcome("gpu_only", 1.02, (1.0, 1.01), naive=naive),
-        outcome("pregate", 2.1, (2.0, 1.9, 2.2), interval=(1.8, 2.4), naive=naive, ops=ops, timelines=timelines),
-        outcome("on_demand", 3.1, (3.0,), stalls_s=(2.0, 3.0), naive=naive, ops=ops, disturbances=("a busy core",)),
-        outcome("pregate", 4.0, (4.4,), group="b", model="other"),
-        outcome("lru", 4.0, None, group="b", model="other"),
-        machine={"processor": "a processor", "link": {"h2d_bytes_per_s": 1e9}, "odd": math.nan},
-    )
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from runtime.pregated.corpus.tokens import Tokenizer  # noqa: E402
 from runtime.pregated.model_file import save_model  # noqa: E402
 from tests import small_fits  # noqa: E402
 from tests.command_line import Run  # noqa: E402
+from tests.measured_deciding import measured  # noqa: E402
 from tests.pregated_models import seeded_model  # noqa: E402
-from tests.unit.hwmodels.calibrate.test_deciding import measured  # noqa: E402
 
 FEW = ["--output-tokens", "4", "--repeats", "1", "--backend", "cpu", "--prompt", "one list"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Run
 
 from pregate.ask.simulation import to_dataframe
 from pregate.cli import main as command_line
 from pregate.cli.system_limits import limit_reached
+from tests.command_line import Run
 
 MEMORY = (
     "this needs more memory than there is: ask for fewer tokens, sequences or points, or raise the limit where the "

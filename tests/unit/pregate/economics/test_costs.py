@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import Run
 
 import pregate
 from pregate.economics.assumptions import GENERAL, Assumption, Assumptions, load_assumptions
 from pregate.economics.cost_draws import unfitted_error
 from pregate.economics.costing import costs
 from pregate.economics.serving import LatencyPromise
+from tests.command_line import Run
 from traces.errors import InvalidFile, InvalidInput
 
 SURE = {

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from command_line import Run
 
 from pregate.economics.assumptions import load_assumptions
 from pregate.economics.cost_draws import unfitted_error
 from pregate.economics.poc import N_MEASUREMENTS, _how, plan_poc
 from pregate.economics.poc_page import poc_page
+from tests.command_line import Run
 
 FILE = """
 title: A <b>trial</b>

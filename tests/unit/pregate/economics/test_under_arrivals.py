@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from command_line import Run
 
 import pregate
 from offload.policies import policy_named
@@ -15,6 +14,7 @@ from pregate.ask.decode_middle import DECODED, middle_of_decode
 from pregate.economics.arrivals import ArrivalReport, under_arrivals
 from pregate.economics.serving import LatencyPromise
 from pregate.economics.step_times import pass_times
+from tests.command_line import Run
 from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace, poisson_arrivals
 

@@ -16,29 +16,10 @@ from pregate.engines.flag_table import EngineFlags, engines
 from pregate.engines.reading import told_of_flags, without_flags
 from pregate.engines.writing import flags_of
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.rows.table import MeasuredRow, read_table
+from pregate.measured.rows.table import read_table
 from pregate.named import load_model
+from tests.flag_rows import HEADER, row
 from traces.errors import InvalidInput
-
-HEADER = "model,hardware,host,formats,policy,stack,input_tokens,output_tokens,metric,value,unit,set\n"
-
-
-def row(
-    folder: Path,
-    policy: str,
-    formats: str = "",
-    model: str = "qwen3-30b-a3b",
-    stack: str = "llama.cpp",
-    set: str = "",
-    hardware: str = "rtx-4090",
-    metric: str = "tpot",
-) -> MeasuredRow:
-    path = folder / "mine.csv"
-    quoted = policy.replace('"', '""')
-    unit = "ms" if metric in ("tpot", "ttft") else "tokens/s"
-    cells = f'{model},{hardware},ryzen-7950x,{formats},"{quoted}",{stack},1,8,{metric},9,{unit},{set}'
-    path.write_text(f"{HEADER}{cells}\n")
-    return read_table(path)[0]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from pregate.engines.command_lines import flags_of_command
 from pregate.measured.row_prediction import RowBench
 from pregate.spellings.names import machine_and_numbers, unknown
-from tests.unit.pregate.measured.test_engine_flags import row
+from tests.flag_rows import row
 from traces.errors import InvalidInput
 
 COMMANDS = [

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Run
 from py_mini_racer import MiniRacer
 
 import pregate
@@ -27,6 +26,7 @@ from pregate.page.subject import PageSubject, link_stops
 from pregate.page.writing import asset, explore_page, page_html
 from simulator.explain.critical_path import walk
 from simulator.explain.sensitivity import elasticities
+from tests.command_line import Run
 from traces.errors import InvalidInput
 
 DESIGNS = ("gpu_only", "on_demand", "pregate", "on_demand+lru:0.5", "gpu_only@experts=cpu")

@@ -19,7 +19,7 @@ from runtime.machine.numa import cpus_of_node, nodes, on_node, other_node  # noq
 from runtime.microbench import parts  # noqa: E402
 from runtime.microbench.copies import Ring, copy_samples  # noqa: E402
 from runtime.microbench.session import Settings  # noqa: E402
-from tests.unit.hwmodels.calibrate.test_measured_host_memory import copies, with_copies  # noqa: E402
+from tests.measured_copies import copies, with_copies  # noqa: E402
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 

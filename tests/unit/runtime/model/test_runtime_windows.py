@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.small_models import decoder_only
-from tests.unit.runtime.programs.test_runtime_program import schedule_of
+from tests.small_schedules import schedule_of
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention, ModelArchitecture, load_architecture
 from traces.phase import Phase

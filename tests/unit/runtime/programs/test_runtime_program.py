@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from offload.caches.residency import ResidentSet
-from offload.decode import Decoded, decode
+from offload.decode import decode
 from offload.execution import EXECUTIONS
 from offload.ops import KINDS, Lane, OpKind, Work
 from offload.policies import policy_named
@@ -22,6 +22,7 @@ from runtime.programs.precedence import order_of
 from runtime.programs.program import Program, build_program, cached_slots, resident_slots
 from runtime.programs.races import UnsafeSchedule, check_races
 from tests.small_models import MODELS, decoder_only, routing
+from tests.small_schedules import schedule_of
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -29,15 +30,6 @@ from traces.routing import Provenance, RoutingTrace
 
 MODEL = MODELS["decoder-only"]
 POLICIES = ["on_demand", "prefetch_all", "pregate", "pregate(2)", "pregate:encoder"]
-
-
-def schedule_of(
-    model: ModelArchitecture, trace: RoutingTrace, policy: str, cache: ResidentSet | None = None, *,
-    n_buffers: int | None = None, execution: str = "streams", disk: bool = False,
-) -> Decoded:  # fmt: skip
-    slots = 3 * model.n_experts if n_buffers is None else n_buffers
-    steps, how = trace.steps(), EXECUTIONS[execution]
-    return decode(model, steps, policy_named(policy), how, n_buffers=slots, cache=cache, disk=disk)
 
 
 def changed(schedule: Schedule, **columns: np.ndarray) -> Schedule:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Run, runner
 
 import pregate
 from offload.work import dense_ffn_work, experts_work, gate_work, head_work, self_attention_work
 from pregate.cli.option_values import as_recorded
 from pregate.explore.sweeps.axes import FORMATS, read_axes
+from tests.command_line import Run, runner
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import DTYPES, ModelArchitecture, load_architecture, parse_architecture
 from traces.model.dtypes import find_dtype, mean_dtype

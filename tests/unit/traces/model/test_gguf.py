@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Run, runner
 
 from hwmodels.stack import load_stack
 from pregate import load_trace
 from pregate.cli.option_values import as_recorded
+from tests.command_line import Run, runner
 from traces.errors import InvalidFile
 from traces.model.architecture import ModelArchitecture, load_architecture, parse_architecture
 from traces.model.attention import Attention
