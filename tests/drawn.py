@@ -30,6 +30,7 @@ from pregate.economics.cost_draws import Estimate
 from pregate.economics.serving import LatencyPromise
 from pregate.explore.crossover import Crossover
 from pregate.explore.explanation import Swing
+from pregate.explore.sweeps.sweep_table import table_of
 from pregate.measured.isca24.natural_routing import Activation
 from pregate.measured.isca24.predicted_rows import RowPrediction
 from pregate.measured.isca24.published_rows import read_rows
@@ -39,6 +40,8 @@ from simulator import recurrence
 from tests import small_fits
 from tests.pictures_apart import picture_bytes
 from tests.small_validations import ZERO, outcome, validation
+
+MAPPED = ("link.h2d_bytes_per_s", "hbm_bytes", "tokens_per_s")
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -246,8 +249,8 @@ DRAWN: dict[str, Callable[[], Figure | None]] = {
     "winners": lambda: draw.winners(*crossing()),
     "sweep-map": lambda: draw.sweep_map(swept(), "tpot_s"),
     "sweep-map-one": lambda: draw.sweep_map(swept().sel(batch=1)),
-    "sweep-best": lambda: _best_map(swept().sel(batch=1), "link.h2d_bytes_per_s", "hbm_bytes", "tokens_per_s"),
-    "sweep-tokens": lambda: _value_map(swept().sel(batch=1), "link.h2d_bytes_per_s", "hbm_bytes", "tokens_per_s"),
+    "sweep-best": lambda: _best_map(table_of(swept().sel(batch=1)), *MAPPED),
+    "sweep-tokens": lambda: _value_map(table_of(swept().sel(batch=1)), *MAPPED),
     "sweep-lines": lambda: draw.sweep_lines(along_the_link(), "tpot_s"),
     "front": lambda: draw.draw_front(searched()),
     "expert-heat": lambda: draw.expert_heat(traced()),

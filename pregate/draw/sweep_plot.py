@@ -1,6 +1,7 @@
 """Pictures of a sweep: lines by policy along one axis; over two, the best policy and its tokens/s with iso lines.
 
-A sweep is an `xarray.Dataset` as `pregate.sweep` returns it; a part that was selected of one is drawn too.
+A sweep is an `xarray.Dataset` as `pregate.sweep` returns it, or the table of the same; a part that was selected of one
+is drawn too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pregate.draw.palette import SeriesStyle, styles_of
 from pregate.draw.style import bare, log_axis, picture, save_figure
 from pregate.explore.axis_words import axis_label, axis_value, axis_words, scale_of
 from pregate.explore.sweeps.summary import apart, best_policy
+from pregate.explore.sweeps.sweep_table import SweepTable, table_of
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
 if TYPE_CHECKING:
@@ -44,48 +46,52 @@ _METRIC_SCALES = {"s": (1e-3, "ms"), "B": (1e9, "GB")}
 
 
 @picture
-def draw_sweep(dataset: xr.Dataset, folder: Path) -> list[Path]:
+def draw_sweep(data: SweepTable | xr.Dataset, folder: Path) -> list[Path]:
     """PNGs in `folder`, which is made when missing: the first two numeric axes, a picture for each value of the others.
 
     Returns what was written. Raises `InvalidInput` as `check_drawable`, `InvalidFile` when it cannot be written.
     """
-    check_drawable(dataset)
-    drawn, others = _axes_of(dataset)
+    table = table_of(data)
+    check_drawable(table)
+    drawn, others = _axes_of(table)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidFile(f"{folder}: cannot be made ({error.strerror or error})") from error
     written = []
-    for values in product(*(dataset[name].values.tolist() for name in others)):
-        part = dataset.sel(dict(zip(others, values, strict=True))).sortby(drawn)
+    for place in product(*(range(table.sizes[name]) for name in others)):
+        part = table
+        for name, i in zip(others, place, strict=True):
+            part = part.take(name, i)
+        part, values = part.ascending(drawn), tuple(part[name].values.item() for name in others)
         tag = "".join(f"-{name}={value:.6g}" if isinstance(value, float) else f"-{name}={value}"
                       for name, value in zip(others, values, strict=True)).replace("/", "_")  # fmt: skip
-        pictures = {"tokens": sweep_lines(part)} if len(drawn) == 1 else _maps(part, *drawn)
+        pictures = {"tokens": _lines(part, "tokens_per_s")} if len(drawn) == 1 else _maps(part, *drawn)
         for name, figure in pictures.items():
-            figure.suptitle(_title(dataset, others, values), x=0.01, ha="left", fontsize=10)
+            figure.suptitle(_title(table, others, values), x=0.01, ha="left", fontsize=10)
             written.append(folder / f"{name}{tag}.png")
             save_figure(figure, written[-1])
     return written
 
 
-def check_drawable(dataset: xr.Dataset) -> None:
+def check_drawable(table: SweepTable) -> None:
     """Raise `InvalidInput`, with the way out, for a sweep without a grid of numbers or with too many pictures."""
-    if "sample" in dataset.dims:
+    if "sample" in table.sizes:
         raise InvalidInput("a Latin hypercube has no lines to draw: leave out the plots, or sweep a grid")
-    drawn, others = _axes_of(dataset)
+    drawn, others = _axes_of(table)
     if not drawn:
         raise InvalidInput("no numeric axis with two values or more to draw along: leave out the plots")
-    n = int(np.prod([dataset.sizes[name] for name in others], dtype=np.int64)) * len(drawn)
+    n = int(np.prod([table.sizes[name] for name in others], dtype=np.int64)) * len(drawn)
     if n > MAX_PICTURES:
         raise InvalidInput(
             f"{n} pictures, one for each value of {', '.join(others)}, at most {MAX_PICTURES}: select some of the data"
         )
 
 
-def _maps(dataset: xr.Dataset, x: str, y: str) -> dict[str, Figure]:
+def _maps(table: SweepTable, x: str, y: str) -> dict[str, Figure]:
     """Each as a picture of its own; one policy has only its tokens."""
-    best = {"best": _best_map(dataset, x, y, "tokens_per_s")} if dataset.sizes["policy"] > 1 else {}
-    return best | {"tokens": _value_map(dataset, x, y, "tokens_per_s")}
+    best = {"best": _best_map(table, x, y, "tokens_per_s")} if table.sizes["policy"] > 1 else {}
+    return best | {"tokens": _value_map(table, x, y, "tokens_per_s")}
 
 
 @picture
@@ -95,23 +101,27 @@ def sweep_lines(dataset: xr.Dataset, metric: str = "tokens_per_s") -> Figure:
 
     Raises `InvalidInput` for a sweep of more axes, or of none that is numeric.
     """
+    return _lines(table_of(dataset), metric)
+
+
+def _lines(table: SweepTable, metric: str) -> Figure:
     from matplotlib.figure import Figure
 
-    _check_metric(dataset, metric)
-    names, others = _axes_of(dataset)
+    _check_metric(table, metric)
+    names, others = _axes_of(table)
     if len(names) != 1 or others:
         has = ", ".join([*names, *others]) or "none"
         raise InvalidInput(f"lines are drawn along one numeric axis, this sweep has {has}")
-    part = dataset.sortby(names)
+    part = table.ascending(names)
     at, label = _scaled(part, names[0])
     factor, said = _metric_scale(part, metric)
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axes = figure.subplots()
-    for policy, style in styles_of(part["policy"].values.tolist()).items():
-        values = part[metric].sel(policy=policy).values / factor
-        if f"{metric}_ci95" in part:
-            ends = part[f"{metric}_ci95"].sel(policy=policy) / factor
-            low, high = (ends.sel(bound=bound).values for bound in ("low", "high"))
+    for policy, style in styles_of(part.policies).items():
+        here = part.take("policy", part.policies.index(policy))
+        values = here[metric].values / factor
+        if f"{metric}_ci95" in here.variables:
+            low, high = here[f"{metric}_ci95"].along("bound") / factor
             axes.fill_between(at, low, high, color=style.colour, alpha=0.15, lw=0)
         marker = style.marker if len(at) <= MOST_MARKED else None
         axes.plot(at, values, style.dash, marker=marker, ms=4, color=style.colour, label=policy)
@@ -132,42 +142,43 @@ def sweep_map(dataset: xr.Dataset, metric: str = "tokens_per_s") -> Figure:
     """
     from matplotlib.figure import Figure
 
-    _check_metric(dataset, metric)
-    (names, others), columns = _axes_of(dataset), [dataset]
+    table = table_of(dataset)
+    _check_metric(table, metric)
+    (names, others), columns = _axes_of(table), [table]
     if len(names) != 2 or len(others) > 1:
         raise InvalidInput(
             f"a map has two numeric axes and one more at most, this sweep {', '.join([*names, *others])}"
         )
     if others:
-        columns = [dataset.sel({others[0]: value}) for value in dataset[others[0]].values.tolist()]
+        columns = [table.take(others[0], i) for i in range(table.sizes[others[0]])]
     if len(columns) > MOST_COLUMNS:
         raise InvalidInput(f"{len(columns)} values of {others[0]} side by side, at most {MOST_COLUMNS}: select some")
     maps = [_Map.of(part, names[0], names[1], metric) for part in columns]
     figure = Figure(figsize=(2.4 + 3.4 * len(maps), 7.2), layout="constrained")
     grid = figure.subplots(2, len(maps), sharex=True, sharey=True, squeeze=False)
-    styles = styles_of(dataset["policy"].values.tolist())
+    styles = styles_of(table.policies)
     for axes, shown in zip(grid[0], maps, strict=True):
         _draw_winners(axes, shown, styles)
     picture_of = _draw_values(figure, list(grid[1]), maps, metric)
     for i, part in enumerate(columns if others else []):
-        grid[0, i].set_title(_point(others[0], part[others[0]].item()), loc="left", fontsize=11)
+        grid[0, i].set_title(_point(others[0], part[others[0]].values.item()), loc="left", fontsize=11)
     for axes in grid[:, 0]:
         axes.set_ylabel(maps[0].y_label)
     for axes in grid[1]:
         axes.set_xlabel(maps[0].x_label)
     _legend(figure, styles, maps)
-    figure.suptitle(_title(dataset, [], ()), x=0.01, ha="left", fontsize=11)
+    figure.suptitle(_title(table, [], ()), x=0.01, ha="left", fontsize=11)
     _number(figure, picture_of)
     return figure
 
 
-def _best_map(table: xr.Dataset, x: str, y: str, metric: str) -> Figure:
+def _best_map(table: SweepTable, x: str, y: str, metric: str) -> Figure:
     from matplotlib.figure import Figure
 
     shown = _Map.of(table, x, y, metric)
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
-    styles = styles_of(table["policy"].values.tolist())
+    styles = styles_of(table.policies)
     _draw_winners(axes, shown, styles)
     axes.set(xlabel=shown.x_label, ylabel=shown.y_label)
     _legend(figure, styles, [shown])
@@ -175,7 +186,7 @@ def _best_map(table: xr.Dataset, x: str, y: str, metric: str) -> Figure:
     return figure
 
 
-def _value_map(table: xr.Dataset, x: str, y: str, metric: str) -> Figure:
+def _value_map(table: SweepTable, x: str, y: str, metric: str) -> Figure:
     from matplotlib.figure import Figure
 
     shown = _Map.of(table, x, y, metric)
@@ -201,13 +212,13 @@ class _Map:
     value: NDArray[np.float64]
 
     @classmethod
-    def of(cls, dataset: xr.Dataset, x: str, y: str, metric: str) -> _Map:
-        table = dataset.sortby([x, y]).transpose("policy", y, x)
-        best = best_policy(table, metric)
-        values = table[metric].values / _metric_scale(table, metric)[0]
+    def of(cls, table: SweepTable, x: str, y: str, metric: str) -> _Map:
+        table = table.ascending([x, y])
+        best = best_policy(table, metric, y, x)
+        values = table[metric].along("policy", y, x) / _metric_scale(table, metric)[0]
         value = np.take_along_axis(values, np.maximum(best, 0)[np.newaxis], axis=0)[0]
         at_x, at_y = _scaled(table, x), _scaled(table, y)
-        policies = tuple(table["policy"].values.tolist())
+        policies = tuple(table.policies)
         return cls(at_x[0], at_y[0], at_x[1], at_y[1], policies, best, np.where(best >= 0, value, np.nan))
 
 
@@ -287,15 +298,15 @@ def _legend(figure: Figure, styles: Mapping[str, SeriesStyle], maps: list[_Map])
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
 
 
-def _check_metric(dataset: xr.Dataset, metric: str) -> None:
-    known = [str(name) for name, found in dataset.data_vars.items() if found.dtype.kind == "f"]
+def _check_metric(table: SweepTable, metric: str) -> None:
+    known = [name for name, found in table.variables.items() if found.data.dtype.kind == "f"]
     if metric not in known:
         raise unknown_name("metric", metric, known)
 
 
-def _metric_scale(dataset: xr.Dataset, metric: str) -> tuple[float, str]:
+def _metric_scale(table: SweepTable, metric: str) -> tuple[float, str]:
     """What a metric in SI is divided by to be read, and its label with that unit."""
-    return _METRIC_SCALES.get(str(dataset[metric].attrs.get("units", "")), (1.0, ""))[0], _label(metric)
+    return _METRIC_SCALES.get(str(table[metric].attrs.get("units", "")), (1.0, ""))[0], _label(metric)
 
 
 def _point(name: str, value: Any) -> str:
@@ -303,16 +314,16 @@ def _point(name: str, value: Any) -> str:
     return f"{axis_words(name)} {axis_value(name, value)}" if isinstance(value, float) else f"{name} {value}"
 
 
-def _axes_of(dataset: xr.Dataset) -> tuple[list[str], list[str]]:
+def _axes_of(table: SweepTable) -> tuple[list[str], list[str]]:
     """The axes drawn along (at most two numeric ones, the first with several values), and the others."""
-    dims = [str(name) for name in dataset["fits"].dims if name != "policy"]
-    numeric = [name for name in dims if dataset[name].dtype.kind == "f" and dataset.sizes[name] > 1]
+    dims = [name for name in table["fits"].dims if name != "policy"]
+    numeric = [name for name in dims if table[name].data.dtype.kind == "f" and table.sizes[name] > 1]
     return numeric[:2], [name for name in dims if name not in numeric[:2]]
 
 
-def _scaled(dataset: xr.Dataset, name: str) -> tuple[NDArray[np.float64], str]:
+def _scaled(table: SweepTable, name: str) -> tuple[NDArray[np.float64], str]:
     """Values of an axis in a unit people read, and its label."""
-    return dataset[name].values / scale_of(name)[0], axis_label(name)
+    return table[name].values / scale_of(name)[0], axis_label(name)
 
 
 def _scale_axis(axes: Axes, side: Any, at: NDArray[np.float64], label: str) -> None:
@@ -353,7 +364,7 @@ def _label(metric: str) -> str:
     return metric_words(metric) + (f" ({unit})" if unit else "")
 
 
-def _title(dataset: xr.Dataset, others: list[str], values: tuple[Any, ...]) -> str:
+def _title(table: SweepTable, others: list[str], values: tuple[Any, ...]) -> str:
     at = ", ".join(_point(name, value) for name, value in zip(others, values, strict=True))
-    title = f"{dataset.attrs['model']} on {dataset.attrs['hardware']}" + (f": {at}" if at else "")
-    return "\n".join([title, *apart(dataset)])
+    title = f"{table.attrs['model']} on {table.attrs['hardware']}" + (f": {at}" if at else "")
+    return "\n".join([title, *apart(table)])

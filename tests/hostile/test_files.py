@@ -150,12 +150,14 @@ def test_a_closed_standard_output_is_one_line_before_the_work() -> None:
 def test_a_disk_that_fills_under_a_dataset_leaves_one_line_and_no_file(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys\n"
-        "import numpy as np, xarray as xr\n"
+        "import numpy as np\n"
         "from pathlib import Path\n"
-        "from pregate.explore.sweeps.dataset_files import write_dataset\n"
-        "data = xr.Dataset({'x': ('n', np.random.default_rng(0).random(100_000))})\n"
+        "from pregate.explore.sweeps.dataset_files import write_table\n"
+        "from pregate.explore.sweeps.sweep_table import NamedArray, SweepTable\n"
+        "some = NamedArray(('n',), np.random.default_rng(0).random(100_000), {})\n"
+        "data = SweepTable({'x': some}, {}, {})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
-        "try:\n    write_dataset(data, Path(sys.argv[1]))\n"
+        "try:\n    write_table(data, Path(sys.argv[1]))\n"
         "except Exception as error:\n    print(type(error).__name__, error)\n"
     )
     path = tmp_path / "o.nc"

@@ -52,7 +52,7 @@ def sweep(
 
     Example: pregate sweep sweep.yaml -o sweep.nc --jobs 2 --plot pictures
     """
-    from pregate.explore.sweeps.dataset_files import check_output, write_dataset
+    from pregate.explore.sweeps.dataset_files import check_output, write_table
 
     target = output if output is not None else Path(file.with_suffix(".nc").name)
     check_output(target)
@@ -78,7 +78,7 @@ def sweep(
     from pregate.ask.capturing.schedule_cache import is_lasting
     from pregate.explore.sweeps.checkpoint import Checkpoint
     from pregate.explore.sweeps.summary import apart, summarise
-    from pregate.explore.sweeps.sweep import sweep as run_sweep
+    from pregate.explore.sweeps.sweep import sweep_table
 
     kept: Path | None = checkpoint if checkpoint is not None else target.with_name(f"{target.name}.partial")
     designs = [policy_named(one) if isinstance(one, str) else one for one in arguments["policies"]]
@@ -88,21 +88,21 @@ def sweep(
     with _resumable(kept) as count, warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
         with _client(dask) as executor, _bar(count) as progress:
-            dataset = run_sweep(**arguments, **where, executor=executor, progress=progress)
-        write_dataset(dataset, target)
+            table = sweep_table(**arguments, **where, executor=executor, progress=progress)
+        write_table(table, target)
     if checkpoint is None and kept is not None:
-        Checkpoint(kept, dataset.attrs["sweep_digest"]).clear()
-    rows = summarise(dataset)
-    if not render.print_data(format, {"policies": rows, "attributes": dataset.attrs}, rows):
-        render.print_table(_table(rows, f"{dataset.attrs['model']} on {dataset.attrs['hardware']}"))
-        print(" ".join([f"Machine constants: {dataset.attrs['calibration']}.", *apart(dataset)]))
+        Checkpoint(kept, table.attrs["sweep_digest"]).clear()
+    rows = summarise(table)
+    if not render.print_data(format, {"policies": rows, "attributes": dict(table.attrs)}, rows):
+        render.print_table(_table(rows, f"{table.attrs['model']} on {table.attrs['hardware']}"))
+        print(" ".join([f"Machine constants: {table.attrs['calibration']}.", *apart(table)]))
     for note in notes:
         print(f"note: {note.message}", file=sys.stderr if format is not options.Format.table else sys.stdout)
     written = [target]
     if plot is not None:
         from pregate.draw.sweep_plot import draw_sweep
 
-        written += draw_sweep(dataset, plot)
+        written += draw_sweep(table, plot)
     for path in written:
         typer.echo(f"wrote {path}", err=True)
 

@@ -1,10 +1,10 @@
-"""The result of a sweep as an `xarray.Dataset`: variables named as the fields of a result, axes with units."""
+"""What a sweep found as one table: variables named as the fields of a result, axes with units."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from pregate.ask.simulation import SimulationResult
 from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.points import Points
+from pregate.explore.sweeps.sweep_table import NamedArray, SweepTable
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-__all__ = ["build_dataset", "unit_of"]
+__all__ = ["build_table", "unit_of"]
 
 _NAMES = (
     "policy", "model", "hardware", "stack", "schedule_digest", "trace_digest", "routing", "prefetches", "timeline",
@@ -26,18 +24,16 @@ _RESULT = tuple(field.name for field in dataclasses.fields(SimulationResult) if 
 _TEXTS = ("calibration", "beyond_fit", "asked_machine", "policy_source", "output", "binding", "memory")
 
 
-def build_dataset(
+def build_table(
     points: Points, policies: Sequence[str], fields: Sequence[Mapping[str, NDArray[Any]]], attrs: Mapping[str, str]
-) -> xr.Dataset:
+) -> SweepTable:
     """Fields of each policy at each point (`pregate.explore.sweeps.layout.scatter`) over `policy` and the axes.
 
     Intervals have a last dimension `bound`, "low" and "high". A sample has the dimension `sample`, its axes being
     coordinates along it.
     """
-    import xarray as xr
-
     shape = (len(policies), *points.shape)
-    variables: dict[str, Any] = {}
+    variables: dict[str, NamedArray] = {}
     known = dict.fromkeys(name for part in fields for name in part)
     always = [name for name in _RESULT if name in known or "_ci95" not in name]
     for name in [*always, *(name for name in known if name not in always)]:
@@ -45,14 +41,14 @@ def build_dataset(
         stacked = np.stack([part.get(name, _missing(name, like.shape)) for part in fields])
         dims = ("policy", *points.dims, *(("bound",) if like.ndim > 1 else ()))
         attributes = {"units": unit} if (unit := unit_of(name)) else {}
-        variables[name] = (dims, stacked.reshape(*shape, *like.shape[1:]), attributes)
-    coordinates: dict[str, Any] = {"policy": list(policies)}
-    if any("bound" in dims for dims, _, _ in variables.values()):
-        coordinates["bound"] = ["low", "high"]
+        variables[name] = NamedArray(dims, stacked.reshape(*shape, *like.shape[1:]), attributes)
+    coordinates = {"policy": NamedArray(("policy",), np.array(policies), {})}
+    if any("bound" in one.dims for one in variables.values()):
+        coordinates["bound"] = NamedArray(("bound",), np.array(["low", "high"]), {})
     for axis in points.axes:
         dim = axis.name if axis.name in points.dims else "sample"
-        coordinates[axis.name] = ((dim,), axis.values, _axis_attributes(axis))
-    return xr.Dataset(variables, coordinates, attrs)
+        coordinates[axis.name] = NamedArray((dim,), axis.values, _axis_attributes(axis))
+    return SweepTable(variables, coordinates, attrs)
 
 
 def unit_of(name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pregate.ask.ranked_designs import are_ranked, told_apart
+from pregate.explore.sweeps.sweep_table import SweepTable, table_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -16,37 +17,39 @@ if TYPE_CHECKING:
 __all__ = ["apart", "best_policy", "summarise"]
 
 
-def best_policy(dataset: xr.Dataset, metric: str = "tokens_per_s") -> NDArray[np.int64]:
+def best_policy(data: SweepTable | xr.Dataset, metric: str = "tokens_per_s", *axes: str) -> NDArray[np.int64]:
     """Index of the ranked policy (`pregate.ask.ranked_designs`) with the best `metric` at each point, (...) over the
     axes; -1 where none fits.
 
     The most of a rate or a share of hits is the best, the least of a time and of bytes.
     """
     less = metric.endswith("_bytes") or (metric.endswith("_s") and not metric.endswith("per_s"))
-    found = dataset[metric].transpose("policy", ...).values
-    found = np.where(np.reshape(are_ranked(_standings(dataset)), (-1, *[1] * (found.ndim - 1))), found, np.nan)
+    table = table_of(data)
+    found = table[metric].along("policy", *axes)
+    found = np.where(np.reshape(are_ranked(_standings(table)), (-1, *[1] * (found.ndim - 1))), found, np.nan)
     values = np.nan_to_num(-found if less else found, nan=-np.inf)
     best: NDArray[np.int64] = np.where(np.isneginf(values.max(axis=0)), -1, values.argmax(axis=0))
     return best
 
 
-def apart(dataset: xr.Dataset) -> list[str]:
+def apart(table: SweepTable) -> list[str]:
     """A sentence for each policy of a sweep that is told apart."""
-    return told_apart(zip(dataset["policy"].values.tolist(), _standings(dataset), strict=True))
+    return told_apart(zip(table.policies, _standings(table), strict=True))
 
 
-def _standings(dataset: xr.Dataset) -> list[str]:
+def _standings(table: SweepTable) -> list[str]:
     """By policy; those of a sweep that does not say are taken to answer."""
-    known = json.loads(dataset.attrs.get("standings", "{}"))
-    return [known.get(name, "") for name in dataset["policy"].values.tolist()]
+    known = json.loads(table.attrs.get("standings", "{}"))
+    return [known.get(name, "") for name in table.policies]
 
 
-def summarise(dataset: xr.Dataset) -> list[dict[str, Any]]:
+def summarise(data: SweepTable | xr.Dataset) -> list[dict[str, Any]]:
     """One row a policy, JSON-ready: its shares of all points, its smallest and largest figures (NaN: fits nowhere)."""
-    best, standings = best_policy(dataset), _standings(dataset)
+    table = table_of(data)
+    best, standings = best_policy(table), _standings(table)
     rows = []
-    for i, policy in enumerate(dataset["policy"].values.tolist()):
-        here = dataset.isel(policy=i)
+    for i, policy in enumerate(table.policies):
+        here = table.take("policy", i)
         fits = here["fits"].values
         row: dict[str, Any] = {
             "policy": policy,

@@ -12,12 +12,13 @@ from offload.policy import Cache, Policy
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.explore.sweeps.axes import LatinHypercube, read_axes
 from pregate.explore.sweeps.checkpoint import Checkpoint
-from pregate.explore.sweeps.dataset import build_dataset
+from pregate.explore.sweeps.dataset import build_table
 from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.planning import plan_points, read_subject
 from pregate.explore.sweeps.points import grid_points, sample_points
 from pregate.explore.sweeps.provenance import describe, engine_used
 from pregate.explore.sweeps.runner import Progress, check_jobs, opened, run_tasks
+from pregate.explore.sweeps.sweep_table import SweepTable
 from pregate.explore.sweeps.sweep_work import Pricing, SweepWork, plan_work
 from pregate.explore.sweeps.tasks import TaskOutcome
 from pregate.explore.sweeps.workloads import TraceRecipe
@@ -29,15 +30,20 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SweepFailed", "sweep"]
+__all__ = ["SweepFailed", "sweep", "sweep_table"]
 
 
 class SweepFailed(PregateError):
     """Some tasks failed. `dataset` has what the others found; the failed ones' points are empty, `fits` False."""
 
-    def __init__(self, message: str, dataset: xr.Dataset) -> None:
+    def __init__(self, message: str, table: SweepTable) -> None:
         super().__init__(message)
-        self.dataset = dataset
+        self.table = table
+
+    @property
+    def dataset(self) -> xr.Dataset:
+        """What was found, as `sweep` returns it."""
+        return self.table.dataset()
 
 
 def sweep(
@@ -81,6 +87,31 @@ def sweep(
     is NaN with `fits` False and `needed_bytes`. Raises `InvalidInput` or `UnknownName` for arguments that are wrong or
     when no point can be, `SweepFailed` when tasks failed.
     """
+    return sweep_table(
+        model, hw, trace, policies, axes, sample, modes, expert_tier, cache, draws, seed, executor, jobs, checkpoint,
+        cache_dir, progress,
+    ).dataset()  # fmt: skip
+
+
+def sweep_table(
+    model: ModelArchitecture | str | Path,
+    hw: Platform | MachineRecipe | str | Path | None,
+    trace: RoutingTrace | TraceRecipe | str | Path | None,
+    policies: Sequence[str | Policy],
+    axes: Mapping[str, Any],
+    sample: LatinHypercube | None,
+    modes: Modes,
+    expert_tier: str,
+    cache: Cache | None,
+    draws: int,
+    seed: int,
+    executor: Any,
+    jobs: int | None,
+    checkpoint: str | Path | None,
+    cache_dir: str | Path | ScheduleCache | bool | None,
+    progress: Progress | None,
+) -> SweepTable:
+    """What `sweep` finds, with its arguments and errors, without xarray, which takes a second to import."""
     if draws < 0 or seed < 0:
         raise InvalidInput(f"draws = {draws}, seed = {seed}: neither can be below 0")
     check_jobs(jobs)
@@ -101,11 +132,11 @@ def sweep(
     if refusals and not failures and not any(outcome and outcome.fields for outcome in outcomes):
         raise InvalidInput(next(iter(refusals)))
     attributes = describe(subject, sample, work, outcomes)
-    dataset = build_dataset(points, [design.policy.name for design in designs], work.fields(outcomes), attributes)
+    table = build_table(points, [design.policy.name for design in designs], work.fields(outcomes), attributes)
     if failures:
-        raise SweepFailed(_failed(outcomes, failures, checkpoint), dataset) from failures[0]
+        raise SweepFailed(_failed(outcomes, failures, checkpoint), table) from failures[0]
     _warn(modes, refusals)
-    return dataset
+    return table
 
 
 def _checkpoint(folder: str | Path | None, work: SweepWork) -> Checkpoint | None:
@@ -129,6 +160,6 @@ def _failed(
 
 def _warn(modes: Modes, refusals: Mapping[str, int]) -> None:
     if not modes.is_fifo:
-        warnings.warn(engine_used(modes), stacklevel=3)
+        warnings.warn(engine_used(modes), stacklevel=4)
     for reason, n_points in refusals.items():
-        warnings.warn(f"{n_points} points have no figures: {reason}", stacklevel=3)
+        warnings.warn(f"{n_points} points have no figures: {reason}", stacklevel=4)

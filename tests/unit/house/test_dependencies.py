@@ -27,8 +27,8 @@ PACKAGE_OF = {
 }  # fmt: skip
 """What brings a module that is called otherwise than its package."""
 
-NAMED_ONLY = {"h5netcdf", "h5py", "aiconfigurator-core"}
-"""Imported by others for us: xarray's engine and what that reads with; folders of tables that are looked up by name."""
+NAMED_ONLY = {"aiconfigurator-core"}
+"""Folders of tables that are looked up by name."""
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -207,6 +207,20 @@ def test_a_wrong_word_is_told_before_a_trace_or_the_runtime_is_loaded(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_sweep_is_written_and_drawn_without_xarray(tmp_path: Path) -> None:
+    some = tmp_path / "some.yaml"
+    some.write_text(
+        "{model: switch-base-8, hardware: t4, workload: {output_tokens: 2}, policies: [gpu_only], "
+        "axes: {link.h2d_bytes_per_s: [1e9, 8e9], stack.sync_s: [1e-6, 2e-6]}}"
+    )
+    status, packages = imported(
+        "sweep", str(some), "-o", str(tmp_path / "some.nc"), "--plot", str(tmp_path / "drawn"), "--no-cache"
+    )
+    assert status == 0
+    assert (tmp_path / "drawn" / "tokens.png").exists()
+    assert not packages & {"xarray", "pandas", "dask", "distributed", "scipy"}
+
+
 def test_a_small_prediction_compiles_nothing() -> None:
     words = ("compare", "switch-base-8", "--hardware", "a100-sxm4-80gb", "--output-tokens", "4")
     status, packages = imported(*words)

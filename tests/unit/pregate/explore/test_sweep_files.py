@@ -21,11 +21,12 @@ from offload.policies import cache_named
 from pregate.draw.sweep_plot import draw_sweep
 from pregate.explore.sweeps import sweep_work
 from pregate.explore.sweeps.axes import LatinHypercube
-from pregate.explore.sweeps.dataset_files import check_output, write_dataset
+from pregate.explore.sweeps.dataset_files import check_output, write_table
 from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.runner import opened
 from pregate.explore.sweeps.sweep import sweep
 from pregate.explore.sweeps.sweep_file import read_sweep
+from pregate.explore.sweeps.sweep_table import table_of
 from pregate.explore.sweeps.workloads import TraceRecipe
 from pregate.named import load_model
 from simulator.modes import FIFO, Modes
@@ -225,11 +226,31 @@ def test_a_sample_as_parquet_has_its_axes_as_columns(tmp_path: Path) -> None:
         MODEL, "t4", routing(MODEL), policies=["pregate", "on_demand"], sample=LatinHypercube(6, 1), cache_dir=False,
         axes={"link.h2d_bytes_per_s": (1e9, 8e9), "dtype": ["fp32", "fp16"]},
     )  # fmt: skip
-    write_dataset(dataset, tmp_path / "out.parquet")
+    write_table(table_of(dataset), tmp_path / "out.parquet")
     columns = parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert columns["link.h2d_bytes_per_s"] == dataset["link.h2d_bytes_per_s"].values.tolist() * 2
     assert columns["policy"] == ["pregate"] * 6 + ["on_demand"] * 6
     assert columns["ttft_s"] == dataset["ttft_s"].values.ravel().tolist()
+
+
+@pytest.mark.parametrize(
+    ("axes", "more"),
+    [
+        ({"link.h2d_bytes_per_s": (1e9, 8e9), "dtype": ["fp32", "fp16"]}, {"sample": LatinHypercube(6, 1)}),
+        ({"link": ["pcie4-x16", "pcie5-x16"], "batch": [1], "hbm_bytes": [1e6, 80e9]}, {"draws": 5}),
+    ],
+)
+def test_netcdf_is_as_xarray_writes_it(tmp_path: Path, axes: dict[str, Any], more: dict[str, Any]) -> None:
+    dataset = sweep(MODEL, "t4", routing(MODEL), policies=["pregate", "lru"], axes=axes, cache_dir=False, **more)
+    write_table(table_of(dataset), tmp_path / "ours.nc")
+    dataset.to_netcdf(tmp_path / "theirs.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "ours.nc") as ours, xr.open_dataset(tmp_path / "theirs.nc") as theirs:
+        assert ours.identical(theirs)
+        assert ours.identical(dataset)
+        assert not set(ours.data_vars) & set(dataset.coords)
+        for name, found in ours.variables.items():
+            known = {key: value for key, value in theirs[name].encoding.items() if key != "source"}
+            np.testing.assert_equal({key: found.encoding[key] for key in known}, known)
 
 
 def test_other_outputs_are_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
