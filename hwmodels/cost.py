@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
-from hwmodels.kernels.all_reduce import all_reduce_s
+from hwmodels.kernels.all_reduce import all_reduce_s, send_s
 from hwmodels.kernels.floors import alone_s, at_floor, fused_s, missing_s
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts
 from hwmodels.kernels.host_prices import host_s
@@ -167,6 +167,8 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
             return Parts(work.n_entries * _draft_s(figures))
         case OpKind.ALL_REDUCE:
             return Parts(all_reduce_s(work, figures))
+        case OpKind.SEND:
+            return Parts(send_s(work, figures))
         case OpKind.HANDOVER:
             fixed_s = figures.copy_latency_s + constant("handover_s")
             return Parts(fixed_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
@@ -212,6 +214,8 @@ def _read_parts(work: Work, figures: Figures, rate: Number) -> Parts:
 
 
 def _issue_s(work: Work, figures: Figures) -> Number:
+    if work.kind is OpKind.EXPERTS and not work.n_copies:  # of another card, which has a host thread of its own
+        return 0.0
     measured = figures.kernel(work.kind, "issue_s")
     if measured is not None:
         return measured if work.kind is not OpKind.EXPERTS else measured + _more_to_issue_s(work, figures)

@@ -19,7 +19,8 @@ from offload.execution import Execution
 from offload.fast.compilable import is_compilable
 from offload.fast.decode_compiled import CompiledLoop, is_kept, is_loaded
 from offload.placing.all_reduces import AllReduces
-from offload.placing.cards import LayersOnCards
+from offload.placing.cards import LayersOnCards, card_of_layers, stage_of_layers
+from offload.placing.expert_groups import ExpertsOnCards
 from offload.placing.over_link import check_over_link
 from offload.placing.placement import Placed, place
 from offload.policy import Policy, fetch_misses
@@ -27,6 +28,7 @@ from offload.recorder import Part, assemble
 from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots
+from offload.work import send_work
 from traces.foundation.uncollected import uncollected
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -148,15 +150,30 @@ class DecodeStream:
         return (0, 0) if host is None else (host.lookups, host.hits)
 
     def __iter__(self) -> Iterator[Part]:
-        job, parts = self._job, self._parts()
+        job = self._job
         if job.execution.shares_layers and job.placed.n_cards > 1:
-            return AllReduces(job.model, job.placed.n_cards).parts(parts)
+            return self._shared()
+        parts = self._parts()
         n_copies, n_cards = job.execution.input_copies, min(job.placed.n_cards, job.model.decoder.n_layers)
         drafts = job.policy.speculation is not None and job.policy.speculation.draft_name != "none"
         stays = job.policy.resident and job.placed.is_plain and not (job.model.is_encoder_decoder or drafts)
         if n_cards == 1 or not n_copies or not stays:
             return parts
-        return LayersOnCards(job.model.decoder.n_layers, n_cards, n_copies).parts(parts)
+        return LayersOnCards(card_of_layers(job.model.decoder.n_layers, n_cards), n_copies).parts(parts)
+
+    def _shared(self) -> Iterator[Part]:
+        """The parts as on one of several cards that share layers, and what the others compute beside or after it."""
+        model, placed = self._job.model, self._job.placed
+        groups = ExpertsOnCards(model, self._job.execution, placed.expert_groups, placed.turns)
+        if placed.expert_groups > 1:
+            self._steps = groups.seen(self._steps)
+        parts = self._parts()
+        if placed.n_sharing > 1:
+            parts = AllReduces(model, placed.n_sharing).parts(parts)
+        if placed.turns > 1:
+            card = stage_of_layers(model.decoder.n_layers, placed.turns)
+            parts = LayersOnCards(card, placed.turns, lambda n: send_work(model, n, placed.n_sharing)).parts(parts)
+        return groups.parts(parts) if placed.expert_groups > 1 else parts
 
     def _parts(self) -> Iterator[Part]:
         """The parts as on one card."""

@@ -109,6 +109,8 @@ class OpKind(IntEnum):
     """The end of a kernel that reads weights in host memory: it has computed, and read them. No time of its own."""
     ALL_REDUCE = 25
     """What cards that share every layer have computed, added up over them, or put together."""
+    SEND = 26
+    """Activations, from the card of one layer to that of the next."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -184,6 +186,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.MASK: KindRow(Lane.HOST, "host", "host", "#999999"),
         OpKind.JOIN: KindRow(Lane.COMPUTE, "sync", "zero-copy read", "#ACD410"),
         OpKind.ALL_REDUCE: KindRow(Lane.COMPUTE, "sync", "all-reduce", "#5A1900"),
+        OpKind.SEND: KindRow(Lane.COMPUTE, "sync", "send", "#2E0D00"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
@@ -270,9 +273,10 @@ class Work(NamedTuple):
     HBM traffic outside of them (KV cache); `copy_bytes` what crosses a link or is copied in HBM. `slots_bytes`: of
     expert weights, all of the HBM that fetched experts go round in, so that few slots may stay in a cache; 0 for
     weights that stay where they are.
-    `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.slots.copy_runs`).
+    `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.slots.copy_runs`); 0 of
+    experts that another card computes, whose own host issues them.
     `n_entries`: what is gone through one by one: of a table of experts by token what the host looks at, tokens drafted,
-    prompts whose kernels are loaded, entries of a mask, cards that a sum is over.
+    prompts whose kernels are loaded, entries of a mask, cards that a sum is over, or that send together.
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
     `reading`: how storage is read, None at once.
     `piece`: the matrix of an expert that an op moves or multiplies by; None: all of it.

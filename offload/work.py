@@ -39,6 +39,7 @@ __all__ = [
     "readback_work",
     "return_work",
     "self_attention_work",
+    "send_work",
     "sort_work",
     "stream_work",
     "zero_copy_work",
@@ -324,6 +325,14 @@ def handover_work(model: ModelArchitecture, n_tokens: int) -> Work:
 def return_work(model: ModelArchitecture, n_tokens: int) -> Work:
     """The activations of `n_tokens`, host to device."""
     return handover_work(model, n_tokens)._replace(kind=OpKind.RETURN)
+
+
+def send_work(model: ModelArchitecture, n_tokens: int, n_shares: int) -> Work:
+    """What a card hands to the next for `n_tokens`: activations and the residual beside them, in `n_shares` where so
+    many cards have them, each of which sends one and gets the others from those beside it (vLLM,
+    distributed/parallel_state.py: send_tensor_dict).
+    """
+    return Work(OpKind.SEND, copy_bytes=2 * activation_row_bytes(model) * n_tokens, n_entries=n_shares)
 
 
 def stream_work(n_bytes: int) -> Work:

@@ -113,8 +113,8 @@ def require_one_card(lane: NDArray[np.int8]) -> None:
     """Raise `InvalidInput` where ops, `lane` (n_ops,), compute on several cards: links and memories are of one."""
     if len(cards(lane)) > 1:
         raise InvalidInput(
-            f"layers on {len(cards(lane))} cards: modes of links and memories are of one card, those of several are "
-            f"FIFO: leave out --modes"
+            f"layers or experts on {len(cards(lane))} cards: modes of links and memories are of one card, those of "
+            f"several are FIFO: leave out --modes"
         )
 
 

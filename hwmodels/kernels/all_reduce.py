@@ -3,17 +3,20 @@
 Cards that read each other's memory, or two, do so in one kernel (vLLM: csrc/custom_all_reduce.cuh, whose limits these
 are): a short message each card reads whole of all others, a longer one its part of all, which the others read then.
 Otherwise parts go round a ring (Patarasuk and Yuan 2009): 2 (n - 1) steps, each of an n-th of the message. Either way a
-card takes in 2 (n - 1) / n of a long message. Held against measured times in LOG.md, 2026-11-30.
+card takes in 2 (n - 1) / n of a long message. Held against measured times in LOG.md, 2026-11-30. What a card sends to
+one other goes as fast as a sum over two.
 """
 
 from __future__ import annotations
+
+import math
 
 from hwmodels.figures import Figures, Number
 from hwmodels.stack import BETWEEN_CARDS
 from offload.ops import Work
 from traces.errors import InvalidInput
 
-__all__ = ["all_reduce_s"]
+__all__ = ["all_reduce_s", "send_s"]
 
 _READ_WHOLE = {2: 1 << 62, 4: 512 << 10, 8: 256 << 10}
 """Bytes of a message, by how many cards at most, that each card reads whole of all others."""
@@ -26,13 +29,7 @@ def all_reduce_s(work: Work, figures: Figures) -> Number:
     does not say what that takes.
     """
     n, message = work.n_entries, work.copy_bytes
-    if "stack.all_reduce_s" not in figures.values:
-        raise InvalidInput(
-            f"stack {figures.stack.name} does not say what a sum over cards takes: state "
-            f"{', '.join(BETWEEN_CARDS)} in its file"
-        )
-    direct = _PEER in figures.values
-    rate = figures[_PEER] if direct else figures["link.d2h_bytes_per_s"]
+    direct, rate = _rate(figures)
     taken = 2 * (n - 1) * message / n
     start_s, share = figures.stack_constant("all_reduce_s"), figures.stack_constant("peer_efficiency")
     if direct or n == 2:
@@ -42,3 +39,26 @@ def all_reduce_s(work: Work, figures: Figures) -> Number:
         start_s = 2 * (n - 1) * figures.stack_constant("ring_step_s")
         share = figures.stack_constant("ring_efficiency")
     return start_s + taken / (rate * share)
+
+
+def send_s(work: Work, figures: Figures) -> Number:
+    """The time in which a card of `work.n_entries` sends its part of `work.copy_bytes` to another, and the cards there
+    gather the parts: half a sum over them, by its bytes. Raises as `all_reduce_s`.
+    """
+    n, (_, rate) = work.n_entries, _rate(figures)
+    sent_s = work.copy_bytes / n / (rate * figures.stack_constant("peer_efficiency"))
+    sent_s = figures.stack_constant("all_reduce_s") + sent_s
+    return (
+        sent_s if n == 1 else sent_s + all_reduce_s(work._replace(copy_bytes=math.ceil(work.copy_bytes / 2)), figures)
+    )
+
+
+def _rate(figures: Figures) -> tuple[bool, Number]:
+    """Whether cards read each other's memory, and how fast, or over the host's link."""
+    if "stack.all_reduce_s" not in figures.values:
+        raise InvalidInput(
+            f"stack {figures.stack.name} does not say what a sum over cards takes: state "
+            f"{', '.join(BETWEEN_CARDS)} in its file"
+        )
+    direct = _PEER in figures.values
+    return direct, figures[_PEER] if direct else figures["link.d2h_bytes_per_s"]

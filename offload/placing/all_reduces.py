@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.ops import Lane, OpKind, Work
-from offload.placing.inserted_ops import InsertedOps, row_of
+from offload.placing.inserted_ops import InsertedOps, n_tokens_of, row_of
 from offload.recorder import Part
 from offload.work import activation_row_bytes
 from traces.errors import InvalidInput
@@ -64,7 +64,7 @@ class AllReduces:
         rows = {}
         for row, is_head in {*zip(columns["cost"][of].tolist(), np.isin(of, heads).tolist(), strict=True)}:
             made = _all_gather_work if is_head else _all_reduce_work
-            rows[row], works = row_of(made(self._model, _n_tokens(part.works[row]), self._n_cards), works)
+            rows[row], works = row_of(made(self._model, n_tokens_of(part.works[row]), self._n_cards), works)
         order = np.argsort(before, kind="stable")
         before, of = before[order], of[order]
         _, at = self._inserted.place(part, before)
@@ -102,11 +102,6 @@ def _begins(layer: _Ints, of_ffn: NDArray[np.bool_]) -> NDArray[np.bool_]:
     again = (layer[1:] == layer[:-1]) & of_ffn[:-1] & ~of_ffn[1:]
     found: NDArray[np.bool_] = after_head | (layer[1:] < layer[:-1]) | again
     return found
-
-
-def _n_tokens(work: Work) -> int:
-    """Tokens that an op computes with."""
-    return work.n_rows if work.attending is None else work.attending.n_tokens
 
 
 def _all_reduce_work(model: ModelArchitecture, n_tokens: int, n_cards: int) -> Work:

@@ -16,6 +16,7 @@ from offload.decoding.token_mixing import contexts
 from offload.decoding.unions import most_distinct
 from offload.execution import Execution
 from offload.own_policies.policy_calls import ask
+from offload.placing.expert_groups import most_experts
 from offload.placing.over_link import LayerStreams, experts_away
 from offload.placing.placement import Placed, place
 from offload.policy import Buffers, Policy
@@ -147,7 +148,7 @@ def plan_memory(
     if policy.speculation is not None and policy.speculation.draft is not None:
         static += _draft_bytes(policy.speculation.draft, workload)
     if policy.resident:
-        n_resident = placed.n_decided * model.n_experts
+        n_resident = placed.n_decided * most_experts(model.n_experts, placed.expert_groups)
         needed = static + n_resident * model.expert_bytes - experts_away(model, placed)
         if needed > hbm_bytes:
             raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"), needed)

@@ -15,7 +15,7 @@ from offload.ops import Work
 from offload.recorder import Part
 from offload.schedule import COLUMNS
 
-__all__ = ["InsertedOps", "row_of"]
+__all__ = ["InsertedOps", "n_tokens_of", "row_of"]
 
 _Ints = NDArray[np.int64]
 
@@ -100,3 +100,8 @@ class InsertedOps:
 def row_of(work: Work, works: tuple[Work, ...]) -> tuple[int, tuple[Work, ...]]:
     """The row of a work, and the works with it."""
     return (works.index(work), works) if work in works else (len(works), (*works, work))
+
+
+def n_tokens_of(work: Work) -> int:
+    """Tokens that an op computes with."""
+    return work.n_rows if work.attending is None else work.attending.n_tokens

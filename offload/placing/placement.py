@@ -25,7 +25,8 @@ __all__ = ["AS_DECIDED", "Placed", "Placement", "place", "placement_named"]
 _FORM = (
     "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], experts=cpu:fit, layers=cpu[:LAYERS], "
     "experts or weights=stream[:LAYERS][:share=S], ahead=LAYERS, experts or weights=zerocopy[:LAYERS][:share=S], "
-    "kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, micro=SEQUENCES, host=beside"
+    "kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, micro=SEQUENCES, host=beside, "
+    "experts=whole[:GROUPS], turns=STAGES"
 )
 _SHARED = ("experts", "weights", "kv")
 """Parts of which a share of the bytes may be elsewhere."""
@@ -50,8 +51,10 @@ class Placement:
     never. `micro_sequences`: sequences that a layer computes together, what was fetched for it serving one such micro-
     batch after the other. `fits`: as many layers are kept off the host as HBM has room for, which is known where memory
     is planned. `beside`: threads of their own compute the host's experts while the device computes those of the same
-    layer that are in HBM, in an engine whose issuing thread would do one after the other. Raises `InvalidInput` for
-    anything else.
+    layer that are in HBM, in an engine whose issuing thread would do one after the other. `expert_groups`: of cards
+    that share every layer so many groups have whole experts each, 0 each card; None: a share of every expert each.
+    `turns`: groups of cards that a token passes through in turn, each of which has whole layers.
+    Raises `InvalidInput` for anything else.
     """
 
     host_experts: LayerRange | None = None
@@ -72,6 +75,8 @@ class Placement:
     micro_sequences: int | None = None
     fits: bool = False
     beside: bool = False
+    expert_groups: int | None = None
+    turns: int = 1
 
     def __post_init__(self) -> None:
         if self.fits and (self.host_layers is not None or self.keeps or self.host_experts not in (None, EVERYWHERE)):
@@ -190,6 +195,10 @@ class Placement:
             said.append(f"micro={self.micro_sequences}")
         if self.beside:
             said.append("host=beside")
+        if self.expert_groups is not None:
+            said.append("experts=whole" + (f":{self.expert_groups}" if self.expert_groups else ""))
+        if self.turns > 1:
+            said.append(f"turns={self.turns}")
         return "@".join(said)
 
 
@@ -202,7 +211,8 @@ class Placed:
     of the decoder whose kernels read such weights in host memory. `streamed_experts`: those whose routed experts are
     streamed, `ahead` layers before. `streamed_share`, `kv_share`, `expert_share`: of the
     bytes of each layer that is streamed or read so, of the KV cache, and of each expert that is read so, what is not in
-    HBM. `n_cards` hold whole layers each.
+    HBM. `n_cards` hold whole layers each, or a share of every layer; of those, `expert_groups` hold whole experts each.
+    In `turns` of them each group has layers of its own.
     """
 
     host_layers: frozenset[int]
@@ -217,6 +227,13 @@ class Placed:
     streamed_experts: frozenset[int] = frozenset()
     ahead: int | None = None
     n_cards: int = 1
+    expert_groups: int = 1
+    turns: int = 1
+
+    @property
+    def n_sharing(self) -> int:
+        """Cards that share a layer, in an engine whose cards do."""
+        return self.n_cards // self.turns
 
     @property
     def zero_copies(self) -> bool:
@@ -303,7 +320,9 @@ def placement_named(text: str) -> Placement:
     `weights=stream:share=0.4`, `kv=cpu:share=0.5`; `experts=zerocopy:18`, `weights=zerocopy:18` (kernels read them in
     host memory); `experts=stream` (all of a layer with its other weights), `weights=stream:2/8` (the last two of every
     eight layers), `ahead=1`; `ubatch=2048`, `stream=32`, `stream=never`; `micro=8` (sequences in a micro-batch);
-    `host=beside` (experts of the host while the device computes its own). Raises `InvalidInput` for anything else.
+    `host=beside` (experts of the host while the device computes its own); `experts=whole` (each card has whole ones),
+    `experts=whole:4` (each of four groups of cards); `turns=2` (each half of the cards has half of the layers). Raises
+    `InvalidInput` for anything else.
     """
     found = Placement()
     seen: set[str] = set()
@@ -325,6 +344,10 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
             raise InvalidInput(f"placement {text!r}: {part}={where} is no number of tokens")
         n = int(count)
         return replace(found, micro_batch=n) if part == "ubatch" else replace(found, stream_from=n)
+    if part == "turns":
+        if not re.fullmatch(r"[1-9]\d?", where, re.ASCII):
+            raise InvalidInput(f"placement {text!r}: turns={where} is no number of groups of cards, up to 99")
+        return replace(found, turns=int(where))
     if part == "host":
         if where != "beside":
             raise InvalidInput(f"placement {text!r}: host={where} is not host=beside")
@@ -336,6 +359,10 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
         n = int(where)
         return replace(found, micro_sequences=n) if part == "micro" else replace(found, ahead=n)
     home, *rest = where.split(":")
+    if part == "experts" and home == "whole":
+        if len(rest) > 1 or not all(re.fullmatch(r"[1-9]\d?", word, re.ASCII) for word in rest):
+            raise InvalidInput(f"placement {text!r}: {part}={where} is not experts=whole:GROUPS, up to 99")
+        return replace(found, expert_groups=int(rest[0]) if rest else 0)
     wanted = {
         "experts": ("cpu", "stream", "zerocopy"), "layers": ("cpu",), "weights": ("stream", "zerocopy"),
         "kv": ("cpu", "stream"),

@@ -200,31 +200,31 @@ def interpret(
 
     `check`: raises `Disagreement` unless SimPy gives every op the same times.
     """
-    schedule = captured.decoded.schedule
+    schedule, turns = captured.decoded.schedule, captured.policy.placement.turns
     if modes.chunk_bytes is None:
         modes = modes_of(captured.policy, modes)
     if modes.dram_shared:
         figures_of(hw).require_contention()
     costs = price(schedule.works, hw)
     explained = walk(schedule, costs) if engine in ("auto", "recurrence") and modes.is_fifo else None
-    timeline = explained.timeline if explained else _timeline(schedule, costs, hw, engine, modes)
+    timeline = explained.timeline if explained else _timeline(schedule, costs, hw, engine, modes, turns)
     if check:
-        _check_definition(timeline, _timeline(schedule, costs, hw, "des", modes))
+        _check_definition(timeline, _timeline(schedule, costs, hw, "des", modes, turns))
     found: Mapping[str, Interval | None] = dict.fromkeys(UNCERTAIN)
     if with_intervals and modes.is_fifo:
         found = run_intervals(captured, hw, UNCERTAIN, explained)
     return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
 
 
-def _timeline(schedule: Schedule, costs: Costs, hw: Platform, engine: str, modes: Modes) -> Timeline:
-    """The times that `engine` gives; an engine is imported when it is asked."""
+def _timeline(schedule: Schedule, costs: Costs, hw: Platform, engine: str, modes: Modes, turns: int) -> Timeline:
+    """The times that `engine` gives; an engine is imported when it is asked. `turns`: cards whose memory is one."""
     if engine == "auto":
         engine = "recurrence" if modes.is_fifo else "event"
     match engine:
         case "des":
             from simulator.definition import des
 
-            return des.simulate(schedule, costs, memory_of(hw).hbm_bytes, modes)
+            return des.simulate(schedule, costs, turns * memory_of(hw).hbm_bytes, modes)
         case "event":
             from simulator.events import event_engine
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from hwmodels.specs.machine_files import load_component, load_machine
 from hwmodels.specs.spec import Host
+from pregate.engines.cards_together import N_CARDS, CardsSaid
 from pregate.engines.command_lines import flags_of_command
 from pregate.engines.flag_table import NOTHING, EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, brought_in_groups, copied_as_they_begin, read_where_they_lie
@@ -54,10 +55,6 @@ _NO_GRAPHS = re.compile(
 """In vLLM's configuration of compilation: passes that are launched kernel by kernel."""
 
 
-_CARDS = "accelerator.n_cards"
-"""Cards of a row that share every layer."""
-
-
 @dataclass(slots=True)
 class _Said:
     """What flags come to: clauses of a placement, formats of the cache, numbers of the machine, a whole policy."""
@@ -84,8 +81,7 @@ class _Said:
     kv: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     numbers: dict[str, str] = field(default_factory=dict)
-    sharing_cards: int | None = None
-    whole_experts: str = ""
+    cards: CardsSaid = field(default_factory=CardsSaid)
 
 
 def flags_in(cells: Mapping[str, str]) -> str:
@@ -148,10 +144,10 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
         said.numbers |= least(at_clock(cells["hardware"], said.clock_hz), said.numbers)
     if said.has_no_graphs:
         said.numbers["stack.launch_s"] = engine.launch_without_graphs
-    n_cards = _cards(said, engine, cells)
-    model = sharded(model, n_cards)  # flags are of each card
+    n_cards = said.cards.n_cards(engine, dict(part.split("=", 1) for part in _parts(cells) if "=" in part))
+    model = sharded(model, n_cards // said.cards.turns)  # flags are of each card
     if n_cards > 1:
-        said.numbers[_CARDS] = str(n_cards)
+        said.numbers[N_CARDS] = str(n_cards)
     read = read_where_they_lie(said.on_host_gib, said.on_host_names, model) if said.on_host_gib else []
     if said.copied_gib:
         read = copied_as_they_begin(said.copied_gib, model)
@@ -161,6 +157,7 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
         alone = EXPERTS_ALONE if engine.engine == "sglang" else said.brought_names
         read = brought_in_groups(size, n, step, alone)
     on_host = [] if said.gpu_layers is None else layers_on_host(said.gpu_layers, model.decoder)
+    said.clauses |= said.cards.clauses(n_cards, [*read, *on_host])
     if "experts" not in said.clauses:
         on_host += experts_on_host(said.overrides, said.cpu_moe, model.decoder)
     clauses = [*read, *on_host, *(f"{name}={what}" for name, what in said.clauses.items())]
@@ -173,9 +170,10 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     numbers = [part for part in _parts(cells) if not part.startswith("-")]
     numbers += [f"{k}={v}" for k, v in said.numbers.items() if f"{k}={v}" not in numbers]
     policy = "@".join((base, *clauses))
-    note = "; ".join(filter(None, (cells.get("note", ""), *said.notes)))
+    notes = [*said.notes, *said.cards.notes]
+    note = "; ".join(filter(None, (cells.get("note", ""), *notes)))
     told = {"policy": policy, "formats": formats, "set": ";".join(numbers), "stack": stack}
-    return {**cells, **told, **({"note": note} if said.notes else {})}
+    return {**cells, **told, **({"note": note} if notes else {})}
 
 
 def _engine(text: str, stack: str, sglang: bool) -> tuple[EngineFlags, str]:
@@ -309,17 +307,7 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
         if value != NO_OPS:
             raise InvalidInput(f"policy: {flag} {value[:20]}: of ops on the device only {NO_OPS}, none, can be said")
         said.clauses["stream"] = "never"
-    if what == "split" and value not in ("layer", "none"):
-        raise InvalidInput(f"policy: {flag} {value[:20]}: cards that share a layer cannot be said: give a reason")
-    if what == "cards" and _count(flag, value) > 1:
-        raise InvalidInput(
-            f"policy: {flag} {value[:20]}: of cards together those that share every layer (-tp) can be said, and those "
-            f"with whole layers of llama.cpp"
-        )
-    if what == "sharing_cards":
-        said.sharing_cards = _count(flag, value)
-    if what == "whole_experts" or (what == "expert_groups" and _count(flag, value) > 1):
-        said.whole_experts = flag
+    said.cards.take(what, flag, value, _count)
     if what == "device" and value == "none":
         said.gpu_layers = 0
     if what == "offload_mode" and value != "cpu":
@@ -328,25 +316,6 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
         )
     if what == "fewer_experts" or (what == "model_changed" and "expert" in value):
         raise InvalidInput(f"policy: {flag} {value[:20]}: experts a token are of the model, NAME?top_k=6")
-
-
-def _cards(said: _Said, engine: EngineFlags, cells: Mapping[str, str]) -> int:
-    """Cards that share every layer: as the flags say, or as many as the row has, under an engine whose cards do.
-
-    Raises `InvalidInput` where flags and row differ, or cards have whole experts each.
-    """
-    shares = any(flag.says == "sharing_cards" for flag in engine.read.values())
-    stated = dict(part.split("=", 1) for part in _parts(cells) if part.startswith(f"{_CARDS}=")).get(_CARDS, "")
-    there = int(stated) if shares and re.fullmatch(r"\d{1,3}", stated, re.ASCII) else None
-    n_cards = said.sharing_cards or there or 1
-    if there is not None and n_cards != there:
-        raise InvalidInput(f"policy: {n_cards} cards share every layer, the row has {there}")
-    if n_cards > 1 and said.whole_experts:
-        raise InvalidInput(
-            f"policy: {said.whole_experts}: whole experts on each of {n_cards} cards cannot be said: of cards that "
-            f"share every layer each has a part of every expert"
-        )
-    return n_cards
 
 
 def _reads_whole(what: str, flag: str, value: str) -> bool:

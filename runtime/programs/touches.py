@@ -37,6 +37,7 @@ _REFUSED = {
     OpKind.ZERO_COPY: "reads weights in host memory: the runtime's kernels read them in HBM, simulate it instead",
     OpKind.JOIN: "reads weights in host memory: the runtime's kernels read them in HBM, simulate it instead",
     OpKind.ALL_REDUCE: "adds up over several cards: the runtime runs one card, simulate it instead",
+    OpKind.SEND: "sends activations to another card: the runtime runs one card, simulate it instead",
     OpKind.SORT: f"sorts rows by expert on the host: the runtime sorts on the device, {WAY_OUT}",
     OpKind.MASK: f"fills a mask on the host: the runtime's attention is told lengths alone, {WAY_OUT}",
     OpKind.STAGE: f"copies an expert within HBM: the runtime reads experts where they land, {WAY_OUT}",

@@ -192,7 +192,7 @@ def passes_on_cards(stage_s: list[float], n_cards: int, n_copies: int) -> float:
             recorder.issue(Lane.COMPUTE, work, step=0, layer=layer)
     head = recorder.issue(Lane.COMPUTE, Work(OpKind.HEAD), step=0)
     recorder.issue(Lane.HOST, Work(OpKind.STEP), (head,), step=0)
-    (part,) = LayersOnCards(n_layers, n_cards, n_copies).parts([recorder.take()])
+    (part,) = LayersOnCards(card_of_layers(n_layers, n_cards), n_copies).parts([recorder.take()])
     schedule = assemble([Part(part.base, part.columns, part.works, np.zeros(0, np.int64))])
     duration_s = np.array([rows.get(work, 0.0) for work in schedule.works])
     return des.simulate(schedule, Costs(np.zeros(len(duration_s)), duration_s), hbm_bytes=1).makespan_s

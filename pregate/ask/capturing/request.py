@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hwmodels.platform import Platform
 from offload.execution import Execution
 from offload.placing.all_reduces import OF_ONE_CARD
+from offload.placing.expert_groups import most_experts
 from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory, with_low_slots
 from offload.placing.over_link import check_over_link
 from offload.placing.placement import AS_DECIDED, Placed, place
@@ -151,7 +152,7 @@ def request(
         workload = measure_workload(model, trace.steps())
     memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
     if memory.execution.shares_layers:
-        model = sharded(model, memory.n_cards)
+        model = sharded(model, memory.n_cards // _turns(chosen, memory), _expert_groups(chosen, memory))
     if chosen.asks_machine and memory.costs_of is not None:
         chosen = chosen.on_machine(memory.costs_of(model))
     if chosen.placement.fits:
@@ -176,12 +177,13 @@ def _planned(
 ) -> Request:
     """The request with its memory granted. Raises `CapacityExceeded`."""
     placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
-    placed = replace(placed, n_cards=memory.n_cards)
+    turns, groups = _turns(chosen, memory), _expert_groups(chosen, memory)
+    placed = replace(placed, n_cards=memory.n_cards, expert_groups=groups, turns=turns)
     execution = chosen.placement.execution(memory.execution)
     check_over_link(chosen, execution, placed)
     tier, n_host_slots = tier_named(expert_tier), 0
-    n_shares = memory.n_cards if execution.shares_layers else 1
-    if n_shares > 1:
+    n_shares = placed.n_sharing if execution.shares_layers else 1
+    if n_shares > 1 or turns > 1:
         _check_shared(chosen, placed, tier)
     takes_rest = memory.is_one and tier.takes_rest(model)
     if tier.on_disk:
@@ -191,7 +193,7 @@ def _planned(
     else:
         on_host = n_shares * host_bytes(model, workload, chosen, placed)
         _check_host_memory(model, memory, chosen, on_host)
-    hbm_bytes = memory.hbm_bytes - _unfilled(model, memory, chosen)
+    hbm_bytes = turns * memory.hbm_bytes - _unfilled(model, memory, chosen, placed)
     left = memory.dram_bytes - on_host if memory.is_one else hbm_bytes
     try:
         plan = plan_memory(
@@ -200,7 +202,7 @@ def _planned(
             chosen,
             execution,
             hbm_bytes=min(hbm_bytes, left),
-            reserve_bytes=memory.reserve_bytes,
+            reserve_bytes=turns * memory.reserve_bytes,
             placed=placed,
         )
     except CapacityExceeded as error:
@@ -223,19 +225,61 @@ def _planned(
     return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
 
 
-def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy) -> int:
+def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy, placed: Placed) -> int:
     """Memory of several cards that whole layers leave free: of each card but the last less than one layer's.
 
     Raises `InvalidInput` for a policy that moves experts, which no engine does on several.
     """
-    if memory.n_cards == 1 or memory.execution.shares_layers:
+    n_in_turn = placed.turns if memory.execution.shares_layers else memory.n_cards
+    if n_in_turn == 1:
         return 0
     if not policy.resident:
         raise InvalidInput(
             f"{policy.name}: experts that are moved are of one card; several take layers in turn: --policies gpu_only, "
             f"gpu_only@experts=cpu:N, gpu_only@layers=cpu:N"
         )
-    return (memory.n_cards - 1) * model.n_experts * model.expert_bytes
+    return (n_in_turn - 1) * most_experts(model.n_experts, placed.expert_groups) * model.expert_bytes
+
+
+def _turns(policy: Policy, memory: MachineMemory) -> int:
+    """Groups of cards with whole layers each, under an engine whose cards share layers. Raises `InvalidInput` where
+    those are no equal groups, or where anything is not in their HBM.
+    """
+    turns = policy.placement.turns
+    if turns == 1:
+        return 1
+    _check_together(policy, memory, f"turns={turns}")
+    if memory.n_cards % turns:
+        raise InvalidInput(
+            f"{policy.name}: {memory.n_cards} cards are no {turns} equal groups: take a number that divides them"
+        )
+    return turns
+
+
+def _expert_groups(policy: Policy, memory: MachineMemory) -> int:
+    """Groups of cards that hold whole experts each; 1 where every card has a share of each. Raises `InvalidInput` where
+    cards do not share layers, or where anything is not in their HBM.
+    """
+    stated = policy.placement.expert_groups
+    if stated is None:
+        return 1
+    _check_together(policy, memory, "experts=whole")
+    return stated or memory.n_cards // policy.placement.turns
+
+
+def _check_together(policy: Policy, memory: MachineMemory, clause: str) -> None:
+    """Raise `InvalidInput` where `clause` is of cards that share layers, all weights of them in HBM, and these not."""
+    placement = policy.placement
+    if memory.n_cards == 1 or not memory.execution.shares_layers:
+        raise InvalidInput(
+            f"{policy.name}: {clause} is of several cards that share layers, and here "
+            f"{'is one card' if memory.n_cards == 1 else 'each has whole layers'}: --hardware '4x NAME' --stack vllm"
+        )
+    moved = placement.streams or placement.zero_copies or placement.kv != "device" or placement.micro_sequences
+    if moved or placement.host_layers or placement.host_experts or not policy.resident:
+        raise InvalidInput(
+            f"{policy.name}: with {clause} all weights, keys and values stay in HBM here: gpu_only@{clause}"
+        )
 
 
 def _check_shared(policy: Policy, placed: Placed, tier: Tier) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 import pregate
+from hwmodels.figures import figures_of
+from hwmodels.kernels.all_reduce import send_s
 from offload.ops import OpKind
 from offload.policy_parts.decisions import MissAction
 from offload.slots.memory import CapacityExceeded
+from offload.work import send_work
 from pregate.ask.capturing.request import request
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -120,6 +126,70 @@ def test_one_card_that_is_stated_is_the_card_to_the_bit(model: ModelArchitecture
     for policy in ("on_demand", "gpu_only@experts=zerocopy:40"):
         ends = {pregate.simulate(model, hw, trace, policy).makespan_s for hw in hardware}
         assert len(ends) == 1
+
+
+@pytest.mark.parametrize(
+    ("hardware", "stack", "policy", "told"),
+    [
+        ("4x h100-sxm", "vllm", "on_demand@experts=whole", "all weights, keys and values stay in HBM here"),
+        ("4x h100-sxm", "vllm", "gpu_only@kv=cpu@experts=whole", "all weights, keys and values stay in HBM here"),
+        ("4x h100-sxm", "vllm", "gpu_only@weights=stream@turns=2", "all weights, keys and values stay in HBM here"),
+        ("h100-sxm", "vllm", "gpu_only@experts=whole", "here is one card"),
+        ("2x rtx-3090", "llama-cpp", "gpu_only@turns=2", "here each has whole layers"),
+        ("4x h100-sxm", "vllm", "gpu_only@turns=3", "4 cards are no 3 equal groups"),
+        ("4x h100-sxm", "vllm", "gpu_only@experts=whole:3", "4 cards are not so many equal groups"),
+        ("4x h100-sxm", "vllm", "gpu_only@experts=whole:0", "is not experts=whole:GROUPS"),
+        ("4x h100-sxm", "vllm", "gpu_only@turns=x", "is no number of groups of cards"),
+    ],
+)
+def test_whole_experts_and_layers_in_turn_are_of_cards_that_share_the_rest(
+    model: ModelArchitecture, trace: pregate.RoutingTrace, hardware: str, stack: str, policy: str, told: str
+) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        request(model, pregate.load_hardware(hardware, stack, {"hbm_bytes": 90e9}), trace, policy)
+
+
+def test_whole_experts_take_as_much_memory_and_lie_on_as_many_cards_as_they_can(
+    model: ModelArchitecture, trace: pregate.RoutingTrace
+) -> None:
+    hw = pregate.load_hardware("8x h100-sxm", "vllm")
+    shared, whole, halves = (
+        request(model, hw, trace, policy)
+        for policy in ("gpu_only", "gpu_only@experts=whole", "gpu_only@experts=whole:4")
+    )
+    assert whole.model.expert_bytes == model.expert_bytes == 8 * shared.model.expert_bytes
+    assert 2 * halves.model.expert_bytes == model.expert_bytes
+    assert whole.plan.static_bytes == pytest.approx(shared.plan.static_bytes, rel=0.01)
+    odd = request(model, pregate.load_hardware("3x h100-sxm", "vllm"), trace, "gpu_only@turns=3").plan
+    assert odd.static_bytes > 3 * shared.plan.static_bytes
+
+
+def test_a_load_that_is_uneven_takes_longer_on_whole_experts_and_none_on_shared_ones(
+    model: ModelArchitecture,
+) -> None:
+    """Tokens that choose experts of one card alone, or of all: the same numbers of experts, and of tokens for each."""
+    even = pregate.synthesize(model, 64, 4, 1, 0)
+    experts = np.tile(np.arange(0, 128, 16, dtype=np.int16), (len(even.experts), model.n_moe_layers, 1))
+    traces = [replace(even, experts=chosen) for chosen in (experts, experts // 16)]
+    hw = pregate.load_hardware("8x h100-sxm", "vllm")
+    spread, crowded = (pregate.simulate(model, hw, trace, "gpu_only@experts=whole").tpot_s for trace in traces)
+    same = [pregate.simulate(model, hw, trace, "gpu_only").tpot_s for trace in traces]
+    assert same[0] == same[1]
+    assert crowded > 1.1 * spread
+    assert spread == pytest.approx(same[0], rel=0.1), "an expert on each of eight cards, or an eighth of eight"
+
+
+def test_a_token_on_stages_takes_what_it_takes_on_their_cards_alone_and_what_is_sent(
+    model: ModelArchitecture, trace: pregate.RoutingTrace
+) -> None:
+    two = pregate.load_hardware("2x h100-sxm", "vllm")
+    roomy = pregate.load_hardware("h100-sxm", "vllm", {"hbm_bytes": 160e9})
+    found, one = (
+        pregate.simulate(model, hw, trace, policy) for hw, policy in ((two, "gpu_only@turns=2"), (roomy, "gpu_only"))
+    )
+    sent_s = float(send_s(send_work(model, 1, 1), figures_of(two)))
+    assert found.tpot_s - one.tpot_s == pytest.approx(sent_s, rel=0.05)
+    assert pregate.simulate(model, two, trace, "gpu_only@turns=2", check=True, engine="des").tpot_s == found.tpot_s
 
 
 def test_heads_that_cannot_be_shared_are_refused(model: ModelArchitecture, trace: pregate.RoutingTrace) -> None:

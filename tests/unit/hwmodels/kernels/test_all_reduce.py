@@ -6,7 +6,7 @@ import pytest
 
 from hwmodels.cost import price
 from hwmodels.figures import figures_of
-from hwmodels.kernels.all_reduce import all_reduce_s
+from hwmodels.kernels.all_reduce import all_reduce_s, send_s
 from hwmodels.platform import load_platform
 from offload.ops import OpKind, Work
 from traces.errors import InvalidInput
@@ -46,6 +46,15 @@ def test_times_of_a_serving_engine_are_met_within_a_quarter(
 ) -> None:
     """aiconfigurator-core 0.12.0, custom_allreduce_perf of vllm: the constants were read of these tables."""
     assert summed_s(hardware, message_bytes) == pytest.approx(measured_us / 1e6, rel=0.25)
+
+
+def test_what_is_sent_goes_over_one_link_and_parts_are_gathered_as_in_half_a_sum() -> None:
+    figures = figures_of(load_platform("4x h100-sxm", "vllm"))
+    work = Work(OpKind.SEND, copy_bytes=1 << 24, n_entries=1)
+    alone_s, rate = 5e-6 + (1 << 24) / (0.6 * 450e9), 0.6 * 450e9
+    assert send_s(work, figures) == pytest.approx(alone_s)
+    in_four_s = 5e-6 + (1 << 22) / rate + 5e-6 + 0.75 * (1 << 24) / rate
+    assert send_s(work._replace(n_entries=4), figures) == pytest.approx(in_four_s)
 
 
 def test_a_stack_that_does_not_say_is_told_what_is_missing() -> None:

@@ -99,6 +99,17 @@ def test_flags_are_said_as_a_policy(flags: str, policy: str, tmp_path: Path) -> 
             "gpu_only@experts=stream:1/4@ahead=1",
         ),
         ("vllm", "--offload-group-size 0", "gpu_only"),
+        ("vllm", "-tp 4 --enable-expert-parallel", "gpu_only@experts=whole"),
+        ("vllm", "--enable-expert-parallel", "gpu_only"),  # of one card
+        ("vllm", "-pp 2", "gpu_only@turns=2"),
+        ("vllm", "-tp 2 -pp 2 -ep", "gpu_only@turns=2@experts=whole"),
+        ("sglang", "python -m sglang.launch_server --model-path x --tp 4 --ep 4", "gpu_only@experts=whole"),
+        ("sglang", "python -m sglang.launch_server --model-path x --tp 8 --ep-size 2", "gpu_only@experts=whole:2"),
+        (
+            "sglang",
+            "python -m sglang.launch_server --model-path x --tp 4 --moe-a2a-backend deepep",
+            "gpu_only@experts=whole",
+        ),
     ],
 )
 def test_flags_are_read_as_their_engine_means_them(stack: str, flags: str, policy: str, tmp_path: Path) -> None:
@@ -205,8 +216,8 @@ def test_a_row_of_an_unknown_model_keeps_its_flags(tmp_path: Path) -> None:
         ("vllm", "--cpu-offload-gb 30 --cpu-offload-params self_attn", "only experts can be said"),
         ("vllm", "--offload-group-size 2 --offload-num-in-group 3", "of a group 1 to 2 are brought"),
         ("vllm", "--offload-group-size 2 --offload-params gate_proj up_proj", "only experts can be said"),
-        ("vllm", "-pp 2", "those that share every layer"),
-        ("vllm", "-tp 2 --enable-expert-parallel", "whole experts on each of 2 cards cannot be said"),
+        ("vllm", "-dp 2", "of cards together those that share every layer"),
+        ("vllm", "-tp 2 -ep --cpu-offload-gb 20", "all weights stay in HBM here"),
         ("ik-llama", "-op 27,0", "only -1,0, none, can be said"),
         ("ik-llama", "-ser 6,1", "top_k=6"),
         ("streams", "-ngl 20", "streams has none here"),

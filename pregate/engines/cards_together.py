@@ -1,0 +1,84 @@
+"""Flags of several cards in a row: those that share every layer, that have whole experts, that take layers in turn.
+
+Under vLLM and SGLang `-tp 4 -pp 2 --enable-expert-parallel` is eight cards and `turns=2@experts=whole`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pregate.engines.flag_table import EngineFlags
+from traces.errors import InvalidInput
+
+__all__ = ["N_CARDS", "CardsSaid"]
+
+N_CARDS = "accelerator.n_cards"
+"""Cards of a row, under an engine whose cards share layers."""
+
+_IN_ONE_BATCH = "all sequences of a step pass the cards together: batches that pass at the same time are not predicted"
+_EXCHANGED = "tokens that are exchanged between cards are predicted as sums over all of them"
+_TOGETHER = ("sharing_cards", "stages", "expert_groups")
+
+
+@dataclass(slots=True)
+class CardsSaid:
+    """What flags say of cards. `expert_groups`: groups of cards with whole experts, 0 each card; None: none."""
+
+    n_sharing: int | None = None
+    turns: int = 1
+    expert_groups: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def take(self, what: str, flag: str, value: str, count: Callable[[str, str], int]) -> None:
+        """One flag. Raises `InvalidInput` for what cannot be said."""
+        n = count(flag, value) if what in (*_TOGETHER, "cards") else 0
+        match what:
+            case "sharing_cards":
+                self.n_sharing = n
+            case "stages" if n > 1:
+                self.turns = n
+                self.notes.append(f"{flag}: {_IN_ONE_BATCH}")
+            case "whole_experts":
+                self.expert_groups = 0
+            case "exchange" if value != "none":
+                self.expert_groups = 0
+                self.notes.append(f"{flag}: {_EXCHANGED}")
+            case "expert_groups" if n > 1 and self.expert_groups is None:
+                self.expert_groups = n
+            case "split" if value not in ("layer", "none"):
+                raise InvalidInput(
+                    f"policy: {flag} {value[:20]}: cards that share a layer cannot be said: give a reason"
+                )
+            case "cards" if n > 1:
+                raise InvalidInput(
+                    f"policy: {flag} {value[:20]}: of cards together those that share every layer (-tp), with whole "
+                    f"experts each or not, and those with whole layers can be said"
+                )
+
+    def n_cards(self, engine: EngineFlags, numbers: Mapping[str, str]) -> int:
+        """All cards: as the flags say, or as many as the row has in `numbers`, where cards of its engine share layers.
+
+        Raises `InvalidInput` where flags and row differ.
+        """
+        shares = any(flag.says == "sharing_cards" for flag in engine.read.values())
+        stated = numbers.get(N_CARDS, "")
+        there = int(stated) if shares and re.fullmatch(r"\d{1,3}", stated, re.ASCII) else None
+        said = None if self.n_sharing is None and self.turns == 1 else (self.n_sharing or 1) * self.turns
+        n_cards = said or there or 1
+        if there is not None and n_cards != there:
+            raise InvalidInput(f"policy: flags are of {n_cards} cards together, the row has {there}")
+        return n_cards
+
+    def clauses(self, n_cards: int, others: list[str]) -> dict[str, str]:
+        """What a placement says of so many cards. Raises `InvalidInput` where `others` have weights on the host."""
+        n_groups = None if n_cards == 1 else self.expert_groups
+        found = {"turns": str(self.turns)} if self.turns > 1 else {}
+        if n_groups is not None and n_cards > self.turns:
+            found["experts"] = "whole" if n_groups in (0, n_cards // self.turns) else f"whole:{n_groups}"
+        if found and any(clause.startswith(("experts=", "weights=", "layers=")) for clause in others):
+            raise InvalidInput(
+                "policy: of cards with whole experts or layers each all weights stay in HBM here: give the row a reason"
+            )
+        return found
