@@ -234,7 +234,7 @@ def test_modes_of_links_refuse_several_cards() -> None:
         lambda: event_engine.simulate(schedule, costs),
         lambda: des.simulate(schedule, costs, 1 << 50, Modes(link="shared")),
     ):
-        with pytest.raises(InvalidInput, match="layers or experts on 2 cards: modes of links and memories are of one card"):
+        with pytest.raises(InvalidInput, match="experts on 2 cards: modes of links and memories are of one card"):
             ask()
 
 
