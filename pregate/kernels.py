@@ -16,6 +16,7 @@ from simulator.explain.attribution import TRACE_BACK
 from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK
+from simulator.server_kernel import SERVE
 from traces.statistics.stack_distance import DISTANCES, EVENTS
 from traces.synthesis.layers_kernel import FILL_LAYERS
 from traces.synthesis.synthesis_kernel import FILL
@@ -25,7 +26,7 @@ __all__ = ["KERNELS"]
 KERNELS: tuple[Kernel, ...] = (
     COUNT, UNIONS, GROUPS, RUN_STEPS, WALK, REVERSE, CHAINS, TRACE_BACK, FILL, FILL_LAYERS, *WAITS, RUN, INDEX,
     FIFO_LOOP, TIMED_LOOP, EVENTS, DISTANCES, cache_replay.NEXT_USES, cache_replay.REPLAY_SLOTS,
-    replay_compiled.BATCHES, replay_compiled.NEXT_USES, replay_compiled.REPLAY, COPY, SPIN,
+    replay_compiled.BATCHES, replay_compiled.NEXT_USES, replay_compiled.REPLAY, SERVE, COPY, SPIN,
 )  # fmt: skip
 """What is kept as machine code."""
 

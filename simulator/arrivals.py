@@ -8,14 +8,14 @@ that no schedule is written here. `simulator.definition.arrivals_des` is the def
 
 from __future__ import annotations
 
-import functools
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import are_kept, are_loaded, loaded
+from simulator.server_kernel import SERVE, prompt_pass_s, serve
 from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace
 
@@ -26,6 +26,9 @@ PASS_TOKENS = 2048
 
 _FOR_CAPACITY = 300
 """Requests, at least, by which it is seen how many a second are served at most."""
+
+_SMALL_TOKENS = 100_000
+"""Tokens that are served in plain Python where nothing is compiled: in less time than compiling takes."""
 
 _GOLDEN = (5**0.5 - 1) / 2
 """Its multiples, without their whole parts, fill 0 to 1 evenly at every length (Knuth, volume 3, 6.4)."""
@@ -44,11 +47,7 @@ class StepTimes:
 
     def of_prompt(self, n_tokens: int) -> float:
         """Seconds of a pass of `n_tokens`; beyond the points as of a line through the last two."""
-        tokens, seconds = self.prompt_tokens, self.prompt_s
-        if n_tokens > tokens[-1] and len(tokens) > 1:
-            slope = (seconds[-1] - seconds[-2]) / (tokens[-1] - tokens[-2])
-            return float(seconds[-1] + max(slope, 0.0) * (n_tokens - tokens[-1]))
-        return float(np.interp(n_tokens, tokens, seconds))
+        return float(prompt_pass_s(self.prompt_tokens, self.prompt_s, n_tokens))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,55 +86,25 @@ def check_server(times: StepTimes, slots: int, pass_tokens: int) -> None:
 def serve_arrivals(
     requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS
 ) -> RequestTimes:
-    """Serve `requests`. Raises `InvalidInput` for a server that cannot be.
-
-    Tokens of one batch follow each other until a request is done, or one arrives that has a slot: their ends are summed
-    in order, as the definition adds them.
-    """
+    """Serve `requests`. Raises `InvalidInput` for a server that cannot be."""
     check_server(times, slots, pass_tokens)
-    arrival = requests.arrival_s.tolist()
-    inputs, outputs, n = requests.input_tokens.tolist(), requests.output_tokens.tolist(), len(requests)
-    first, last = np.zeros(n), np.zeros(n)
-    prompt_s = functools.cache(times.of_prompt)
-    running: list[tuple[int, int]] = []  # the step at which each is done, and which it is
-    clock = prompts_s = tokens_s = 0.0
-    step = context = came = 0
-    while came < n or running:
-        waits = came < n and arrival[came] <= clock
-        if waits and len(running) < slots:
-            taken: list[int] = []
-            total = 0
-            while (
-                came < n
-                and arrival[came] <= clock
-                and len(running) + len(taken) < slots
-                and (not taken or total + inputs[came] <= pass_tokens)
-            ):
-                taken.append(came)
-                total, came = total + inputs[came], came + 1
-            pass_s = prompt_s(total)
-            clock, prompts_s = clock + pass_s, prompts_s + pass_s
-            for one in taken:
-                first[one] = last[one] = clock
-                if outputs[one] > 1:
-                    heapq.heappush(running, (step + outputs[one] - 1, one))
-                    context += inputs[one]
-        elif running:
-            batch, steps = len(running), running[0][0] - step
-            means = (context + batch * np.arange(steps)) / batch
-            each = times.token_s[batch] + times.context_s[batch] * means
-            ends = np.add.accumulate(np.concatenate(([clock], each)))[1:]
-            if came < n and batch < slots:
-                steps = min(steps, int(np.searchsorted(ends, arrival[came])) + 1)
-            tokens_s += float(ends[steps - 1]) - clock
-            clock, step, context = float(ends[steps - 1]), step + steps, context + batch * steps
-            while running and running[0][0] == step:
-                _, one = heapq.heappop(running)
-                last[one] = clock
-                context -= inputs[one] + outputs[one] - 1
-        else:
-            clock = max(clock, arrival[came])
-    return RequestTimes(first, last, prompts_s, tokens_s, step)
+    asked = (requests.arrival_s, requests.input_tokens, requests.output_tokens)
+    return _served(*asked, times, slots, pass_tokens, is_small=int(requests.output_tokens.sum()) <= _SMALL_TOKENS)
+
+
+def _served(
+    arrival_s: NDArray[np.float64], input_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64],
+    times: StepTimes, slots: int, pass_tokens: int, *, is_small: bool,
+) -> RequestTimes:  # fmt: skip
+    """`serve`, as machine code where it is there or pays."""
+    run = loaded(SERVE) if not is_small or are_loaded(SERVE) or are_kept(SERVE) else serve
+    first_s, last_s, spent_s = np.zeros(len(arrival_s)), np.zeros(len(arrival_s)), np.zeros(2)
+    done_step, who = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
+    n_steps = run(
+        arrival_s, input_tokens, output_tokens, times.prompt_tokens, times.prompt_s, times.token_s, times.context_s,
+        slots, pass_tokens, done_step, who, first_s, last_s, spent_s,
+    )  # fmt: skip
+    return RequestTimes(first_s, last_s, float(spent_s[0]), float(spent_s[1]), int(n_steps))
 
 
 def capacity(
@@ -153,50 +122,11 @@ def capacity(
     by_length = np.lexsort((requests.input_tokens, requests.output_tokens))
     n = max(_FOR_CAPACITY, 4 * slots)
     rows = by_length[(np.arange(n) * _GOLDEN % 1.0 * len(requests)).astype(np.int64)]
-    outputs = requests.output_tokens[rows]
+    inputs, outputs = requests.input_tokens[rows], requests.output_tokens[rows]
     outputs[:slots] = -(-outputs[:slots] * np.arange(1, slots + 1) // slots)
-    done = np.sort(
-        _all_at_once(requests.input_tokens[rows].tolist(), outputs.tolist(), machines, slots, pass_tokens), 0
-    )
-    found: NDArray[np.float64] = (n - 2 * slots) / (done[n - slots - 1] - done[slots - 1])
+    is_small = len(machines) * int(outputs.sum()) <= _SMALL_TOKENS
+    found = np.empty(len(machines))
+    for i, times in enumerate(machines):
+        done = np.sort(_served(np.zeros(n), inputs, outputs, times, slots, pass_tokens, is_small=is_small).last_s)
+        found[i] = (n - 2 * slots) / (done[n - slots - 1] - done[slots - 1])
     return found
-
-
-def _all_at_once(
-    inputs: list[int], outputs: list[int], machines: Sequence[StepTimes], slots: int, pass_tokens: int
-) -> NDArray[np.float64]:
-    """Seconds at which each of the requests is done, (n, n_machines), when all came at 0: who shares which pass does
-    not depend on what passes take, so that all machines are served at once.
-    """
-    token_s, context_s = (np.array([getattr(one, name) for one in machines]) for name in ("token_s", "context_s"))
-    prompt_s: dict[int, NDArray[np.float64]] = {}
-    running: list[tuple[int, int]] = []  # the step at which each is done, and which it is
-    clocks, done = np.zeros(len(machines)), np.zeros((len(inputs), len(machines)))
-    step = context = came = 0
-    while came < len(inputs) or running:
-        if came < len(inputs) and len(running) < slots:
-            begun, total = came, 0
-            while (
-                came < len(inputs)
-                and len(running) + came - begun < slots
-                and (came == begun or total + inputs[came] <= pass_tokens)
-            ):
-                total, came = total + inputs[came], came + 1
-            if total not in prompt_s:
-                prompt_s[total] = np.array([one.of_prompt(total) for one in machines])
-            clocks = clocks + prompt_s[total]
-            for one in range(begun, came):
-                done[one] = clocks
-                if outputs[one] > 1:
-                    heapq.heappush(running, (step + outputs[one] - 1, one))
-                    context += inputs[one]
-        else:
-            batch, steps = len(running), running[0][0] - step
-            contexts = steps * context / batch + steps * (steps - 1) / 2
-            clocks = clocks + steps * token_s[:, batch] + contexts * context_s[:, batch]
-            step, context = step + steps, context + batch * steps
-            while running and running[0][0] == step:
-                _, one = heapq.heappop(running)
-                done[one] = clocks
-                context -= inputs[one] + outputs[one] - 1
-    return done

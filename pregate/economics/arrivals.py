@@ -22,7 +22,7 @@ from pregate.ask.timing.time_errors import summed
 from pregate.economics.assumptions import Assumptions, load_assumptions
 from pregate.economics.cost_draws import Draws, Estimate, estimate
 from pregate.economics.serving import LatencyPromise, RequestShape, Served, Unserved
-from pregate.economics.step_times import PassTime, PassTimes, pass_times
+from pregate.economics.step_times import PassTime, PassTimes, pass_times, pass_traces
 from pregate.routing_traces import synthesize
 from simulator.arrivals import PASS_TOKENS, RequestTimes, StepTimes, capacity, serve_arrivals
 from traces.errors import InvalidInput, unknown_name
@@ -196,11 +196,12 @@ def under_arrivals(
     results: list[SimulationResult] = []
     draws = Draws(machine, basis, assumptions or load_assumptions())
     no_cost = ""
-    for policy in policies:
-        design = policy_named(policy) if isinstance(policy, str) else policy
+    designs = [policy_named(one) if isinstance(one, str) else one for one in policies]
+    passes = pass_traces(model, requests, slots, pass_tokens, seed)
+    for design in designs:
         progress(design.name)
         try:
-            found = pass_times(model, machine, design, requests, slots, pass_tokens, seed)
+            found = pass_times(passes, machine, design)
         except CapacityExceeded as error:
             unserved.append(Unserved(design.name, str(error)))
             continue

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload.ops import Lane
-from offload.placing.footprint import measure_workload
+from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Policy
 from pregate.ask.capturing.capture import capture_request
 from pregate.ask.capturing.request import request
@@ -26,7 +26,7 @@ from traces.requests import ArrivalTrace
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import popularity_of, shared_popularity
 
-__all__ = ["PassTime", "PassTimes", "pass_times"]
+__all__ = ["PassTime", "PassTimes", "PassTraces", "pass_times", "pass_traces"]
 
 _PROMPTS = 5
 """Lengths of prompts that are simulated, apart by equal factors."""
@@ -88,14 +88,27 @@ class PassTimes:
         )
 
 
-def pass_times(
-    model: ModelArchitecture, hw: Platform, policy: Policy, requests: ArrivalTrace, slots: int, pass_tokens: int,
-    seed: int = 0,
-) -> PassTimes:  # fmt: skip
-    """Simulate passes of `policy` of the sizes that `requests` ask for, with memory for `slots` of the longest.
+@dataclass(frozen=True, slots=True, eq=False)
+class PassTraces:
+    """What passes of a model are simulated, whatever the design. `prompts`: of `prompt_tokens`; `tokens`: of each of
+    `batches` at a short and a long context, `contexts`; `whole`: what memory must hold beside the weights.
+    """
 
-    Routing is made up (`pregate.synthesize`). Raises `CapacityExceeded` where the longest do not fit side by side, and
-    as `simulate`.
+    model: ModelArchitecture
+    slots: int
+    prompt_tokens: tuple[int, ...]
+    prompts: tuple[RoutingTrace, ...]
+    batches: tuple[int, ...]
+    contexts: tuple[int, int]
+    tokens: tuple[tuple[RoutingTrace, RoutingTrace], ...]
+    whole: Workload
+
+
+def pass_traces(
+    model: ModelArchitecture, requests: ArrivalTrace, slots: int, pass_tokens: int, seed: int = 0
+) -> PassTraces:
+    """PassTraces of the sizes that `requests` ask for, with memory for `slots` of the longest. Routing is made up
+    (`pregate.synthesize`).
     """
     lengths, longest = requests.input_tokens, int((requests.input_tokens + requests.output_tokens).max())
     most = max(int(lengths.max()), min(pass_tokens, int(np.sort(lengths)[-slots:].sum())))
@@ -103,21 +116,30 @@ def pass_times(
     short = int(np.quantile(lengths, 0.1))
     contexts = (short, max(int(np.quantile(lengths + requests.output_tokens, 0.9)), short + DECODED))
     batches = tuple(dict.fromkeys((*(2**i for i in range(slots.bit_length())), slots)))
-    prompts = [synthesize(model, n, 2, 1, seed) for n in prompt_tokens]
-    tokens = [
-        [middle_of_decode(model, context, DECODED, batch, seed) for context in contexts] for batch in batches
-    ]  # fmt: skip
+    prompts = tuple(synthesize(model, n, 2, 1, seed) for n in prompt_tokens)
+    tokens = tuple(
+        (middle_of_decode(model, contexts[0], DECODED, n, seed), middle_of_decode(model, contexts[1], DECODED, n, seed))
+        for n in batches
+    )
     every = [*prompts, *(trace for pair in tokens for trace in pair)]
     whole = largest_workload(*(measure_workload(model, trace.steps()) for trace in every))
     whole = dataclasses.replace(
         whole, n_cached_tokens=max(slots * longest, whole.n_cached_tokens), n_context=max(longest, whole.n_context),
         n_running=slots,
     )  # fmt: skip
+    return PassTraces(model, slots, prompt_tokens, prompts, batches, contexts, tokens, whole)
+
+
+def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
+    """What `passes` take by `policy`. Raises `CapacityExceeded` where the longest requests do not fit side by side, and
+    as `simulate`.
+    """
+    model, prompts, contexts = passes.model, passes.prompts, passes.contexts
     counted = prompts[len(prompts) // 2]
     placed = policy.placed(shared_popularity(counted) or popularity_of(counted))
 
     def timed(trace: RoutingTrace, metric: str) -> tuple[PassTime, SimulationResult]:
-        captured = capture_request(request(model, hw, trace, placed, workload=whole))
+        captured = capture_request(request(model, hw, trace, placed, workload=passes.whole))
         result = interpret(captured, hw, "recurrence", with_intervals=False)
         seconds = float(getattr(result, metric))
         compute, host = (_busy_share(result, lane) for lane in (Lane.COMPUTE, Lane.CPU))
@@ -126,10 +148,10 @@ def pass_times(
 
     middle = 0 if model.is_encoder_decoder else DECODED // 2 - 1  # the mean of those tokens, where keys are of decoding
     found = [timed(trace, "ttft_s") for trace in prompts]
-    rows = [[timed(trace, "tpot_s") for trace in pair] for pair in tokens]
+    rows = [[timed(trace, "tpot_s") for trace in pair] for pair in passes.tokens]
     results = [result for _, result in (*found, *(one for pair in rows for one in pair))]
     return PassTimes(
-        policy.name, slots, prompt_tokens, tuple(one for one, _ in found), batches,
+        policy.name, passes.slots, passes.prompt_tokens, tuple(one for one, _ in found), passes.batches,
         (contexts[0] + middle, contexts[1] + middle),
         tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results),
     )  # fmt: skip

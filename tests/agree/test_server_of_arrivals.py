@@ -1,6 +1,8 @@
-"""A server of arrivals: SimPy, token by token, and the walk over runs of tokens give the same times, bit for bit."""
+"""A server of arrivals: SimPy, the kernel and its machine code give the same times, bit for bit."""
 
 from __future__ import annotations
+
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from simulator.arrivals import StepTimes, serve_arrivals
 from simulator.definition import arrivals_des
+from simulator.server_kernel import serve
 from traces.requests import ArrivalTrace
 
 TIMES = st.floats(0.001, 10.0)
@@ -28,12 +31,18 @@ def asked(draw: st.DrawFn) -> tuple[ArrivalTrace, StepTimes, int, int]:
 
 
 @given(asked())
-def test_the_walk_over_runs_of_tokens_is_the_definition(one: tuple[ArrivalTrace, StepTimes, int, int]) -> None:
-    quick, defined = serve_arrivals(*one), arrivals_des.serve_arrivals(*one)
-    assert quick.first_s.tolist() == defined.first_s.tolist()
-    assert quick.last_s.tolist() == defined.last_s.tolist()
-    assert quick.n_steps == defined.n_steps
-    assert np.allclose([quick.prompt_s, quick.token_s], [defined.prompt_s, defined.token_s], rtol=1e-9)
+def test_the_kernel_is_the_definition(one: tuple[ArrivalTrace, StepTimes, int, int]) -> None:
+    defined = arrivals_des.serve_arrivals(*one)
+    with patch("simulator.arrivals._SMALL_TOKENS", 0):
+        compiled = serve_arrivals(*one)
+    with patch("simulator.arrivals.loaded", lambda _: serve):
+        as_it_stands = serve_arrivals(*one)
+    for quick in (compiled, as_it_stands):
+        assert quick.first_s.tolist() == defined.first_s.tolist()
+        assert quick.last_s.tolist() == defined.last_s.tolist()
+        assert quick.n_steps == defined.n_steps
+        assert np.allclose([quick.prompt_s, quick.token_s], [defined.prompt_s, defined.token_s], rtol=1e-9)
+    assert (compiled.prompt_s, compiled.token_s) == (as_it_stands.prompt_s, as_it_stands.token_s)
 
 
 @given(asked())
@@ -49,3 +58,18 @@ def test_a_server_keeps_its_rules(one: tuple[ArrivalTrace, StepTimes, int, int])
     assert busy_s <= found.last_s.max() + 1e-9
     fewer = np.sum(times.token_s[1:].min() * (requests.output_tokens - 1)) / slots
     assert found.token_s >= fewer * (1 - 1e-9)
+
+
+@given(st.lists(TIMES, min_size=1, max_size=6), st.data())
+def test_a_prompt_pass_is_on_the_lines_between_its_points(seconds: list[float], data: st.DataObject) -> None:
+    tokens = np.sort(
+        data.draw(st.lists(st.integers(1, 500), min_size=len(seconds), max_size=len(seconds), unique=True))
+    )
+    times = StepTimes(tokens.astype(float), np.array(seconds), np.zeros(2), np.zeros(2))
+    within = np.append(np.arange(1, tokens[-1]), tokens)
+    found = [times.of_prompt(int(n)) for n in within]
+    np.testing.assert_allclose(found, np.interp(within, tokens, seconds), rtol=1e-12)
+    assert [times.of_prompt(int(n)) for n in tokens] == seconds
+    beyond = times.of_prompt(int(tokens[-1]) + 7)
+    slope = max((seconds[-1] - seconds[-2]) / float(tokens[-1] - tokens[-2]), 0.0) if len(seconds) > 1 else 0.0
+    assert beyond == seconds[-1] + slope * 7

@@ -13,7 +13,7 @@ from offload.policies import policy_named
 from pregate.ask.decode_middle import DECODED, middle_of_decode
 from pregate.economics.arrivals import ArrivalReport, under_arrivals
 from pregate.economics.serving import LatencyPromise
-from pregate.economics.step_times import pass_times
+from pregate.economics.step_times import pass_times, pass_traces
 from tests.command_line import Run
 from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace, poisson_arrivals
@@ -35,7 +35,7 @@ def report() -> ArrivalReport:
 
 def test_the_time_of_a_pass_is_that_of_its_schedule() -> None:
     """At the sizes that are simulated, to the last bit; a request that nobody waits beside takes what a run takes."""
-    found = pass_times(MODEL, HW, policy_named("gpu_only"), SOME, 4, 2048)
+    found = pass_times(pass_traces(MODEL, SOME, 4, 2048), HW, policy_named("gpu_only"))
     (steps,) = found.drawn(flat)
     assert found.prompt_tokens[0] == 24
     assert found.batches == (1, 2, 4)
@@ -52,13 +52,13 @@ def test_the_time_of_a_pass_is_that_of_its_schedule() -> None:
 def test_the_context_of_a_token_is_the_mean_of_those_that_are_simulated() -> None:
     """A simulated token at position p has p tokens before it; the first is the prompt's, which nobody times."""
     trace = middle_of_decode(MODEL, 24, DECODED, 1)
-    found = pass_times(MODEL, HW, policy_named("gpu_only"), SOME, 1, 2048)
+    found = pass_times(pass_traces(MODEL, SOME, 1, 2048), HW, policy_named("gpu_only"))
     positions = np.unique(trace.position)
     assert found.contexts[0] == positions[1:].mean() == 24 + 15
 
 
 def test_a_longer_context_never_makes_a_token_faster() -> None:
-    found = pass_times(MODEL, HW, policy_named("on_demand"), SOME, 4, 2048)
+    found = pass_times(pass_traces(MODEL, SOME, 4, 2048), HW, policy_named("on_demand"))
     (steps,) = found.drawn(flat)
     assert steps.context_s[1:].min() >= 0
     assert np.all(np.diff(steps.prompt_s) >= 0)
@@ -90,7 +90,7 @@ def test_nobody_waits_where_requests_are_rare_and_more_wait_where_they_are_not()
 def test_an_interval_is_as_wide_as_a_prediction_where_nothing_queues() -> None:
     """Rare requests of one length: what is left is how far the time of a prompt may be off."""
     row = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [1e-4], slots=1).rows[0]
-    error = pass_times(MODEL, HW, policy_named("gpu_only"), SOME, 1, 2048).prompts[0].error
+    error = pass_times(pass_traces(MODEL, SOME, 1, 2048), HW, policy_named("gpu_only")).prompts[0].error
     low, high = error.interval(row.ttft_s[50].value)
     assert math.log(row.ttft_s[50].high / row.ttft_s[50].low) == pytest.approx(math.log(high / low), rel=0.25)
     fitted = pregate.load_hardware("a100-sxm4-80gb")
