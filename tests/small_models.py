@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 
 from offload.policies import PRESETS, policy_named
@@ -9,6 +10,7 @@ from offload.policy import Policy
 from offload.policy_parts.miss_costs import MissCosts
 from pregate.routing_traces import synthesize
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
+from traces.model.layer_formats import BY_LAYER, LayerFormats
 from traces.routing import RoutingTrace
 from traces.synthesis.dials import Dials
 
@@ -55,6 +57,13 @@ def encoder_decoder(*, n_experts: int = 5) -> ModelArchitecture:
         expert_dtype=DTYPES["fp32"],
         sources=("a test",),
     )
+
+
+def stored_apart(model: ModelArchitecture) -> ModelArchitecture:
+    """`model` with every part of its layers stored in three formats, each part in its own order."""
+    names, n = ("fp32", "q8_0", "q4_k"), model.decoder.n_layers
+    by_part = {part: tuple(DTYPES[names[(i + at) % 3]] for i in range(n)) for at, part in enumerate(BY_LAYER)}
+    return dataclasses.replace(model, name=f"{model.name}-apart", layer_formats=LayerFormats(**by_part))
 
 
 TRIED = ("fastertransformer", "streams")

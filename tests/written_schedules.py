@@ -11,7 +11,7 @@ from offload.fast.compilable import is_compilable
 from offload.policies import PRESETS, eviction_named, policy_named
 from offload.policy import Policy
 from offload.recorder import assemble
-from tests.small_models import decoder_only
+from tests.small_models import decoder_only, stored_apart
 from traces.model.architecture import LinearMixer, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -105,4 +105,8 @@ def layers_that_differ(*, d_expert: int = 0) -> ModelArchitecture:
     return dataclasses.replace(plain, decoder=stack, d_expert=d_expert)
 
 
-UNEVEN = {"layers that differ": layers_that_differ(), "experts of another width": layers_that_differ(d_expert=16)}
+UNEVEN = {
+    "layers that differ": layers_that_differ(),
+    "experts of another width": layers_that_differ(d_expert=16),
+    "layers stored apart": stored_apart(layers_that_differ()),
+}

@@ -20,7 +20,7 @@ from offload.decoding.moe_blocks import Blocks
 from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.token_mixing import TokenMixing
 from offload.decoding.unions import Unions, unions_of
-from offload.decoding.work_rows import works_of
+from offload.decoding.work_rows import Works, works_of
 from offload.ops import Lane, OpKind, Work
 from offload.placing.host_side import HostSide, split_attention
 from offload.policy import Decisions, Fetch, Policy, RunFacts, no_prefetch
@@ -75,10 +75,12 @@ class DecodeLoop:
         n_buffers, cache = job.n_buffers, job.cache
         self.model, self.policy, self.execution = model, policy, execution
         self.recorder = Recorder() if recorder is None else recorder
-        self.works = works_of(model, count_slots(n_buffers, cache) * model.expert_bytes)
-        self._mixing = TokenMixing(model, self.works)
-        self._of_pass: dict[tuple[bool, int], PassWorks] = {}
+        self._whole = self.works = works_of(model, count_slots(n_buffers, cache) * model.expert_bytes)
+        self._mixing = [TokenMixing(one.model, one) for one in self._whole.each]
+        self._of_pass: dict[tuple[bool, int, Works], PassWorks] = {}
         copies = _copies(job)
+        if len(self._whole.each) > 1:
+            copies = copies._replace(sized=self._whole.sized)
         places = [layer for stack in model.stacks for layer in stack.moe_layers]
         self.host_tier: HostTier | None = None
         if job.disk:
@@ -134,6 +136,7 @@ class DecodeLoop:
             if layers.away:
                 self.host_side.leave(layer, self.last_op)
         stays = layers.away and self.host_side.end_pass(self.last_op)
+        self.works = self._whole
         if n_heads:
             what = self.works.head(n_heads)
             head = self.host_side.compute(what, -1) if stays else self.compute(what, -1)
@@ -158,16 +161,28 @@ class DecodeLoop:
         unions = self.unions(step, first, n_blocks)
         self.pass_works = self._pass_works(stack, encoding)
         blocks = Blocks(self, policy, decisions, first, unions, step, encoding)
-        mixing = self._mixing.of_parts(parts, stack, encoding, self._decompresses(step))
+        mixing = self._mixing_of(parts, stack, encoding, step)
         self.micro = None if counts is None else self._in_micro_batches(parts, mixing, counts)
         self.last_op = -1
         self._split_of.clear()
         away = not encoding and not self.host_side.placed.is_plain
         return _Layers(stack, blocks, {layer: i for i, layer in enumerate(stack.moe_layers)}, mixing[0], away)
 
+    def _mixing_of(
+        self, parts: Sequence[Step], stack: LayerStack, encoding: bool, step: Step
+    ) -> list[list[list[Work]]]:
+        """The works that mix the tokens of each micro-batch, by layer."""
+        found = [one.of_parts(parts, stack, encoding, self._decompresses(step)) for one in self._mixing]
+        if len(found) == 1:
+            return found[0]
+        return [[of[form][layer] for layer, form in enumerate(self._whole.form_of)] for of in zip(*found, strict=True)]
+
     def _layer(self, layer: int, layers: _Layers) -> None:
         """One layer: what mixes its tokens, then its experts or its dense part, where it has one."""
         placed, micro = self.host_side.placed, self.micro
+        if len(self._whole.each) > 1:
+            self.works = self._whole.at(layer)
+            self.pass_works = self._pass_works(layers.stack, encoding=False)
         on_host, before = layers.away and self.host_side.computes(layer), self.last_op
         if micro is not None:
             micro.mix(layer, placed.kv)
@@ -240,11 +255,11 @@ class DecodeLoop:
 
     def _pass_works(self, stack: LayerStack, encoding: bool) -> PassWorks:
         works, n = self.works, self.n_tokens
-        found = self._of_pass.get((encoding, n))
+        found = self._of_pass.get((encoding, n, works))
         if found is None:
             shared = works.shared(n) if self.model.n_shared_experts else None
             found = PassWorks(works.gate(n), works.readback(n), works.dense(stack, n), shared)
-            self._of_pass[encoding, n] = found
+            self._of_pass[encoding, n, works] = found
         return found
 
     def _decompresses(self, step: Step) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,11 @@ from offload.policy_parts.granularity import matrix_works
 from offload.slots.copy_runs import run_work
 from traces.foundation.kept_values import ByIdentity
 from traces.model.architecture import LayerStack, ModelArchitecture
+from traces.model.layer_models import models_by_layer, models_by_moe_layer
 
 __all__ = ["Rows", "Works", "works_of"]
+
+_Ints = NDArray[np.int64]
 
 _MOST_WORKS = 1 << 16
 """Works of one model that are kept for the next schedule."""
@@ -39,10 +42,22 @@ def _latest(model: ByIdentity, slots_bytes: int) -> Works:
 
 
 class Works:
-    """The works of a model by what they depend on, each made once. `slots_bytes`: of all slots of experts."""
+    """The works of a model by what they depend on, each made once. `slots_bytes`: of all slots of experts.
+
+    Of a model whose layers are not all stored alike they are those of its layers' mean, and `at` has those of a layer.
+    """
 
     def __init__(self, model: ModelArchitecture, slots_bytes: int) -> None:
         self._model, self._slots_bytes = model, slots_bytes
+        models = models_by_layer(model)
+        distinct = {id(one): one for one in models}
+        own = {key: self if one is model else Works(one, slots_bytes) for key, one in distinct.items()}
+        self.each = tuple(own.values())
+        """Those of layers that are stored alike, each once."""
+        self.form_of = tuple(list(distinct).index(id(one)) for one in models)
+        """By layer of the decoder, which of `each` it has; by MoE layer, those of an encoder first."""
+        self.moe_form_of = (0,) * model.n_encoder_moe_layers + tuple(self.form_of[i] for i in model.decoder.moe_layers)
+        self._moe_models = models_by_moe_layer(model)
         self._made: dict[Hashable, Work] = {}
         self._pieces: dict[Work, tuple[Work, ...]] = {}
         self._rates: dict[int, work.ContextRates] = {}
@@ -51,7 +66,16 @@ class Works:
     @property
     def n_made(self) -> int:
         """Works so far."""
-        return len(self._made)
+        return len(self._made) + sum(one.n_made for one in self.each if one is not self)
+
+    @property
+    def model(self) -> ModelArchitecture:
+        """What they are works of."""
+        return self._model
+
+    def at(self, layer: int) -> Works:
+        """Those of a layer; of all of an encoder, whose layers are alike, these."""
+        return self if len(self.each) == 1 else self.each[self.form_of[layer]]
 
     def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
         found = self._made.get(key)
@@ -177,6 +201,10 @@ class Works:
         """Activations from the host."""
         return self._once(("return", n_tokens), lambda: work.return_work(self._model, n_tokens))
 
+    def stream_experts(self, n_experts: int) -> Work:
+        """So many experts from the host that pass through HBM."""
+        return self.stream(n_experts * self._model.expert_bytes)
+
     def stream(self, n_bytes: int) -> Work:
         """Bytes from the host that pass through HBM."""
         return self._once(("stream", n_bytes), lambda: work.stream_work(n_bytes))
@@ -188,6 +216,18 @@ class Works:
     def copy(self, kind: OpKind) -> Work:
         """One expert moved."""
         return self._once(("copy", kind), lambda: work.expert_copy_work(self._model, kind))
+
+    def sized(self, what: Work, moe_layer: int) -> Work:
+        """The copy `what` of experts in the format of all layers together, in that of a MoE layer.
+
+        A copy in fewer bits than experts are stored in is as large in every layer.
+        """
+        whole, here = self._model, self._moe_models[moe_layer]
+        if here is whole or what.weight_bits != whole.expert_dtype.bits:
+            return what
+        n_bytes = what.copy_bytes * here.expert_bytes // whole.expert_bytes
+        bits = here.expert_dtype.bits
+        return self._once(("sized", what, bits), lambda: what._replace(weight_bits=bits, copy_bytes=n_bytes))
 
     def run(self, kind: OpKind, n: int) -> Work:
         """A run of `n` experts moved."""
@@ -221,6 +261,24 @@ class Rows:
         for count in np.flatnonzero(np.bincount(counts)).tolist():
             rows[count] = self.of(make(count))
         return rows[counts]
+
+    def of_layers(self, make: Callable[[Works, int], Work | None], works: Works, counts: _Ints, form: _Ints) -> _Ints:
+        """The same of counts each in a form of its own, of `works.each`."""
+        rows = np.full(len(counts), -1, np.int64)
+        for i, one in enumerate(works.each):
+            here = form[: len(counts)] == i if len(works.each) > 1 else slice(None)
+            rows[here] = self.of_counts(partial(make, one), counts[here])
+        return rows
+
+    def of_forms(self, make: Callable[[Works, int], Work | None], works: Works, counts: _Ints) -> _Ints:
+        """The same of counts in every form of `works`, one form after the other."""
+        return np.concatenate([self.of_counts(partial(make, one), counts) for one in works.each])
+
+    def of_moe_layers(self, make: Callable[[Works, Any], Work | None], works: Works, keys: Sequence[Any]) -> _Ints:
+        """The rows of `make(works of a MoE layer, key)` by MoE layer and key."""
+        forms = works.moe_form_of
+        each = [self.each(partial(make, one), keys) for one in works.each]
+        return np.concatenate([each[form] for form in forms])
 
     def each(self, make: Callable[[Any], Work | None], keys: Sequence[Any]) -> NDArray[np.int64]:
         """The rows of `make(key)`, each distinct key made once."""

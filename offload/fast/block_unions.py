@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +51,10 @@ class BlockUnions:
         sizes = self.n_parts * np.diff(self.ptr[:: self.n_blocks])
         return np.cumsum(sizes) - sizes
 
-    def grouped(self, rows: Rows, works: Works, shares: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def grouped(self, rows: Rows, works: Works, shares: NDArray[np.bool_], form: Sequence[int]) -> NDArray[np.int64]:
         """The cost of one op of the experts of a union that `shares` (n_entries,) names, and of shared ones, of each
-        pass by block and micro-batch. -1 for nothing, where there are micro-batches.
+        pass by block and micro-batch. -1 for nothing, where there are micro-batches. `form`: (n_blocks,), which of
+        `works.each` a block has.
         """
         n_groups = self.n_blocks * int(self.n_parts.sum())
         place, begins = np.empty(n_groups, np.int64), np.zeros(n_groups + 1, np.int64)
@@ -62,14 +62,19 @@ class BlockUnions:
         table = np.full(1 << (2 * n_groups).bit_length(), -1, np.int64)
         of_entries = self.ptr, self.tokens, self.n_parts, self.n_shared, np.ascontiguousarray(shares).view(np.int8)
         n_found = loaded(GROUPS)(*of_entries, place, begins, numbers, table)
-        flat = numbers[: begins[n_found]].tolist()
-        row, is_split = np.empty(n_found, np.int64), self.n_parts.max() > 1
-        for i, (begin, end) in enumerate(pairwise(begins[: n_found + 1].tolist())):
-            shared, *runs = flat[begin:end]
+        flat, ends, n_forms = numbers[: begins[n_found]].tolist(), begins[: n_found + 1].tolist(), len(works.each)
+        wanted = np.arange(n_found)
+        if n_forms > 1:
+            forms = np.concatenate([np.repeat(form, n) for n in self.n_parts.tolist()])
+            wanted, place = np.unique(place * n_forms + forms, return_inverse=True)
+        row, is_split = np.empty(len(wanted), np.int64), self.n_parts.max() > 1
+        for i, one in enumerate(wanted.tolist()):
+            made, of = works.each[one % n_forms], one // n_forms
+            shared, *runs = flat[ends[of] : ends[of + 1]]
             if runs:  # of which a model makes one work each, unlike any other
-                row[i] = rows.add(works.grouped_runs(shared, tuple(runs)))
+                row[i] = rows.add(made.grouped_runs(shared, tuple(runs)))
             else:
-                row[i] = rows.of(works.grouped(shared, ()) if shared or not is_split else None)
+                row[i] = rows.of(made.grouped(shared, ()) if shared or not is_split else None)
         return row[place]
 
 

@@ -123,6 +123,6 @@ def fetch(o: Any, d: Any, w: Any, r: Any, layer: int, expert: int, slot: int, st
     if r[DISK]:
         emptied = w[LAST_FETCH] if r[DISK] == 1 else w[EARLIER_FETCH]
         read = copy(o, d, w, r, _DISK, r[COST_DISK], layer, expert, NONE, step, emptied, NONE, needed)
-    op = copy(o, d, w, r, _H2D, r[COST_FETCH], layer, expert, slot, step, reader, read, needed)
+    op = copy(o, d, w, r, _H2D, r[r[COST_FETCH] + layer], layer, expert, slot, step, reader, read, needed)
     w[EARLIER_FETCH], w[LAST_FETCH] = w[LAST_FETCH], op
     return read if read >= 0 else op

@@ -9,9 +9,10 @@ forward pass.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from offload.decoding.decoding_pass import FIRST_STEP, STEP
 from offload.decoding.micro_batches import micro_batches_of
 from offload.decoding.mixer_works import Contexts, contexts_of, mixing_works
 from offload.decoding.prompt_chunks import passes_of
-from offload.decoding.work_rows import Rows, works_of
+from offload.decoding.work_rows import Rows, Works, works_of
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
 from offload.fast.block_unions import GROUPS, UNIONS, BlockUnions, block_unions_of
@@ -38,7 +39,7 @@ from offload.policy import no_prefetch
 from offload.recorder import Part
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
-from traces.model.architecture import LayerStack
+from traces.model.architecture import Attention, LayerStack, LinearMixer
 from traces.phase import Phase
 from traces.routing import Step
 
@@ -83,6 +84,13 @@ def is_kept() -> bool:
 def is_loaded() -> bool:
     """Whether this process has run the kernels before."""
     return are_loaded(UNIONS, GROUPS, RUN_STEPS)
+
+
+class _Mixer(NamedTuple):
+    """What mixes the tokens of some layers, and the works of layers that are stored as they are."""
+
+    mixer: Attention | LinearMixer
+    works: Works
 
 
 class CompiledLoop:
@@ -244,11 +252,14 @@ class CompiledLoop:
         block_of = np.full(stack.n_layers, -1, np.int64)
         block_of[list(stack.moe_layers)] = np.arange(len(stack.moe_layers))
         block_of[list(stack.bare_layers)] = layout.BARE
-        mixers = {mixer: i for i, mixer in enumerate(one for one in dict.fromkeys(stack.all_mixers) if one is not None)}
-        mixer_of = [-1 if mixer is None else mixers[mixer] for mixer in stack.all_mixers]
+        form = np.zeros(stack.n_layers, np.int64) if encoding else np.array(works.form_of)
+        stored = zip(stack.all_mixers, form.tolist(), strict=True)
+        mixed = [None if mixer is None else _Mixer(mixer, works.each[i]) for mixer, i in stored]
+        mixers = {one: i for i, one in enumerate(one for one in dict.fromkeys(mixed) if one is not None)}
+        mixer_of = [-1 if one is None else mixers[one] for one in mixed]
         most, n_each = int(unions.n_parts.max()), 1 + len(stack.bare_layers)
         hosts = None if plan["ANSWER"] != layout.FETCHED or plan["AWAY"] else 0
-        tables = self._mixing(placed, parts, stack, encoding, of_parts) | {
+        tables = self._mixing(placed, parts, stack, encoding, of_parts, tuple(mixers)) | {
             "I_STEP": np.array([step.i_step for step in batch], np.int64),
             "PHASE": np.array([step.phase == Phase.PREFILL for step in batch], np.int64),
             "PARTS": np.append(0, np.cumsum(unions.n_parts)),
@@ -256,8 +267,12 @@ class CompiledLoop:
             "NO_COSTS": np.full(most, -1, np.int64),
             "COST_GATE": rows.of_counts(works.gate, of_parts),
             "COST_READBACK": rows.of_counts(works.readback, n_tokens),
-            "COST_DENSE": rows.of_counts(lambda n: works.dense(stack, n), of_parts),
-            "COST_SHARED": rows.of_counts(works.shared, unions.n_shared),
+            "OF_LAYER": form * len(of_parts),
+            "COST_DENSE": rows.of_forms(lambda one, n: one.dense(stack, n), works, of_parts),
+            "COST_SHARED": rows.of_forms(Works.shared, works, unions.n_shared),
+            "COST_NOTHING": rows.of_forms(lambda one, n: one.grouped(0, ()), works, of_parts),
+            "COST_FETCH": rows.of_moe_layers(Works.copy, works, (OpKind.FETCH,)),
+            "COST_STAGE": rows.of_moe_layers(Works.copy, works, (OpKind.STAGE,)),
             **self._experts_of(rows, unions, placed, plan),
             **self._runs(rows, bool(plan["IN_RUNS"])),
             "UNION_TOKENS": unions.tokens[:hosts],
@@ -279,13 +294,10 @@ class CompiledLoop:
             "N_BLOCKS": unions.n_blocks,
             "N_EACH_WAITS": n_each,
             "N_MIXERS": len(mixers),
-            "COST_FETCH": rows.of(works.copy(OpKind.FETCH)),
-            "COST_STAGE": rows.of(works.copy(OpKind.STAGE)),
             "COST_DISK": rows.of(works.copy(OpKind.DISK_READ)),
             "COST_WAIT": rows.of(Work(OpKind.WAIT)),
             "COST_BUSY": rows.of(Work(OpKind.ISSUE, n_copies=0)),
             "COST_JOIN": rows.of(JOIN),
-            "COST_NOTHING": rows.of(works.grouped(0, ())),
         }
         unknown = np.full(len(rows.works), -1, np.int64)
         return decode_words.words(layout.N_PART_WORDS, plan, tables | {"ROW_OF": unknown, "USED": unknown})
@@ -316,6 +328,8 @@ class CompiledLoop:
         layer = plan["FIRST"] + block
         here = placed.on_device(layer, unions.experts, i_pass)
         at_home, each = placed.home[layer], np.zeros(0, np.int64)
+        works, form_of = self._works, self._works.moe_form_of[plan["FIRST"] :][: unions.n_blocks]
+        form = np.repeat(np.array(form_of)[block], unions.n_parts[i_pass])
         others = unions.tokens
         if plan["ANSWER"] == layout.FETCHED:
             others = others[:0] if here.all() else np.where(here, 0, others)
@@ -323,14 +337,14 @@ class CompiledLoop:
             at_home = np.ones_like(at_home)
         shares = np.where(at_home, plan["FUSED_AT_HOME"], plan["FUSED"]) > 0
         if not (plan["FUSED"] and plan["FUSED_AT_HOME"]):
-            each = rows.of_counts(lambda n: self._works.single(n) if n else None, unions.tokens)
+            each = rows.of_layers(lambda one, n: one.single(n) if n else None, works, unions.tokens, form)
         return {
             "UNION_PTR": unions.ptr,
             "UNION_EXPERT": unions.experts,
             "ENTRY_AT": unions.first_cost,
             "COST_SINGLE": each,
-            "COST_CPU": rows.of_counts(lambda n: self._works.cpu_expert(n) if n else None, others),
-            "COST_GROUPED": unions.grouped(rows, self._works, shares & here),
+            "COST_CPU": rows.of_layers(lambda one, n: one.cpu_expert(n) if n else None, works, others, form),
+            "COST_GROUPED": unions.grouped(rows, works, shares & here, form_of),
         }
 
     def _runs(self, rows: Rows, in_runs: bool) -> dict[str, NDArray[np.int64]]:
@@ -338,13 +352,19 @@ class CompiledLoop:
         sizes = range(self._model.n_experts + 1) if in_runs else range(0)
         n_hops = 2 if self._job.execution.stage else 1
         return {
-            "COST_FETCH_RUN": rows.each(lambda n: self._works.run(OpKind.FETCH, n), sizes),
-            "COST_STAGE_RUN": rows.each(lambda n: self._works.run(OpKind.STAGE, n), sizes),
+            "COST_FETCH_RUN": rows.of_moe_layers(lambda one, n: one.run(OpKind.FETCH, n), self._works, sizes),
+            "COST_STAGE_RUN": rows.of_moe_layers(lambda one, n: one.run(OpKind.STAGE, n), self._works, sizes),
             "COST_ISSUE": rows.each(lambda n: Work(OpKind.ISSUE, n_copies=(n - 1) * n_hops), sizes),
         }
 
     def _mixing(
-        self, placed: PlacedTables, parts: list[Step], stack: LayerStack, encoding: bool, n_tokens: NDArray[np.int64]
+        self,
+        placed: PlacedTables,
+        parts: list[Step],
+        stack: LayerStack,
+        encoding: bool,
+        n_tokens: NDArray[np.int64],
+        mixers: Sequence[_Mixer],
     ) -> dict[str, NDArray[np.int64]]:
         """Costs of what mixes tokens, by micro-batch and mixer: they depend on the context, not on routing."""
         seen, cross = contexts_of(parts), list[Work | None]([None] * len(parts))
@@ -353,8 +373,9 @@ class CompiledLoop:
                 self._memory_tokens[member] += count
         unpacks = [self._decompresses(part) for part in parts]
         if not stack.is_uniform:
-            found = mixing_works(self._model, stack, seen, unpacks)
-            return placed.of_mixing([what for works in zip(*found.values(), strict=True) for what in works], cross)
+            found = {one: mixing_works(one.model, stack, seen, unpacks) for one in self._works.each}
+            whats = [found[one.works][one.mixer] for one in mixers]
+            return placed.of_mixing(list(chain(*zip(*whats, strict=True))), cross, [one.works for one in mixers])
         if encoding:  # every token sees every token of its sequence
             kv_tokens, pairs = n_tokens, seen.by_pair(seen.counts**2)
         else:  # causal: a token sees itself and what came before it
@@ -366,8 +387,9 @@ class CompiledLoop:
             crossing = list(zip(n_tokens.tolist(), memory, fresh, seen.n_sequences.tolist(), strict=True))
             crosses = {key: self._works.cross_attention(stack, *key) for key in dict.fromkeys(crossing)}
             cross = [crosses[key] for key in crossing]
-        made = {key: self._works.self_attention(stack, *key) for key in dict.fromkeys(keys)}
-        return placed.of_mixing([made[key] for key in keys], cross)
+        each = [one.works for one in mixers]
+        made = {key: [works.self_attention(stack, *key) for works in each] for key in dict.fromkeys(keys)}
+        return placed.of_mixing([what for key in keys for what in made[key]], cross, each)
 
     def _decompresses(self, step: Step) -> bool:
         """Whether latent attention makes keys and values of its context, on the device."""

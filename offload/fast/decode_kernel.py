@@ -65,6 +65,7 @@ from offload.fast.kernel_layout import (
     NEEDED,
     NEEDS_IDS,
     NONE,
+    OF_LAYER,
     PARTS,
     PHASE,
     PREFETCH,
@@ -279,10 +280,10 @@ def _run_pass(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int) -> bool:
             if n_revealed < 0:
                 return False
         elif block != BARE and on_host:
-            compute_on_host(o, d, w, r, r[r[CPU_DENSE] + r[r[PARTS] + t]], step, layer)
+            compute_on_host(o, d, w, r, r[r[CPU_DENSE] + r[r[OF_LAYER] + layer] + r[r[PARTS] + t]], step, layer)
         elif block != BARE:
             before = w[LAST_OP]
-            _of_every_part(o, d, w, r, t, r[COST_DENSE], layer)
+            _of_every_part(o, d, w, r, t, r[COST_DENSE] + r[r[OF_LAYER] + layer], layer)
             if r[ZERO_COPIES]:
                 read_in_host(o, d, w, r, t, r[COST_READ_FFN], layer, before)
         if away:

@@ -52,6 +52,7 @@ from offload.fast.kernel_layout import (
     NEEDS_IDS,
     NO_COSTS,
     NONE,
+    OF_LAYER,
     ORDER,
     PART_WAITS,
     PARTS,
@@ -129,7 +130,7 @@ def each_part(o: Any, d: Any, w: Any, r: Any, t: int, costs: int, layer: int, ex
             w[GATE] = each_gate(o, d, w, r, t, r[COST_GATE] + first, part, layer)
         cost = r[costs + part]
         if n_with == 0 and part == n_parts - 1:
-            cost = r[COST_NOTHING]
+            cost = r[r[COST_NOTHING] + r[r[OF_LAYER] + layer]]
         if cost < 0:
             continue
         for i in range(n_arrivals):
@@ -156,7 +157,7 @@ def _single(o: Any, d: Any, w: Any, r: Any, t: int, at: int, layer: int, n_arriv
 
 def _shared(o: Any, d: Any, w: Any, r: Any, t: int, layer: int) -> None:
     """Shared experts alone, where the model has them."""
-    costs = r[COST_SHARED] + r[r[PARTS] + t]
+    costs = r[COST_SHARED] + r[r[OF_LAYER] + layer] + r[r[PARTS] + t]
     if r[costs] >= 0:
         each_part(o, d, w, r, t, costs, layer, NONE, 0, NONE)
 

@@ -5,7 +5,7 @@
 - `x` (n_moe_layers * n_experts + n_pools, N_EXPERT_COLUMNS): one row an expert, key = layer * n_experts + expert;
 - `w`: counters, then tables (slots, queue, scratch), each at the place that its name holds: `w[w[READER] + slot]`;
 - `r`: what this part reads: the plan, then tables of its forward passes and of the micro-batches of these, of which
-  most passes have one: `r[r[COST_GATE] + r[r[PARTS] + t]]`; `c` (6,) float64:
+  most passes have one: `r[r[COST_GATE] + r[r[PARTS] + t]]`, some by layer or MoE layer too; `c` (6,) float64:
   what answers to misses know of the machine.
 
 One table of words instead of forty arrays: these would be handed over at every call.
@@ -83,7 +83,9 @@ COST_JOIN = 98
 # By pass whether it streams whole layers of the host; what their weights cost then, by layer, and their keys and
 # values, by micro-batch and mixer.
 STREAMS_LAYERS, COST_HOST_WEIGHTS, COST_HOST_CACHE = range(99, 102)
-N_PART_WORDS = 102
+# By layer where its costs begin in tables that have one of each part for every way in which layers are stored.
+OF_LAYER = 102
+N_PART_WORDS = 103
 
 KV_DEVICE, KV_HOST, KV_STREAM = range(3)
 """In `KV`: where keys and values are."""

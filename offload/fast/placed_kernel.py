@@ -34,6 +34,7 @@ from offload.fast.kernel_layout import (
     N_EXPERTS,
     N_ON_HOST,
     NONE,
+    OF_LAYER,
     PARTS,
     PHASE,
     STREAMS,
@@ -92,7 +93,7 @@ def run_at_home(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, laye
                 begins = w[BEFORE]
             elif r[STREAMS_FROM] == FROM_LAYER_BEFORE:
                 begins = NONE
-            cost = r[r[COST_STREAM] + n_streamed]
+            cost = r[r[COST_STREAM] + moe_layer * (r[N_EXPERTS] + 1) + n_streamed]
             wait_for(w, stream(o, d, w, r, EXPERTS, 0, cost, step, layer, begins))
             w[w[IN_USE] + EXPERTS] = 1
             w[N_ON_HOST] = 0
@@ -115,8 +116,9 @@ def run_block_on_host(o: Any, d: Any, w: Any, r: Any, t: int, block: int, layer:
     low, high = r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]
     gate = compute_on_host(o, d, w, r, r[r[CPU_GATE] + part], step, layer)
     w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
-    if r[r[CPU_SHARED] + part] >= 0:
-        compute_on_host(o, d, w, r, r[r[CPU_SHARED] + part], step, layer)
+    shared = r[r[CPU_SHARED] + r[r[OF_LAYER] + layer] + part]
+    if shared >= 0:
+        compute_on_host(o, d, w, r, shared, step, layer)
     for at in range(low, high):
         w[w[HOST_EXPERT] + at - low], w[w[HOST_COST] + at - low] = r[r[UNION_EXPERT] + at], r[r[COST_CPU] + at]
     w[N_ON_HOST] = high - low

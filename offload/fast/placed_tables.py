@@ -92,7 +92,7 @@ class PlacedTables:
         if self._streams_layers.any() and self._host_layers:
             for layer, n_bytes in host_layer_bytes(model, self._job.execution, self._placed).items():
                 streamed[layer] = self._rows.of(works.stream(n_bytes))
-        counts, expert_bytes = range(0), model.expert_bytes
+        counts = range(0)
         if self.home.any() and self._streams.any():
             counts = range(model.n_experts + 1)
         return {
@@ -103,7 +103,7 @@ class PlacedTables:
             "STREAMED_AT": places,
             "HOME": self.home.astype(np.int64),
             "KEPT": self.kept.astype(np.int64),
-            "COST_STREAM": self._rows.each(lambda n: works.stream(n * expert_bytes), counts),
+            "COST_STREAM": self._rows.of_moe_layers(Works.stream_experts, works, counts),
         }
 
     def of_zero_copies(self, unions: BlockUnions) -> Tables:
@@ -130,28 +130,30 @@ class PlacedTables:
         sort = np.full(len(n_tokens), -1, np.int64)
         if self._job.execution.sorts_on_host:
             sort = rows.of_counts(lambda n: works.sort(n) if n > 1 else None, n_tokens)
-        heads = self._on_host("CPU_HEAD", works.head, n_heads)
+        heads = self._on_host("CPU_HEAD", Works.head, n_heads)
         streams = {"STREAMS": self._streams.astype(np.int64), "STREAMS_LAYERS": self._streams_layers.astype(np.int64)}
         return streams | {"COST_SORT": sort, **heads}
 
     def of_parts(self, n_tokens: NDArray[np.int64]) -> Tables:
         """By micro-batch of `n_tokens`: what layers of the host cost but attention."""
-        works, n_shared = self._works, n_tokens if self._job.model.n_shared_experts else np.zeros_like(n_tokens)
+        n_shared = n_tokens if self._job.model.n_shared_experts else np.zeros_like(n_tokens)
         return {
-            **self._on_host("CPU_GATE", works.gate, n_tokens),
-            **self._on_host("CPU_DENSE", lambda n: works.dense(self._stack, n), n_tokens),
-            **self._on_host("CPU_SHARED", works.shared, n_shared),
+            **self._on_host("CPU_GATE", Works.gate, n_tokens),
+            **self._on_host("CPU_DENSE", lambda works, n: works.dense(self._stack, n), n_tokens),
+            **self._on_host("CPU_SHARED", Works.shared, n_shared),
         }
 
-    def _on_host(self, name: str, make: Callable[[int], Work | None], counts: NDArray[np.int64]) -> Tables:
-        def made(n: int) -> Work | None:
-            what = make(n) if n else None
-            return None if what is None else self._works.cpu_layer(what)
+    def _on_host(self, name: str, make: Callable[[Works, int], Work | None], counts: NDArray[np.int64]) -> Tables:
+        def made(works: Works, n: int) -> Work | None:
+            what = make(works, n) if n else None
+            return None if what is None else works.cpu_layer(what)
 
-        return {name: self._rows.of_counts(made, counts) if self._host_layers else _NO_TABLE}
+        return {name: self._rows.of_forms(made, self._works, counts) if self._host_layers else _NO_TABLE}
 
-    def of_mixing(self, whats: Sequence[Work], crossing: Sequence[Work | None]) -> Tables:
-        """Costs of attention: `whats` by micro-batch and mixer, `crossing` by micro-batch; equal ones one object."""
+    def of_mixing(self, whats: Sequence[Work], crossing: Sequence[Work | None], made_by: Sequence[Works]) -> Tables:
+        """Costs of attention: `whats` by micro-batch and mixer, `made_by` by mixer, `crossing` by micro-batch; those
+        that are equal one object.
+        """
         works, kv, share = self._works, self._placed.kv if self._is_away else "device", self._placed.kv_share
         tables = {
             "COST_SELF_ATTENTION": self._each(whats, lambda what: what),
@@ -171,9 +173,16 @@ class PlacedTables:
         return tables | {
             "COST_HOST_CACHE": self._each(streamed, lambda what: works.stream(what.hbm_bytes)),
             "COST_CROSS_ATTENTION": self._each(crossing, lambda what: what),
-            "CPU_SELF_ATTENTION": self._each(whats if host else (), works.cpu_layer),
+            "CPU_SELF_ATTENTION": self._on_cpu(whats if host else (), made_by),
             "CPU_CROSS_ATTENTION": self._each(crossing if host else (), works.cpu_layer),
         }
+
+    def _on_cpu(self, whats: Sequence[Work], made_by: Sequence[Works]) -> NDArray[np.int64]:
+        """The rows of `whats` by micro-batch and mixer, computed by the host."""
+        n, rows = len(made_by), np.empty(len(whats), np.int64)
+        for i, works in enumerate(made_by):
+            rows[i::n] = self._each(whats[i::n], works.cpu_layer)
+        return rows
 
     def _gather(self, n_bytes: int) -> Work:
         """The cells of so many bytes of keys and values of one layer listed."""

@@ -101,10 +101,13 @@ def _place_run(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, 
     buffer, first_key = w[w[FREE] + w[FREE_HEAD]], layer * r[N_EXPERTS]
     reader, staged = w[w[READER] + buffer], r[STAGE] != 0
     target, after_fetch = (NONE, NONE) if staged else (buffer, reader)
-    first = copy(o, d, w, r, _H2D, r[r[COST_FETCH_RUN] + n], layer, expert, target, step, after_fetch, NONE, needed)
+    of_run = layer * (r[N_EXPERTS] + 1) + n
+    cost = r[r[COST_FETCH_RUN] + of_run]
+    first = copy(o, d, w, r, _H2D, cost, layer, expert, target, step, after_fetch, NONE, needed)
     ready = first
     if staged:
-        ready = copy(o, d, w, r, _H2D, r[r[COST_STAGE_RUN] + n], layer, expert, buffer, step, first, reader, needed)
+        cost = r[r[COST_STAGE_RUN] + of_run]
+        ready = copy(o, d, w, r, _H2D, cost, layer, expert, buffer, step, first, reader, needed)
     at = ready - w[BASE]
     o[at >> BLOCK_BITS, HBM_ACQUIRED, at & IN_BLOCK] = n * r[EXPERT_BYTES]
     issue(o, w, r, _HOST, r[r[COST_ISSUE] + n], step, r[r[PLACE] + layer], NONE, NONE)
@@ -159,7 +162,8 @@ def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
         slot = cached if cached >= 0 else buffer
         if r[STAGE]:
             reader = w[w[READER] + buffer]
-            ready = copy(o, d, w, r, _H2D, r[COST_STAGE], layer, expert, buffer, step, ready, reader, needed)
+            cost = r[r[COST_STAGE] + layer]
+            ready = copy(o, d, w, r, _H2D, cost, layer, expert, buffer, step, ready, reader, needed)
             if cached >= 0:
                 w[w[READER] + cached] = ready
             slot, transient = buffer, True

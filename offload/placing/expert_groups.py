@@ -24,6 +24,7 @@ from offload.recorder import Part
 from offload.work import experts_work
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
+from traces.model.layer_models import models_by_layer
 from traces.routing import Step
 
 __all__ = ["ExpertsOnCards", "experts_of_groups", "most_experts"]
@@ -55,6 +56,10 @@ class ExpertsOnCards:
 
     def __init__(self, model: ModelArchitecture, execution: Execution, n_groups: int, n_turns: int) -> None:
         self._model, self._execution, self._n, self._n_turns = model, execution, n_groups, n_turns
+        models = models_by_layer(model)
+        self._models = list({id(one): one for one in models}.values())
+        places = {id(one): i for i, one in enumerate(self._models)}
+        self._form_of = np.array([places[id(one)] for one in models])  # by layer, which of the models it is stored as
         if n_groups > model.n_experts or n_groups * n_turns > MOST_CARDS:
             raise InvalidInput(
                 f"experts=whole: {model.n_experts} experts of {n_turns} turns on {n_groups} groups of cards: at most "
@@ -102,20 +107,21 @@ class ExpertsOnCards:
         passes = [self._passes.popleft().experts for _ in range(len(ops) // n_blocks)]
         begins = np.cumsum([0, *map(len, passes)])
         counts = choice_counts(np.concatenate(passes), self._model.n_experts, begins).reshape(len(ops), -1)
-        about = np.column_stack([part.columns["cost"][ops].astype(np.int64), np.repeat(np.diff(begins), n_blocks)])
+        cost, form = part.columns["cost"][ops].astype(np.int64), self._form_of[part.columns["layer"][ops]]
+        about = np.column_stack([cost, np.repeat(np.diff(begins), n_blocks), form])
         rows = np.empty((len(ops), self._n), np.int64)
         for group in range(self._n):
             own = np.sort(counts[:, self._bounds[group] : self._bounds[group + 1]], axis=1)
             keys, of = np.unique(np.hstack([about, own]), axis=0, return_inverse=True)
-            for row, n_tokens, *served in keys.tolist():
-                works.append(self._work(part.works[row], n_tokens, [n for n in served if n], group))
+            for row, n_tokens, i, *served in keys.tolist():
+                works.append(self._work(self._models[i], part.works[row], n_tokens, [n for n in served if n], group))
             rows[:, group] = of.ravel() + len(works) - len(keys)
         return rows, tuple(works)
 
-    def _work(self, whole: Work, n_tokens: int, served: Sequence[int], group: int) -> Work:
+    def _work(self, model: ModelArchitecture, whole: Work, n_tokens: int, served: Sequence[int], group: int) -> Work:
         """Of the op `whole` of `n_tokens`, the experts of one group, which serve so many tokens, and shared ones."""
-        n_shared = n_tokens if self._model.n_shared_experts else 0
-        own = experts_work(self._model, served, n_shared, whole.slots_bytes, fused=True)
+        n_shared = n_tokens if model.n_shared_experts else 0
+        own = experts_work(model, served, n_shared, whole.slots_bytes, fused=True)
         fused = own.fused
         if fused is not None and whole.fused is not None:  # a kernel is chosen by the tokens of the pass
             fused = fused._replace(n_tokens=whole.fused.n_tokens)

@@ -25,6 +25,7 @@ from offload.slots.memory import CapacityExceeded
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention, ModelArchitecture
 from traces.model.layer_bytes import head_bytes, layer_weight_bytes
+from traces.model.layer_models import layer_expert_bytes
 from traces.phase import Phase
 from traces.routing import Step
 
@@ -148,8 +149,9 @@ def plan_memory(
     if policy.speculation is not None and policy.speculation.draft is not None:
         static += _draft_bytes(policy.speculation.draft, workload)
     if policy.resident:
-        n_resident = placed.n_decided * most_experts(model.n_experts, placed.expert_groups)
-        needed = static + n_resident * model.expert_bytes - experts_away(model, placed)
+        n_here = most_experts(model.n_experts, placed.expert_groups)
+        resident = [n_here if kept is None else 0 for kept in placed.kept]
+        needed = static + _bytes_of(model, resident) - experts_away(model, placed)
         if needed > hbm_bytes:
             raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"), needed)
         return MemoryPlan(needed, 0, 0)
@@ -234,16 +236,15 @@ def host_bytes(
 
     An offloading policy keeps every expert there that it may move; experts that stay in HBM are not kept twice.
     """
-    n_experts = (model.n_moe_layers - placed.n_decided) * model.n_experts - placed.n_kept
-    if not policy.resident:
-        n_experts += placed.n_decided * model.n_experts
+    moved = 0 if policy.resident else model.n_experts
+    n_experts = [moved if kept is None else model.n_experts - len(kept) for kept in placed.kept]
     away = placed.host_layers | placed.streamed_layers | placed.zero_copy_weights
     weights = layer_weight_bytes(model) if away else ()
     keys = _kv_bytes(model, workload, placed.host_layers)
     if placed.kv != "device":
         others = (layer for layer in range(model.decoder.n_layers) if layer not in placed.host_layers)
         keys += int(_kv_bytes(model, workload, others) * placed.kv_share)
-    routed = (n_experts * model.expert_bytes + experts_away(model, placed)) * experts
+    routed = (_bytes_of(model, n_experts) + experts_away(model, placed)) * experts
     return routed + sum(_away(weights, placed, layer) for layer in away) + keys + model.table_bytes
 
 
@@ -281,11 +282,18 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     n_inside = min(n_inside, math.ceil(n_tokens * _share_of_micro_batch(workload, execution)))
     inside = n_inside * (14 * model.d_model + 2 * hidden + scores)
     activations = int((inside + (n_tokens - n_inside) * 2 * model.d_model) * element)
-    experts = placed.n_kept * model.expert_bytes
+    experts = _bytes_of(model, [len(kept or ()) for kept in placed.kept])
     if placed.n_decided < model.n_moe_layers and streams:
-        experts += model.n_experts * model.expert_bytes // model.n_expert_matrices
+        homes = zip(layer_expert_bytes(model), placed.kept, strict=True)
+        largest = max(n_bytes for n_bytes, kept in homes if kept is not None)
+        experts += model.n_experts * largest // model.n_expert_matrices
     buffers = LayerStreams(model, placed).buffer_bytes
     return model.non_expert_bytes - _weights_away(model, placed) + buffers + kv + activations + experts
+
+
+def _bytes_of(model: ModelArchitecture, n_experts: Sequence[int]) -> int:
+    """Bytes of so many experts of each MoE layer, (n_moe_layers,)."""
+    return sum(n * each for n, each in zip(n_experts, layer_expert_bytes(model), strict=True))
 
 
 def _draft_bytes(draft: ModelArchitecture, workload: Workload) -> int:

@@ -265,7 +265,8 @@ class HostSide:
             host.ask(moe_layer, experts)
             begin = after[0] if after else -1
             after = (*after, *(host.read(moe_layer, expert, loop.i_step, begin) for expert in experts))
-        self.waits.append(self._stream("experts", len(experts) * loop.model.expert_bytes, layer, after))
+        n_bytes = loop.works.stream_experts(len(experts)).copy_bytes
+        self.waits.append(self._stream("experts", n_bytes, layer, after))
         for expert in experts if host is not None else ():
             assert host is not None
             host.use(moe_layer, expert, Lane.H2D, self.waits[-1])

@@ -15,6 +15,7 @@ from offload.policy import Policy
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_part_bytes, layer_weight_bytes
+from traces.model.layer_models import models_by_layer
 
 __all__ = ["LayerStreams", "ZeroCopies", "check_over_link", "experts_away", "host_layer_bytes"]
 
@@ -23,11 +24,10 @@ class LayerStreams:
     """Layers that pass through HBM. `n_bytes`: of each, in order; `ahead` as of `Placement`, at most all of them."""
 
     def __init__(self, model: ModelArchitecture, placed: Placed) -> None:
-        weights = layer_weight_bytes(model)
-        experts = model.n_experts * int(model.expert_bytes * placed.expert_share)
+        weights, experts = layer_weight_bytes(model), _away_of_expert(model, placed)
         self.n_bytes = {
             layer: (int(weights[layer] * placed.streamed_share) if layer in placed.streamed_layers else 0)
-            + experts * (layer in placed.streamed_experts)
+            + model.n_experts * experts[layer] * (layer in placed.streamed_experts)
             for layer in sorted(placed.streamed_layers | placed.streamed_experts)
         }
         self.order = tuple(self.n_bytes)
@@ -57,7 +57,8 @@ class ZeroCopies:
         self._rows, share = rows, placed.streamed_share
         parts = layer_part_bytes(model)
         self._parts = {layer: [int(one * share) for one in parts[layer]] for layer in placed.zero_copy_weights}
-        self._experts, self._expert_bytes = placed.zero_copy_experts, int(model.expert_bytes * placed.expert_share)
+        away = _away_of_expert(model, placed)
+        self._experts = {layer: away[layer] for layer in placed.zero_copy_experts}
 
     def blocks(self, n_rows: Any) -> Any:
         """How often a product of so many rows reads its weights."""
@@ -70,13 +71,18 @@ class ZeroCopies:
     def ffn(self, layer: int, n_tokens: Any, n_reads: Any) -> Any:
         """By its FFN, which reads routed experts so many times, every time one of them."""
         n_bytes = self._parts[layer][1] * self.blocks(n_tokens) if layer in self._parts else 0 * n_tokens
-        return n_bytes + self._expert_bytes * n_reads if layer in self._experts else n_bytes
+        return n_bytes + self._experts[layer] * n_reads if layer in self._experts else n_bytes
 
 
 def experts_away(model: ModelArchitecture, placed: Placed) -> int:
     """Bytes of routed experts that wait in host memory for kernels to read, or to be streamed with their layer."""
-    n_layers = len(placed.zero_copy_experts) + len(placed.streamed_experts)
-    return n_layers * model.n_experts * int(model.expert_bytes * placed.expert_share)
+    each = _away_of_expert(model, placed)
+    return model.n_experts * sum(each[layer] for layer in (*placed.zero_copy_experts, *placed.streamed_experts))
+
+
+def _away_of_expert(model: ModelArchitecture, placed: Placed) -> list[int]:
+    """By layer of the decoder, the bytes of one expert that wait in host memory where its experts do."""
+    return [int(one.expert_bytes * placed.expert_share) for one in models_by_layer(model)]
 
 
 def check_over_link(policy: Policy, execution: Execution, placed: Placed) -> None:

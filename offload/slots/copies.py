@@ -5,7 +5,7 @@ Which slot, and which op read it last, is decided in `offload.slots.memory`. Not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from offload.ops import Lane, OpKind, Work
@@ -22,7 +22,7 @@ class Copies(NamedTuple):
 
     `pieces`: its way over the link matrix by matrix; none: whole. `write_back`: back to host memory when a cache lets
     it go (None: it is forgotten, for host memory has kept it). `n_at_once`: experts that one copy brings, those of a
-    layer; 0: one.
+    layer; 0: one. `sized`: a copy as the experts of a MoE layer are stored; None: as those of every layer are.
     """
 
     fetch: Work
@@ -30,6 +30,7 @@ class Copies(NamedTuple):
     pieces: tuple[Work, ...] = ()
     write_back: Work | None = None
     n_at_once: int = 0
+    sized: Callable[[Work, int], Work] | None = None
 
 
 class Target(NamedTuple):
@@ -90,8 +91,9 @@ class CopyWriter:
         """`fetch` one expert after the other out of host memory, whole, into slots that hold nothing that HBM was taken
         for; returns the first op.
         """
+        fetch = self._sized(self._copies.fetch, layer)
         return self._recorder.issue_each(
-            Lane.H2D, self._copies.fetch, readers, experts, slots, step=step, layer=self._places[layer],
+            Lane.H2D, fetch, readers, experts, slots, step=step, layer=self._places[layer],
             hbm_acquired=self._expert_bytes, priority=int(ahead),
         )  # fmt: skip
 
@@ -129,6 +131,10 @@ class CopyWriter:
             self._run_works[n] = found
         return found
 
+    def _sized(self, work: Work, layer: int) -> Work:
+        """A copy as the experts of `layer` are stored."""
+        return work if self._copies.sized is None else self._copies.sized(work, layer)
+
     def _copy(self, lane: Lane, work: Work, to: Target, one: int, other: int, third: int = -1) -> int:
         """Issue one copy after ops `one`, `other` and `third` (-1 none); it takes HBM where it fills."""
         if one > other:
@@ -137,7 +143,7 @@ class CopyWriter:
         if third >= 0:
             after = tuple(sorted({*after, third}))
         return self._recorder.issue(
-            lane, work, after, step=to.step, layer=self._places[to.layer], slot=to.slot,
+            lane, self._sized(work, to.layer), after, step=to.step, layer=self._places[to.layer], slot=to.slot,
             expert=-1 if self._copies.n_at_once else to.expert,
             hbm_acquired=self._expert_bytes * max(work.n_copies, self._copies.n_at_once) if to.fills else 0,
             priority=int(to.ahead),

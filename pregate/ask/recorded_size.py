@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.dtypes import Dtype
@@ -32,7 +30,7 @@ def with_recorded_experts(model: ModelArchitecture, trace: RoutingTrace) -> Mode
             f"the trace of {trace.provenance.model} recorded experts of {recorded:.6g} bytes, {bits:.3g} bits for each "
             f"of the {model.expert_params} weights of {model.name}'s: it is not of this model; --dtype ignores it"
         )
-    return dataclasses.replace(model, expert_dtype=Dtype(model.stored_activation_dtype.name, bits))
+    return model.with_experts_in(Dtype(model.stored_activation_dtype.name, bits))
 
 
 def describe_size(model: ModelArchitecture, trace: RoutingTrace) -> str:

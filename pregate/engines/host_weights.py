@@ -17,6 +17,7 @@ from offload.placing.placement import Placement
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_weight_bytes
+from traces.model.layer_models import models_by_layer
 
 __all__ = [
     "EXPERTS_ALONE",
@@ -50,7 +51,7 @@ def _within(home: str, gib: float, names: str, model: ModelArchitecture) -> list
     _check_names("--cpu-offload-params", names)
     left, dense, experts = gib * 2**30, 0, []
     matrices = model.n_expert_matrices
-    for layer, n_bytes in enumerate(layer_weight_bytes(model)):
+    for layer, (n_bytes, stored) in enumerate(zip(layer_weight_bytes(model), models_by_layer(model), strict=True)):
         if left <= 0:
             break
         if not names:
@@ -59,7 +60,7 @@ def _within(home: str, gib: float, names: str, model: ModelArchitecture) -> list
             n_taken = 0
             for n in (matrices - 1, 1):  # of the matrices of an expert, in two tensors
                 if left > 0:
-                    left, n_taken = left - n * model.n_experts * model.expert_bytes / matrices, n_taken + n
+                    left, n_taken = left - n * model.n_experts * stored.expert_bytes / matrices, n_taken + n
             experts.append((layer, n_taken / matrices))
     clauses, n_layers = [], model.decoder.n_layers
     taken = [(layer, share) for layer, share in experts if share]
@@ -101,8 +102,8 @@ def budget_of(placement: Placement, model: ModelArchitecture) -> tuple[float, bo
     if where is None or where.first or not whole or (dense is not None and dense != where):
         return None
     layers = where.of(model.decoder.n_layers)
-    n_moe = sum(layer in layers for layer in model.decoder.moe_layers)
-    n_bytes = n_moe * model.n_experts * model.expert_bytes
+    each = models_by_layer(model)
+    n_bytes = model.n_experts * sum(each[layer].expert_bytes for layer in model.decoder.moe_layers if layer in layers)
     if dense is not None:
         n_bytes += sum(layer_weight_bytes(model)[layer] for layer in layers)
     return math.floor(n_bytes / 2**30 * 100) / 100, dense is None

@@ -22,14 +22,14 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from offload.policy_parts.miss_costs import MissCosts
 from offload.recorder import assemble
-from tests.small_models import MODELS, decoder_only, routing
+from tests.small_models import MODELS, decoder_only, routing, stored_apart
 from tests.written_schedules import UNEVEN, resident_set
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.transforms.rebatching import rebatch
 
-ALL = MODELS | UNEVEN
+ALL = MODELS | UNEVEN | {"layers alike, stored apart": stored_apart(decoder_only(n_shared=1, n_matrices=3))}
 HOMES = (
     "experts=cpu", "experts=cpu:2", "experts=cpu:1-2", "experts=cpu:keep=2", "experts=cpu:keep=4:uniform", "layers=cpu",
     "layers=cpu:2", "layers=cpu:1-2", "layers=cpu:2@experts=cpu", "experts=cpu@host=beside", "weights=stream",

@@ -14,6 +14,7 @@ from traces.foundation.yaml_names import yaml_names
 from traces.model.attention import Attention
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 from traces.model.files.weights_files import file_of_folder, is_folder, is_weights, read_weights
+from traces.model.layer_formats import BY_LAYER, LayerFormats
 from traces.model.layer_stack import LayerStack, every_layer
 from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture
@@ -112,6 +113,7 @@ def _read_architecture(section: Section) -> ModelArchitecture:
         dtype=find_dtype(section.text("dtype"), section.where),
         expert_dtype=find_dtype(section.text("expert_dtype"), section.where),
         **_formats(section),
+        layer_formats=_read_layer_formats(section),
         other_params=section.integer("other_params", 0),
         table_params=section.integer("table_params", 0),
         d_expert=section.integer("d_expert", 0),
@@ -128,6 +130,16 @@ def _formats(section: Section) -> dict[str, Dtype | None]:
     parts = ("activation", "attention", "shared", "kv", "embedding", "head", "gate", "table")
     names = {f"{part}_dtype": section.text(f"{part}_dtype", "") for part in parts}
     return {key: find_dtype(name, section.where) if name else None for key, name in names.items()}
+
+
+def _read_layer_formats(section: Section) -> LayerFormats | None:
+    """The formats of parts that differ from layer to layer."""
+    own = section.optional_section("layer_formats")
+    if own is None:
+        return None
+    names = {part: own.items(part, optional=True) for part in BY_LAYER}
+    own.done()
+    return LayerFormats(**{part: tuple(find_dtype(str(name), own.where) for name in of) for part, of in names.items()})
 
 
 def _required_flag(section: Section, key: str) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import Dtype, find_dtype, mean_dtype
-from traces.model.files.llama_mixes import is_mix, mix_formats
+from traces.model.files.llama_mixes import is_mix, mix_formats, mix_layers
+from traces.model.layer_formats import BY_LAYER, LayerFormats
 
 if TYPE_CHECKING:
     from traces.model.model_architecture import ModelArchitecture
@@ -115,6 +117,20 @@ def _mean_of_rest(model: ModelArchitecture, named: Mapping[str, Dtype], n_bytes:
     return mean_dtype(bits)
 
 
+def _layer_formats(
+    model: ModelArchitecture, formats: Mapping[str, str], stated: Mapping[str, Dtype]
+) -> LayerFormats | None:
+    """Formats by layer: of parts that a mix is given for as it has them, of other parts that are `stated` none."""
+    mixed: dict[str, list[Dtype | None]] = {}
+    for part in BY_LAYER:
+        name = formats.get(part, formats.get("all", ""))
+        if part in stated and is_mix(name):
+            mixed[part] = mix_layers(model, name).get(part, [])
+    kept = (model.layer_formats or LayerFormats()).without(stated)
+    found = LayerFormats.of(mixed)
+    return replace(kept, **{part: getattr(found, part) for part in mixed}).known()
+
+
 def formats_of(model: ModelArchitecture) -> dict[str, Dtype]:
     """The format of each part, `all` apart."""
     return {
@@ -150,6 +166,7 @@ def changed_formats(model: ModelArchitecture, formats: Mapping[str, str]) -> dic
     for part, field in _FIELDS.items():
         followed = _FOLLOWS.get(part)
         fields[field] = None if followed is not None and now[part] == now[followed] else now[part]
+    fields["layer_formats"] = _layer_formats(model, formats, stated)
     if now["activations"] == now["dense"] and now["dense"].bits >= 16:
         fields["activation_dtype"] = None
     return fields

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from traces.model.layer_models import models_by_layer
 from traces.model.model_architecture import ModelArchitecture
 
 __all__ = ["head_bytes", "layer_part_bytes", "layer_weight_bytes"]
@@ -22,12 +23,12 @@ def layer_part_bytes(model: ModelArchitecture) -> tuple[tuple[float, float], ...
     experts, or its dense FFN.
     """
     stack, moe = model.decoder, set(model.decoder.moe_layers)
-    attention, shared = model.stored_attention_dtype.bytes_per_param, model.stored_shared_dtype.bytes_per_param
     kept = model.stored_activation_dtype.bytes_per_param
     norm_params = model.d_model * (2 if model.norm_bias else 1)
     vectors = stack.vector_params(model.d_model, norm_params) / stack.n_layers * kept
     sizes = list[tuple[float, float]]()
-    for layer, mixer in enumerate(stack.all_mixers):
+    for layer, (mixer, stored) in enumerate(zip(stack.all_mixers, models_by_layer(model), strict=True)):
+        attention, shared = stored.stored_attention_dtype.bytes_per_param, stored.stored_shared_dtype.bytes_per_param
         mixing, rest = vectors, 0.0
         if mixer is not None:
             n_blocks = 2 if stack.cross_attention else 1
@@ -35,7 +36,7 @@ def layer_part_bytes(model: ModelArchitecture) -> tuple[tuple[float, float], ...
         if layer in moe:
             rest = model.shared_expert_params * shared + model.gate_params * kept
         elif layer not in stack.bare_layers:
-            rest = stack.n_dense_matrices * model.d_model * stack.d_ff_dense * model.dtype.bytes_per_param
+            rest = stack.n_dense_matrices * model.d_model * stack.d_ff_dense * stored.dtype.bytes_per_param
         sizes.append((mixing, rest))
     return tuple(sizes)
 

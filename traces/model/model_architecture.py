@@ -19,6 +19,7 @@ from traces.errors import InvalidInput
 from traces.model.dtypes import Dtype, find_dtype
 from traces.model.files.llama_mixes import is_mix
 from traces.model.formats_by_part import changed_formats, formats_of
+from traces.model.layer_formats import LayerFormats
 from traces.model.layer_stack import MAX_WIDTH, LayerStack, ffn_vector_params
 from traces.model.published_counts import NOT_PUBLISHED, PublishedCounts
 
@@ -39,6 +40,7 @@ class ModelArchitecture:
     `attention_dtype` or `shared_dtype` says otherwise; gates, norms and biases in `gate_dtype`, the KV cache in
     `kv_dtype`, the input table in `embedding_dtype`, the output head in `head_dtype`, all four in `activation_dtype`
     unless given, which is `dtype` unless given (it must be given below 16 bits); a tied head is the input table.
+    Where layers of a decoder differ, `layer_formats` says how, and that of a part is what they have together.
     `other_params`: parameters of parts that no op reads, kept in HBM (tables by layer, say); `table_params`: those of
     tables of n-grams, in `table_dtype`, kept in host memory, of which a token reads a few rows. `d_expert`: the width
     that experts read and write, where a projection to it and back stands around them; 0: `d_model`. `norm_bias` tells
@@ -71,6 +73,7 @@ class ModelArchitecture:
     embedding_dtype: Dtype | None = None
     head_dtype: Dtype | None = None
     gate_dtype: Dtype | None = None
+    layer_formats: LayerFormats | None = None
     other_params: int = 0
     table_params: int = 0
     table_dtype: Dtype | None = None
@@ -107,6 +110,10 @@ class ModelArchitecture:
             raise InvalidInput(f"{self.name}: the encoder has cross-attention: only a decoder can")
         if self.decoder.cross_attention and self.encoder is None:
             raise InvalidInput(f"{self.name}: cross-attention without an encoder: add one, or set it false")
+        if self.layer_formats is not None:
+            if self.is_encoder_decoder:
+                raise InvalidInput(f"{self.name}: layer_formats of an encoder-decoder: of a decoder alone")
+            self.layer_formats.check(self.decoder.n_layers)
         if self.activation_dtype is None and self.dtype.bits < 16:
             raise InvalidInput(f"{self.name}: dtype {self.dtype.name} needs an activation_dtype, such as bf16")
 
@@ -327,12 +334,18 @@ class ModelArchitecture:
         kept = self.stored_activation_dtype if dtype.bits < 16 else None
         return dataclasses.replace(
             self, dtype=dtype, expert_dtype=dtype, activation_dtype=kept, attention_dtype=None, shared_dtype=None,
-            embedding_dtype=None, head_dtype=None, gate_dtype=None,
+            embedding_dtype=None, head_dtype=None, gate_dtype=None, layer_formats=None,
         )  # fmt: skip
 
     def with_expert_dtype(self, name: str) -> ModelArchitecture:
         """The same model with the experts' matrices stored as `name`, the rest as it is. Raises `UnknownName`."""
-        return dataclasses.replace(self, expert_dtype=find_dtype(name))
+        return self.with_experts_in(find_dtype(name))
+
+    def with_experts_in(self, dtype: Dtype) -> ModelArchitecture:
+        """The same model with the experts of every layer in one format."""
+        layers = self.layer_formats
+        kept = None if layers is None else layers.without(["experts"]).known()
+        return dataclasses.replace(self, expert_dtype=dtype, layer_formats=kept)
 
     @property
     def formats(self) -> dict[str, Dtype]:

@@ -31,6 +31,7 @@ from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.tier_names import tier_named
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
+from traces.model.layer_models import layer_expert_bytes
 from traces.model.tensor_parallel import sharded
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -238,7 +239,7 @@ def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy, p
             f"{policy.name}: experts that are moved are of one card; several take layers in turn: --policies gpu_only, "
             f"gpu_only@experts=cpu:N, gpu_only@layers=cpu:N"
         )
-    return (n_in_turn - 1) * most_experts(model.n_experts, placed.expert_groups) * model.expert_bytes
+    return (n_in_turn - 1) * most_experts(model.n_experts, placed.expert_groups) * max(layer_expert_bytes(model))
 
 
 def _turns(policy: Policy, memory: MachineMemory) -> int:

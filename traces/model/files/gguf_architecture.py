@@ -171,10 +171,12 @@ def _parts(top: Layer, layers: list[dict[str, Tensor]], path: Path) -> StoredPar
     for name, tensor in top.items():
         part = {"token_embd.weight": "embedding", "output.weight": "head"}.get(name, "gates")
         parts.add(part, tensor.n_params, tensor.n_bytes, tensor.dtype)
-    for layer in layers:
-        sparse = _is_sparse(layer)
+    for i, layer in enumerate(layers):
+        own, sparse = StoredParts(f"{path}: layer {i}"), _is_sparse(layer)
         for name, tensor in layer.items():
-            parts.add(_part_of(name, tensor, sparse), tensor.n_params, tensor.n_bytes, tensor.dtype)
+            for whole in (parts, own):
+                whole.add(_part_of(name, tensor, sparse), tensor.n_params, tensor.n_bytes, tensor.dtype)
+        parts.of_layers.append(own)
     return parts
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from traces.model.layer_stack import LayerStack
     from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["MIXES", "is_mix", "mix_formats"]
+__all__ = ["MIXES", "is_mix", "mix_formats", "mix_layers"]
 
 Rule = Callable[[int, int], str | None]
 """The format at layer i of n; None: the mix's own."""
@@ -89,10 +89,13 @@ _NARROWER = {
 """What matrices have instead, whose rows are no multiple of 256."""
 _BLOCK = 256
 
+_ONE_FORMAT_A_PART = "mxfp4_moe"
+"""A mix whose rule names parts alone."""
+
 
 def is_mix(name: str) -> bool:
     """Whether a name is that of a mix whose rule is known, in capitals or not."""
-    return name.lower() in MIXES or name.lower() == "mxfp4_moe"
+    return name.lower() in MIXES or name.lower() == _ONE_FORMAT_A_PART
 
 
 def mix_formats(model: ModelArchitecture, name: str) -> dict[str, Dtype]:
@@ -101,7 +104,7 @@ def mix_formats(model: ModelArchitecture, name: str) -> dict[str, Dtype]:
     Linear mixers and projections of latent attention are taken to have the mix's own format.
     """
     name = name.lower()
-    if name == "mxfp4_moe":
+    if name == _ONE_FORMAT_A_PART:
         wide = dict.fromkeys(("attention", "dense", "shared", "embedding", "head"), find_dtype("q8_0"))
         return wide | {"experts": find_dtype("mxfp4"), "gates": find_dtype("fp32")}
     mix = MIXES[name]
@@ -118,6 +121,34 @@ def mix_formats(model: ModelArchitecture, name: str) -> dict[str, Dtype]:
         "head": head,
     }
     return found | {"gates": find_dtype("fp32")}
+
+
+def mix_layers(model: ModelArchitecture, name: str) -> dict[str, list[Dtype | None]]:
+    """The same of each part that layers have, by layer of the decoder: None where a layer has none of it, and no parts
+    where a rule gives all layers one format.
+    """
+    name = name.lower()
+    if name == _ONE_FORMAT_A_PART or model.is_encoder_decoder:
+        return {}
+    mix, stack, d = MIXES[name], model.decoder, model.d_model
+    dense = stack.d_ff_dense or d
+    found: dict[str, list[Dtype | None]] = {"attention": [], "dense": [], "shared": [], "experts": []}
+    for i in range(stack.n_layers):
+        rows, is_sparse = _attention(model, stack, i, mix), i in stack.moe_layers
+        of = {
+            "attention": _mean(rows) if rows else None,
+            "dense": None if is_sparse or i in stack.bare_layers else
+                     _ffn(mix, [i], stack.n_layers, d, dense, stack.n_dense_matrices),
+        }  # fmt: skip
+        if is_sparse:
+            width, shared, n = model.expert_width, model.d_ff_shared or d, model.n_expert_matrices
+            of |= {
+                "experts": _ffn(mix, [i], stack.n_layers, width, model.d_ff_expert, n),
+                "shared": _ffn(mix, [i], stack.n_layers, d, shared, n) if model.n_shared_experts else None,
+            }
+        for part, by_layer in found.items():
+            by_layer.append(of.get(part))
+    return found
 
 
 def _attention(model: ModelArchitecture, stack: LayerStack, i: int, mix: Mix) -> list[tuple[int, str]]:

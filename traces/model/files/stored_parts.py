@@ -9,6 +9,7 @@ from typing import Any
 
 from traces.errors import InvalidFile
 from traces.model.dtypes import DTYPES, MAX_SHARES, Dtype, find_dtype, mean_dtype, shares_dtype
+from traces.model.layer_formats import BY_LAYER, LayerFormats
 from traces.model.model_architecture import ModelArchitecture
 
 __all__ = ["COUNTED", "MATRICES", "StoredParts", "with_stored_parts"]
@@ -28,7 +29,7 @@ _MOST_LEFT = 0.05
 class StoredParts:
     """Weights and bytes by part, summed over the tensors of `where`, and how many tensors and weights have each format.
 
-    `stated`: what engines multiply in, where the files say so.
+    `stated`: what engines multiply in, where the files say so. `of_layers`: the same of each layer, where it is known.
     """
 
     where: str
@@ -37,6 +38,7 @@ class StoredParts:
     n_bytes: Counter[str] = field(default_factory=Counter)
     formats: dict[str, Counter[str]] = field(default_factory=dict)
     weights: dict[str, Counter[str]] = field(default_factory=dict)
+    of_layers: list[StoredParts] = field(default_factory=list)
 
     def add(self, part: str, n_params: int, n_bytes: int, dtype: str) -> None:
         """One tensor."""
@@ -85,6 +87,13 @@ class StoredParts:
                 return shared
         return mean_dtype(bits)
 
+    def layer_formats(self) -> LayerFormats | None:
+        """What layers are stored in, where they differ. Raises `InvalidFile`."""
+        found = {
+            part: [one.stored(part) if one.n_params[part] else None for one in self.of_layers] for part in BY_LAYER
+        }
+        return LayerFormats.of(found).known()
+
     def note(self) -> str:
         """How many tensors of each part have which format, in words."""
         told = (
@@ -123,6 +132,7 @@ def with_stored_parts(model: ModelArchitecture, parts: StoredParts) -> ModelArch
         embedding_dtype=_unless(formats["embedding"], parts.activations),
         head_dtype=_unless(formats.get("head"), parts.activations),
         gate_dtype=_unless(rest, parts.activations),
+        layer_formats=parts.layer_formats(),
         note="; ".join(filter(None, (model.note, parts.note()))),
     )  # fmt: skip
     return _with_rest(made, parts, rest)

@@ -51,7 +51,7 @@ def test_costs_of_unions_are_those_of_their_experts_one_by_one(
     shares, shared = rng.random(len(experts)) < 0.7, rng.integers(0, 3, n_passes * n_parts)
     unions = BlockUnions(ptr, experts, tokens, np.full(n_passes, n_parts), shared)
     rows, works = Rows(), Works(model, 0)
-    found = unions.grouped(rows, works, shares).tolist()
+    found = unions.grouped(rows, works, shares, [0] * unions.n_blocks).tolist()
     wanted, at = [], 0
     for u, n in enumerate(sizes):
         of_union = tokens[at * n_parts : (at + n) * n_parts].reshape(n, n_parts)[shares[at : at + n]]
