@@ -16,6 +16,7 @@ from torch import Tensor
 from offload.slots.memory import CapacityExceeded
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
+from traces.model.layer_models import models_by_layer
 
 __all__ = [
     "PAGE_BYTES",
@@ -45,7 +46,7 @@ def element_type(model: ModelArchitecture) -> torch.dtype:
 
     Raises `InvalidInput` unless the model is stored in fp32, bf16 or fp16 throughout.
     """
-    formats = {stored.name for stored in model.formats.values()}
+    formats = {stored.name for one in (model, *models_by_layer(model)) for stored in one.formats.values()}
     if len(formats) > 1 or not formats <= TYPES.keys():
         raise InvalidInput(
             f"{model.name} is stored in {', '.join(sorted(formats))}: the runtime computes in one of "

@@ -23,7 +23,7 @@ def layer_part_bytes(model: ModelArchitecture) -> tuple[tuple[float, float], ...
     experts, or its dense FFN.
     """
     stack, moe = model.decoder, set(model.decoder.moe_layers)
-    kept = model.stored_activation_dtype.bytes_per_param
+    kept = model.stored_gate_dtype.bytes_per_param
     norm_params = model.d_model * (2 if model.norm_bias else 1)
     vectors = stack.vector_params(model.d_model, norm_params) / stack.n_layers * kept
     sizes = list[tuple[float, float]]()

@@ -32,7 +32,7 @@ class LayerFormats:
             n = len(getattr(self, field.name))
             if n not in (0, n_layers):
                 raise InvalidInput(
-                    f"layer_formats: {field.name} of {n} layers, the decoder has {n_layers}: all or none"
+                    f"layer_formats: {field.name} of {n} layers, expected {n_layers}, all of the decoder, or none"
                 )
 
     def without(self, parts: Iterable[str]) -> LayerFormats:
