@@ -20,6 +20,7 @@ from tests.small_models import decoder_only, routing, stored_apart
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_weight_bytes
 from traces.model.layer_models import layer_expert_bytes, models_by_layer, models_by_moe_layer
+from traces.model.tensor_parallel import sharded
 
 APART = stored_apart(decoder_only(n_shared=1, n_matrices=3))
 
@@ -69,3 +70,17 @@ def test_memory_of_some_layers_is_the_bytes_of_those_layers(text: str) -> None:
         for one in (policy, policy_named("gpu_only"))
     )
     assert host_bytes(APART, workload, policy, placed) == here - there == away
+
+
+def test_whole_experts_on_cards_have_the_bits_of_their_layer() -> None:
+    policy = policy_named("gpu_only")
+    placed = dataclasses.replace(place(APART, policy.placement), n_cards=2, expert_groups=2)
+    model = sharded(APART, 2, 2)
+    steps, run = routing(APART).steps(), EXECUTIONS["vllm"]
+    schedule = decode(model, steps, policy, run, n_buffers=0, placed=placed, compiled=False).schedule
+    for layer in APART.decoder.moe_layers:
+        ops = np.flatnonzero((schedule.layer == layer) & (schedule.kind == OpKind.EXPERTS))
+        assert len({*schedule.lane[ops].tolist()}) == 2
+        alike = experts_work(models_by_layer(model)[layer], [1], 1, fused=True).weight_bits
+        both = [work.weight_bits for work in works_at(schedule, ops) if work.fused and work.fused.n_experts == 1]
+        assert set(both) == {alike}
