@@ -91,12 +91,19 @@ def validate(
     machine = ReadOnly(describe_device(plan.backend))
     assert hw.fit is not None
     if folder is not None and runner.recorded:
-        save_recording(Recording(runner.recorded, hw.fit.stack, machine, plan.provenance), folder / RUNS)
+        routings = {pairs[0][0].case.group: pairs[0][0].captured.trace for pairs in predicted if _ran(pairs, runner)}
+        recording = Recording(runner.recorded, hw.fit.stack, machine, plan.provenance, ReadOnly(routings))
+        save_recording(recording, folder / RUNS)
     if errors.first is not None and not outcomes:
         raise errors.first
     return Validation(
         tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped, _trust_in_fit(hw)
     )
+
+
+def _ran(pairs: PredictedGroup, runner: Runner) -> bool:
+    """Whether any case of a group was run."""
+    return any(one.case.name in runner.recorded for one, _ in pairs)
 
 
 def _all_predicted(
@@ -174,7 +181,9 @@ def rejudge(
             skipped[group.name] = "not recorded"
             continue
         say(f"predicting {group.name}")
-        cases = prepare_cases(group, hw, recording.link_bytes_per_s(group), recording.slots(group))
+        cases = prepare_cases(
+            group, hw, recording.link_bytes_per_s(group), recording.slots(group), recording.routings.get(group.name)
+        )
         pairs = _predicted(cases, hw, drawn=len(outcomes) == 0)
         measured = recording.measure(cases, [one.case.name for one, said in pairs if said.timeline is not None])
         outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]

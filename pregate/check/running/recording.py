@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import Measurement, OpTime
 from pregate.check.predictions import PreparedCase, op_times
+from pregate.check.running.recorded_routing import routing_arrays, routing_of
 from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import Section
 from traces.foundation.whole_file import whole_file
 from traces.importers.arrays import npz_arrays, npz_names
+from traces.routing import RoutingTrace
 
 __all__ = ["RecordedCase", "Recording", "achieved_bound_s", "load_recording", "measurement_of", "save_recording"]
 
@@ -62,12 +64,15 @@ class RecordedCase:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Cases by name, and how they came about; `stack`: the software that ran."""
+    """Cases by name, and how they came about; `stack`: the software that ran. `routings`: what was run, by the name of
+    a group; of a group without one, what its workload makes today.
+    """
 
     cases: Mapping[str, RecordedCase]
     stack: str
     machine: Mapping[str, Any]
     provenance: Mapping[str, str]
+    routings: Mapping[str, RoutingTrace] = field(default_factory=lambda: ReadOnly({}))
 
     def has(self, group: CaseGroup) -> bool:
         """Whether all cases of a group were run."""
@@ -175,12 +180,18 @@ def save_recording(recording: Recording, path: Path) -> None:
                 **({} if case.link_bytes_per_s is None else {"link_bytes_per_s": case.link_bytes_per_s}),
             }
         )
+    routings = []
+    for i, (group, trace) in enumerate(recording.routings.items()):
+        columns, about_it = routing_arrays(trace, f"routing{i}")
+        arrays |= columns
+        routings.append({"group": group, **about_it})
     about = {
         "version": VERSION,
         "stack": recording.stack,
         "machine": dict(recording.machine),
         "provenance": dict(recording.provenance),
         "cases": told,
+        "routings": routings,
     }
     arrays[_ABOUT] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
     with whole_file(path) as partial, partial.open("wb") as file:
@@ -214,8 +225,16 @@ def _read(section: Section, arrays: Mapping[str, NDArray[Any]]) -> Recording:
         one = Section(raw, where)
         name = one.text("name")
         cases[name] = _case(one, arrays[f"case{i}"])
+    routings = {}
+    for i, raw in enumerate(section.items("routings") if "routings" in section else ()):
+        where = f"{section.where}: routings[{i}]"
+        if not isinstance(raw, dict):
+            raise InvalidFile(f"{where} is not a mapping")
+        one = Section(raw, where)
+        group = one.text("group")
+        routings[group] = routing_of(one, f"routing{i}", arrays)
     section.done()
-    return Recording(ReadOnly(cases), stack, ReadOnly(described), ReadOnly(texts))
+    return Recording(ReadOnly(cases), stack, ReadOnly(described), ReadOnly(texts), ReadOnly(routings))
 
 
 def _case(section: Section, times: NDArray[Any]) -> RecordedCase:

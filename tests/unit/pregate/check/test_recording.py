@@ -16,6 +16,7 @@ from offload.metrics.run_metrics import of_timeline
 from pregate.ask.simulation import interpret
 from pregate.check.cases import CaseGroup, CaseWorkload
 from pregate.check.predictions import PreparedCase, exact_figures, prepare_cases
+from pregate.check.running.recorded_routing import routing_arrays
 from pregate.check.running.recording import RecordedCase, Recording, load_recording, measurement_of, save_recording
 from pregate.named import load_hardware, load_model
 from traces.errors import InvalidFile, InvalidInput
@@ -56,9 +57,11 @@ def recorded(case: PreparedCase, slower: float = 1.0) -> RecordedCase:
 def test_what_is_written_is_what_is_read(prepared: list[PreparedCase], tmp_path: Path) -> None:
     cases = {one.case.name: recorded(one, 1.5) for one in prepared}
     cases["paced"] = dataclasses.replace(cases[prepared[0].case.name], link_bytes_per_s=2e9)
+    trace = prepared[0].captured.trace
     written = Recording(
-        ReadOnly(cases), "streams", ReadOnly({"name": "a device", "spec": None}), ReadOnly({"date": "x"})
-    )
+        ReadOnly(cases), "streams", ReadOnly({"name": "a device", "spec": None}), ReadOnly({"date": "x"}),
+        ReadOnly({GROUP.name: trace}),
+    )  # fmt: skip
     save_recording(written, tmp_path / "runs.npz")
     read = load_recording(tmp_path / "runs.npz")
     assert (read.stack, dict(read.machine), dict(read.provenance)) == ("streams", dict(written.machine), {"date": "x"})
@@ -66,6 +69,8 @@ def test_what_is_written_is_what_is_read(prepared: list[PreparedCase], tmp_path:
         for field in dataclasses.fields(case):
             mine, theirs = getattr(case, field.name), getattr(read.cases[name], field.name)
             assert np.array_equal(mine, theirs) if field.name.endswith("_ns") else mine == theirs
+    assert {name: one.digest for name, one in read.routings.items()} == {GROUP.name: trace.digest}
+    assert read.routings[GROUP.name].provenance.source == trace.provenance.source
     assert read.has(GROUP)
     assert not read.has(dataclasses.replace(GROUP, policies=("on_demand", "lru")))
     assert read.link_bytes_per_s(GROUP) is None
@@ -117,6 +122,30 @@ def test_no_run_ends_before_it_starts(start: list[int], end: list[int]) -> None:
         RecordedCase("d", 1, 0, "cuda", None, np.array(start), np.array(end), {}, "o", (), 0.0)
 
 
+def test_a_recording_is_judged_by_the_routing_that_it_ran(prepared: list[PreparedCase]) -> None:
+    """Another generator makes other routing of the same seed."""
+    hw, other = load_hardware("a100-sxm4-80gb", stack="streams"), dataclasses.replace(GROUP.workload, seed=2)
+    moved = dataclasses.replace(GROUP, workload=other)
+    routing = prepared[0].captured.trace
+    again, anew = (prepare_cases(moved, hw, routing=one) for one in (routing, None))
+    digests = [[one.captured.decoded.schedule.digest for one in cases] for cases in (prepared, again, anew)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(("column", "line"), [("step", "no step"), ("experts", "shape")])
+def test_routing_that_is_none_is_refused_by_name(
+    prepared: list[PreparedCase], column: str, line: str, tmp_path: Path
+) -> None:
+    arrays, about = routing_arrays(prepared[0].captured.trace, "routing0")
+    arrays[f"routing0.{column}"] = np.zeros(3, dtype=np.int16)
+    if column == "step":
+        del arrays["routing0.step"]
+    whole = {**WHOLE, "cases": [], "routings": [{"group": "g", **about}]}
+    path = rewritten(tmp_path / "runs.npz", whole, arrays)
+    with pytest.raises(InvalidFile, match=line):
+        load_recording(path)
+
+
 def rewritten(path: Path, about: object, arrays: dict[str, np.ndarray] | None = None) -> Path:
     """A file with another `about`."""
     text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
@@ -135,6 +164,7 @@ CASE = {
     "disturbances": [],
     "load": 0.0,
 }
+ROUTING = {"group": "g", "n_experts": 4, "model": "m", "source": "s", "note": ""}
 WHOLE = {"version": 2, "stack": "streams", "machine": {}, "provenance": {}, "cases": [CASE]}
 
 
@@ -151,6 +181,8 @@ WHOLE = {"version": 2, "stack": "streams", "machine": {}, "provenance": {}, "cas
         ({**WHOLE, "cases": [{**CASE, "slots": [1]}]}, np.zeros((1, 2, 3), dtype=np.int64), r"slots = \[1\]"),
         ({**WHOLE, "cases": [{**CASE, "slots": [1, -1]}]}, np.zeros((1, 2, 3), dtype=np.int64), r"slots = \[1, -1\]"),
         ({**WHOLE, "cases": [{**CASE, "source": 1}]}, np.zeros((1, 2, 3), dtype=np.int64), "source = 1 is not text"),
+        ({**WHOLE, "routings": [1]}, np.zeros((1, 2, 3), dtype=np.int64), r"routings\[0\] is not a mapping"),
+        ({**WHOLE, "routings": [ROUTING]}, np.zeros((1, 2, 3), dtype=np.int64), "the routing has no experts"),
         ({**WHOLE, "more": 1}, np.zeros((1, 2, 3), dtype=np.int64), "more"),
     ],
 )

@@ -75,6 +75,13 @@ def test_recorded_runs_are_judged_again_without_a_device(quiet: None, tmp_path: 
         assert there.measurement is not None
         assert there.measurement.median("tpot_s") == pytest.approx(here.measurement.median("tpot_s"), rel=1e-12)
         assert there.measurement.exact == here.measurement.exact
+    assert recording.routings[paced.name].digest == paced.workload.trace(SMALL).digest
+    with pytest.MonkeyPatch.context() as changed:  # a generator that is another by now
+        changed.setattr(CaseWorkload, "trace", lambda self, model: pytest.fail("made anew"))
+        assert (
+            rejudge([paced], platform(), recording).outcomes[0].prediction.metrics
+            == live.outcomes[0].prediction.metrics
+        )
     with pytest.raises(InvalidInput, match="the recording has runs of none of these groups"):
         rejudge([other], platform(), recording)
     with pytest.raises(InvalidInput, match="what would run is streams"):
