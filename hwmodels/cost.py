@@ -42,7 +42,8 @@ class Costs:
     when not given): what machines that share either need to know. `crossed_s`: what `link_s` would be with
     copies going the other way all the while (`link_s` when not given); `contended`: the share of its rate that a
     transfer to the device, or an op of the host's processor, keeps while the other reads host memory (1 when not
-    given). FIFO lanes read the first two only.
+    given); `beside_copies`: the share of its rate that a kernel keeps while copies to the device are under way (1 when
+    not given). FIFO lanes read the first two only.
     """
 
     issue_s: NDArray[np.float64]
@@ -51,6 +52,7 @@ class Costs:
     hbm_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     crossed_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     contended: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    beside_copies: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         for name in ("link_s", "hbm_s"):
@@ -58,8 +60,9 @@ class Costs:
                 object.__setattr__(self, name, np.zeros(self.duration_s.shape, self.duration_s.dtype))
         if not self.crossed_s.size:
             object.__setattr__(self, "crossed_s", self.link_s)
-        if not self.contended.size:
-            object.__setattr__(self, "contended", np.ones(self.duration_s.shape, self.duration_s.dtype))
+        for name in ("contended", "beside_copies"):
+            if not getattr(self, name).size:
+                object.__setattr__(self, name, np.ones(self.duration_s.shape, self.duration_s.dtype))
 
 
 class Parts(NamedTuple):
@@ -104,16 +107,16 @@ def price_figures(
     kind = np.result_type(np.float64, *(np.asarray(value).dtype for value in figures.values.values()))
     issue, duration = np.zeros(shape, dtype=kind), np.zeros(shape, dtype=kind)
     link, hbm = (np.zeros(shape if shares else 0, dtype=kind) for _ in range(2))
-    contended = np.ones(shape if shares else 0, dtype=kind)
+    contended, beside = (np.ones(shape if shares else 0, dtype=kind) for _ in range(2))
     for work, rows, counts in alike(works, figures, n_machines is not None):
         parts = parts_of(work, figures, counts)
         issue[rows], duration[rows] = _issue_s(work, figures), parts.total_s
         if shares:
             link[rows], hbm[rows] = parts.link_s, _hbm_traffic_s(work, figures, counts)
-            contended[rows] = _contended(work, parts, figures)
+            contended[rows], beside[rows] = _contended(work, parts, figures), _beside_copies(work, parts, figures)
     if not shares:
         return Costs(issue, duration, link, hbm)
-    return Costs(issue, duration, link, np.minimum(hbm, duration), link * figures.crossing_slowdown, contended)
+    return Costs(issue, duration, link, np.minimum(hbm, duration), link * figures.crossing_slowdown, contended, beside)
 
 
 def _contended(work: Work, parts: Parts, figures: Figures) -> Number:
@@ -127,6 +130,17 @@ def _contended(work: Work, parts: Parts, figures: Figures) -> Number:
     kept = figures.values.get("host.cpu_beside_copies", 1.0)
     slowed_s = total_s - parts.dram_s + parts.dram_s / kept
     return np.where(np.real(total_s) > 0, total_s / np.where(np.real(slowed_s) > 0, slowed_s, 1.0), 1.0)
+
+
+def _beside_copies(work: Work, parts: Parts, figures: Figures) -> Number:
+    """The share of its rate that a kernel keeps while copies are under way: all of it beside them, it takes
+    `stack.beside_copies_s` longer.
+    """
+    more_s = figures.values.get("stack.beside_copies_s")
+    if more_s is None or work.kind not in KERNEL_KINDS:
+        return 1.0
+    total_s = parts.total_s
+    return np.where(np.real(total_s) > 0, total_s / (total_s + more_s), 1.0)
 
 
 def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | None = None) -> Parts:
@@ -313,7 +327,7 @@ def _beside(work: Work, figures: Figures) -> Number:
     """How many times as long as alone an op takes in a schedule that fetches experts."""
     if not figures.offloaded:
         return 1.0
-    factor = _or(figures.kernel(work.kind, "offloaded"), 1.0)
+    factor = 1.0 if figures.apart else _or(figures.kernel(work.kind, "offloaded"), 1.0)
     cached, cache_bytes = (figures.kernel(work.kind, name) for name in ("cached", "cache_bytes"))
     if work.slots_bytes and cached is not None and cache_bytes is not None:
         factor = factor * (1 - cached_share(work.slots_bytes, cache_bytes) * (1 - cached))

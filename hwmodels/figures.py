@@ -44,6 +44,8 @@ _STAGING = "host.staging_bytes_per_s"
 _STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s")
 """What a host stages, and the rates of a link that it is in place of."""
 
+_BESIDE = "stack.beside_copies_s"
+
 _CUTS = frozenset({OpKind.HANDOVER, OpKind.RETURN, OpKind.STREAM})
 """What crosses the link where a pass has parts on the host."""
 
@@ -60,7 +62,8 @@ class Figures:
     `offloaded`: whether what is priced fetches experts meanwhile; None until the schedule is known. `is_cut`: whether
     its passes are cut between accelerator and host. `scatter`: by
     kind, "gate", what its ops take over what their law says, where machines are draws; empty: the law at its word.
-    `laws`: of kernels, where a public table of them was fitted.
+    `laws`: of kernels, where a public table of them was fitted. `apart`: whether an engine tells by the clock which
+    kernels run beside copies, so that no average over all of a schedule stands for it.
     """
 
     values: Mapping[str, Number]
@@ -71,6 +74,7 @@ class Figures:
     is_cut: bool = False
     scatter: Mapping[str, Number] = field(default_factory=lambda: ReadOnly({}))
     laws: tuple[FittedLaw, ...] = ()
+    apart: bool = False
 
     def __getitem__(self, key: str) -> Number:
         return self.values[key]
@@ -247,6 +251,22 @@ class Figures:
                     f"the host of {self.hardware} says nothing of {key}: measure it (pregate measure), or state the "
                     f"share of its rate that is left, --set {key}=0.85 (copies were seen to keep 0.71 to 0.96)"
                 )
+
+    @property
+    def knows_beside_copies(self) -> bool:
+        """Whether somebody says what copies cost the kernels beside them."""
+        return _BESIDE in self.values
+
+    def told_apart(self) -> Figures:
+        """These figures for an engine that knows when copies are under way. Raises `InvalidInput` unless the stack says
+        what they cost the kernels beside them.
+        """
+        if not self.knows_beside_copies:
+            raise InvalidInput(
+                f"nobody says what copies cost the kernels beside them with {self.stack.name} on {self.hardware}: "
+                f"measure it (pregate measure), or state it, --set {_BESIDE}=6us"
+            )
+        return replace(self, apart=True)
 
     def flop_per_s(self, compute: str) -> Number:
         """What GEMMs in `compute` achieve."""

@@ -77,6 +77,7 @@ CONSTANTS: dict[str, str] = {
     "sort_s": "time",
     "load_s": "time",
     "mask_s": "time",
+    "beside_copies_s": "time",
     "split_launch_s": "time",
     "draft_s": "time",
     "cpu_kv_copies": "ratio",
@@ -113,6 +114,7 @@ time that a block of `fused_tile` waits for one load. sort_s: host time to look 
 token, where rows are sorted by expert on the host; the order goes to the device by a copy that the host waits for.
 load_s: of the first prompt of a run, for kernels that are loaded as they are first launched. mask_s: host time to fill
 one entry of a mask of tokens by keys and to look at it.
+beside_copies_s: how much longer an op takes with copies to the device under way, whatever it does (mode `beside`).
 split_launch_s: of a launch where a pass is cut between accelerator and host, so that no CUDA graph spans it; left out:
 launch_s.
 draft_s: time to propose one token to verify, where no model of the catalogue does (`draft=stated`).
@@ -148,6 +150,7 @@ OPTIONAL = (
     "sort_s",
     "load_s",
     "mask_s",
+    "beside_copies_s",
     "split_launch_s",
     "draft_s",
     "cpu_kv_copies",

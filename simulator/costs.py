@@ -11,10 +11,13 @@ from traces.errors import InvalidInput
 
 __all__ = ["check_costs", "one_by_one"]
 
+_SHARES = ("contended", "beside_copies")
+"""Of a rate, 1 of what nothing slows."""
+
 
 def check_costs(schedule: Schedule, costs: Costs) -> None:
     """Raise `InvalidInput` unless all are (n_works,) finite seconds, 0 or above, no share longer than the whole."""
-    for name in ("issue_s", "duration_s", "link_s", "hbm_s", "crossed_s", "contended"):
+    for name in ("issue_s", "duration_s", "link_s", "hbm_s", "crossed_s", *_SHARES):
         values = getattr(costs, name)
         if values.shape != (len(schedule.works),):
             raise InvalidInput(f"{name} has shape {values.shape}, the schedule prices {len(schedule.works)} works")
@@ -22,8 +25,8 @@ def check_costs(schedule: Schedule, costs: Costs) -> None:
             raise InvalidInput(f"{name} holds a time that is negative or not finite")
         if name in ("link_s", "hbm_s") and np.any(values > costs.duration_s * (1 + 1e-9)):
             raise InvalidInput(f"{name} holds a time that is longer than the op itself")
-        if name == "contended" and (np.any(values > 1) or np.any(values <= 0)):
-            raise InvalidInput("contended holds a share of a rate that is not above 0, at most 1")
+        if name in _SHARES and (np.any(values > 1) or np.any(values <= 0)):
+            raise InvalidInput(f"{name} holds a share of a rate that is not above 0, at most 1")
         if name == "crossed_s" and np.any(values < costs.link_s):
             raise InvalidInput("crossed_s holds a time that is shorter than link_s: copies one way are never slower")
 
@@ -33,4 +36,5 @@ def one_by_one(costs: Costs, copies: Unrolled) -> Costs:
     n = copies.n_copies
     whole = {name: getattr(costs, name)[copies.row] for name in ("duration_s", "link_s", "hbm_s", "crossed_s")}
     shares = {name: values / n for name, values in whole.items()}
-    return Costs(costs.issue_s[copies.row], **shares, contended=costs.contended[copies.row])
+    kept = {name: getattr(costs, name)[copies.row] for name in _SHARES}
+    return Costs(costs.issue_s[copies.row], **shares, **kept)

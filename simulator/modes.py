@@ -21,7 +21,8 @@ DISK and CPU, and all others unless a mode says otherwise, are served as `des` s
     link that is no transfer hbm_s / duration_s.
   - one with *measured factors*: while pieces of two lanes draw on it, each keeps its draw of its rate. With `both_ways`
     the two links together, link_s / crossed_s; with `dram_shared` host memory, `contended`: transfers on H2D and ops on
-    CPU read it.
+    CPU read it; with `beside_copies` the way to host memory, `beside_copies`: an op on COMPUTE keeps its share beside
+    transfers on H2D, which keep all of theirs.
 - **Progress.** A piece of work at a changing rate is accounted for when its rate changes: remaining -= elapsed x rate,
   not below 0, and its end becomes now + remaining / rate. At a constant rate of 1 it ends at start + work exactly.
 - **Cancellation.** Once the op `cancelled_by[i]` has ended, op i, if not started, takes no lane: it starts and ends as
@@ -68,7 +69,8 @@ class Modes:
     `link`: how the lanes H2D and D2H serve copies. `chunk_bytes`: FETCH copies are cut in equal chunks of at most so
     many bytes. `hbm_shared`: copies and kernels share HBM bandwidth. `cancel`: `Schedule.cancelled_by` is honoured.
     `both_ways`: copies to the device and back slow each other down where the link says so. `dram_shared`: so do copies
-    to the device and what the host's processor computes, where the host says so.
+    to the device and what the host's processor computes, where the host says so. `beside_copies`: kernels take longer
+    while copies to the device are under way, where the stack says so.
     Raises `InvalidInput` for a link mode that does not exist or a chunk below one byte.
     """
 
@@ -78,6 +80,7 @@ class Modes:
     cancel: bool = False
     both_ways: bool = False
     dram_shared: bool = False
+    beside_copies: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -101,7 +104,8 @@ class Modes:
         cancel = "copies cancelled when pointless" if self.cancel else ""
         both = "one cap for both directions of a link" if self.both_ways else ""
         dram = "host memory shared by copies and the processor" if self.dram_shared else ""
-        return ", ".join(filter(None, (link, chunk, hbm, cancel, both, dram))) or "FIFO lanes"
+        beside = "kernels slowed by copies" if self.beside_copies else ""
+        return ", ".join(filter(None, (link, chunk, hbm, cancel, both, dram, beside))) or "FIFO lanes"
 
     def require_fifo(self) -> None:
         """Raise `NotFifo` unless FIFO lanes say all of it."""

@@ -45,6 +45,13 @@ RESOURCES = {
     "dram": Resource(
         lambda modes: modes.dram_shared, (Lane.H2D,), (Lane.CPU,), lambda costs, alone_s: costs.contended, False
     ),
+    "beside": Resource(
+        lambda modes: modes.beside_copies,
+        (Lane.H2D,),
+        (Lane.COMPUTE,),
+        lambda costs, alone_s: costs.beside_copies,
+        False,
+    ),
     "hbm": Resource(
         lambda modes: modes.hbm_shared,
         LINKS,

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hwmodels.calibrate.beside_copies import fit_beside_copies
 from hwmodels.calibrate.deciding import with_deciding
 from hwmodels.calibrate.issue_times import issue_times
 from hwmodels.calibrate.least_squares import Fitted, fit_median, fit_sum, summary
@@ -141,6 +142,9 @@ def _fit_stack(measured: Measurements, rates: Rates) -> dict[str, Fitted]:
         samples = list(measured.of("op", kind=kind, phase="decode"))
         if samples:
             fitted[constant] = fit_median(constant, samples)
+    beside = fit_beside_copies(measured)
+    if beside is not None:
+        fitted["beside_copies_s"] = beside
     reads = list(measured.of("disk_read", direct=True))
     if reads:
         _require_growth(reads, _MOST_OF_STORAGE * rates.storage_bytes_per_s)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from hwmodels.calibrate.measurements import Sample
 from hwmodels.fits.fit import LeftOut
+from traces.errors import InvalidInput
 
-__all__ = ["Fitted", "fit_curve", "fit_factor", "fit_median", "fit_sum", "solve", "summary"]
+__all__ = ["Fitted", "fit_curve", "fit_factor", "fit_median", "fit_more", "fit_sum", "solve", "summary"]
 
 _LEAST_SPREAD = 0.02
 """No constant is known better than this: medians of one session agree better than sessions do."""
@@ -198,6 +199,22 @@ def fit_factor(name: str, samples: Sequence[Sample], over_s: Sequence[float]) ->
     return Fitted(
         {name: float(np.exp(mean))}, np.array([[variance]]), _rows(samples), np.exp(others - logs[: len(others)]) - 1
     )
+
+
+def fit_more(name: str, samples: Sequence[Sample], over_s: Sequence[float], taken_s: Sequence[float]) -> Fitted:
+    """How much longer than `over_s` ops take, `taken_s` each: the median, and how well its scatter tells it.
+
+    `left_out`: of the whole time. Raises `InvalidInput` unless it is above 0.
+    """
+    more_s = np.array(taken_s) - np.array(over_s)
+    value, n = float(np.median(more_s)), len(more_s)
+    if not value > 0:
+        raise InvalidInput(f"{name}: {samples[0].row} and {n - 1} others take no longer than alone: nothing to fit")
+    scatter = float(np.median(np.abs(more_s - value))) * 1.4826 / value
+    others = np.array([np.median(np.delete(more_s, i)) for i in range(n if n > 1 else 0)])
+    left_out = (np.array(over_s)[: len(others)] + others) / np.array(taken_s)[: len(others)] - 1
+    variance = _told(_OF_A_MEDIAN * scatter / np.sqrt(n))
+    return Fitted({name: value}, np.array([[variance]]), _rows(samples), left_out)
 
 
 def summary(errors: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> LeftOut:

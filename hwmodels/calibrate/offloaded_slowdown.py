@@ -15,7 +15,7 @@ from hwmodels.calibrate.least_squares import Fitted, fit_curve, fit_factor, summ
 from hwmodels.calibrate.measurements import Sample
 from hwmodels.kernels.roofline import cached_share
 
-__all__ = ["fit_offloaded_slowdown"]
+__all__ = ["fit_offloaded_slowdown", "same_op"]
 
 _NAMES = ("offloaded", "cached", "cache_bytes")
 
@@ -42,17 +42,17 @@ def fit_offloaded_slowdown(samples: Sequence[Sample]) -> Fitted | None:
     samples tell a cache, also `cached`, by which that is multiplied if it holds all slots, and the `cache_bytes` of
     `cached_share`.
     """
-    alone = {_same_op(sample): sample.mean_s for sample in samples if sample.parameters["beside"] == "nothing"}
+    alone = {same_op(sample): sample.mean_s for sample in samples if sample.parameters["beside"] == "nothing"}
     pairs = [
         sample
         for sample in samples
         if sample.parameters["beside"] != "nothing"
         and sample.parameters["phase"] == "decode"
-        and _same_op(sample) in alone
+        and same_op(sample) in alone
     ]
     if not pairs:
         return None
-    over_s = [alone[_same_op(sample)] for sample in pairs]
+    over_s = [alone[same_op(sample)] for sample in pairs]
     sizes = np.array([sample.work.slots_bytes for sample in pairs])
     plain = fit_factor("offloaded", pairs, over_s)
     if len(set(sizes[sizes > 0].tolist())) < _LEAST_SIZES or len(pairs) < 2 * len(_NAMES):
@@ -78,6 +78,6 @@ def _fit_cache(pairs: Sequence[Sample], over_s: Sequence[float], sizes: NDArray[
     return fit_curve(_NAMES, curve, ratios, starts, bounds, pairs)
 
 
-def _same_op(sample: Sample) -> tuple[str, ...]:
+def same_op(sample: Sample) -> tuple[str, ...]:
     """What an op has in common with itself under another policy."""
     return tuple(str(sample.parameters[name]) for name in ("probe", "phase", "kind", "gemms", "dtype"))

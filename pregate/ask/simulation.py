@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodels.compute_formats import computes_in
-from hwmodels.cost import Costs, price
+from hwmodels.cost import Costs, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.fits.coverage import FitCoverage, beyond_fit, coverage
 from hwmodels.platform import Platform
@@ -26,7 +26,7 @@ from pregate.ask.choices import ENGINES
 from pregate.ask.result_display import fields_of, html_table, one_line
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.timing.intervals import UNCERTAIN, Interval
-from pregate.ask.timing.policy_modes import modes_of
+from pregate.ask.timing.policy_modes import figures_under, modes_of
 from pregate.ask.timing.time_errors import run_intervals
 from simulator.explain.bounds import Bounds, lower_bounds
 from simulator.explain.critical_path import walk
@@ -203,9 +203,7 @@ def interpret(
     schedule, turns = captured.decoded.schedule, captured.policy.placement.turns
     if modes.chunk_bytes is None:
         modes = modes_of(captured.policy, modes)
-    if modes.dram_shared:
-        figures_of(hw).require_contention()
-    costs = price(schedule.works, hw)
+    costs = price_figures(schedule.works, figures_under(modes, figures_of(hw)))
     explained = walk(schedule, costs) if engine in ("auto", "recurrence") and modes.is_fifo else None
     timeline = explained.timeline if explained else _timeline(schedule, costs, hw, engine, modes, turns)
     if check:

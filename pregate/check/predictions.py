@@ -26,10 +26,10 @@ from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import request
 from pregate.ask.simulation import interpret
 from pregate.ask.timing.intervals import full_intervals
+from pregate.ask.timing.policy_modes import modes_measured
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import COMPARED_METRICS, Case, CasePrediction, OpTime
 from runtime.programs.precedence import follows_of, order_of
-from simulator.explain.bounds import lower_bounds
 from simulator.explain.explained_metrics import METRICS as SIMULATED
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -63,13 +63,14 @@ def prepare_cases(
     hw: Platform,
     link_bytes_per_s: float | None = None,
     slots: Mapping[str, tuple[int, int]] = ReadOnly({}),
+    routing: RoutingTrace | None = None,
 ) -> list[PreparedCase]:
     """The cases of a group on `hw`, whose link becomes `link_bytes_per_s`, or what the group says without.
 
     `slots`: by the name of a case the transient slots and those of its cache that it ran with, where it has run; others
-    get what `plan_memory` grants. Raises as `pregate.simulate`.
+    get what `plan_memory` grants. `routing`: in place of the one that the workload makes. Raises as `pregate.simulate`.
     """
-    model, trace = group.model, group.workload.trace(group.model)
+    model, trace = group.model, routing or group.workload.trace(group.model)
     whole = memory_of(hw)
     link = link_bytes_per_s or group.link_bytes_per_s
     if link is None and group.ratio is not None:
@@ -123,23 +124,32 @@ def _link_of_ratio(model: ModelArchitecture, trace: RoutingTrace, hw: Platform, 
 
 
 def predict(prepared: PreparedCase, *, keep_timeline: bool = False) -> CasePrediction:
-    """Simulate a prepared case."""
+    """Simulate a prepared case: by the event engine where the fit says what copies cost the kernels beside them."""
     captured, hw = prepared.captured, prepared.hw
     schedule = captured.decoded.schedule
-    result = interpret(captured, hw, "recurrence", with_intervals=False)
+    modes = modes_measured(hw)
+    result = interpret(captured, hw, "recurrence" if modes.is_fifo else "event", modes=modes, with_intervals=False)
     assert result.timeline is not None
     known = not unfitted_device(schedule.works, hw)
     found = full_intervals(
         captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0), metrics=SIMULATED
     )
     values = result.to_dict()
+    metrics = {name: float(values[name]) for name in COMPARED_METRICS}
+    if not modes.is_fifo:  # what is drawn are FIFO machines: how far they lie from their own middle
+        middle = interpret(captured, hw, "recurrence", with_intervals=False).to_dict()
+        moved = {name: metrics[name] / float(middle[name]) for name in found if middle[name]}
+        found = {
+            name: ends and (ends[0] * moved.get(name, 1.0), ends[1] * moved.get(name, 1.0))
+            for name, ends in found.items()
+        }
     return CasePrediction(
-        metrics={name: float(values[name]) for name in COMPARED_METRICS},
+        metrics=metrics,
         intervals={name: ends for name, ends in found.items() if ends is not None},
         naive=_naive(prepared),
         ops=op_times(result.timeline, captured.trace),
         exact=exact_figures(schedule, captured),
-        bound_s=lower_bounds(schedule, price(schedule.works, hw)).makespan_s,
+        bound_s=result.bound_s,
         schedule_digest=schedule.digest,
         timeline=result.timeline if keep_timeline else None,
     )

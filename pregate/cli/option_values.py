@@ -37,7 +37,13 @@ __all__ = [
 ]
 
 
-_MODES = {"hbm": "hbm_shared", "cancel": "cancel", "both": "both_ways", "dram": "dram_shared"}
+_MODES = {
+    "hbm": "hbm_shared",
+    "cancel": "cancel",
+    "both": "both_ways",
+    "dram": "dram_shared",
+    "beside": "beside_copies",
+}
 """Words of `--modes` that are on or off, and what they are called in `Modes`."""
 
 
@@ -86,7 +92,8 @@ def build_cache(text: str | None) -> Cache | None:
 
 
 def build_modes(text: str | None) -> Modes:
-    """The modes of the options: `shared` or `priority` links, `chunk:1MiB`, `hbm`, `dram` shared, `cancel`, `both`.
+    """The modes of the options: links `shared` or by `priority`, `chunk:1MiB`, `hbm` and `dram` shared, `cancel`,
+    `both`, `beside`.
 
     Raises `UnknownName` for another word, `InvalidInput` for one given twice or two that exclude each other.
     """

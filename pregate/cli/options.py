@@ -109,7 +109,8 @@ Check = Annotated[bool, typer.Option("--check", help="Run SimPy, the definition,
 Yes = Annotated[bool, typer.Option("--yes", help="Go on with a workload that takes many minutes.")]
 CHECKED = "Checked: SimPy gives every op the same start and end, bit for bit."
 ModesText = Annotated[
-    str | None, typer.Option("--modes", help="Not FIFO: shared or priority, chunk:1MiB, hbm, dram, cancel, both.")
+    str | None,
+    typer.Option("--modes", help="Not FIFO: shared or priority, chunk:1MiB, hbm, dram, cancel, both, beside."),
 ]
 TopK = Annotated[int | None, typer.Option(help="Experts a token, where a trace overrode the model's.")]
 BackendName = Annotated[str, typer.Option("--backend", help="auto (CUDA where there is a device), cpu or cuda.")]

@@ -16,7 +16,7 @@ from runtime.programs.precedence import Order
 from traces.errors import InvalidInput
 from traces.foundation.uncollected import uncollected
 
-__all__ = ["Timed", "timed"]
+__all__ = ["Timed", "copies_under_way", "timed"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +55,17 @@ def timed(
         return Timed(backend.times(), issued_ns.astype(np.float64) * 1e-9)
     finally:
         backend.close()
+
+
+def copies_under_way(lanes: Sequence[int], times: Times) -> NDArray[np.bool_]:
+    """Of each op, (n_ops,), whether a copy to the device was under way when it ended: begun before, ended later."""
+    copies = np.flatnonzero(np.array(lanes) == Lane.H2D)
+    if not len(copies):
+        return np.zeros(len(lanes), np.bool_)
+    start_s, end_s = times.start_s[copies], times.end_s[copies]  # a lane serves in order: both ascend
+    last = np.searchsorted(start_s, times.end_s, side="left") - 1
+    found: NDArray[np.bool_] = (last >= 0) & (end_s[np.maximum(last, 0)] > times.end_s)
+    return found
 
 
 def _order(lanes: Sequence[int], n_actions: int, waits: Sequence[Sequence[int]] | None) -> Order:

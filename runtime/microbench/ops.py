@@ -20,7 +20,7 @@ from offload.policy import Policy
 from offload.schedule import Schedule
 from runtime.backends.backend import Action, Backend, Times
 from runtime.loading import load_program
-from runtime.microbench.lanes import timed
+from runtime.microbench.lanes import copies_under_way, timed
 from runtime.microbench.probes import Probe
 from runtime.model.weights import Experts
 from runtime.programs.program import Program, build_program, resident_slots
@@ -31,6 +31,9 @@ __all__ = ["offloaded_samples", "op_samples"]
 _HOST_KINDS = tuple(kind for kind, row in KINDS.items() if row.lane is Lane.HOST)
 _Group = tuple[OpKind, tuple[Gemm, ...], bool]
 
+
+_LEAST_BESIDE = 4
+"""Ops beside copies that are worth a sample of their own."""
 
 _WARM_TOKENS = 256
 """Tokens of all prompts that a run to warm up has at most: what libraries first do costs longer ones little."""
@@ -59,7 +62,7 @@ def offloaded_samples(
 ) -> list[Sample]:  # fmt: skip
     """The ops of `probe` under a policy that offloads: copies go through the same memory, caches go cold while it
     waits, and its waits and readbacks are timed too. Their `beside` says the policy and its slots. `hold` as of
-    `op_samples`.
+    `op_samples`. Kernels that ended while a copy to the device was under way are told once more, as samples "beside".
 
     Once for each of several numbers of slots: those of prompts that activate as few experts as the probe does, all of
     them, and unless `quick` some between. Few slots stay in a cache.
@@ -75,11 +78,14 @@ def offloaded_samples(
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Ran:
-    """A program, and what its ops took, (n_ops,): on their lane, and the host to issue them."""
+    """A program, and what its ops took, (n_ops,): on their lane, and the host to issue them; and of which a copy to the
+    device was under way when they ended.
+    """
 
     program: Program
     duration_s: NDArray[np.float64]
     issue_s: NDArray[np.float64]
+    copying: NDArray[np.bool_]
 
 
 def _run(
@@ -99,12 +105,14 @@ def _run(
     lanes, waits = program.order.lane.tolist(), program.order.waits
     backend, actions = _loaded(make, program, experts)
     run = timed(backend, lanes, actions, waits)
-    duration_s = run.times.end_s - run.times.start_s
+    duration_s, copying = run.times.end_s - run.times.start_s, copies_under_way(lanes, run.times)
     if hold is not None:
         backend, actions = _loaded(make, program, experts)
         queued = _queued(program, actions, hold)
-        duration_s[queued.ops] = _held_s(queued, timed(backend, queued.lanes, queued.actions, queued.waits).times)
-    return _Ran(program, duration_s, run.issue_s)
+        times = timed(backend, queued.lanes, queued.actions, queued.waits).times
+        duration_s[queued.ops] = _held_s(queued, times)
+        copying[queued.ops] = copies_under_way(queued.lanes, times)[queued.places]
+    return _Ran(program, duration_s, run.issue_s, copying)
 
 
 def _loaded(make: Callable[[], Backend], program: Program, experts: Experts) -> tuple[Backend, list[Action | None]]:
@@ -188,6 +196,9 @@ def _samples(probe: Probe, run: _Ran, beside: str) -> list[Sample]:
         phase = "decode" if decoding else "prefill"
         described: dict[str, Any] = {"probe": probe.name, "phase": phase, "beside": beside} | work_parameters(work)
         samples.append(sample_of("op", run.duration_s[ops].tolist(), **described))
+        beside_s = run.duration_s[ops][run.copying[ops]]
+        if kind in KERNEL_KINDS and len(beside_s) >= _LEAST_BESIDE:
+            samples.append(sample_of("beside", beside_s.tolist(), **described))
         if kind not in _HOST_KINDS:
             of = {"kind": kind.name.lower(), "phase": phase, "probe": probe.name, "beside": beside}
             samples += [

@@ -26,6 +26,7 @@ from runtime.microbench.host import host_samples
 from runtime.microbench.live import live_samples
 from runtime.microbench.ops import offloaded_samples, op_samples
 from runtime.microbench.probes import Probe, probes
+from runtime.microbench.records import record_samples
 from runtime.microbench.rounds import Microbenchmark
 from runtime.microbench.storage import read_samples
 from runtime.model.weights import Experts
@@ -56,6 +57,12 @@ _OFFLOADING = ("on_demand", "pregate")
 
 _PASS = 1.5
 """So many times that for all ops of a forward pass."""
+
+_RECORD_SIZES: dict[str, tuple[tuple[int, ...], int, int]] = {
+    "cuda": ((4 << 10, 1 << 20, 16 << 20, 64 << 20), 64 << 20, 64),
+    "cpu": ((4 << 10, 1 << 20), 8 << 20, 24),
+}
+"""By back end: bytes that kernels read, bytes of a copy beside them, records."""
 
 _LARGE_PARAMS = (1 << 26,)
 """Weights of a matrix that only a CUDA device is asked to multiply by: those of the largest experts."""
@@ -143,6 +150,9 @@ def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
         yield _part("deciding live", partial(live_samples, make))
     if not quick:
         yield _part("copies beside kernels", partial(contention_samples, make, settings.dtypes[0], hold=long_hold))
+        sizes, copy_bytes, n = _RECORD_SIZES[settings.backend]
+        records = partial(record_samples, make, settings.dtypes[0], sizes=sizes, copy_bytes=copy_bytes, n=n)
+        yield _part("records beside copies", partial(records, hold=long_hold))
 
 
 def _kinds_of_memory(settings: Settings, remote: int | None) -> tuple[str, ...]:

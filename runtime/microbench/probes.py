@@ -43,7 +43,7 @@ _WIDE = (
 _LARGE_HEADS = (_Use(1, 48, 2), _Use(8, 32, 4, quick=True), _Use(32, 24, 2, offloaded=True))
 _ENCODER_DECODER = (
     _Use(1, 16, 1, quick=True), _Use(1, 128, 1), _Use(1, 512, 1), _Use(2, 64, 2, offloaded=True),
-    _Use(4, 128, 4), _Use(16, 16, 8, quick=True),
+    _Use(16, 16, 8, quick=True), _Use(64, 16, 8),
 )  # fmt: skip
 
 _SOURCE = ("a probe of pregate's microbenchmarks: no published model",)

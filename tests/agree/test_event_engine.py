@@ -47,7 +47,10 @@ MODES = [
     Modes(link="priority", chunk_bytes=2, hbm_shared=True, cancel=True),
     Modes(both_ways=True),
     Modes(dram_shared=True),
-    Modes(link="shared", chunk_bytes=2, hbm_shared=True, cancel=True, both_ways=True, dram_shared=True),
+    Modes(beside_copies=True),
+    Modes(
+        link="shared", chunk_bytes=2, hbm_shared=True, cancel=True, both_ways=True, dram_shared=True, beside_copies=True
+    ),
 ]
 
 modes = st.builds(
@@ -58,6 +61,7 @@ modes = st.builds(
     cancel=st.booleans(),
     both_ways=st.booleans(),
     dram_shared=st.booleans(),
+    beside_copies=st.booleans(),
 )
 kinds = st.sampled_from([OpKind.FETCH, OpKind.STAGE, OpKind.READBACK, OpKind.EXPERTS, OpKind.WAIT])
 times = st.one_of(st.sampled_from([0.0, 1.0, 2.0, 0.5]), st.floats(1e-3, 3.0, allow_nan=False))
@@ -84,7 +88,7 @@ def jobs(draw: st.DrawFn) -> tuple[Schedule, Costs]:
     link, hbm = (np.array(draw(st.lists(shares, min_size=n, max_size=n))) * columns["duration"] for _ in range(2))
     slower = np.array(draw(st.lists(st.sampled_from([1.0, 1.5, 3.0]), min_size=n, max_size=n)))
     kept = np.array(draw(st.lists(st.sampled_from([1.0, 0.7, 0.25]), min_size=n, max_size=n)))
-    return schedule, Costs(columns["issue"], columns["duration"], link, hbm, link * slower, kept)
+    return schedule, Costs(columns["issue"], columns["duration"], link, hbm, link * slower, kept, kept[::-1])
 
 
 def assert_alike(schedule: Schedule, costs: Costs, chosen: Modes) -> None:

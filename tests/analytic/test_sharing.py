@@ -29,7 +29,8 @@ def of_works(schedule: Schedule, **by_work: dict[Work, float]) -> Costs:
         name: np.array([by_work.get(name, {}).get(work, 0.0) for work in schedule.works])
         for name in ("issue_s", "duration_s", "link_s", "hbm_s", "crossed_s")
     }
-    columns["contended"] = np.array([by_work.get("contended", {}).get(work, 1.0) for work in schedule.works])
+    for name in ("contended", "beside_copies"):
+        columns[name] = np.array([by_work.get(name, {}).get(work, 1.0) for work in schedule.works])
     columns["crossed_s"] = np.maximum(columns["crossed_s"], columns["link_s"])
     return Costs(**columns)
 
@@ -216,6 +217,27 @@ def test_copies_and_the_processor_slow_each_other_down_while_both_read_host_memo
     assert shared.end_s == pytest.approx([5.0, 5.0, 7.0], rel=1e-12)
     assert engine(schedule, costs, Modes()).end_s.tolist() == [3.0, 2.0, 4.0]
     assert engine(schedule, costs, Modes(both_ways=True)).end_s == pytest.approx([3.0, 2.0, 4.0], rel=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_kernels_take_longer_while_copies_are_under_way_and_copies_take_as_long_as_alone(engine: Engine) -> None:
+    """A copy, 1 s of latency and 3 s of transfer, beside kernels of 2 s that take 4 s beside copies. The first does 1 s
+    of its 2 before the transfer begins, the other in 2 s, until 3. The second does half a second until the copy has
+    ended, at 4, and the rest at its full rate, until 5.5. A readback beside neither slows nor is slowed.
+    """
+    back = Work(OpKind.READBACK, copy_bytes=1)
+    recorder = Recorder()
+    recorder.issue(Lane.H2D, COPY, step=0)
+    for _ in range(2):
+        recorder.issue(Lane.COMPUTE, KERNEL, step=0)
+    recorder.issue(Lane.D2H, back, step=0)
+    schedule = recorder.schedule()
+    costs = of_works(
+        schedule, duration_s={COPY: 4.0, KERNEL: 2.0, back: 1.0}, link_s={COPY: 3.0, back: 1.0},
+        beside_copies={KERNEL: 0.5},
+    )  # fmt: skip
+    assert engine(schedule, costs, Modes(beside_copies=True)).end_s == pytest.approx([4.0, 3.0, 5.5, 1.0], rel=1e-12)
+    assert engine(schedule, costs, Modes(dram_shared=True)).end_s == pytest.approx([4.0, 2.0, 4.0, 1.0], rel=1e-12)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

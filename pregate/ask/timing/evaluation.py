@@ -22,7 +22,7 @@ from pregate.ask.capturing.capture import Captured
 from pregate.ask.simulation import calibration, changed_share, coverage_of, host_figures_of, output_of
 from pregate.ask.timing.brought_ahead import ahead_of, ahead_on
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
-from pregate.ask.timing.policy_modes import modes_of
+from pregate.ask.timing.policy_modes import figures_under, modes_of
 from simulator.batched import batch
 from simulator.batched.batch import Compiled
 from simulator.events import event_engine
@@ -54,10 +54,8 @@ def evaluate(
     `UnknownName` for a key that is no figure.
     """
     base = figures_of(hw)
-    figures = base.with_values(values)
     modes = modes_of(captured.policy, modes)
-    if modes.dram_shared:
-        figures.require_contention()
+    figures = figures_under(modes, base.with_values(values))
     costs = price_figures(captured.decoded.schedule.works, figures, n_machines, shares=not modes.is_fifo)
     fields = (
         _fifo(captured, ready or made_ready(captured), costs) if modes.is_fifo else _by_events(captured, costs, modes)

@@ -154,7 +154,7 @@ def _modes(section: Section | None) -> Modes:
         chunk = int(parse_override(chunk, "size"))
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise InvalidFile(f"{section.where}: chunk_bytes = {chunk!r} is not a size of at least 1 byte, such as 1MiB")
-    flags = (section.flag(name) for name in ("hbm_shared", "cancel", "both_ways", "dram_shared"))
+    flags = (section.flag(name) for name in ("hbm_shared", "cancel", "both_ways", "dram_shared", "beside_copies"))
     modes = Modes(link, chunk, *flags)  # type: ignore[arg-type]
     section.done()
     return modes

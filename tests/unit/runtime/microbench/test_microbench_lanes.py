@@ -15,12 +15,13 @@ from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime.backends.backend import Action, Copy, LaneFailure  # noqa: E402
+from runtime.backends.backend import Action, Copy, LaneFailure, Times  # noqa: E402
 from runtime.backends.cpu import CpuBackend  # noqa: E402
 from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.backends.pacing import Link  # noqa: E402
 from runtime.memory import aligned  # noqa: E402
-from runtime.microbench.lanes import timed  # noqa: E402
+from runtime.microbench.lanes import copies_under_way, timed  # noqa: E402
+from runtime.microbench.records import EACH, SEVERAL, record_samples  # noqa: E402
 
 N_BYTES = 64 << 10
 LINK = Link(20e6, latency_s=1e-4)
@@ -100,3 +101,37 @@ def test_streams_are_driven_by_the_same_code() -> None:
     assert np.all(run.times.end_s >= run.times.start_s)
     assert run.times.start_s[1] >= run.times.end_s[0]
     assert run.times.moved_bytes[Lane.H2D] == N_BYTES
+
+
+def test_a_copy_is_under_way_until_it_ends_and_copies_back_are_none() -> None:
+    lanes = [Lane.COMPUTE, Lane.H2D, Lane.COMPUTE, Lane.COMPUTE, Lane.H2D, Lane.D2H, Lane.COMPUTE, Lane.COMPUTE]
+    start_s = np.array([0.0, 1.0, 1.0, 2.0, 6.0, 8.0, 8.0, 6.0])
+    end_s = np.array([1.0, 3.0, 2.0, 3.0, 7.0, 9.0, 8.5, 6.5])
+    found = copies_under_way(lanes, Times(start_s, end_s, {}))
+    assert np.flatnonzero(found).tolist() == [2, 7]
+    assert not copies_under_way([Lane.COMPUTE], Times(np.zeros(1), np.ones(1), {})).any()
+
+
+def test_kernels_are_timed_from_record_to_record_alone_and_beside_copies() -> None:
+    def make() -> CpuBackend:
+        return CpuBackend(h2d=Link(20e6))
+
+    found = record_samples(make, "fp32", sizes=(4096, 1 << 18), copy_bytes=1 << 20, n=8)
+    assert [tuple(one.parameters.values()) for one in found] == [
+        (n_bytes, kernels, beside)
+        for n_bytes in (4096, 1 << 18)
+        for kernels in (EACH, SEVERAL)
+        for beside in ("nothing", "h2d")
+    ]
+    assert all(one.n == 7 and one.median_s > 0 for one in found)
+    short = record_samples(make, "fp32", sizes=(4096,), copy_bytes=64, n=8)
+    assert {one.parameters["beside"] for one in short} == {"nothing"}, "kernels that outlast the copies are not beside"
+
+
+def test_a_device_is_held_up_before_copies_and_kernels() -> None:
+    held: list[int] = []
+    record_samples(
+        lambda: CudaBackend(device="cpu", api=StandIn()), "fp32", sizes=(4096,), copy_bytes=64, n=4,
+        hold=lambda: held.append(1),
+    )  # fmt: skip
+    assert len(held) == 4

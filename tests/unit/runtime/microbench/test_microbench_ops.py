@@ -113,6 +113,12 @@ def test_offloaded_experts_are_fetched_and_their_ids_read_back(offloaded: dict[s
         assert sample.median_s > 0.5 * (1e-5 + expert_bytes / 100e6), "a late copy leaves its link free in time"
     readback = next(s for s in samples if s.what == "op" and s.parameters["kind"] == "readback")
     assert readback.work.copy_bytes > 0
+    of_op = {json.dumps(dict(s.parameters)): s.n for s in samples if s.what == "op"}
+    beside = [s for s in samples if s.what == "beside"]
+    assert all(4 <= s.n <= of_op[json.dumps(dict(s.parameters))] for s in beside)
+    assert {s.parameters["kind"] for s in beside} <= {kind.name.lower() for kind in KERNEL_KINDS}
+    if policy == "pregate":
+        assert beside, "its copies outlast ops"
 
 
 def test_a_probe_activates_as_many_experts_as_it_says_other_ones_every_time() -> None:

@@ -1,0 +1,156 @@
+"""What copies cost the kernels beside them: fitted where microbenchmarks tell it, priced, and told by a mode."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pregate
+from hwmodels.calibrate.beside_copies import fit_beside_copies
+from hwmodels.calibrate.calibration import calibrate
+from hwmodels.calibrate.measurements import Measurements, Sample
+from hwmodels.cost import price, price_figures
+from hwmodels.figures import figures_of
+from hwmodels.fits.fit_files import load_fit
+from hwmodels.platform import Platform, load_platform, platform_of
+from offload.ops import KERNEL_KINDS, OpKind
+from offload.work import expert_copy_work
+from pregate.ask.capturing.capture import capture
+from pregate.check.cases import CaseGroup, CaseWorkload
+from pregate.check.predictions import predict, prepare_cases
+from pregate.cli.option_values import build_modes
+from simulator.modes import Modes, NotFifo
+from tests import small_fits
+from tests.small_models import MODELS, routing
+from traces.errors import InvalidInput
+
+MODEL = MODELS["shared experts, three matrices"]
+TRACE = routing(MODEL, batch=3, seed=2)
+BESIDE = Modes(beside_copies=True)
+MORE_S = 6e-6
+KEY = "stack.beside_copies_s"
+
+
+def timed(one: Sample, what: str, seconds: float, **changes: object) -> Sample:
+    return Sample(what, {**one.parameters, **changes}, seconds, seconds, seconds, seconds, 10)
+
+
+def beside(
+    more_s: float = MORE_S, factor: float = 1.0, what: str = "beside", policy: str = "pregate, 4 slots"
+) -> list[Sample]:
+    """Every op of `small_fits` beside copies."""
+    alone = [one for one in small_fits.measurements().of("op", beside="nothing") if one.work.gemms]
+    return [timed(one, what, one.mean_s * factor + more_s, beside=policy) for one in alone]
+
+
+def measured(more: Sequence[Sample]) -> Measurements:
+    return dataclasses.replace(small_fits.measurements(), samples=(*small_fits.measurements().samples, *more))
+
+
+def hw(more_s: float | None) -> Platform:
+    """The made-up machine, with what copies cost the kernels beside them, or without."""
+    fit = small_fits.fit() if more_s is None else calibrate(measured(beside(more_s)))
+    return platform_of(fit)
+
+
+def test_one_time_is_fitted_whatever_ops_do() -> None:
+    found = fit_beside_copies(measured(beside()))
+    assert found is not None
+    assert found.values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
+    assert np.abs(found.left_out).max() < 1e-9
+    assert not any("head" in row for row in found.rows), "a head ends a pass, after all copies"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        beside()[:7],
+        beside(more_s=0.0, factor=1.3),  # a factor says it better
+        beside(more_s=-1e-6),
+        beside(what="op", policy="on_demand, 4 slots"),
+    ],
+)
+def test_nothing_is_fitted_that_samples_do_not_tell(more: list[Sample]) -> None:
+    assert fit_beside_copies(measured(more)) is None
+
+
+def test_files_without_samples_of_their_own_have_ops_of_a_policy_that_fetches_ahead() -> None:
+    of_policy = beside(what="op")
+    found = fit_beside_copies(measured(of_policy))
+    assert found is not None
+    assert found.values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
+    records = small_fits.sample("record", 1e-6, n_bytes=1, kernels=1, beside="nothing")
+    assert fit_beside_copies(measured([*of_policy, records])) is None, "a file that could tell them apart"
+
+
+def test_kernels_of_any_size_with_a_record_each_count_as_ops_do() -> None:
+    records = [
+        small_fits.sample("record", seconds + more_s, n_bytes=n, kernels=kernels, beside=told)
+        for n, seconds in ((1, 2e-6), (2, 2e-5), (3, 2e-4))
+        for kernels, told, more_s in ((1, "nothing", 0.0), (1, "h2d", MORE_S), (8, "nothing", 0.0), (8, "h2d", 1e-6))
+    ]
+    found = fit_beside_copies(measured([*records, *beside()[:5]]))
+    assert found is not None
+    assert found.values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
+    assert fit_beside_copies(measured([*records[:8], *beside(0.0, 1.3)])) is None
+
+
+def test_a_fit_keeps_it_from_file_to_price(tmp_path: Path) -> None:
+    fit = calibrate(measured(beside()))
+    (tmp_path / "fit.yaml").write_text(fit.to_yaml(), encoding="utf-8")
+    machine = platform_of(load_fit(tmp_path / "fit.yaml"))
+    assert machine.constants["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
+    assert fit.left_out["beside_copies_s"].n == len(beside()) - 4
+    schedule = capture(MODEL, machine, TRACE, "on_demand").decoded.schedule
+    costs = price_figures(schedule.works, figures_of(machine).told_apart())
+    for work, duration_s, share in zip(schedule.works, costs.duration_s, costs.beside_copies, strict=True):
+        wanted = duration_s / (duration_s + MORE_S) if work.kind in KERNEL_KINDS else 1.0
+        assert share == pytest.approx(wanted, rel=1e-9)
+    average = price(schedule.works, machine).duration_s
+    is_kernel = np.array([work.kind in KERNEL_KINDS for work in schedule.works])
+    assert average[is_kernel] == pytest.approx(1.1 * costs.duration_s[is_kernel]), "what the engine tells is no average"
+    assert price([expert_copy_work(MODEL, OpKind.FETCH)], machine).beside_copies.tolist() == [1.0]
+
+
+def test_a_simulation_knows_the_mode_and_says_what_it_lacks() -> None:
+    slow = {"link.h2d_bytes_per_s": 1e6, KEY: 1e-3}
+    machine = load_platform("rtx-4090", "streams", slow)
+    plain, slowed = (pregate.simulate(MODEL, machine, TRACE, "prefetch_all", modes=m) for m in (Modes(), BESIDE))
+    assert slowed.tpot_s > plain.tpot_s
+    assert pregate.simulate(MODEL, machine, TRACE, "prefetch_all", modes=BESIDE, check=True).tpot_s == slowed.tpot_s
+    alone = pregate.simulate(MODEL, machine, TRACE, "gpu_only", modes=BESIDE)
+    assert alone.tpot_s == pytest.approx(pregate.simulate(MODEL, machine, TRACE, "gpu_only").tpot_s, rel=1e-9)
+    with pytest.raises(InvalidInput, match=r"--set stack\.beside_copies_s=6us"):
+        pregate.simulate(MODEL, load_platform("rtx-4090", "streams"), TRACE, "on_demand", modes=BESIDE)
+    with pytest.raises(NotFifo, match="kernels slowed by copies"):
+        pregate.simulate(MODEL, machine, TRACE, "on_demand", modes=BESIDE, engine="recurrence")
+    assert build_modes("beside") == BESIDE
+
+
+def test_a_sweep_along_it_says_what_a_simulation_says() -> None:
+    values = [1e-4, 1e-3]
+    machine = load_platform("rtx-4090", "streams", {"link.h2d_bytes_per_s": 1e6})
+    with pytest.warns(UserWarning, match="event: kernels slowed by copies"):
+        grid = pregate.sweep(
+            MODEL, machine, TRACE, policies=["prefetch_all"], axes={KEY: values}, modes=BESIDE, cache_dir=False
+        )
+    for i, value in enumerate(values):
+        here = load_platform("rtx-4090", "streams", {"link.h2d_bytes_per_s": 1e6, KEY: value})
+        assert float(grid.tpot_s[0, i]) == pregate.simulate(MODEL, here, TRACE, "prefetch_all", modes=BESIDE).tpot_s
+
+
+def test_what_is_validated_is_predicted_by_what_its_fit_measured() -> None:
+    group = CaseGroup(MODEL, CaseWorkload(1, 4, 4, seed=3), ("pregate",), link_bytes_per_s=4e7, hbm_share=0.5)
+    told, untold = (predict(prepare_cases(group, hw(more_s))[0]) for more_s in (1e-3, None))
+    (prepared,) = prepare_cases(group, hw(1e-3))
+    wanted = pregate.ask.simulation.interpret(prepared.captured, prepared.hw, "event", modes=BESIDE)
+    assert told.metrics["tpot_s"] == wanted.tpot_s
+    assert told.metrics["tpot_s"] > untold.metrics["tpot_s"]
+    for name, (low, high) in told.intervals.items():
+        if name in untold.intervals:
+            assert low <= told.metrics[name] <= high
