@@ -11,7 +11,7 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import Section
 from traces.routing import Provenance, RoutingTrace
 
-__all__ = ["routing_arrays", "routing_of"]
+__all__ = ["recorded_routing_of", "routing_arrays"]
 
 _COLUMNS = ("experts", "sequence", "position", "phase", "step")
 _MAYBE = ("gate_weights", "expert_bytes", "rejected", "popularity")
@@ -25,7 +25,7 @@ def routing_arrays(trace: RoutingTrace, name: str) -> tuple[dict[str, NDArray[An
     return arrays, {"n_experts": trace.n_experts, "model": origin.model, "source": origin.source, "note": origin.note}
 
 
-def routing_of(section: Section, name: str, arrays: Mapping[str, NDArray[Any]]) -> RoutingTrace:
+def recorded_routing_of(section: Section, name: str, arrays: Mapping[str, NDArray[Any]]) -> RoutingTrace:
     """The trace that `routing_arrays` wrote, told of in `section`. Raises `InvalidFile` for one that is none."""
     n_experts = section.integer("n_experts", minimum=1)
     model, source, note = (section.text(key) for key in ("model", "source", "note"))

@@ -22,7 +22,7 @@ from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import Measurement, OpTime
 from pregate.check.predictions import PreparedCase, op_times
-from pregate.check.running.recorded_routing import routing_arrays, routing_of
+from pregate.check.running.recorded_routing import recorded_routing_of, routing_arrays
 from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import Section
 from traces.foundation.whole_file import whole_file
@@ -232,7 +232,7 @@ def _read(section: Section, arrays: Mapping[str, NDArray[Any]]) -> Recording:
             raise InvalidFile(f"{where} is not a mapping")
         one = Section(raw, where)
         group = one.text("group")
-        routings[group] = routing_of(one, f"routing{i}", arrays)
+        routings[group] = recorded_routing_of(one, f"routing{i}", arrays)
     section.done()
     return Recording(ReadOnly(cases), stack, ReadOnly(described), ReadOnly(texts), ReadOnly(routings))
 
