@@ -20,6 +20,7 @@ from pregate.check.outcome import CaseOutcome, Validation
 from pregate.check.predictions import PreparedCase, predict, predictions_document, prepare_cases
 from pregate.check.running.case_runner import Runner
 from pregate.check.running.devices import Device, require_storage
+from pregate.check.running.going_on import earlier_recording, joined_recording, require_same_predictions
 from pregate.check.running.group_runner import GroupErrors, PredictedGroup, TimeBudget, run_groups
 from pregate.check.running.recording import Recording, save_recording
 from runtime.machine.device import describe_device, software, stack_of
@@ -44,8 +45,9 @@ class ValidationPlan:
     """How to validate. `backend`: "cpu" or "cuda"; `repeats`: quiet runs a case; `tries`: runs more for disturbed ones;
     `drawn`: groups whose timelines the report shows, those of `pregate` and `on_demand`. `budget_s`: groups that would
     take longer than what is left of it are not run (None: all are). `graphs`: sections of layers run as CUDA graphs.
-    `storage`: a folder for experts of groups that keep them there. `ledger`: what predictions are written to
-    before the first run, and medians afterwards (`pregate.check.ledger`).
+    `storage`: a folder for experts of groups that keep them there. `ledger`: what predictions are written to before the
+    first run, and medians afterwards (`pregate.check.ledger`). `go_on`: groups that an earlier call has run into the
+    same folder are not run again.
     """
 
     backend: str = "cpu"
@@ -56,6 +58,7 @@ class ValidationPlan:
     graphs: bool = False
     storage: Path | None = None
     ledger: Path | None = None
+    go_on: bool = False
     provenance: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
 
 
@@ -74,26 +77,28 @@ def validate(
 
     A group that fails is reported, and the others go on; where no other is left its error is raised: `CapacityExceeded`
     for a case that does not fit, `OutputMismatch` when policies end in different states, `LaneFailure`. `say` hears
-    what is being done. Raises `InvalidInput` for a platform without a fit, or a case that the fit was made on.
+    what is being done. Raises `InvalidInput` for a platform without a fit, a case that the fit was made on, and runs to
+    go on from that were predicted otherwise.
     """
     _require_fit(hw, stack_of(plan.backend, plan.graphs))
     for group in groups:
         require_storage(group.expert_tier, plan.storage)
     budget, errors = TimeBudget(plan.budget_s, plan.repeats), GroupErrors()
     say("predicting")
-    predicted = _all_predicted(groups, hw, plan.drawn, errors)
     folder = None if directory is None else Path(directory)
-    digest = _written_down(predicted, folder)
-    written = _entered(plan.ledger, hw, [pair for pairs in predicted for pair in pairs])
-    runner = Runner(device_of(plan), plan.repeats, plan.tries)
-    outcomes, skipped = run_groups(predicted, runner, budget, errors, say)
-    _scored(plan.ledger, written, outcomes)
     machine = ReadOnly(describe_device(plan.backend))
     assert hw.fit is not None
+    earlier = earlier_recording(folder / RUNS, hw.fit.stack, machine) if plan.go_on and folder is not None else None
+    predicted = _all_predicted(groups, hw, plan.drawn, errors, earlier)
+    digest = _written_down(predicted, folder, earlier)
+    written = _entered(plan.ledger, hw, [pair for pairs in predicted for pair in pairs])
+    runner = Runner(device_of(plan), plan.repeats, plan.tries)
+    outcomes, skipped = run_groups(predicted, runner, budget, errors, say, earlier)
+    _scored(plan.ledger, written, outcomes)
     if folder is not None and runner.recorded:
         routings = {pairs[0][0].case.group: pairs[0][0].captured.trace for pairs in predicted if _ran(pairs, runner)}
         recording = Recording(runner.recorded, hw.fit.stack, machine, plan.provenance, ReadOnly(routings))
-        save_recording(recording, folder / RUNS)
+        save_recording(joined_recording(earlier, recording), folder / RUNS)
     if errors.first is not None and not outcomes:
         raise errors.first
     return Validation(
@@ -107,19 +112,29 @@ def _ran(pairs: PredictedGroup, runner: Runner) -> bool:
 
 
 def _all_predicted(
-    groups: Sequence[CaseGroup], hw: Platform, n_drawn: int, errors: GroupErrors
+    groups: Sequence[CaseGroup], hw: Platform, n_drawn: int, errors: GroupErrors, earlier: Recording | None
 ) -> list[PredictedGroup]:
-    """What is predicted of each group that can be; timelines of the first `n_drawn`."""
+    """What is predicted of each group that can be, as it ran where it has; timelines of the first `n_drawn`."""
     predicted: list[PredictedGroup] = []
     for group in groups:
         with errors.noted(group.name):
-            predicted.append(_predicted(prepare_cases(group, hw), hw, drawn=len(predicted) < n_drawn))
+            known = earlier is not None and earlier.has(group)
+            cases = _prepared_again(group, hw, earlier) if earlier is not None and known else prepare_cases(group, hw)
+            predicted.append(_predicted(cases, hw, drawn=len(predicted) < n_drawn))
     return predicted
 
 
-def _written_down(predicted: Sequence[PredictedGroup], directory: Path | None) -> str:
+def _prepared_again(group: CaseGroup, hw: Platform, recording: Recording) -> list[PreparedCase]:
+    """The cases of a group as they ran: link, slots and routing."""
+    link, slots = recording.link_bytes_per_s(group), recording.slots(group)
+    return prepare_cases(group, hw, link, slots, recording.routings.get(group.name))
+
+
+def _written_down(predicted: Sequence[PredictedGroup], directory: Path | None, earlier: Recording | None) -> str:
     """Write what is predicted to `directory`, when given; returns the digest of it."""
     text, digest = predictions_document([pair for pairs in predicted for pair in pairs])
+    if directory is not None and earlier is not None:
+        require_same_predictions(directory / PREDICTIONS, earlier, text)
     if directory is not None and predicted:
         directory.mkdir(parents=True, exist_ok=True)
         with whole_file(directory / PREDICTIONS) as partial:
@@ -181,9 +196,7 @@ def rejudge(
             skipped[group.name] = "not recorded"
             continue
         say(f"predicting {group.name}")
-        cases = prepare_cases(
-            group, hw, recording.link_bytes_per_s(group), recording.slots(group), recording.routings.get(group.name)
-        )
+        cases = _prepared_again(group, hw, recording)
         pairs = _predicted(cases, hw, drawn=len(outcomes) == 0)
         measured = recording.measure(cases, [one.case.name for one, said in pairs if said.timeline is not None])
         outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]

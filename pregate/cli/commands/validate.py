@@ -59,6 +59,9 @@ def validate(
     budget: Annotated[
         float | None, typer.Option("--budget-s", min=1, help="Seconds; groups that no longer fit are left out.")
     ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="Leave out groups that an earlier call has run into -o on the same --fit.")
+    ] = False,
     recorded: Annotated[
         Path | None, typer.Option(help="A folder that a validation left: judge its runs anew, on no device.")
     ] = None,
@@ -82,8 +85,10 @@ def validate(
     extras.require_torch()
     _check_options(model, suite, max_mape, output)
     if recorded is not None:
-        runs = graphs or backend != "auto" or budget is not None
+        runs = graphs or go_on or backend != "auto" or budget is not None
         _check_recorded(recorded, output, ledger, complete=suite is not None and hardware is not None, runs=runs)
+    if go_on and (output is None or hardware is None or ledger is not None):
+        raise InvalidInput("--go-on: name the folder of the earlier call, -o, and its --fit, without --ledger")
     if ledger is not None:
         require_ledger(ledger)
     if timeline is not None:
@@ -108,7 +113,9 @@ def validate(
         if recorded is not None:
             found = _judged_anew(groups, recorded, str(hardware), command, update)
         else:
-            plan = ValidationPlan(name, repeats, budget_s=budget, graphs=graphs, storage=storage, ledger=ledger)
+            plan = ValidationPlan(
+                name, repeats, budget_s=budget, graphs=graphs, storage=storage, ledger=ledger, go_on=go_on
+            )
             found = _run(groups, plan, hardware, command, output, update, quick=suite == "quick", insist=not busy)
         _write(found, output, timeline, update)
     say_written(timeline)
@@ -139,7 +146,7 @@ def _check_recorded(recorded: Path, output: Path | None, ledger: Path | None, *,
     if not complete:
         raise InvalidInput("--recorded FOLDER: say of which --suite its runs are, and on which --fit to predict them")
     if runs:
-        raise InvalidInput("--recorded FOLDER: nothing is run, leave out --backend, --graphs and --budget-s")
+        raise InvalidInput("--recorded FOLDER: nothing is run, leave out --backend, --graphs, --go-on and --budget-s")
     if output is not None and output.resolve() == recorded.resolve():
         raise InvalidInput(f"-o {output}: what was predicted before the runs is there, name another folder")
     if ledger is not None:

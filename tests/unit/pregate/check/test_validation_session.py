@@ -12,6 +12,7 @@ import pytest
 from hwmodels.calibrate.measurements import workload_digest
 from hwmodels.fits.trust import Trust
 from hwmodels.platform import load_platform
+from hwmodels.quantity import ReadOnly
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
@@ -22,8 +23,10 @@ from traces.errors import InvalidInput, UnknownName
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
+from pregate.check import session as session_module  # noqa: E402
 from pregate.check.cases import SUITE_POLICIES, SUITES, CaseGroup, CaseWorkload, suite_named  # noqa: E402
-from pregate.check.predictions import predict, predictions_document, prepare_cases  # noqa: E402
+from pregate.check.outcome import Measurement  # noqa: E402
+from pregate.check.predictions import PreparedCase, predict, predictions_document, prepare_cases  # noqa: E402
 from pregate.check.running import case_runner as runs_module  # noqa: E402
 from pregate.check.running.recording import achieved_bound_s, load_recording  # noqa: E402
 from pregate.check.scores.validation_summary import summarise_validation  # noqa: E402
@@ -86,6 +89,41 @@ def test_recorded_runs_are_judged_again_without_a_device(quiet: None, tmp_path: 
         rejudge([other], platform(), recording)
     with pytest.raises(InvalidInput, match="what would run is streams"):
         rejudge([paced], platform(), dataclasses.replace(recording, stack="streams"))
+
+
+def test_a_validation_goes_on_where_an_earlier_call_ended(
+    quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = dataclasses.replace(GROUP, policies=("on_demand", "pregate"))
+    other = dataclasses.replace(first, workload=CaseWorkload(2, 4, 4, seed=3))
+    plan = ValidationPlan(repeats=1, provenance=ReadOnly({"date": "one"}))
+    whole = validate([first], platform(), plan, directory=tmp_path)
+    ran: list[str] = []
+    real = runs_module.Runner.measure
+
+    def measure(self: runs_module.Runner, group: list[PreparedCase], drawn: list[str]) -> list[Measurement]:
+        ran.append(group[0].case.group)
+        return real(self, group, drawn)
+
+    monkeypatch.setattr(runs_module.Runner, "measure", measure)
+    further = dataclasses.replace(plan, go_on=True, provenance=ReadOnly({"date": "two"}))
+    for _ in range(2):  # the second time nothing is left to run
+        found = validate([first, other], platform(), further, directory=tmp_path)
+        assert ran == [other.name]
+        assert [one.case.group for one in found.outcomes] == [first.name] * 2 + [other.name] * 2
+        recording = load_recording(tmp_path / RUNS)
+        assert list(recording.routings) == [first.name, other.name]
+        assert (recording.provenance["date"], recording.provenance["begun"]) == ("two", "one")
+    before, after = (one.outcomes[0].measurement for one in (whole, found))
+    assert before is not None
+    assert after is not None
+    assert after.median("tpot_s") == pytest.approx(before.median("tpot_s"), rel=1e-12)
+    slower = dataclasses.replace(platform(), overridden={"sync_s": 1e-3})
+    with pytest.raises(InvalidInput, match="would be predicted otherwise now: give the fit of then"):
+        validate([first], slower, further, directory=tmp_path)
+    monkeypatch.setattr(session_module, "describe_device", lambda _: {"name": "another"})
+    with pytest.raises(InvalidInput, match="here is threads on another: name another folder"):
+        validate([first], platform(), further, directory=tmp_path)
 
 
 def test_experts_on_storage_are_read_as_often_as_predicted(quiet: None, tmp_path: Path) -> None:

@@ -188,6 +188,7 @@ def test_runs_that_were_kept_are_judged_again(fitted: str, monkeypatch: pytest.M
     [
         (("--suite", "quick", "--recorded", "x"), "say of which --suite its runs are, and on which --fit"),
         (("--suite", "quick", "--recorded", "x", "--fit", "t4", "--budget-s", "9"), "nothing is run, leave out"),
+        (("--suite", "quick", "--go-on", "--fit", "t4"), "--go-on: name the folder of the earlier call, -o, and its"),
         ((), r"either --suite \(quick, full, published, gpu\)"),
         (("--suite", "quick", "--model", "x"), r"either --suite \(quick, full, published, gpu\)"),
         (("--suite", "quick", "--policies", "lru"), "a suite has its own"),
