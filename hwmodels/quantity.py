@@ -145,6 +145,8 @@ def positive_number(value: object, where: str, *, zero_ok: bool = False) -> floa
 
 def real_number(value: object, where: str) -> float:
     """`value` as a float, infinite where it is too large for one. Raises `InvalidInput` for what is no number."""
+    if type(value) is float:
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidInput(f"{where} = {_shown(value)}: must be a number")
     try:

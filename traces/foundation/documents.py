@@ -13,12 +13,14 @@ import reprlib
 import stat
 import unicodedata
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import yaml
 
 from traces.errors import InvalidFile, unknown_name
+from traces.foundation.quick_yaml import NOTHING_QUICK, Unusual, quick_value
 
 MAX_DOCUMENT_BYTES = 4 << 20
 """Largest YAML or JSON document read (4 MiB): the largest of ours is under 100 KiB."""
@@ -82,7 +84,7 @@ def read_yaml(path: Path) -> Section:
 def parse_yaml(text: str, where: str) -> Section:
     """The mapping in YAML (or JSON) `text`. Raises `InvalidFile` naming `where` and the line."""
     try:
-        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+        data = _value(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark is not None else ""
@@ -91,6 +93,21 @@ def parse_yaml(text: str, where: str) -> Section:
     if not isinstance(data, dict):
         raise InvalidFile(f"{where}: expected a mapping at the top, found {type(data).__name__}")
     return Section(data, where)
+
+
+def _value(text: str) -> Any:
+    """What a document says, read the quick way where that knows all of it."""
+    if not NOTHING_QUICK:
+        with suppress(Unusual, yaml.YAMLError, RecursionError, ValueError):
+            return quick_value(text, _plain_number, MAX_NODES)
+    return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+
+
+def _plain_number(text: str) -> int | float | None:
+    """A number that YAML 1.1 and 1.2 read alike, else None: no octal 010, no sexagesimal 1:30, no 1_000."""
+    if NUMBER.fullmatch(text) and not re.match(r"[+-]?0[0-9]", text):
+        return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else float(text)
+    return float(text.replace(".", "")) if text.lower().lstrip("+-") in (".inf", ".nan") else None
 
 
 _Events: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -140,13 +157,13 @@ class _StrictLoader(yaml.composer.Composer, _Events):  # type: ignore[misc]
         return mapping
 
     def construct_plain_number(self, node: yaml.ScalarNode) -> int | float:
-        """A number that YAML 1.1 and 1.2 read alike: no octal 010, no sexagesimal 1:30, no 1_000."""
-        text = node.value
-        if NUMBER.fullmatch(text) and not re.match(r"[+-]?0[0-9]", text):
-            return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else float(text)
-        if text.lower().lstrip("+-") in (".inf", ".nan"):
-            return float(text.replace(".", ""))
-        problem = f"{text[:40]!r} is read as another number by each version of YAML: write it in decimal, or quote it"
+        """`_plain_number`, or a refusal."""
+        number = _plain_number(node.value)
+        if number is not None:
+            return number
+        problem = (
+            f"{node.value[:40]!r} is read as another number by each version of YAML: write it in decimal, or quote it"
+        )
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
