@@ -169,7 +169,7 @@ class DecodeStream:
             self._steps = groups.seen(self._steps)
         parts = self._parts()
         if placed.n_sharing > 1:
-            parts = AllReduces(model, placed.n_sharing).parts(parts)
+            parts = AllReduces(model, placed.n_sharing, self._job.execution.first_hands_over).parts(parts)
         if placed.turns > 1:
             card = stage_of_layers(model.decoder.n_layers, placed.turns)
             parts = LayersOnCards(card, placed.turns, lambda n: send_work(model, n, placed.n_sharing)).parts(parts)

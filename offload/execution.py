@@ -55,7 +55,8 @@ class Execution:
     they lie in host memory; more rows read them again. 0: kernels of this engine read no weights there.
     `input_copies`: of several cards with whole layers each, copies that each has of what the host hands to a pass, so
     that it may issue as many passes more before one has ended there; 0: one pass at a time. `shares_layers`: several
-    cards have a share of each layer (tensor parallelism), and add up what they computed of it.
+    cards have a share of each layer (tensor parallelism), and add up what they computed of it. `first_hands_over`: of
+    those the first hands over what experts of the host compute, whole, and adds it to its own part before the sum.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Execution:
     fills_mask: bool = False
     input_copies: int = 0
     shares_layers: bool = False
+    first_hands_over: bool = False
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
@@ -267,7 +269,16 @@ EXECUTIONS |= {
         # products of a layer, so that nothing but the chosen is read and nothing waits.
         replace(_FUSED, name="gpt_fast"),
         # KTransformers: experts on threads of their own beside the shared experts, submitted from within a CUDA graph;
-        # layers that it streams for a prompt (stream=TOKENS) arrive while the layer before computes.
-        replace(_FUSED, name="ktransformers", micro_batch=8192, streams_from="layer before"),
+        # layers that it streams for a prompt (stream=TOKENS) arrive while the layer before computes. On several cards
+        # rank 0 alone hands over to the processor and adds its whole experts (kvcache-ai/sglang,
+        # layers/moe/kt_ep_wrapper.py); of experts on the device each card has a share, as SGLang has it.
+        replace(
+            _FUSED,
+            name="ktransformers",
+            micro_batch=8192,
+            streams_from="layer before",
+            shares_layers=True,
+            first_hands_over=True,
+        ),
     )
 }

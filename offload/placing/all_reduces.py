@@ -39,27 +39,32 @@ class AllReduces:
 
     They are ops of the compute stream: one of the embeddings as a pass begins, one after what mixes the tokens of a
     layer, one after its FFN; the logits are put together behind the head (vLLM: model_executor/layers/linear.py,
-    RowParallelLinear; layers/vocab_parallel_embedding.py; layers/logits_processor.py).
+    RowParallelLinear; layers/vocab_parallel_embedding.py; layers/logits_processor.py). Where the first card
+    `hands_over`, what the host computes of experts is whole, and comes back to that card before the sum.
     """
 
-    def __init__(self, model: ModelArchitecture, n_cards: int) -> None:
-        self._model, self._n_cards = model, n_cards
+    def __init__(self, model: ModelArchitecture, n_cards: int, hands_over: bool = False) -> None:
+        self._model, self._n_cards, self._hands_over = model, n_cards, hands_over
         self._inserted = InsertedOps()
 
     def parts(self, parts: Iterable[Part]) -> Iterator[Part]:
         """The parts of a card's schedule, each of whole passes, with the sums in them.
 
-        Raises `InvalidInput` where the host computes anything of a layer: each card would have it to itself.
+        Raises `InvalidInput` where the host computes what no card hands over: each would have it to itself.
         """
+        handed = (OpKind.CPU_EXPERT,) if self._hands_over else ()
         for part in parts:
-            if np.any(part.columns["lane"] == Lane.CPU):
+            if np.any((part.columns["lane"] == Lane.CPU) & ~np.isin(part.columns["kind"], handed)):
                 raise InvalidInput(OF_ONE_CARD)
             yield self._summed(part) if len(part) else self._inserted.as_it_is(part)
 
     def _summed(self, part: Part) -> Part:
-        columns, works = part.columns, part.works
+        columns, works = part.columns, tuple(_whole(work, self._n_cards) for work in part.works)
         heads = np.flatnonzero(columns["kind"] == OpKind.HEAD)
         (behind, of_layers), begins = _sums(part)
+        returns = np.flatnonzero(columns["kind"] == OpKind.RETURN)
+        back = np.searchsorted(of_layers, returns) - 1  # the sums that these come before
+        np.maximum.at(behind, back, returns + 1)
         before, of = np.concatenate([behind, heads + 1, begins]), np.concatenate([of_layers, heads, begins])
         rows = {}
         for row, is_head in {*zip(columns["cost"][of].tolist(), np.isin(of, heads).tolist(), strict=True)}:
@@ -67,7 +72,7 @@ class AllReduces:
             rows[row], works = row_of(made(self._model, n_tokens_of(part.works[row]), self._n_cards), works)
         order = np.argsort(before, kind="stable")
         before, of = before[order], of[order]
-        _, at = self._inserted.place(part, before)
+        now, at = self._inserted.place(part, before)
         cost = np.array([rows[row] for row in columns["cost"][of].tolist()], np.int64)
         one = {
             "lane": Lane.COMPUTE, "kind": OpKind.ALL_REDUCE, "cost": cost, "expert": -1, "slot": -1,
@@ -76,7 +81,8 @@ class AllReduces:
         }  # fmt: skip
         is_gather = np.isin(of, heads)
         instead = dict(zip(of[is_gather].tolist(), at[is_gather].tolist(), strict=True))
-        return self._inserted.part(part, works, one, (), instead=instead)
+        waits = at[np.argsort(order)[back]], now[returns]
+        return self._inserted.part(part, works, one, (waits,), instead=instead)
 
 
 def _sums(part: Part) -> tuple[tuple[_Ints, _Ints], _Ints]:
@@ -102,6 +108,14 @@ def _begins(layer: _Ints, of_ffn: NDArray[np.bool_]) -> NDArray[np.bool_]:
     again = (layer[1:] == layer[:-1]) & of_ffn[:-1] & ~of_ffn[1:]
     found: NDArray[np.bool_] = after_head | (layer[1:] < layer[:-1]) | again
     return found
+
+
+def _whole(work: Work, n_cards: int) -> Work:
+    """An expert of the host with the hidden units of all cards in place of one card's; any other work as it is."""
+    if work.kind is not OpKind.CPU_EXPERT:
+        return work
+    up, down = work.gemms
+    return work._replace(gemms=(up._replace(n=up.n * n_cards), down._replace(k=down.k * n_cards)))
 
 
 def _all_reduce_work(model: ModelArchitecture, n_tokens: int, n_cards: int) -> Work:

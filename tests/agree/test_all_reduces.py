@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,12 @@ from hwmodels.cost import Costs
 from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream
 from offload.execution import EXECUTIONS, Execution
-from offload.ops import Lane, OpKind
+from offload.ops import Lane, OpKind, Work
 from offload.placing.placement import place
 from offload.policies import policy_named
 from offload.recorder import Part, assemble
 from offload.schedule import Schedule, ScheduleDigest
-from offload.work import activation_row_bytes
+from offload.work import activation_row_bytes, cpu_expert_work
 from simulator import recurrence
 from simulator.definition import des
 from simulator.events import event_engine
@@ -34,6 +34,12 @@ from traces.routing import RoutingTrace
 DECODERS = [name for name, model in MODELS.items() if not model.is_encoder_decoder]
 POLICIES = ("gpu_only", "on_demand", "on_demand+lru:5", "pregate", "prefetch_all", "lru_next_gate",
             "gpu_only@weights=stream", "gpu_only@experts=zerocopy", "gpu_only@experts=stream@ahead=2")  # fmt: skip
+HANDED_OVER = (
+    "gpu_only@experts=cpu",
+    "gpu_only@experts=cpu:keep=2",
+    "gpu_only@experts=cpu:2",
+    "gpu_only@experts=cpu@stream=3",
+)
 
 
 def stream_of(
@@ -53,7 +59,7 @@ def stream_of(
 
 
 cases = st.tuples(
-    st.sampled_from(DECODERS), st.sampled_from(POLICIES), st.sampled_from([2, 4]), st.integers(1, 9),
+    st.sampled_from(DECODERS), st.sampled_from((*POLICIES, *HANDED_OVER)), st.sampled_from([2, 4]), st.integers(1, 9),
     st.integers(1, 3), st.integers(0, 10**6),
 )  # fmt: skip
 
@@ -61,7 +67,8 @@ cases = st.tuples(
 def asked(case: tuple[str, str, int, int, int, int]) -> tuple[ModelArchitecture, RoutingTrace, str, int, Execution]:
     name, text, n_cards, n_tokens, size, seed = case
     model = sharded(MODELS[name], n_cards) if may_be_shared(MODELS[name], n_cards) else MODELS[name]
-    how = replace(EXECUTIONS["vllm"], micro_batch=n_tokens)
+    policy, how = policy_named(text), EXECUTIONS["ktransformers" if text in HANDED_OVER else "vllm"]
+    how = policy.placement.execution(replace(how, micro_batch=n_tokens))
     return model, routing(model, batch=size, seed=seed), text, n_cards, how
 
 
@@ -87,8 +94,10 @@ def test_both_decoders_write_the_same_in_parts_of_any_size(case: tuple[str, str,
             assert seen.of(1000) == whole.digest
 
 
-def without_sums(schedule: Schedule) -> Iterator[tuple[Any, ...]]:
-    """The ops beside the sums and what each waits for, by their number among themselves."""
+def without_sums(schedule: Schedule, whole: Mapping[Work, Work]) -> Iterator[tuple[Any, ...]]:
+    """The ops beside the sums and what each waits for, by their number among themselves. `whole`: works that are to be
+    those of a whole model in place of a card's share.
+    """
     others = np.flatnonzero(schedule.kind != OpKind.ALL_REDUCE)
     number = np.cumsum(schedule.kind != OpKind.ALL_REDUCE) - 1  # a sum is its layer's last op before it
     for op in others.tolist():
@@ -96,9 +105,10 @@ def without_sums(schedule: Schedule) -> Iterator[tuple[Any, ...]]:
             schedule.lane, schedule.kind, schedule.step, schedule.layer, schedule.expert, schedule.slot,
             schedule.bytes, schedule.hbm_acquired, schedule.hbm_released, schedule.priority,
         )  # fmt: skip
+        work = schedule.works[schedule.cost[op]]
         by = int(schedule.cancelled_by[op])
         cancelled = -1 if by < 0 else int(number[by])
-        yield (*(int(column[op]) for column in columns), schedule.works[schedule.cost[op]], cancelled,
+        yield (*(int(column[op]) for column in columns), whole.get(work, work), cancelled,
                sorted(int(number[dep]) for dep in schedule.deps(op)))  # fmt: skip
 
 
@@ -108,7 +118,8 @@ def test_a_card_does_what_one_with_its_share_does_and_sums_beside_it(case: tuple
     model, trace, text, n_cards, how = asked(case)
     alone = assemble(stream_of(model, trace, text, 1, how), 1000)
     shared = assemble(stream_of(model, trace, text, n_cards, how), 1000)
-    assert list(without_sums(shared)) == list(without_sums(alone))
+    whole = {cpu_expert_work(model, n): cpu_expert_work(MODELS[case[0]], n) for n in range(1, 99)}
+    assert list(without_sums(shared, {})) == list(without_sums(alone, whole))
     heads = alone.kind == OpKind.HEAD
     sums = np.flatnonzero(shared.kind == OpKind.ALL_REDUCE)
     n_tokens = sum(len(step.experts) for step in trace.steps())
@@ -139,6 +150,8 @@ def test_interpreters_agree_and_sums_that_take_no_time_change_nothing(
     shared = assemble(stream_of(model, trace, text, n_cards, how), 1000)
     rng = np.random.default_rng(case[-1])
     by_work = {work: rng.random(2) for work in alone.works}
+    whole = ((cpu_expert_work(model, n), cpu_expert_work(MODELS[case[0]], n)) for n in range(1, 99))
+    by_work |= {many: by_work[one] for one, many in whole if one in by_work}
     free = np.array([by_work.get(work, np.zeros(2)) for work in shared.works]).T.copy()
     some = np.array([by_work.get(work, rng.random(2)) for work in shared.works]).T.copy()
     once = recurrence.simulate(alone, Costs(*np.array([by_work[work] for work in alone.works]).T.copy()))
@@ -152,6 +165,19 @@ def test_interpreters_agree_and_sums_that_take_no_time_change_nothing(
         assert found.end_s.tolist() == defined.end_s.tolist()
         assert found.start_s.tolist() == defined.start_s.tolist()
     assert defined.makespan_s >= once.makespan_s * (1 - 1e-12)
+
+
+def test_a_sum_waits_for_what_the_host_computed_and_no_earlier_one_does() -> None:
+    model, trace, text, n_cards, how = asked((DECODERS[0], "gpu_only@experts=cpu", 2, 9, 1, 0))
+    shared = assemble(stream_of(model, trace, text, n_cards, how), 1000)
+    returns = np.flatnonzero(shared.kind == OpKind.RETURN)
+    sums = np.flatnonzero(shared.kind == OpKind.ALL_REDUCE)
+    waiting = [int(op) for op in sums.tolist() if set(shared.deps(op).tolist()) & set(returns.tolist())]
+    assert len(returns) == len(waiting) == len(model.decoder.moe_layers) * len(set(trace.step.tolist()))
+    for back, op in zip(returns.tolist(), waiting, strict=True):
+        assert shared.layer[back] == shared.layer[op]
+        assert back in shared.deps(op)
+        assert not np.any(shared.lane[back + 1 : op] == Lane.COMPUTE)
 
 
 def test_parts_say_which_ops_are_still_waited_for() -> None:

@@ -185,7 +185,7 @@ def _planned(
     tier, n_host_slots = tier_named(expert_tier), 0
     n_shares = placed.n_sharing if execution.shares_layers else 1
     if n_shares > 1 or turns > 1:
-        _check_shared(chosen, placed, tier)
+        _check_shared(chosen, placed, tier, execution)
     takes_rest = memory.is_one and tier.takes_rest(model)
     if tier.on_disk:
         other_bytes = host_bytes(model, workload, chosen, placed, experts=False)
@@ -283,10 +283,11 @@ def _check_together(policy: Policy, memory: MachineMemory, clause: str) -> None:
         )
 
 
-def _check_shared(policy: Policy, placed: Placed, tier: Tier) -> None:
+def _check_shared(policy: Policy, placed: Placed, tier: Tier, execution: Execution) -> None:
     """Raise `InvalidInput` for what is of one card where several share every layer."""
-    on_host = isinstance(policy.on_miss, AsksMachine) or policy.on_miss is misses_on_host
-    if on_host or placed.kv == "host" or placed.host_layers or any(one is not None for one in placed.kept):
+    whole = policy.on_miss is misses_on_host or any(one is not None for one in placed.kept)
+    asks = isinstance(policy.on_miss, AsksMachine)
+    if asks or placed.kv == "host" or placed.host_layers or (whole and not execution.first_hands_over):
         raise InvalidInput(f"{policy.name}: {OF_ONE_CARD}")
     if tier.on_disk:
         raise InvalidInput(f"--tier {tier.name}: storage is read for one card, and several share every layer here")

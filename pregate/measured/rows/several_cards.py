@@ -20,6 +20,9 @@ __all__ = ["check_one_card", "check_one_model", "on_one_card"]
 _NO_CARD = ("", "none", "cpu", "cpu only", "cpu-only", "no gpu", "no-gpu")
 _IN_TURN = ("llama-cpp", "ik-llama")
 _SHARING = ("vllm",)
+_SHARING_IF_TOLD = ("ktransformers",)
+"""Engines whose cards share every layer where flags say so, and of which else one card computes."""
+_TOLD = re.compile(r"(?:^|\s)--(?:tensor-parallel-size|tp-size|tp)[ =]")
 _MOST = 16
 _ONE_PASS = 512
 """Tokens of a prompt that pass at once where nothing else is said (`-ub` of both engines)."""
@@ -35,14 +38,15 @@ def on_one_card(cells: Mapping[str, str], named: str) -> dict[str, str]:
     engine = engine_of(cells.get("stack", ""))
     if not 1 < n <= _MOST or named not in hardware_names() or engine is None:
         return dict(cells)
-    if engine.engine not in (*_IN_TURN, *_SHARING):
-        return dict(cells)
     numbers = cells.get("set", "")
+    told = engine.engine in _SHARING_IF_TOLD and _TOLD.search(f"{cells.get('policy', '')} {numbers}") is not None
+    if engine.engine not in (*_IN_TURN, *_SHARING) and not told:
+        return dict(cells)
     design = f"{cells.get('policy', '')} {cells.get('placement', '')} {numbers}"
     if "hbm_bytes" in numbers or "n_cards" in numbers or _SHARE_LAYERS.search(design):
         return dict(cells)
     together = f"accelerator.hbm_bytes={n * load_machine(named).accelerator.hbm_bytes:.0f}"
-    if engine.engine in _SHARING or _takes_turns(cells, design):
+    if engine.engine in _SHARING or told or _takes_turns(cells, design):
         together = f"accelerator.n_cards={n}"
     return {**cells, "hardware": named, "set": ";".join(filter(None, (numbers, together)))}
 

@@ -68,6 +68,7 @@ def test_flags_are_said_as_a_policy(flags: str, policy: str, tmp_path: Path) -> 
         ),
         ("kt-kernel", "--kt-num-gpu-experts=8 --chunked-prefill-size=4096", "gpu_only@experts=cpu:keep=8@ubatch=4096"),
         ("kt-kernel", "--kt-gpu-experts-ratio 0.25 --tp 1", "gpu_only@experts=cpu:share=0.75"),
+        ("kt-kernel", "--kt-num-gpu-experts 8 --tensor-parallel-size 4", "gpu_only@experts=cpu:keep=8"),
         ("", "--kt-num-gpu-experts 8", "gpu_only@experts=cpu:keep=8"),
         (
             "vllm",

@@ -201,7 +201,7 @@ def test_cards_that_share_every_layer_are_counted_by_hardware_or_by_flag(tmp_pat
     bench = RowBench()
     assert [bench.platform(row).machine.n_cards for row in (by_name, by_flag, by_both)] == [4, 4, 4]
     assert bench.predict(by_name) == bench.predict(by_flag) == bench.predict(by_both)
-    with pytest.raises(InvalidInput, match="2 cards share every layer, the row has 4"):
+    with pytest.raises(InvalidInput, match="flags are of 2 cards together, the row has 4"):
         told_of_flags({"model": by_name.model, "policy": "-tp 2", "stack": "vllm", "set": "accelerator.n_cards=4"})
 
 
@@ -216,7 +216,7 @@ def test_flags_are_of_each_card_whether_their_number_stands_in_hardware_or_in_a_
     assert by_name.policy == by_flag.policy
     bench = RowBench()
     assert bench.predict(by_name) == bench.predict(by_flag)
-    with pytest.raises(InvalidInput, match="1 cards share every layer, the row has 4"):
+    with pytest.raises(InvalidInput, match="flags are of 1 cards together, the row has 4"):
         told_of_flags({"model": by_name.model, "policy": "-tp 1", "stack": "vllm", "set": "accelerator.n_cards=4"})
 
 
