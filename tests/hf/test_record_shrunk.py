@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "longcat_flash": {
         "expert_ffn_hidden_size": 24, "ffn_hidden_size": 48, "num_layers": 2, "zero_expert_num": 2, "moe_topk": 4,
     } | ALL_HEADS,
+    "mimo_v2_flash": {},
     "minimax_m3_vl_text": {},
     "mistral4": ALL_HEADS | {"head_dim": 16},
     "mistral_large4": {"text_config": ALL_HEADS},
@@ -103,6 +105,29 @@ def shrunk(config: Any, values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def tensors_in(item: Any, seen: set[int]) -> Iterator[Any]:
+    """Every tensor that a cache holds, in whatever its class keeps them."""
+    if isinstance(item, torch.Tensor):
+        yield item
+    elif isinstance(item, list | tuple | dict):
+        for inner in item.values() if isinstance(item, dict) else item:
+            yield from tensors_in(inner, seen)
+    elif type(item).__module__.startswith("transformers") and id(item) not in seen:
+        seen.add(id(item))
+        yield from tensors_in(vars(item), seen)
+
+
+def kept_numbers(model: Any, n_tokens: int) -> int:
+    """Numbers that its cache holds after a prompt of so many tokens."""
+    with torch.inference_mode():
+        cache = model.eval()(input_ids=torch.arange(n_tokens)[None] + 5, use_cache=True).past_key_values
+    return sum({tensor.data_ptr(): tensor.numel() for tensor in tensors_in(cache, set())}.values())
+
+
+POOLED = ("glm5_next", "qwen4_exp_text")
+"""Types whose class keeps what an indexer has yet to pool, beside what it reads."""
+
+
 def built(model_type: str, folder: Path) -> Any:
     """A model of random weights in `folder`, that never ends."""
     values, more = shrunk(CONFIG_MAPPING[model_type](), SMALL), TYPES[model_type]
@@ -123,10 +148,14 @@ def built(model_type: str, folder: Path) -> Any:
 def test_the_trace_is_one_of_the_model(model_type: str, tmp_path: Path) -> None:
     if model_type not in CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
-    built(model_type, tmp_path)
+    model = built(model_type, tmp_path)
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"ids": [5, 6, 7, 8]}) + "\n" + json.dumps({"ids": [9, 10]}))
     trace = pregate.record(tmp_path, tmp_path / "prompts.jsonl", output_tokens=12, device="cpu", batch=2)
-    trace.check_model(load_architecture(tmp_path / "config.json"))
+    read = load_architecture(tmp_path / "config.json")
+    trace.check_model(read)
+    if model_type not in POOLED:
+        a_token = (kept_numbers(model, 16) - kept_numbers(model, 8)) / 8
+        assert read.kv_bytes_per_token == a_token * read.stored_kv_dtype.bits / 8
     assert trace.n_tokens == 4 + 2 + 2 * 11
     chosen = trace.experts >= 0
     assert chosen.any(axis=2).all()

@@ -265,6 +265,8 @@ def _with_heads(attention: Attention, **changes: Any) -> Attention:
 def _sliding_attention(fields: Fields, attention: Attention) -> Attention:
     """A layer that sees a window; its heads may be its own (MiMo-V2)."""
     changes: dict[str, Any] = {"window": fields.integer("window", 0)}
+    if fields.get("model_type") == "mimo_v2_flash":  # its class in transformers doubles them, and writes no field
+        changes["n_kv_heads"] = 2 * attention.n_kv_heads
     for key, ours in (("swa_num_key_value_heads", "n_kv_heads"), ("swa_num_attention_heads", "n_heads"),
                       ("swa_head_dim", "head_dim"), ("swa_v_head_dim", "v_head_dim")):  # fmt: skip
         if type(fields.get(key)) is int:
