@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from hwmodels.specs.device_names import BESIDE_NAMES, words_of
-from hwmodels.specs.machine_files import cards_of, component_names, hardware_names, load_component
+from hwmodels.specs.machine_files import cards_of, component_names, hardware_names, load_component, load_machine
 from hwmodels.specs.processors import processor_names
 from hwmodels.specs.spec import Accelerator
 from hwmodels.stack import stack_names
@@ -22,7 +22,7 @@ from traces.model.same_models import SAME_AS
 __all__ = [
     "KNOWN",
     "are_different",
-    "card_with_memory",
+    "card_and_memory",
     "is_name_of",
     "machine_and_numbers",
     "our_name",
@@ -48,16 +48,20 @@ _BESIDE_CPU = re.compile(
 _CODENAMES = re.compile(r"\b(?:naples|rome|milan|genoa|bergamo|siena|turin)-(?=\d)")
 _POWER = re.compile(r"\b\d{1,4}\s?W\b", re.ASCII | re.IGNORECASE)
 _BESIDE_CARD = re.compile(
-    r"^1\s*[x\u00d7]\s*(?=\D)|\((?![^()]*\d\s?W\b)[^()]*\)|\b(?:gddr\w*|hbm\d\w*|graphics card|gpu)\b", re.IGNORECASE
+    r"^1\s*[x\u00d7]\s*(?=\D)|\((?![^()]*\d\s?W\b)[^()]*\)|\b(?:gddr\w*|hbm\d\w*|graphics card|gpu|fe|founders edition)\b",
+    re.IGNORECASE,
 )
 """What is written around the name of a card, and moves nothing: a limit of its power does."""
 _FAMILIES = re.compile(r"\b(?:radeon-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
 _APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
 _SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
+_GIGABYTES = re.compile(r"-(\d{1,3})(?:-gi?b|gi?b?)$")
+_IN_BRACKETS = re.compile(r"\(\s*(\d{1,3}\s*gi?b?)\s*\)", re.IGNORECASE)
 _DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
 _SEVERAL = re.compile(
     r"(?P<n>\d{1,2})\s+(?P<card>[a-wyz].*)|(?P<m>\d{1,3})\s*[x\u00d7*]\s*(?P<close>[a-z0-9].*)|"
-    r"(?P<named>[a-z0-9].*?)\s+\(?[x\u00d7]\s*(?P<k>\d{1,3})\)?|(?:dual|two)\s+(?P<both>[a-z0-9].*)",
+    r"(?P<named>[a-z0-9].*?)\s+\(?[x\u00d7]\s*(?P<k>\d{1,3})\)?|"
+    r"(?P<tight>[a-z ]*\d{4}(?:\s?ti)?)[x\u00d7](?P<j>\d{1,2})|(?:dual|two)\s+(?P<both>[a-z0-9].*)",
     re.IGNORECASE,
 )
 _OF_APPLE = re.compile(r"\b(?:mac|macbook|imac|apple)\b|^m[1-9]\b")
@@ -75,7 +79,19 @@ KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
 
 
 CARDS: Mapping[str, str] = {
+    "gh200-480gb": "gh200",
+    "h100": "h100-sxm",
+    "h200": "h200-sxm",
+    "h200-141gb": "h200-sxm",
+    "rtx-6000-blackwell": "rtx-pro-6000",
+    "rtx-pro-6000-se": "rtx-pro-6000",
+    "rtx-pro-6000-blackwell-max-q": "rtx-pro-6000-max-q",
+    "rtx-pro-6000-blackwell-max-q-workstation-edition": "rtx-pro-6000-max-q",
     "rtx-2050": "rtx-2050-mobile",
+    "rtx-2060": "rtx-2060-6gb",
+    "2060": "rtx-2060-6gb",
+    "r9700": "radeon-ai-pro-r9700",
+    "p6000": "quadro-p6000",
     "rtx-8000": "quadro-rtx-8000",
     "rtx-pro-6000-blackwell": "rtx-pro-6000",
     "rtx-pro-6000-blackwell-workstation-edition": "rtx-pro-6000",
@@ -87,7 +103,9 @@ CARDS: Mapping[str, str] = {
     "m3-ultra": "apple-m3-ultra",
     "m4-max": "apple-m4-max",
 }
-"""Other names of accelerators, as `_plain` writes them."""
+"""Other names of accelerators, as `_plain` writes them. A driver's 480 GB of a GH200 are of the processor beside it; an
+H100 or H200 of which nothing more is said is the module.
+"""
 
 STACKS: Mapping[str, str] = {
     "ik-llama-cpp": "ik-llama",
@@ -116,8 +134,8 @@ def several(hardware: str) -> tuple[int, str]:
     match = _SEVERAL.fullmatch(hardware.strip()[:200])
     if match is None:
         return 1, hardware
-    name = match["card"] or match["close"] or match["named"] or match["both"]
-    n_cards = int(match["n"] or match["m"] or match["k"] or 2)
+    name = match["card"] or match["close"] or match["named"] or match["tight"] or match["both"]
+    n_cards = int(match["n"] or match["m"] or match["k"] or match["j"] or 2)
     return (n_cards, name) if n_cards else (1, hardware)
 
 
@@ -126,28 +144,47 @@ def are_different(hardware: str) -> bool:
     return bool(_DIFFERENT.search(hardware)) and "max+" not in hardware.lower()
 
 
-def card_with_memory(text: str) -> tuple[str, int]:
-    """A card that has more memory than it is sold with (`RTX 4090 48GB`), as we call it, and its GiB; ("", 0) for any
-    other name.
+def card_and_memory(text: str) -> tuple[str, dict[str, str]]:
+    """A card of another memory than ours has, as we call it, and its numbers: of one that was given up to twice what it
+    is sold with (`RTX 4090 48GB`), or of a machine of one memory (`M4 Max 64GB`); ("", {}) for any other name.
     """
-    stated = _SIZE.search(_spelled("hardware", text))
-    if stated is None or our_name("hardware", text) in hardware_names():
-        return "", 0
-    card, n_gib = our_name("hardware", stated.string[: stated.start()]), int(stated["gb"])
+    plain = _plain(_BESIDE_CARD.sub(" ", _IN_BRACKETS.sub(r" \1", text)))
+    stated = _SIZE.search(_GIGABYTES.sub(r"-\1gb", plain))
+    if stated is None:
+        return "", {}
+    n_gib, ours = int(stated["gb"]), our_name("hardware", text)
+    if ours in hardware_names():
+        return _of_one_memory(ours, n_gib)
+    card = our_name("hardware", stated.string[: stated.start()])
     if card not in component_names("accelerator") or _has_bytes(card, n_gib):
-        return "", 0
+        return "", {}
     found = load_component("accelerator", card)
-    return (card, n_gib) if isinstance(found, Accelerator) and found.hbm_bytes <= n_gib * 2**30 else ("", 0)
+    given = isinstance(found, Accelerator) and found.hbm_bytes <= n_gib * 2**30 <= _MOST_GIVEN * found.hbm_bytes
+    return (card, {"accelerator.hbm_bytes": f"{n_gib}GiB"}) if given else ("", {})
+
+
+_MOST_GIVEN = 2.1
+"""What boards were given at most, over what they are sold with, a little more for what drivers keep."""
+
+
+def _of_one_memory(name: str, n_gib: int) -> tuple[str, dict[str, str]]:
+    """A machine of one memory that is smaller than ours, its accelerator's part as large a share; ("", {}) else."""
+    machine = load_machine(name)
+    whole = machine.host.dram_bytes
+    if not machine.has_one_memory or n_gib * 2**30 >= 0.99 * whole:
+        return "", {}
+    part = n_gib * machine.accelerator.hbm_bytes / whole
+    return name, {"accelerator.hbm_bytes": f"{part:g}GiB", "host.dram_bytes": f"{n_gib}GiB"}
 
 
 def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
     """A machine as we call it, and the numbers that its name states beside: the memory of `RTX 4090 48GB`."""
     n, one = several(text)
-    card, n_gib = card_with_memory(one)
+    card, numbers = card_and_memory(one)
     name = card or our_name("hardware", one)
     if n > 1 and name not in hardware_names():
         return text, {}
-    return f"{n}x {name}" if n > 1 else name, {"accelerator.hbm_bytes": f"{n_gib}GiB"} if card else {}
+    return f"{n}x {name}" if n > 1 else name, dict(numbers)
 
 
 def is_name_of(column: str, text: str) -> bool:
@@ -203,6 +240,9 @@ def our_name(column: str, text: str) -> str:
     found = [name for name in names if _plain(name) == wanted]
     if not found and column == "hardware":
         found = _of_one_size(wanted, names) or _as_drivers_say(bare, names) or _by_number(wanted, names)
+        size = _SIZE.search(wanted)
+        if not found and size is not None:  # of a name that is short, with the memory that it has: `A6000 48GB`
+            found = [name for name in _by_number(wanted[: size.start()], names) if _has_bytes(name, int(size["gb"]))]
     if not found and column == "host" and re.search(r"\dp(?:-2s)?$", wanted):  # a 7402P is a 7402 for one socket
         found = [name for name in names if name == re.sub(r"p(-2s)?$", r"\1", wanted)]
     if not found and column == "host" and re.search(r"^xeon-\d{4}(?:-2s)?$", wanted):  # there is no 8480, but an 8480+
@@ -224,9 +264,9 @@ def _spelled(column: str, text: str) -> str:
             plain = re.sub(r"(?<=llama-cpp)-(?:rocm|hip|cuda|cublas|metal)$", "", plain)
             return _plain(STACKS.get(plain, plain))
         case "hardware":
-            plain = re.sub(r"-(\d{1,3})-gi?b$", r"-\1gb", plain)
+            plain = _GIGABYTES.sub(r"-\1gb", plain)
             apple = _APPLE.search(plain)
-            if re.search(r"\bai-max\+?-3[89]5\b|^strix-halo\b|^framework-desktop|\bevo-x2\b", plain):
+            if re.search(r"\bai-max\+?-(?:pro-)?3[89]5\b|^strix-halo\b|^framework-desktop|\bevo-x2\b", plain):
                 return "strix-halo"
             if re.search(r"\bgx10\b", plain):
                 return "dgx-spark"
@@ -253,7 +293,7 @@ def _kept(match: re.Match[str]) -> str:
 
 def _by_number(wanted: str, names: Iterable[str]) -> list[str]:
     """The card whose number is said without its family or without parting the two: `4090`, `RTX4090`, `3080Ti`."""
-    key = re.sub(r"(?<=\d)s$", "super", _number(wanted.replace("laptop", "mobile")))
+    key = re.sub(r"(?<=\d)s$|(?<=ti)s$", "super", _number(wanted.replace("laptop", "mobile")))
     found = [name for name in names if _number(name) == key]
     return found or [name for name in names if _number(_SIZE.sub("", name)) == key]
 

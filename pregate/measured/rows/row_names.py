@@ -11,7 +11,7 @@ from hwmodels.specs.processors import channels_of, is_processor
 from pregate.measured.rows.several_cards import on_one_card
 from pregate.measured.rows.written_cells import host_with_memory
 from pregate.spellings.models import formats_of_file, model_and_format
-from pregate.spellings.names import KNOWN, card_with_memory, our_name, several
+from pregate.spellings.names import KNOWN, card_and_memory, our_name, several
 
 __all__ = ["with_our_names"]
 
@@ -29,14 +29,15 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
 
 
 def _with_more_memory(cells: Mapping[str, str], named: dict[str, str]) -> dict[str, str]:
-    """The numbers of a row whose card was given more memory than it is sold with (`RTX 4090 48GB`), which `named` has
-    as that card; none of another row.
+    """The numbers of a row whose card has another memory than ours (`RTX 4090 48GB`), which `named` has as that card;
+    none of another row.
     """
-    card, n_gib = card_with_memory(cells.get("hardware", ""))
+    card, numbers = card_and_memory(cells.get("hardware", ""))
     if not card or "hbm_bytes" in cells.get("set", ""):
         return {}
     named["hardware"] = card
-    return {"set": ";".join(filter(None, (cells.get("set", ""), f"accelerator.hbm_bytes={n_gib}GiB")))}
+    stated = ";".join(f"{key}={value}" for key, value in numbers.items())
+    return {"set": ";".join(filter(None, (cells.get("set", ""), stated)))}
 
 
 def _of_file(cells: Mapping[str, str]) -> dict[str, str]:

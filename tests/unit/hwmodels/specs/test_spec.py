@@ -15,7 +15,13 @@ from hwmodels.specs.spec import MachineSpec
 from traces.errors import InvalidFile, UnknownName
 
 LANES_OF_CAPABILITY = dict.fromkeys(("6.0", "7.0", "7.5", "8.0"), 64)
-LANES_OF_UNIT = dict.fromkeys(("mi50", "mi60", "mi100", "mi210", "rx-6800-xt", "rx-6900-xt"), 64)
+LANES_OF_UNIT = dict.fromkeys(
+    (
+        "mi50", "mi60", "mi100", "mi210", "radeon-vii", "rx-6700-xt", "rx-6800", "rx-6800-xt", "rx-6900-xt",
+        "rx-6950-xt",
+    ),
+    64,
+)  # fmt: skip
 """fp32 lanes of a multiprocessor: 64 on GP100, Volta, Turing and GA100, 128 on all later ones, on Maxwell and GP102; of
 a compute unit 64 on Vega, CDNA 1 and 2 and RDNA 2, 128 on CDNA 3, on RDNA with dual issue, and on Apple's and Intel's
 cores."""
@@ -23,9 +29,15 @@ cores."""
 UNIFIED = tuple(name for name in hardware_names() if load_machine(name).link.name.startswith("unified-"))
 """Machines whose accelerator and host share one memory, which the link stands for."""
 
-NOT_SOLD_ALONE_FOR_DOLLARS = {"rtx-4090d", "rtx-pro-6000", "rtx-pro-5000", "rtx-pro-4500", "rtx-pro-4000"}
-WITHOUT_A_LAUNCH_PRICE = {"rtx-2060-12gb", "rtx-3080-12gb"}
-"""Cards that NVIDIA left to its partners to price."""
+NOT_SOLD_ALONE_FOR_DOLLARS = {
+    "rtx-4090d", "rtx-pro-6000", "rtx-pro-6000-max-q", "rtx-pro-5000", "rtx-pro-5000-72gb", "rtx-pro-4500",
+    "rtx-pro-4000",
+}  # fmt: skip
+WITHOUT_A_LAUNCH_PRICE = {
+    "rtx-2060-12gb", "rtx-3080-12gb", "gtx-1060-6gb", "gtx-1660-super", "gtx-1660-ti", "rtx-2060-6gb", "rtx-3050-6gb",
+    "rtx-3050-8gb",
+}  # fmt: skip
+"""Cards that NVIDIA left to its partners to price, and those whose launch nobody has re-read."""
 
 
 @pytest.fixture

@@ -133,6 +133,8 @@ def test_cards_and_processors_are_found_as_people_shorten_them(column: str, text
         ("RTX 4090 48GB", "rtx-4090", "accelerator.hbm_bytes=48GiB"),
         ("2080 Ti 22GB", "rtx-2080-ti", "accelerator.hbm_bytes=22GiB"),
         ("RTX 4090 24GB", "rtx-4090", ""),
+        ("GH200 480GB", "gh200", ""),
+        ("M3 Ultra 96GB", "apple-m3-ultra", "accelerator.hbm_bytes=72GiB;host.dram_bytes=96GiB"),
         ("RTX 4090 12GB", "RTX 4090 12GB", ""),
         ("RTX 6090 48GB", "RTX 6090 48GB", ""),
     ],

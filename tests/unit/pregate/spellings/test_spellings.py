@@ -40,6 +40,18 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("Mac Studio M3 Ultra", "apple-m3-ultra"),
         ("NVIDIA H20", "h20"),
         ("L40S", "l40s"),
+        ("H100", "h100-sxm"),
+        ("RTX 3090x2", "2x rtx-3090"),
+        ("H200 141GB", "h200-sxm"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("RTX 2060", "rtx-2060-6gb"),
+        ("RTX 4060 Ti 16G", "rtx-4060-ti-16gb"),
+        ("A6000 48GB", "rtx-a6000"),
+        ("4070 TiS", "rtx-4070-ti-super"),
+        ("RTX 5090 FE", "rtx-5090"),
+        ("RTX PRO 6000 Blackwell Max-Q", "rtx-pro-6000-max-q"),
+        ("Radeon AI PRO R9700", "radeon-ai-pro-r9700"),
+        ("Ryzen AI Max+ PRO 395", "strix-halo"),
     ],
 )
 def test_a_machine_is_loaded_by_what_people_call_it(written: str, ours: str) -> None:
@@ -51,6 +63,22 @@ def test_a_card_with_more_memory_than_it_is_sold_with_has_it() -> None:
     assert pregate.load_hardware("RTX 4090 48GB").machine.accelerator.hbm_bytes == 48 * 2**30
     stated = pregate.load_hardware("RTX 4090 48GB", overrides={"accelerator.hbm_bytes": 40e9})
     assert stated.machine.accelerator.hbm_bytes == 40_000_000_000
+
+
+def test_memory_beside_a_superchip_is_no_memory_of_its_card() -> None:
+    """Drivers call a GH200 of 96 GB by the 480 GB of the processor beside it."""
+    card = pregate.load_hardware("NVIDIA GH200 480GB").machine.accelerator
+    assert card.hbm_bytes == pregate.load_hardware("gh200").machine.accelerator.hbm_bytes
+    with pytest.raises(UnknownName, match="unknown hardware 'RTX 4090 96GB'"):
+        pregate.load_hardware("RTX 4090 96GB")
+
+
+@pytest.mark.parametrize("written", ["M4 Max 64GB", "Mac Studio M4 Max (64 GB)", "M4 Max 64G"])
+def test_a_machine_of_one_memory_has_as_much_as_its_name_says(written: str) -> None:
+    machine, whole = pregate.load_hardware(written).machine, pregate.load_hardware("apple-m4-max").machine
+    assert machine.host.dram_bytes == 64 * 2**30
+    assert machine.accelerator.hbm_bytes == whole.accelerator.hbm_bytes / 2
+    assert pregate.load_hardware("M4 Max 128GB").machine == whole
 
 
 @pytest.mark.parametrize("written", ["Threadripper 7975WX", "Threadripper PRO 7975WX", "threadripper-7975wx", "7975WX"])
