@@ -276,9 +276,11 @@ def _spelled(column: str, text: str) -> str:
             return f"pcie{lanes['generation']}-x{lanes['lanes'] or 16}" if lanes else plain
         case "host":
             both = _SOCKETS.fullmatch(text.strip())
-            name = _BESIDE_CPU.sub("", _plain(both["name"] or both["named"]) if both else plain)
+            name = _plain(both["name"] or both["named"]) if both else plain
+            name = _BESIDE_CPU.sub("", re.sub(r"\bxeon-cpu-(?=e)", "xeon-", name))
             name = re.sub(r"(?<=\d)v(?=\d$)", "-v", re.sub(r"^tr-(?=pro-)", "threadripper-", _CODENAMES.sub("", name)))
             name = _SERIES.sub(_kept, re.sub(r"^(?=i[3579]-|ultra-[579]-)", "core-", name))
+            name = re.sub(r"^(?=w[3579]?-\d{4}x?e?$)", "xeon-", name)
             name = re.sub(r"^threadripper-(?=[3-9]\d{3}wx\b)", "threadripper-pro-", name)  # from 3000WX on all are
             return f"{name}-2s" if both else name
         case _:
