@@ -48,7 +48,8 @@ _BESIDE_CPU = re.compile(
 _CODENAMES = re.compile(r"\b(?:naples|rome|milan|genoa|bergamo|siena|turin)-(?=\d)")
 _POWER = re.compile(r"\b\d{1,4}\s?W\b", re.ASCII | re.IGNORECASE)
 _BESIDE_CARD = re.compile(
-    r"^1\s*[x\u00d7]\s*(?=\D)|\((?![^()]*\d\s?W\b)[^()]*\)|\b(?:gddr\w*|hbm\d\w*|graphics card|gpu|fe|founders edition)\b",
+    r"^1\s*[x\u00d7]\s*(?=\D)|\((?![^()]*\d\s?W\b)[^()]*\)|"
+    r"\b(?:gddr\w*|hbm\d\w*|graphics card|gpu|fe|founders edition)\b",
     re.IGNORECASE,
 )
 """What is written around the name of a card, and moves nothing: a limit of its power does."""
