@@ -15,7 +15,7 @@ from traces.model.same_models import SAME_AS
 __all__ = ["formats_as_ours", "formats_of_file", "model_and_format"]
 
 _QUANT = re.compile(
-    r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|AWQ|GPTQ(?:-Int[48])?)"
+    r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ|GPTQ(?:-Int[48])?)"
     r"(?:-dynamic)?",
     re.IGNORECASE,
 )
@@ -34,6 +34,19 @@ _FILE_SIZE = re.compile(r"(?:^|[\s(])(?P<number>\d{1,5}(?:\.\d{1,4})?)\s?(?P<uni
 _PLAIN_FORMATS = {
     "f16": "fp16",
     "f32": "fp32",
+    "fp16": "fp16",
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "fp8_e4m3": "fp8",
+    "fp8-e4m3": "fp8",
+    "e4m3": "fp8",
+    "float8": "fp8",
+    "fp4": "nvfp4",
+    "w4a16": "int4-g128",
+    "w8a8": "int8",
+    "w8a16": "int8",
     "awq": "int4-g128-zp",
     "gptq": "int4-g128",
     "gptq-int4": "int4-g128",
@@ -98,6 +111,7 @@ def formats_as_ours(text: str, stack: str) -> str:
     text = text.strip()
     if "=" in text or "," in text or not text:
         return text
+    text = re.sub(r"\s*\((?:imatrix|i-matrix|static)\)$|\.gguf$", "", text, flags=re.IGNORECASE)
     size = _FILE_SIZE.search(text)
     if size is not None:
         return f"all={size['number']}{size['unit']}"

@@ -244,6 +244,8 @@ def our_name(column: str, text: str) -> str:
         size = _SIZE.search(wanted)
         if not found and size is not None:  # of a name that is short, with the memory that it has: `A6000 48GB`
             found = [name for name in _by_number(wanted[: size.start()], names) if _has_bytes(name, int(size["gb"]))]
+    if not found and column == "model":
+        found = _model_of(wanted, names)
     if not found and column == "host" and re.search(r"\dp(?:-2s)?$", wanted):  # a 7402P is a 7402 for one socket
         found = [name for name in names if name == re.sub(r"p(-2s)?$", r"\1", wanted)]
     if not found and column == "host" and re.search(r"^xeon-\d{4}(?:-2s)?$", wanted):  # there is no 8480, but an 8480+
@@ -286,6 +288,27 @@ def _spelled(column: str, text: str) -> str:
             return f"{name}-2s" if both else name
         case _:
             return plain
+
+
+def _model_of(wanted: str, names: Iterable[str]) -> list[str]:
+    """The model whose words are parted otherwise (`Qwen 3 30B A3B`), or of whose name the size is the end (`qwen3-30b`)
+    where all that begin so are one architecture.
+    """
+    found = [name for name in names if _joined(name) == _joined(wanted)]
+    if found or not re.search(r"\d(?:x\d+)?b$", wanted):
+        return found
+    begun = [name for name in names if any(_joined(start) == _joined(wanted) for start in _starts(name))]
+    return begun[:1] if len({SAME_AS.get(name, name) for name in begun}) == 1 else []
+
+
+def _joined(name: str) -> str:
+    return _plain(name).replace("-", "")
+
+
+def _starts(name: str) -> list[str]:
+    """A name without its last word, its last two, and so on."""
+    words = _plain(name).split("-")
+    return ["-".join(words[:n]) for n in range(1, len(words))]
 
 
 def _kept(match: re.Match[str]) -> str:

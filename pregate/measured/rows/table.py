@@ -25,6 +25,7 @@ from pregate.engines.reading import told_of_flags, without_flags
 from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.engine_words import in_flags, without_power
 from pregate.measured.rows.row_names import with_our_names
+from pregate.measured.rows.stated_units import plain_unit
 from pregate.measured.rows.token_origin import tokens_of_row
 from pregate.measured.rows.written_cells import COLUMN_ALIASES, as_written
 from traces.errors import InvalidFile, InvalidInput, unknown_name
@@ -99,7 +100,22 @@ _UNITS: Mapping[str, Mapping[str, float]] = ReadOnly(
             "microseconds": 1e-6,
         },
         "tokens/s": dict.fromkeys(
-            ("tokens/s", "token/s", "tokens/sec", "tokens/second", "tok/s", "tok/sec", "toks/s", "t/s", "tps"), 1.0
+            (
+                "tokens/s",
+                "token/s",
+                "tokens/sec",
+                "tokens/second",
+                "token/sec",
+                "token/second",
+                "tok/s",
+                "tok/sec",
+                "tok/second",
+                "toks/s",
+                "toks/sec",
+                "t/s",
+                "tps",
+            ),
+            1.0,
         ),
         "bytes": {"bytes": 1.0, "MB": 1e6, "GB": 1e9, "MiB": 2.0**20, "GiB": 2.0**30},
         "bytes/s": {"bytes/s": 1.0, "MB/s": 1e6, "GB/s": 1e9, "GiB/s": 2.0**30},
@@ -207,6 +223,9 @@ class MeasuredRow:
 COLUMNS = tuple(field.name for field in fields(MeasuredRow))
 """The columns of a table, in order; those that a file leaves out are empty."""
 
+_OF_PROMPTS = ("prefill_tokens_per_s", "ttft")
+"""Metrics that say nothing without the length of a prompt."""
+
 _NO_NUMBERS = frozenset(COLUMNS) - {"host", "link"}
 """Columns that `set` can say nothing of."""
 
@@ -287,6 +306,8 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
         if key not in figure_keys():
             raise unknown_name("number", key, figure_keys(), f"{where}: role")
     value = _value(text["value"], text["unit"], metric, where)
+    if metric in _OF_PROMPTS and not text["input_tokens"] and not left_out:
+        text["reason"] = "input_tokens is empty: how long a prompt takes depends on its length, state it"
     text["policy"] = text["policy"] or "gpu_only"
     text["expert_tier"] = text["expert_tier"] or "dram"
     try:
@@ -338,13 +359,14 @@ def _count(text: str, column: str, least: int, where: str) -> int:
 
 
 def _value(text: str, unit: str, metric: str, where: str) -> float:
+    unit, factor = plain_unit(unit, metric)
     if metric == "hit_rate":
-        if NUMBER.fullmatch(text) is None or not 0 <= float(text) <= 1 or unit != "fraction":
+        if NUMBER.fullmatch(text) is None or not 0 <= float(text) * factor <= 1 or unit != "fraction":
             raise InvalidFile(f"{where}: hit_rate {text[:40]!r} {unit[:20]} is no fraction from 0 to 1")
-        return float(text)
+        return float(text) * factor
     if NUMBER.fullmatch(text) is None or not (math.isfinite(float(text)) and float(text) > 0):
-        plain = text.replace(",", "")
-        hint = f": write {plain}" if plain != text and NUMBER.fullmatch(plain) else ""
+        plain = text.replace(",", ".")
+        hint = f": write {plain}" if text.count(",") == 1 and NUMBER.fullmatch(plain) else ""
         raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0{hint}")
     if metric not in METRICS:
         return float(text)

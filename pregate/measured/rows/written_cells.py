@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 
 from hwmodels.quantity import ReadOnly
+from pregate.measured.rows.placement_words import placement_in_words
+from pregate.measured.rows.stated_units import metric_and_unit, value_and_unit
 
 __all__ = ["COLUMN_ALIASES", "as_written", "host_with_memory"]
 
@@ -19,8 +21,22 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "stack": ("engine", "framework", "software", "backend", "runtime"),
     "policy": ("flags", "args", "arguments", "command", "design"),
     "batch": ("batch_size", "concurrency", "bs"),
-    "input_tokens": ("prompt_tokens", "in_len", "input_len", "prompt", "prompt_length", "n_prompt"),
+    "input_tokens": (
+        "input",
+        "isl",
+        "prompt_len",
+        "prompt_tokens",
+        "in_len",
+        "input_len",
+        "input_length",
+        "prompt",
+        "prompt_length",
+        "n_prompt",
+    ),
     "output_tokens": (
+        "output",
+        "osl",
+        "output_length",
         "generated_tokens",
         "generated",
         "new_tokens",
@@ -48,6 +64,12 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
         "eval_rate",
         "generation_speed",
         "tg_speed",
+        "decoding",
+        "generate",
+        "gen",
+        "text_generation",
+        "generation_throughput",
+        "decode_rate",
     ),
     "prefill_tokens_per_s": (
         "prefill",
@@ -58,9 +80,28 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
         "prompt_eval_rate",
         "prompt_speed",
         "pp_speed",
+        "prompt",
+        "prefill_rate",
+        "prompt_throughput",
     ),
-    "ttft": ("time_to_first_token",),
-    "tpot": ("time_per_output_token", "itl", "tbt"),
+    "tokens_per_s": ("tokens/s", "token/s", "tok/s", "t/s", "tps", "output_throughput", "output_token_throughput"),
+    "ttft": ("time_to_first_token", "mean_ttft", "first_token_latency"),
+    "tpot": (
+        "time_per_output_token",
+        "itl",
+        "tbt",
+        "mean_tpot",
+        "mean_itl",
+        "latency_per_token",
+        "per_token_latency",
+        "token_latency",
+        "time_per_token",
+        "inter_token_latency",
+    ),
+    "hit_rate": ("hit_ratio", "cache_hit_ratio", "expert_hit_rate"),
+    "peak_hbm_bytes": ("peak_memory", "peak_vram", "peak_hbm", "vram", "gpu_memory"),
+    "h2d_bytes_per_s": ("h2d_bandwidth", "pcie_bandwidth", "copy_bandwidth", "h2d"),
+    "model_bytes": ("model_size", "file_size"),
 }
 
 
@@ -74,9 +115,6 @@ COLUMN_ALIASES = _by_word(_COLUMNS)
 _WORDS = _by_word(_METRICS)
 _BENCH = re.compile(r"(?P<kind>pp|tg)\s?(?P<n>\d{1,7})(?:\s*@\s*d\s?(?P<depth>\d{1,7}))?", re.ASCII | re.IGNORECASE)
 _OF_BENCH = {"pp": ("prefill_tokens_per_s", "input_tokens"), "tg": ("decode_tokens_per_s", "output_tokens")}
-_VALUE = re.compile(
-    r"~?\s*(?P<value>[0-9.eE+-]+)\s*(?:(?:\u00b1|\+/-)\s*[0-9.]+)?\s*(?P<unit>[A-Za-z][A-Za-z/ ]{0,15})?"
-)
 
 
 def as_written(cells: Mapping[str, str]) -> dict[str, str]:
@@ -90,17 +128,35 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
         row[column] = row.get(column) or test["n"]
         row["context_tokens"] = row.get("context_tokens") or test["depth"] or ""
         row["routing"] = row.get("routing") or "random"
-    plain = re.sub(r"[\s_-]+", "_", row.get("metric", "").strip().lower())
-    row["metric"] = _WORDS.get(plain, row.get("metric", ""))
-    value = _VALUE.fullmatch(row.get("value", "").strip())
-    if value is not None:
-        row["value"] = value["value"]
-        row["unit"] = row.get("unit") or (value["unit"] or "").strip()
+    metric, unit = metric_and_unit(row.get("metric", ""))
+    if _plain(row.get("metric", "")) not in _WORDS and (unit != "tokens/s" or _plain(metric) in _WORDS):
+        row["metric"], row["unit"] = metric, row.get("unit") or unit
+    row["metric"] = _WORDS.get(_plain(row["metric"]), row["metric"])
+    row["value"], unit = value_and_unit(row.get("value", ""))
+    row["unit"] = row.get("unit") or unit
+    row["placement"] = placement_in_words(row.get("placement", ""))
+    row |= _memory_apart(row)
     if not row.get("unit") and row["metric"].endswith("tokens_per_s"):
         row["unit"] = "tokens/s"
     for column in ("batch", "input_tokens", "output_tokens", "context_tokens"):
         row[column] = _count(row.get(column, ""))
     return row
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s_-]+", "_", text.strip().lower())
+
+
+_BESIDE_HOST = re.compile(
+    r"(?P<host>[^,;(]+?)\s*(?:[,;(]|\bw/|\bwith\b|\+)\s*(?P<memory>[^()]*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?GB)[^()]*)\)?",
+    re.IGNORECASE,
+)
+
+
+def _memory_apart(row: Mapping[str, str]) -> dict[str, str]:
+    """A host's memory in a cell of its own where it stands beside the host: `EPYC 7763, 8ch DDR4-3200`."""
+    told = _BESIDE_HOST.fullmatch(row.get("host", "").strip())
+    return {"host": told["host"], "memory": told["memory"]} if told and not row.get("memory") else {}
 
 
 def _count(text: str) -> str:

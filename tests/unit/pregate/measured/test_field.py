@@ -51,7 +51,7 @@ def test_a_strangers_header_and_figures_are_read_or_told_how_to_be_written(tmp_p
         ("model\thardware\na\tb\n", "parted by '.t', not by commas"),
         ("model,hardware,metric,value,unit,set\na,b,ttft,1,s,x=1,y=2\n", "as many cells as columns, 6, .* parted by ;"),
         ("model,Model,hardware,metric,value,unit\na,a,b,ttft,1,s\n", "twice"),
-        ('model,hardware,metric,value,unit\na,b,prefill_tokens_per_s,"1,200",tok/s\n', "above 0: write 1200"),
+        ('model,hardware,metric,value,unit\na,b,prefill_tokens_per_s,"1,2",tok/s\n', "above 0: write 1.2"),
     ):
         path.write_text(text)
         with pytest.raises(InvalidFile, match=words):

@@ -1,0 +1,144 @@
+"""Figures, metrics, placements and names in the words of strangers' tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pregate.measured.row_prediction import RowBench
+from pregate.measured.rows.placement_words import placement_in_words
+from pregate.measured.rows.row_names import with_our_names
+from pregate.measured.rows.table import MeasuredRow, read_table
+from pregate.measured.table_prediction import predict_table
+from pregate.spellings.models import formats_as_ours, model_and_format
+from traces.errors import InvalidFile
+
+
+def row(folder: Path, **cells: str) -> MeasuredRow:
+    stated = {"model": "qwen3-30b-a3b", "hardware": "rtx-4090", "metric": "tpot", "value": "1", "unit": "s"} | cells
+    quoted = ",".join(f'"{cell}"' for cell in stated.values())
+    (folder / "mine.csv").write_text(f"{','.join(stated)}\n{quoted}\n")
+    (found,) = read_table(folder / "mine.csv")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "unit", "expected"),
+    [
+        ("TPOT (ms)", "350", "", ("tpot", 0.35)),
+        ("latency per token", "350", "ms/token", ("tpot", 0.35)),
+        ("mean ITL", "12.5 ms", "", ("tpot", 0.0125)),
+        ("TTFT", "1,250", "ms", ("ttft", 1.25)),
+        ("decode tokens/s", "9.5", "tok/s", ("decode_tokens_per_s", 9.5)),
+        ("decode (tok/s)", "9.5", "", ("decode_tokens_per_s", 9.5)),
+        ("prefill", "1,250.5 tok/s", "", ("prefill_tokens_per_s", 1250.5)),
+        ("prompt eval rate", "210 tokens per second", "", ("prefill_tokens_per_s", 210)),
+        ("tg128", "65.2 \u00b1 0.3", "t/s", ("decode_tokens_per_s", 65.2)),
+        ("tokens/s", "2.5", "", ("tokens_per_s", 2.5)),
+        ("Output token throughput (tok/s)", "150", "", ("tokens_per_s", 150)),
+        ("hit rate", "73 %", "", ("hit_rate", 0.73)),
+        ("hit ratio", "73", "%", ("hit_rate", 0.73)),
+        ("cache hit rate", "0.73", "", ("hit_rate", 0.73)),
+        ("peak VRAM", "12.3", "GB", ("peak_hbm_bytes", 12.3e9)),
+        ("h2d bandwidth", "25", "GB/s", ("h2d_bytes_per_s", 25e9)),
+    ],
+)
+def test_figures_mean_what_they_say(
+    metric: str, value: str, unit: str, expected: tuple[str, float], tmp_path: Path
+) -> None:
+    found = row(tmp_path, metric=metric, value=value, unit=unit)
+    assert found.metric == expected[0]
+    assert found.value == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ({"metric": "tg128", "value": "5,3"}, "value '5,3' is not a number above 0: write 5.3$"),
+        ({"metric": "hit_rate", "value": "73"}, "hit_rate '73' fraction is no fraction from 0 to 1"),
+        ({"metric": "hit_rate", "value": "120 %"}, "is no fraction from 0 to 1"),
+        ({"metric": "tg128", "value": "1,2,3"}, "value '1,2,3' is not a number above 0$"),
+    ],
+)
+def test_figures_that_are_none_are_refused_with_a_hint_that_is_right(
+    cells: dict[str, str], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidFile, match=told):
+        row(tmp_path, **cells | {"unit": ""})
+
+
+@pytest.mark.parametrize("metric", ["prefill", "ttft"])
+def test_a_prompt_of_no_stated_length_is_not_predicted(metric: str, tmp_path: Path) -> None:
+    found = row(tmp_path, metric=metric, value="3", unit="s" if metric == "ttft" else "t/s")
+    assert "input_tokens is empty" in found.reason
+    (predicted,) = predict_table([found], cache_dir=False, explained=False).to_dict()["rows"]
+    assert predicted["predicted"] is None
+    assert not row(tmp_path, metric="ttft", input_tokens="1").reason
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        ("experts on CPU", "experts=cpu"),
+        ("attention + shared experts on GPU, routed experts on CPU", "experts=cpu"),
+        ("experts on the host, rest on GPU", "experts=cpu"),
+        ("experts offloaded to CPU", "experts=cpu"),
+        ("20 layers of experts on CPU", "experts=cpu:20"),
+        ("experts of 20 layers on CPU", "experts=cpu:20"),
+        ("10 layers on CPU", "layers=cpu:10"),
+        ("all on GPU", ""),
+        ("experts=cpu:18", "experts=cpu:18"),
+        ("half of the experts on CPU", "half of the experts on CPU"),
+        ("attention on CPU, experts on GPU", "attention on CPU, experts on GPU"),
+    ],
+)
+def test_placements_are_read_in_words_that_leave_nothing_open(words: str, ours: str) -> None:
+    assert placement_in_words(words) == ours
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("i9-13900K, 64GB DDR5-5600", "core-13900k:5600"),
+        ("Ryzen 9 7950X (DDR5-6000 dual channel)", "ryzen-7950x:2x6000"),
+        ("EPYC 7763, 8ch DDR4-3200", "epyc-7763:8x3200"),
+        ("2x Xeon Gold 6330 w/ 512GB RAM", "xeon-6330-2s"),
+    ],
+)
+def test_memory_may_stand_beside_its_host(host: str, expected: str, tmp_path: Path) -> None:
+    found = row(tmp_path, host=host)
+    assert found.host == expected
+    assert RowBench().platform(found).machine.host.name == expected
+
+
+@pytest.mark.parametrize(
+    ("called", "ours"),
+    [
+        ("Qwen 3 30B A3B", "qwen3-30b-a3b"),
+        ("qwen3:30b", "qwen3-30b-a3b"),
+        ("Qwen3.5-35B", "qwen3.5-35b-a3b"),
+        ("gemma4:26b", "gemma-4-26b-a4b"),
+        ("qwen3:8b", ""),
+        ("gemma4:31b", ""),
+        ("phi-3.5", ""),
+        ("qwen3-coder", ""),
+    ],
+)
+def test_models_are_found_by_their_size_where_that_tells_them(called: str, ours: str) -> None:
+    assert model_and_format(called)[0] == ours
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ("w4a16", "all=int4-g128"),
+        ("fp8_e4m3", "all=fp8"),
+        ("bfloat16", "all=bf16"),
+        ("FP4", "all=nvfp4"),
+        ("Q4_K_M (imatrix)", "all=Q4_K_M"),
+    ],
+)
+def test_formats_have_other_names(text: str, ours: str) -> None:
+    assert formats_as_ours(text, "vllm") == ours
+    assert with_our_names({"hardware": "rtx-4090", "formats": text, "stack": "vllm"})["formats"] == ours
