@@ -1,4 +1,4 @@
-"""How well GEMMs beyond a table of measured ones are said: `python docs/beyond_tables.py`.
+"""How well GEMMs beyond a table of measured ones are said: `python docs/beyond_tables.py` prints it.
 
 Of every grid that was measured here a part is kept as a table, and the rest is asked of it: at the edge's utilisation,
 and by the law that is fitted on the part.
@@ -69,4 +69,7 @@ def _errors(whole: ExtendedTable, kept: tuple[slice, ...]) -> Iterator[tuple[flo
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     main()

@@ -1,4 +1,6 @@
-"""The designs that ship: what runs them, and what each is made of: the tables of docs/policies.md."""
+"""The designs that ship: what runs them, and what each is made of: `python docs/design_tables.py` prints the tables of
+docs/policies.md.
+"""
 
 from __future__ import annotations
 
@@ -93,4 +95,7 @@ def _is_compiled(policy: Policy) -> bool:
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     print(f"{designs()}\n\n{parts()}")

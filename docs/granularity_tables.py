@@ -1,5 +1,5 @@
 """What one copy brings, what writing back costs and reading ahead gains, on one machine: tables of docs/policies.md and
-docs/residency.md.
+docs/residency.md, which `python docs/granularity_tables.py` prints.
 """
 
 from __future__ import annotations
@@ -69,4 +69,7 @@ def read_ahead() -> str:
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     print(grains(), written_back(), read_ahead(), sep="\n\n")

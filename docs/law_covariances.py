@@ -1,4 +1,4 @@
-"""What drawing the constants of laws would add to their intervals: `python docs/law_covariances.py`.
+"""What drawing the constants of laws would add to their intervals: `python docs/law_covariances.py` prints it.
 
 For each law of a fit: what predictions scatter by where constants are drawn from their covariance, over shapes drawn
 within what was measured, beside the scatter on families left out, which intervals draw from. What a cache holds of
@@ -69,4 +69,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     main()

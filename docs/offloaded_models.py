@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,4 +81,7 @@ def conditions() -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    from script_arguments import given
+
+    trained, fit_of_this = given(__doc__, "FOLDER", "FIT")
+    main(Path(trained), fit_of_this)

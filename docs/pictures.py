@@ -1,4 +1,4 @@
-"""Draw the pictures of the documents: `python docs/pictures.py`. Rules of thumb: docs/rules_of_thumb.py."""
+"""Draw pictures of the documents into docs/pictures: `python docs/pictures.py`. Others: docs/rules_of_thumb.py."""
 
 from __future__ import annotations
 
@@ -65,4 +65,7 @@ def winner_map(target: Path) -> None:
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     main()

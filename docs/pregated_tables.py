@@ -125,4 +125,7 @@ def curves() -> str:
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     CURVES.write_text(curves(), encoding="utf-8")

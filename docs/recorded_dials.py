@@ -213,4 +213,7 @@ def rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     main()

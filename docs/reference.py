@@ -1,4 +1,7 @@
-"""The reference of the command line and of Python, from what commands print and docstrings say."""
+"""The reference of the command line and of Python, from what commands print and docstrings say.
+
+`python docs/reference.py` prints both.
+"""
 
 from __future__ import annotations
 
@@ -121,4 +124,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     main()

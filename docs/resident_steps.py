@@ -1,4 +1,4 @@
-"""Errors of the time of a step on rows of resident decoding: `python docs/resident_steps.py`.
+"""Errors of the time of a step on rows of resident decoding: `python docs/resident_steps.py` prints them.
 
 `pregate reproduce resident` scores tokens a second; a step predicted half as long is 50 % off here, 100 % there. Rows
 of llama.cpp in small passes are prompts: they are scored as that, and once more as others' tables give them, a decode
@@ -41,4 +41,7 @@ def _print(how: str, table: Sequence[MeasuredRow]) -> None:
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     main()

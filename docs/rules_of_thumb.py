@@ -1,4 +1,5 @@
-"""Published rules of thumb put to the test on the simulator: `python docs/rules_of_thumb.py` draws a picture each.
+"""Published rules of thumb put to the test on the simulator: `python docs/rules_of_thumb.py` draws a picture each into
+docs/pictures.
 
 Machines are claimed ones, routing is synthetic; what is drawn is where lines cross, not how fast a machine is.
 """
@@ -140,4 +141,7 @@ def tpot_s(policy: str, batch: int, link: float, dram: float, name: str = "qwen3
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     main()

@@ -176,4 +176,7 @@ def some_rows() -> list[str]:
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     marked_tables.write(PAGE, {"speeds": speeds, "moved": moved})

@@ -71,4 +71,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     main()

@@ -272,4 +272,7 @@ def _tpot(
 
 
 if __name__ == "__main__":
+    from script_arguments import given
+
+    given(__doc__)
     main()

@@ -16,7 +16,9 @@ import pytest
 from pregate.ask.simulation import to_dataframe
 from pregate.cli import main as command_line
 from pregate.cli.system_limits import limit_reached
+from pregate.extras import _require_address_space
 from tests.command_line import Run
+from traces.errors import InvalidInput
 
 MEMORY = (
     "this needs more memory than there is: ask for fewer tokens, sequences or points, or raise the limit where the "
@@ -161,3 +163,21 @@ def test_a_folder_that_was_removed_under_a_command_is_named(tmp_path: Path) -> N
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "error: the current folder is no longer there: change to another\n"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of a process are those of Linux")
+@pytest.mark.parametrize(("limit_bytes", "refused"), [(600_000 << 10, True), (1 << 50, False), (-1, False)])
+def test_pytorch_is_not_loaded_where_its_libraries_have_no_room(
+    limit_bytes: int, refused: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Under 575,000 to 600,000 KiB glibc ended the process by itself."""
+    import resource
+
+    with (tmp_path / "libtorch_cpu.so").open("wb") as file:
+        file.truncate(500_000_000)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit_bytes, limit_bytes))
+    if not refused:
+        _require_address_space(tmp_path)
+        return
+    with pytest.raises(InvalidInput, match=r"PyTorch takes .* GB of address space .* allows 0.61 GB: raise the limit"):
+        _require_address_space(tmp_path)
