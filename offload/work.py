@@ -13,6 +13,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
+from operator import mul
 from typing import NamedTuple
 
 from offload.ops import Attending, FusedExperts, Gemm, OpKind, Work
@@ -249,33 +251,40 @@ class GroupedExperts:
 
     def __init__(self, model: ModelArchitecture, slots_bytes: int) -> None:
         self._model, self._slots_bytes = model, slots_bytes
-        self._like = experts_work(model, (1,), 0, slots_bytes, fused=True)
+        like = experts_work(model, (1,), 0, slots_bytes, fused=True)
+        gemms, fused = Work._fields.index("gemms"), Work._fields.index("fused")
+        self._before, self._between, self._after = like[:gemms], like[gemms + 1 : fused], like[fused + 1 :]
         self._one_format = model.stored_shared_dtype.bits == model.expert_dtype.bits
-        self._ffns: dict[tuple[int, int], tuple[Gemm, ...]] = {}
+        self._ffns = _FfnsOfRuns(model)
         self._shared: dict[int, tuple[Gemm, ...]] = {}
 
-    def of(self, n_shared: int, runs: Sequence[tuple[int, int]]) -> Work:
-        """The op of experts that serve so many tokens, and how many these are: `runs`, ascending. Shared experts serve
+    def of(self, n_shared: int, served: Sequence[int], n_experts: Sequence[int]) -> Work:
+        """The op of experts that serve so many tokens each, ascending, and how many these are; shared experts serve
         `n_shared` tokens.
         """
-        model, gemms = self._model, list[Gemm]()
-        if not runs or (n_shared and model.n_shared_experts and not self._one_format):
-            served = [n for n, n_experts in runs for _ in range(n_experts)]
-            return experts_work(model, served, n_shared, self._slots_bytes, fused=True)
-        n_rows = n_active = n = 0
-        for run in runs:
-            ffns = self._ffns.get(run)
-            if ffns is None:
-                ffns = self._ffns[run] = experts_work(model, (run[0],) * run[1]).gemms
-            gemms += ffns
-            n, n_experts = run
-            n_rows, n_active = n_rows + n * n_experts, n_active + n_experts
-        one = FusedExperts(n_active, n_rows, len(gemms), max(-(-n_rows // model.top_k), n))
+        model = self._model
+        if not served or (n_shared and model.n_shared_experts and not self._one_format):
+            each = [n for n, times in zip(served, n_experts, strict=True) for _ in range(times)]
+            return experts_work(model, each, n_shared, self._slots_bytes, fused=True)
+        gemms = tuple(chain.from_iterable(map(self._ffns.__getitem__, zip(served, n_experts, strict=True))))
+        n_rows = sum(map(mul, served, n_experts))
+        one = FusedExperts(sum(n_experts), n_rows, len(gemms), max(-(-n_rows // model.top_k), served[-1]))
         if n_shared:
             if n_shared not in self._shared:
                 self._shared[n_shared] = experts_work(model, (), n_shared).gemms
             gemms += self._shared[n_shared]
-        return self._like._replace(gemms=tuple(gemms), fused=one)
+        return Work(*self._before, gemms, *self._between, one, *self._after)
+
+
+class _FfnsOfRuns(dict[tuple[int, int], tuple[Gemm, ...]]):
+    """The GEMMs of experts that serve so many tokens each, by that and how many these are."""
+
+    def __init__(self, model: ModelArchitecture) -> None:
+        self._model = model
+
+    def __missing__(self, run: tuple[int, int]) -> tuple[Gemm, ...]:
+        found = self[run] = experts_work(self._model, (run[0],) * run[1]).gemms
+        return found
 
 
 def dense_ffn_work(model: ModelArchitecture, stack: LayerStack, n_tokens: int) -> Work:

@@ -18,13 +18,13 @@ from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK
 from simulator.server_kernel import SERVE
 from traces.statistics.stack_distance import DISTANCES, EVENTS
+from traces.synthesis.filling import FILL_MANY
 from traces.synthesis.layers_kernel import FILL_LAYERS
-from traces.synthesis.synthesis_kernel import FILL
 
 __all__ = ["KERNELS"]
 
 KERNELS: tuple[Kernel, ...] = (
-    COUNT, UNIONS, GROUPS, RUN_STEPS, WALK, REVERSE, CHAINS, TRACE_BACK, FILL, FILL_LAYERS, *WAITS, RUN, INDEX,
+    COUNT, UNIONS, GROUPS, RUN_STEPS, WALK, REVERSE, CHAINS, TRACE_BACK, FILL_MANY, FILL_LAYERS, *WAITS, RUN, INDEX,
     FIFO_LOOP, TIMED_LOOP, EVENTS, DISTANCES, cache_replay.NEXT_USES, cache_replay.REPLAY_SLOTS,
     replay_compiled.BATCHES, replay_compiled.NEXT_USES, replay_compiled.REPLAY, SERVE, COPY, SPIN,
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,17 @@ def load_fit(name_or_path: str | Path) -> Fit:
     if path.suffix not in (".yaml", ".yml"):
         if str(name_or_path) not in fit_names():
             raise unknown_name("fit", str(name_or_path), fit_names())
-        path = FITS_DIR / f"{name_or_path}.yaml"
+        return _shipped_fit(FITS_DIR / f"{name_or_path}.yaml")
+    return _fit_of_file(path)
+
+
+@cache
+def _shipped_fit(path: Path) -> Fit:
+    """A fit that ships, read once."""
+    return _fit_of_file(path)
+
+
+def _fit_of_file(path: Path) -> Fit:
     section = read_yaml(path)
     written, found = section.text("digest", ""), digest_of(section.unread())
     try:

@@ -90,16 +90,16 @@ def counted(
     `blocks` run them; `cells`: their GEMMs, where these are listed.
     """
     cells = listed_gemms(works) if cells is None else cells
-    fused = [work.fused for work in works if work.fused is not None]
-    n_gemms, n_of = cells.n_gemms, np.array([one.n_gemms for one in fused])
+    fused = np.array([work.fused for work in works if work.fused is not None], np.int64)
+    n_gemms, (_, _, n_of, n_tokens) = cells.n_gemms, fused.T
     (m, n, k, times), owner, place = cells.columns, cells.owner, cells.place
     shared = place >= n_of[owner]
     kernel = np.where(shared, 2 + place - n_of[owner], place % 2)
     n_kernels = 2 + int(n_gemms[0] - n_of[0])
-    height = np.array([tile.height(one) for one in fused])[owner]
+    height = tile.heights(fused)[owner]
     padded = np.where(shared, m, -(-m // height) * height)
     read = n * k * times
-    has_tiles = np.array([one.n_tokens >= tile.from_tokens for one in fused])[owner]
+    has_tiles = (n_tokens >= tile.from_tokens)[owner]
     waits, in_blocks, multiplied = (np.zeros_like(read) for _ in range(3))
     if tile.loads is not None:
         rows = np.array(tile.rows or (1,))
@@ -107,7 +107,7 @@ def counted(
         loads = times * -(-m // np.where(shared, alone, height)) * -(-n // tile.loads[0]) * -(-k // tile.loads[1])
         waits = np.where(np.where(shared, (m > blocks.up_to_rows) & bool(blocks.passes), has_tiles), loads, 0)
     if blocks.passes:
-        one_token = np.array([one.n_tokens for one in fused])[owner] == 1
+        one_token = n_tokens[owner] == 1
         multiplied = np.where(np.where(shared, m <= blocks.up_to_rows, one_token), read * m, 0)
         in_blocks = np.where(multiplied > 0, np.where(m == 1, n, -(-n // 2)) * times, 0)
     sums = np.zeros((5, n_kernels, len(works)), np.int64)
@@ -116,8 +116,7 @@ def counted(
         np.add.at(total, cell, what)
     n_tiled = np.bincount(owner, np.where(shared & (m > 1), times, 0), len(works)).astype(np.int64)
     first = np.cumsum(n_gemms) - n_gemms
-    many = np.array([one.n_tokens > 1 for one in fused])
-    n_tiled += np.where(many, times[first] // times[first + 1] + 1, 0)
+    n_tiled += np.where(n_tokens > 1, times[first] // times[first + 1] + 1, 0)
     flop, weights, n_loads, n_blocks, in_passes = sums.astype(np.float64)
     a_pass = blocks.weights_a_pass(works[0].weight_bits) if blocks.passes else 1
     return FusedCounts(flop, weights, n_loads, n_blocks, in_passes / a_pass, n_tiled)

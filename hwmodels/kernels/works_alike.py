@@ -12,7 +12,7 @@ from hwmodels.figures import Figures
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts, counted, row_counts
 from hwmodels.kernels.gemm_cells import GemmCells, listed_gemms
 from hwmodels.stack import SoftwareStack
-from offload.ops import KINDS, Lane, Work
+from offload.ops import KINDS, FusedExperts, Lane, Work
 from traces.foundation.kept_values import ByIdentity
 
 __all__ = ["alike"]
@@ -71,12 +71,12 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
     for i, work in enumerate(works):
         if tile is not None and work.fused is not None:
             n_shared = len(work.gemms) - work.fused.n_gemms
-            fused.setdefault((_but(work, _EXPERTS), n_shared, _launched(work, stack)), []).append(i)
+            fused.setdefault((_but(work, _EXPERTS), n_shared, *_launched(work.fused, stack)), []).append(i)
         elif by_law and work.fused is not None:
             up, down = work.gemms[:2]
             beside = work._replace(gemms=work.gemms[work.fused.n_gemms :], fused=None)
             shape = up.n, up.k, up.n_gemms // down.n_gemms
-            fused.setdefault((beside, *shape, _launched(work, stack)), []).append(i)
+            fused.setdefault((beside, *shape, *_launched(work.fused, stack)), []).append(i)
         else:
             groups.setdefault(_but_context(work, by_rows), []).append(i)
     listed: GemmCells | None = None
@@ -103,7 +103,7 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
     return found
 
 
-def _but_context(work: Work, by_rows: bool) -> tuple[tuple[Any, ...], bool]:
+def _but_context(work: Work, by_rows: bool) -> tuple[tuple[tuple[Any, ...], ...], bool]:
     """All of a work but its context; `by_rows`: of kernels neither how many rows all of its GEMMs have, only whether
     these are several.
     """
@@ -114,12 +114,13 @@ def _but_context(work: Work, by_rows: bool) -> tuple[tuple[Any, ...], bool]:
     return _but(work._replace(gemms=gemms), _CONTEXT), m > 1
 
 
-def _but(work: Work, fields: tuple[int, int]) -> tuple[Any, ...]:
+def _but(work: Work, fields: tuple[int, int]) -> tuple[tuple[Any, ...], ...]:
     """All of a work but two of its fields."""
     first, second = fields
-    return work[:first] + work[first + 1 : second] + work[second + 1 :]
+    return work[:first], work[first + 1 : second], work[second + 1 :]
 
 
-def _launched(work: Work, stack: SoftwareStack) -> tuple[int, bool]:
-    """What the launches of a fused op depend on beside its stack."""
-    return stack.launches_of(work), not stack.graph_tokens or work.n_rows <= stack.graph_tokens
+def _launched(fused: FusedExperts, stack: SoftwareStack) -> tuple[bool, bool]:
+    """What the launches of a fused op depend on beside its stack and whether there are shared experts."""
+    tiled = fused.n_tokens > 1 and stack.tiled_launches > 0
+    return tiled, not stack.graph_tokens or fused.n_tokens <= stack.graph_tokens

@@ -163,13 +163,15 @@ class Works:
         """Several experts of a block in one op, one entry of `tokens` each, and shared ones over `n_shared` tokens."""
         return self._once(("grouped", n_shared, tokens), lambda: self._experts(tokens, n_shared, fused=True))
 
-    def grouped_runs(self, n_shared: int, runs: tuple[int, ...]) -> Work:
-        """The same, of `runs`: tokens that some experts serve each and how many experts these are, ascending, again and
-        again.
+    def grouped_runs(self, numbers: bytes) -> Work:
+        """The same, of int64 `numbers`: of `n_shared`, then of runs: tokens that some experts serve each and how many
+        experts these are, ascending, again and again.
         """
-        return self._once(
-            (n_shared, runs), lambda: self._grouped.of(n_shared, list(zip(*[iter(runs)] * 2, strict=True)))
-        )
+        found = self._made.get(numbers)
+        if found is None:
+            n_shared, *runs = memoryview(numbers).cast("q").tolist()
+            found = self._made[numbers] = self._grouped.of(n_shared, runs[::2], runs[1::2])
+        return found
 
     def _experts(self, tokens: tuple[int, ...], n_shared: int, *, fused: bool) -> Work:
         return work.experts_work(self._model, tokens, n_shared, self._slots_bytes, fused=fused)
@@ -250,10 +252,11 @@ class Rows:
             self.works.append(what)
         return row
 
-    def add(self, what: Work) -> int:
-        """A row for a work that no other row has, nor is asked for again."""
-        self.works.append(what)
-        return len(self.works) - 1
+    def add(self, what: Sequence[Work]) -> int:
+        """Rows for works that no other row has, nor are asked for again; returns the first."""
+        first = len(self.works)
+        self.works += what
+        return first
 
     def of_counts(self, make: Callable[[int], Work | None], counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of `make(count)` by count, 0 and above, each distinct one made once."""

@@ -18,7 +18,10 @@ __all__ = ["GROUPS", "UNIONS", "BlockUnions", "block_unions_of"]
 
 UNIONS = Kernel("offload.fast.unions_kernel", "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4))
 
-GROUPS = Kernel("offload.fast.groups_kernel", "groups", (*["int64[1]"] * 4, "int8[1]", *["int64[1]"] * 4), returns=True)
+GROUPS = Kernel("offload.fast.groups_kernel", "groups", (*["int64[1]"] * 4, "int8[1]", *["int64[1]"] * 5), returns=True)
+
+_SERVED = 1 << 13
+"""Numbers of tokens an expert below which experts that serve as many are counted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,20 +64,24 @@ class BlockUnions:
         numbers = np.empty(n_groups + 2 * len(self.tokens) + 2, np.int64)
         table = np.full(1 << (2 * n_groups).bit_length(), -1, np.int64)
         of_entries = self.ptr, self.tokens, self.n_parts, self.n_shared, np.ascontiguousarray(shares).view(np.int8)
-        n_found = loaded(GROUPS)(*of_entries, place, begins, numbers, table)
-        flat, ends, n_forms = numbers[: begins[n_found]].tolist(), begins[: n_found + 1].tolist(), len(works.each)
-        wanted = np.arange(n_found)
+        serving = np.zeros(_SERVED, np.int64)
+        n_found, n_forms = loaded(GROUPS)(*of_entries, place, begins, numbers, table, serving), len(works.each)
+        of, form_of = np.arange(n_found), np.zeros(n_found, np.int64)
         if n_forms > 1:
             forms = np.concatenate([np.repeat(form, n) for n in self.n_parts.tolist()])
             wanted, place = np.unique(place * n_forms + forms, return_inverse=True)
-        row, is_split = np.empty(len(wanted), np.int64), self.n_parts.max() > 1
-        for i, one in enumerate(wanted.tolist()):
-            made, of = works.each[one % n_forms], one // n_forms
-            shared, *runs = flat[ends[of] : ends[of + 1]]
-            if runs:  # of which a model makes one work each, unlike any other
-                row[i] = rows.add(made.grouped_runs(shared, tuple(runs)))
-            else:
-                row[i] = rows.of(made.grouped(shared, ()) if shared or not is_split else None)
+            of, form_of = np.divmod(wanted, n_forms)
+        text, row, is_split = numbers[: begins[n_found]].tobytes(), np.empty(len(of), np.int64), self.n_parts.max() > 1
+        has_runs = np.diff(begins[: n_found + 1])[of] > 1  # of which a model makes one work each, unlike any other
+        bounds = zip(*((8 * begins[of[has_runs] + end]).tolist() for end in (0, 1)), strict=True)
+        made = [
+            works.each[one].grouped_runs(text[begin:end])
+            for one, (begin, end) in zip(form_of[has_runs].tolist(), bounds, strict=True)
+        ]
+        row[has_runs] = rows.add(made) + np.arange(len(made))
+        for i in np.flatnonzero(~has_runs).tolist():
+            shared = int(numbers[begins[of[i]]])
+            row[i] = rows.of(works.each[form_of[i]].grouped(shared, ()) if shared or not is_split else None)
         return row[place]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.result_display import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.check.scores.rank_agreement import kendall_tau
+from pregate.measured.determined_constant import determined_constant
 from pregate.measured.kept_rows import KeptRows
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.table import COLUMNS, MeasuredRow, predictions_csv
@@ -38,10 +39,6 @@ _REPEATS_BADLY = 0.25
 
 _UNCOLLECTED_ROWS = 500
 """Rows between two searches for cycles of garbage, of which each leaves some 50 kB."""
-
-_REACH = 64.0
-"""A constant is sought from a 64th of what is claimed to 64 times it."""
-
 
 @dataclass(frozen=True, slots=True)
 class PredictedRow:
@@ -308,40 +305,10 @@ def _fitted(bench: RowBench, row: MeasuredRow) -> Answer:
     """The constant that a row determines, and by how much it is off with that; nothing where it is refused."""
     try:
         key = row.role.removeprefix("fit").strip() or bench.binding_constant(row)
-        value = float(_determined(bench, row, key))
+        value = determined_constant(bench, row, key)
     except PregateError:
         return {}
     return {"key": key, "value": value, "left": bench.predict(row, {key: value}) / row.value - 1}
-
-
-def _determined(bench: RowBench, row: MeasuredRow, key: str) -> float:
-    """The value of constant `key` at which `row` is predicted as measured, or the nearest that is tried."""
-    from scipy.optimize import brentq
-
-    from hwmodels.figures import figures_of
-
-    platform, name = bench.platform(row), key.removeprefix("stack.")
-    figures = figures_of(platform)
-    if name in platform.constants:
-        claimed = platform.constant(name)
-    else:
-        claimed = float(figures[key] if name == key else figures.stack_constant(name))
-
-    most = 1.0 if key.endswith("efficiency") else math.inf
-
-    def at(log_factor: float) -> float:
-        return min(claimed * math.exp(log_factor), most)
-
-    @cache
-    def off(log_factor: float) -> float:
-        return math.log(bench.predict(row, {key: at(log_factor)}) / row.value)
-
-    high = min(math.log(_REACH), math.log(most / claimed))
-    low = -math.log(_REACH)
-    ends = off(low), off(high)
-    if ends[0] * ends[1] > 0:
-        return at(low if abs(ends[0]) < abs(ends[1]) else high)
-    return at(brentq(off, low, high, rtol=1e-9))
 
 
 def _score(title: str, group: Sequence[PredictedRow]) -> FieldScore:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from hwmodels.specs.device_names import BESIDE_NAMES, words_of
@@ -356,6 +357,7 @@ def _has_bytes(name: str, n_gb: int) -> bool:
     return isinstance(card, Accelerator) and 0.9 * n_gb <= card.hbm_bytes / 2**30 <= 1.01 * n_gb
 
 
+@lru_cache(1 << 12)
 def _plain(text: str) -> str:
     """A name in small letters, its words parted by one dash, without its maker."""
     return re.sub(r"[\s_./-]+", "-", _MAKERS.sub(" ", text.lower()).strip())

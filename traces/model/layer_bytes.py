@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from traces.model.layer_models import models_by_layer
 from traces.model.model_architecture import ModelArchitecture
@@ -10,6 +11,7 @@ from traces.model.model_architecture import ModelArchitecture
 __all__ = ["head_bytes", "layer_part_bytes", "layer_weight_bytes"]
 
 
+@lru_cache(16)
 def layer_weight_bytes(model: ModelArchitecture) -> tuple[int, ...]:
     """Weights of each decoder layer outside its routed experts, in bytes; a share of norms and biases in each.
 
@@ -18,6 +20,7 @@ def layer_weight_bytes(model: ModelArchitecture) -> tuple[int, ...]:
     return tuple(math.ceil(mixing + rest) for mixing, rest in layer_part_bytes(model))
 
 
+@lru_cache(16)
 def layer_part_bytes(model: ModelArchitecture) -> tuple[tuple[float, float], ...]:
     """The same by what reads them: what mixes the tokens of each layer, with norms and biases; its gate and shared
     experts, or its dense FFN.

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from traces.errors import InvalidInput
 from traces.foundation.typed import check_fields
 from traces.phase import Phase
-from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
+from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace, trace_as_made
 from traces.synthesis.filling import fill_sequences
 from traces.synthesis.taken_over import starts_of
 
@@ -94,11 +94,11 @@ class TokenLayout:
         note: str,
         popularity: NDArray[np.float64] | None = None,
     ) -> RoutingTrace:
-        """The synthetic trace of these tokens and their `experts` (n_tokens, n_moe_layers, top_k), of sequences drawn
-        around a `popularity`.
+        """The synthetic trace of these tokens and their `experts` (n_tokens, n_moe_layers, top_k), which are as a trace
+        must have them, of sequences drawn around a `popularity`.
         """
         origin = Provenance(model=model, source="synthetic", licence="none needed", recorder=recorder, note=note)
-        return RoutingTrace(
+        return trace_as_made(
             experts=experts,
             sequence=self.sequence,
             position=self.position,
@@ -177,9 +177,10 @@ def synthesize_routing(
     by_rank = rng.permuted(np.tile(np.arange(n_experts, dtype=np.int16), (n_moe_layers, 1)), axis=1)
     if shares is not None:
         popularity, by_rank = _ranked(shares, (n_moe_layers, n_experts), dials)
-    experts = np.full((layout.step.size, n_moe_layers, top_k), -1, dtype=np.int16)
+    experts = np.empty((layout.step.size, n_moe_layers, top_k), np.int16)
     prompts, decoded = layout.runs
     if n_encoder_moe_layers:  # two stacks of layers, each with a past of its own
+        experts.fill(-1)
         spans = [(prompts, 0, n_encoder_moe_layers), (decoded, n_encoder_moe_layers, n_moe_layers)]
     else:
         spans = [(list(map(add, prompts, decoded)), 0, n_moe_layers)]

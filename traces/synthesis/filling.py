@@ -11,11 +11,22 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import are_kept, loaded
+from compiled.machine_code import Kernel, are_kept, loaded
 from traces.synthesis.sequence_popularity import SequencePopularity, guides_of
-from traces.synthesis.synthesis_kernel import FILL, fill
+from traces.synthesis.synthesis_kernel import fill
+from traces.synthesis.taken_over import Start
 
-__all__ = ["Chances", "fill_sequences", "filler"]
+__all__ = ["FILL_MANY", "Chances", "fill_sequences", "is_compiled"]
+
+FILL_MANY = Kernel(
+    "traces.synthesis.many_experts_kernel",
+    "fill_many",
+    (
+        "int16[3]", "float64[4]", "float64[2]", "float64[2]", "int16[2]", "int16[2]", "int16[2]", "int8[2]",
+        "float64[2]", "float64[2]", "float64[2]", "float64[2]", "int64", "float64", "float64",
+    ),
+    sources=("traces.synthesis.synthesis_kernel",),
+)  # fmt: skip
 
 _CHUNK_DRAWS = 1 << 16
 """Random numbers held at a time (half a MiB), so that they stay in the caches of the processor."""
@@ -41,26 +52,33 @@ def fill_sequences(
     chances: Chances,
     affinity: float,
     key: tuple[int, ...],
-    taken: Sequence[NDArray[np.int16]],
+    taken: Sequence[Start],
 ) -> None:
     """Fill `experts` (n_tokens, n_layers, top_k).
 
     `runs`: of each sequence its tokens, in slices one after another. `popularity` (n_layers, n_active + 1), cumulative
     by rank, and `by_rank` (n_layers, n_experts), the expert of each rank, are shared. `key` and the number of a
-    sequence are the seed of its random numbers. `taken`: of the first sequences tokens that are known,
-    (n, n_layers, top_k), whose random numbers are skipped.
+    sequence are the seed of its random numbers. `taken`: of the first sequences tokens that are known, whose random
+    numbers are skipped.
     """
     n_layers, top_k = experts.shape[1:]
     popularity, by_rank = np.ascontiguousarray(popularity), np.ascontiguousarray(by_rank)
     rows = max(1, _CHUNK_DRAWS // (2 * top_k * n_layers))
     longest = max(sum(len(experts[part]) for part in parts) for parts in runs)
-    is_alone = top_k == 1 and not chances[1] and longest <= rows
-    loop = _all_layers if _may_take_all_layers(experts, popularity, chances) else _token_by_token
-    begin = _alone(by_rank, chances) if is_alone else loop(experts, popularity, by_rank, chances)
+    if top_k == 1 and not chances[1] and longest <= rows:
+        begin = _alone(by_rank, chances)
+    elif _may_take_all_layers(experts, popularity, chances):
+        begin = _all_layers(experts, popularity, by_rank, chances)
+    else:
+        loop = _many_experts if is_compiled(experts.size) else _token_by_token
+        begin = loop(experts, popularity, by_rank, chances)
     drawn = SequencePopularity(popularity, affinity, chances[1]).drawn
     draws = np.empty((min(rows, longest), n_layers, top_k, 2))
     for i, parts in enumerate(runs):
-        known = taken[i] if i < len(taken) else experts[:0]
+        known = experts[:0]
+        if i < len(taken):
+            others, tokens_of = taken[i]
+            known = others[tokens_of]  # one sequence at a time, which the caches of the processor hold
         n_known = len(known)
         if n_known >= sum(len(experts[part]) for part in parts):
             _put(known, experts, parts)
@@ -87,9 +105,12 @@ def _put(known: NDArray[np.int16], experts: NDArray[np.int16], parts: Sequence[s
         tokens[:], known = known[: len(tokens)], known[len(tokens) :]
 
 
-def filler(n_cells: int) -> Callable[..., object]:
-    """What fills `n_cells` routing cells: machine code where it is kept, or worth compiling."""
-    return loaded(FILL) if n_cells > _SMALL_CELLS or are_kept(FILL) else fill
+def is_compiled(n_cells: int) -> bool:
+    """Whether `n_cells` routing cells are filled by machine code, which is loaded then: kept, or worth compiling."""
+    pays = n_cells > _SMALL_CELLS or are_kept(FILL_MANY)
+    if pays:
+        loaded(FILL_MANY)
+    return pays
 
 
 def _last_ranks(known: NDArray[np.int16], rank_of: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -108,7 +129,7 @@ def _token_by_token(
     experts: NDArray[np.int16], popularity: NDArray[np.float64], by_rank: NDArray[np.int16], chances: Chances
 ) -> _Beginning:
     """`fill`."""
-    make, rank_of, (_, n_layers, top_k) = filler(experts.size), _ranks(by_rank), experts.shape
+    rank_of, (_, n_layers, top_k) = _ranks(by_rank), experts.shape
     scratch = np.zeros((n_layers, popularity.shape[1] - 1), np.int8), np.zeros((n_layers, top_k), np.int64)
     shared = guides_of(popularity)
 
@@ -118,7 +139,39 @@ def _token_by_token(
 
         def go_on(part: NDArray[np.int16], draws: NDArray[np.float64]) -> None:
             nonlocal n_before
-            make(part, draws, own, guides, by_rank, last, *scratch, n_before, *chances)
+            fill(part, draws, own, guides, by_rank, last, *scratch, n_before, *chances)
+            n_before += len(part)
+
+        return go_on
+
+    return begin
+
+
+def _many_experts(
+    experts: NDArray[np.int16], popularity: NDArray[np.float64], by_rank: NDArray[np.int16], chances: Chances
+) -> _Beginning:
+    """`fill_many`: the same experts."""
+    from compiled.vector import WIDTH
+
+    make, rank_of, (_, n_layers, top_k) = loaded(FILL_MANY), _ranks(by_rank), experts.shape
+    n_rows = -(-n_layers // WIDTH) * top_k
+    taken, chosen = np.zeros((n_layers, popularity.shape[1] - 1), np.int8), np.zeros((2, WIDTH))
+    scratch = taken, *(np.zeros((n_rows, WIDTH)) for _ in range(3)), chosen
+
+    def tables(own: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
+        ends = own[:, 1:].copy()
+        ends[:, -1] = np.inf
+        return ends, guides_of(own)
+
+    shared = tables(popularity)
+
+    def begin(own: NDArray[np.float64], known: NDArray[np.int16]) -> _Filling:
+        last, searched = _last_ranks(known, rank_of), shared if own is popularity else tables(own)
+        n_before = len(known)
+
+        def go_on(part: NDArray[np.int16], draws: NDArray[np.float64]) -> None:
+            nonlocal n_before
+            make(part, draws, own, *searched, by_rank, last, *scratch, n_before, *chances)
             n_before += len(part)
 
         return go_on

@@ -30,7 +30,7 @@ from traces.statistics.locality import (
     trace_statistics,
 )
 from traces.synthesis.dials import Dials, synthesize_routing
-from traces.synthesis.filling import filler
+from traces.synthesis.filling import is_compiled
 from traces.transforms.rebatching import rebatch
 
 __all__ = ["FittedDials", "FittedStatistic", "collision_entropy", "fit_dials"]
@@ -108,7 +108,7 @@ def fit_dials(
     """
     decoded = trace.decode_only()
     layers = decode_layers(decoded)
-    filler(_ROUNDS * decoded.n_tokens * len(layers) * decoded.top_k)  # compiled where that pays for all of them
+    is_compiled(_ROUNDS * decoded.n_tokens * len(layers) * decoded.top_k)  # where that pays for all of them
     seed = int(rng.integers(1 << 62))  # common random numbers: every evaluation differs by its dials only
 
     def imitate(dials: Dials) -> RoutingTrace:

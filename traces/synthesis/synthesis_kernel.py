@@ -1,21 +1,10 @@
-"""The loop that makes up a routing trace token by token, compiled or as it stands: the same experts either way."""
+"""The loop that makes up a routing trace token by token, as it stands: what compiled loops do is defined by it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from compiled.machine_code import Kernel
-
-__all__ = ["FILL", "fill"]
-
-FILL = Kernel(
-    __name__,
-    "fill",
-    (
-        "int16[3]", "float64[4]", "float64[2]", "int16[2]", "int16[2]", "int16[2]", "int8[2]", "int64[2]", "int64",
-        "float64", "float64",
-    ),
-)  # fmt: skip
+__all__ = ["fill", "repeated"]
 
 
 def _drawn(edges: Any, guide: Any, taken: Any, ordered: Any, n_chosen: int, what: float) -> int:
@@ -35,6 +24,17 @@ def _drawn(edges: Any, guide: Any, taken: Any, ordered: Any, n_chosen: int, what
         choice += 1
     while taken[choice]:  # rounding put it on the edge of a chosen expert
         choice = (choice + 1) % (edges.size - 1)
+    return choice
+
+
+def repeated(last: Any, taken: Any, slot: int) -> int:
+    """The first of the `last` token's ranks, from `slot` on, that is not `taken`; the one before where all are."""
+    top_k, at_slot, choice = last.size, slot, -1
+    for _ in range(top_k):
+        choice = last[at_slot]
+        if not taken[choice]:
+            break
+        at_slot = at_slot + 1 if at_slot + 1 < top_k else 0
     return choice
 
 
@@ -77,12 +77,7 @@ def fill(
                 how, what = draws[t, layer, slot, 0], draws[t, layer, slot, 1]
                 choice = -1
                 if how < until_repeat:
-                    at_slot = slot
-                    for _ in range(top_k):
-                        choice = last[layer, at_slot]
-                        if not chosen[choice]:
-                            break
-                        at_slot = at_slot + 1 if at_slot + 1 < top_k else 0
+                    choice = repeated(last[layer], chosen, slot)
                 elif how < until_follow:
                     choice = ranks[layer - 1, slot]
                 if choice < 0 or chosen[choice]:

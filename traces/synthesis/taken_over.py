@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 
 from traces.routing import RoutingTrace
 
-__all__ = ["starts_of"]
+__all__ = ["Start", "starts_of"]
 
 
-def starts_of(begun: Sequence[RoutingTrace], n_sequences: int) -> list[NDArray[np.int16]]:
-    """Of the first sequences, up to `n_sequences`, all tokens (n, n_layers, top_k) of the trace of `begun` where the
-    sequence is longest; evenly batched traces.
+Start = tuple[NDArray[np.int16], NDArray[np.intp]]
+"""The experts of a trace, (n_tokens, n_layers, top_k), and which of its tokens are those of one sequence."""
+
+
+def starts_of(begun: Sequence[RoutingTrace], n_sequences: int) -> list[Start]:
+    """Of the first sequences, up to `n_sequences`, all tokens of the trace of `begun` where the sequence is longest;
+    evenly batched traces.
     """
-    starts: list[NDArray[np.int16]] = []
+    starts: list[Start] = []
     for trace in sorted(begun, key=lambda trace: -(trace.n_tokens // trace.n_sequences)):
         if trace.n_sequences > len(starts):
             order = np.argsort(trace.sequence, kind="stable").reshape(trace.n_sequences, -1)
-            starts += [trace.experts[tokens] for tokens in order[len(starts) : n_sequences]]
+            starts += [(trace.experts, tokens) for tokens in order[len(starts) : n_sequences]]
     return starts

@@ -12,10 +12,10 @@ from compiled.machine_code import Kernel
 from tests.toy_traces import made
 from traces.synthesis import filling
 from traces.synthesis.dials import Dials
-from traces.synthesis.filling import filler
+from traces.synthesis.filling import FILL_MANY, is_compiled
 from traces.synthesis.layers_kernel import FILL_LAYERS, pays
 from traces.synthesis.sequence_popularity import SequencePopularity, guides_of
-from traces.synthesis.synthesis_kernel import FILL, fill
+from traces.synthesis.synthesis_kernel import fill
 from traces.synthesis.taken_over import starts_of
 
 
@@ -40,11 +40,11 @@ def test_one_expert_a_token_without_a_loop_is_what_the_loop_chooses(
     whole = made(dials, top_k=1, output_tokens=30)
     asked: list[int] = []
 
-    def loop(n_cells: int) -> Any:
+    def plain(n_cells: int) -> bool:
         asked.append(n_cells)
-        return fill
+        return False
 
-    monkeypatch.setattr(filling, "filler", loop)
+    monkeypatch.setattr(filling, "is_compiled", plain)
     assert made(dials, top_k=1, output_tokens=30).digest == whole.digest
     assert not asked
     monkeypatch.setattr(filling, "_CHUNK_DRAWS", 100)
@@ -61,12 +61,7 @@ def test_one_expert_a_token_without_a_loop_is_what_the_loop_chooses(
 )
 def test_everything_else_takes_the_loop(top_k: int, dials: Dials, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-
-    def loop(n_cells: int) -> Any:
-        asked.append(n_cells)
-        return fill
-
-    monkeypatch.setattr(filling, "filler", loop)
+    monkeypatch.setattr(filling, "is_compiled", asked.append)
     made(dials, top_k=top_k)
     assert asked == [10 * 3 * top_k]
 
@@ -79,7 +74,8 @@ def test_random_numbers_are_drawn_two_a_choice_and_so_many_at_a_time(monkeypatch
         sizes.append(drawn.shape)
         fill(part, drawn, *rest)
 
-    monkeypatch.setattr(filling, "filler", lambda _: watched)
+    monkeypatch.setattr(filling, "is_compiled", lambda _: False)
+    monkeypatch.setattr(filling, "fill", watched)
     monkeypatch.setattr(filling, "_CHUNK_DRAWS", 24)  # two tokens of three layers and two choices
     made(Dials(0.7, 0.2, 0.1))
     assert sizes == [(2, 3, 2, 2), (1, 3, 2, 2), (2, 3, 2, 2)] * 2
@@ -103,18 +99,21 @@ def test_a_sequence_is_the_same_whatever_runs_beside_it_and_after_it() -> None:
     assert not np.array_equal(few.experts[few.sequence == 0], few.experts[few.sequence == 1])
 
 
-@pytest.mark.parametrize(("kept", "size", "is_compiled"), [(False, 100, False), (False, 101, True), (True, 1, True)])
+@pytest.mark.parametrize(("kept", "size", "compiled"), [(False, 100, False), (False, 101, True), (True, 1, True)])
 def test_small_traces_are_filled_in_python_unless_machine_code_is_kept(
-    kept: bool, size: int, is_compiled: bool, monkeypatch: pytest.MonkeyPatch
+    kept: bool, size: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[Kernel] = []
+
     def of(kernel: Kernel) -> bool:
-        assert kernel is FILL
+        assert kernel is FILL_MANY
         return kept
 
     monkeypatch.setattr(filling, "are_kept", of)
-    monkeypatch.setattr(filling, "loaded", lambda kernel: ("code of", kernel))
+    monkeypatch.setattr(filling, "loaded", asked.append)
     monkeypatch.setattr(filling, "_SMALL_CELLS", 100)
-    assert filler(size) == (("code of", FILL) if is_compiled else fill)
+    assert is_compiled(size) is compiled
+    assert asked == [FILL_MANY] * compiled
 
 
 @pytest.mark.parametrize(
@@ -177,6 +176,7 @@ def test_a_draw_on_an_edge_is_of_the_rank_above_and_one_at_the_chance_of_a_repea
     for begin in (
         filling._alone(names, (p_repeat, 0.0)),
         filling._token_by_token(np.zeros((3, 1, 1), np.int16), edges, names, (p_repeat, 0.0)),
+        filling._many_experts(np.zeros((3, 1, 1), np.int16), edges, names, (p_repeat, 0.0)),
         filling._all_layers(np.zeros((3, 1, 1), np.int16), edges, names, (p_repeat, 0.0)),
     ):
         for known, wanted in ((none, ranks), (np.full((1, 1, 1), 2, np.int16), later)):
@@ -195,7 +195,8 @@ def test_each_sequence_starts_as_where_it_is_longest() -> None:
         starts = starts_of(begun, 3)
         assert len(starts) == 3
         for i, trace in enumerate((long, long, wide)):
-            assert np.array_equal(starts[i], trace.experts[trace.sequence == i])
+            experts, tokens = starts[i]
+            assert np.array_equal(experts[tokens], trace.experts[trace.sequence == i])
     assert len(starts_of((wide,), 9)) == 4
     assert len(starts_of((wide,), 1)) == 1
 
@@ -203,7 +204,8 @@ def test_each_sequence_starts_as_where_it_is_longest() -> None:
 def test_of_a_sequence_that_is_known_as_far_as_asked_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     dials = Dials(1.0, 0.3, 0.2, sequence_affinity=0.4)
     long, short = made(dials, batch=3, input_tokens=4, output_tokens=9), made(dials, input_tokens=4)
-    monkeypatch.setattr(filling, "filler", lambda _: None)
+    monkeypatch.setattr(filling, "is_compiled", lambda _: False)
+    monkeypatch.setattr(filling, "fill", None)
     monkeypatch.setattr(SequencePopularity, "drawn", None)
     for begun in (long, short):
         assert made(dials, input_tokens=4, begun=[begun]).digest == short.digest

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiled.machine_code import loaded
 from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -21,7 +20,7 @@ from traces.synthesis.fitting import fit_dials
 from traces.synthesis.forced import forced_active_routing
 from traces.synthesis.layers_kernel import pays
 from traces.synthesis.sequence_popularity import guides_of
-from traces.synthesis.synthesis_kernel import FILL, _drawn, fill
+from traces.synthesis.synthesis_kernel import _drawn
 
 SHAPE: dict[str, Any] = {
     "n_moe_layers": 4,
@@ -88,18 +87,21 @@ def test_chunks_do_not_change_the_trace(monkeypatch: pytest.MonkeyPatch) -> None
     st.floats(0, 1),
     st.floats(0, 1),
     st.sampled_from([1, 2, 4]),
+    st.sampled_from([3, 32, 33]),
     st.integers(0, 99),
 )
 def test_compiled_and_plain_generator_agree(
-    zipf: float, repeat: float, follow: float, affinity: float, top_k: int, seed: int
+    zipf: float, repeat: float, follow: float, affinity: float, top_k: int, n_moe_layers: int, seed: int
 ) -> None:
     dials = Dials(zipf, repeat, follow, 0.5, affinity)
     digests = set()
-    for filler in (fill, loaded(FILL)):
+    for compiled in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(filling, "filler", lambda _, chosen=filler: chosen)
-            digests.add(made(dials, seed=seed, top_k=top_k, n_experts=8).digest)
-    assert len(digests) == 1  # both passed the check that no token chooses an expert twice
+            patch.setattr(filling, "is_compiled", lambda _, chosen=compiled: chosen)
+            patch.setattr(filling, "_CHUNK_DRAWS", 200)
+            trace = made(dials, seed=seed, top_k=top_k, n_experts=8, n_moe_layers=n_moe_layers)
+        digests.add(replace(trace).digest)  # looked through: no token chooses an expert twice
+    assert len(digests) == 1
 
 
 @settings(max_examples=30, deadline=None)
@@ -116,7 +118,7 @@ def test_all_layers_at_once_choose_what_they_choose_one_by_one(
     for at_once in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(filling, "_may_take_all_layers", lambda *_, chosen=at_once: chosen)
-            patch.setattr(filling, "filler", lambda _: loaded(FILL))
+            patch.setattr(filling, "is_compiled", lambda _: False)
             patch.setattr(filling, "_CHUNK_DRAWS", 200)
             about = {"n_moe_layers": shape[0], "n_encoder_moe_layers": 0, "n_experts": shape[1], "top_k": top_k}
             digests.add(made(dials, seed=seed, **about).digest)
