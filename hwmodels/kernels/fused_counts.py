@@ -96,7 +96,7 @@ def counted(
     shared = place >= n_of[owner]
     kernel = np.where(shared, 2 + place - n_of[owner], place % 2)
     n_kernels = 2 + int(n_gemms[0] - n_of[0])
-    height = tile.heights(fused)[owner]
+    height = _heights(fused, tile)[owner]
     padded = np.where(shared, m, -(-m // height) * height)
     read = n * k * times
     has_tiles = (n_tokens >= tile.from_tokens)[owner]
@@ -120,3 +120,12 @@ def counted(
     flop, weights, n_loads, n_blocks, in_passes = sums.astype(np.float64)
     a_pass = blocks.weights_a_pass(works[0].weight_bits) if blocks.passes else 1
     return FusedCounts(flop, weights, n_loads, n_blocks, in_passes / a_pass, n_tiled)
+
+
+def _heights(fused: NDArray[np.int64], tile: FusedTile) -> NDArray[np.int64]:
+    """`tile.height` of many ops, (n_ops,); `fused` (n_ops, 4): the fields of `FusedExperts`."""
+    n_experts, n_rows, _, n_tokens = fused.T
+    held = {"expert": n_rows / n_experts, "pass": n_tokens, "pairs": n_rows}[tile.sized_by]
+    rows = np.array(tile.rows or (1,), np.int64)
+    least: NDArray[np.int64] = rows[np.minimum(np.searchsorted(rows, held), len(rows) - 1)]
+    return np.where(n_tokens < tile.from_tokens, 1, least)

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hwmodels.quantity import ReadOnly
 from offload.ops import FusedExperts, Gemm
 from traces.errors import InvalidFile, InvalidInput, unknown_name
@@ -51,15 +48,15 @@ class FusedTile:
 
     def height(self, fused: FusedExperts) -> int:
         """Rows that those of each expert are padded to a multiple of."""
-        return int(self.heights(np.array([fused]))[0])
-
-    def heights(self, fused: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The same of many ops, (n_ops,); `fused` (n_ops, 4): the fields of `FusedExperts`."""
-        n_experts, n_rows, _, n_tokens = fused.T
-        held = {"expert": n_rows / n_experts, "pass": n_tokens, "pairs": n_rows}[self.sized_by]
-        rows = np.array(self.rows or (1,), np.int64)
-        least: NDArray[np.int64] = rows[np.minimum(np.searchsorted(rows, held), len(rows) - 1)]
-        return np.where(n_tokens < self.from_tokens, 1, least)
+        if fused.n_tokens < self.from_tokens:
+            return 1
+        held = {
+            "expert": fused.n_rows / fused.n_experts,
+            "pass": fused.n_tokens,
+            "pairs": fused.n_rows,
+        }[self.sized_by]
+        heights = self.rows or (1,)
+        return next((rows for rows in heights if rows >= held), heights[-1])
 
     def n_loads(self, fused: FusedExperts, gemm: Gemm) -> int:
         """Loads of one of its products that something waits for, of all blocks together."""

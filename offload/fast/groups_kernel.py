@@ -11,7 +11,15 @@ _SCANNED = 16
 
 
 def groups(
-    ptr: Any, tokens: Any, n_parts: Any, n_shared: Any, shares: Any, place: Any, begins: Any, runs: Any, table: Any,
+    ptr: Any,
+    tokens: Any,
+    n_parts: Any,
+    n_shared: Any,
+    shares: Any,
+    place: Any,
+    begins: Any,
+    runs: Any,
+    table: Any,
     serving: Any,
 ) -> int:
     """The distinct groups of every pass, block and micro-batch, numbered as they come; returns how many they are.

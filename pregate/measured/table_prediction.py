@@ -40,6 +40,7 @@ _REPEATS_BADLY = 0.25
 _UNCOLLECTED_ROWS = 500
 """Rows between two searches for cycles of garbage, of which each leaves some 50 kB."""
 
+
 @dataclass(frozen=True, slots=True)
 class PredictedRow:
     """A row, what is predicted (NaN where it is not) and why not; `baselines` by name, those that say anything.

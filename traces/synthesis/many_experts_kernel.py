@@ -13,6 +13,7 @@ from traces.synthesis.synthesis_kernel import repeated
 
 __all__ = ["fill_many"]
 
+
 def _cut(what: Any, lows: Any, highs: Any, first: int, n_chosen: int) -> Any:
     """Where draws fall when intervals in rows from `first` on, in order of rank, are cut out of [0, 1)."""
     left = splat(1.0)

@@ -18,7 +18,10 @@ N_BLOCKS = 3
 
 @pytest.mark.parametrize("run", [groups, loaded(GROUPS)], ids=["plain", "compiled"])
 @pytest.mark.parametrize("seed", range(4))
-def test_groups_are_the_distinct_runs_of_counts_as_they_come(run: Callable[..., int], seed: int) -> None:
+@pytest.mark.parametrize("n_counted", [1, 3, 50], ids=["inserted", "some counted", "counted"])
+def test_groups_are_the_distinct_runs_of_counts_as_they_come(
+    run: Callable[..., int], seed: int, n_counted: int
+) -> None:
     rng = np.random.default_rng(seed)
     n_parts = rng.integers(1, 5, 6)
     sizes = rng.integers(0, 7, 6 * N_BLOCKS)
@@ -37,7 +40,9 @@ def test_groups_are_the_distinct_runs_of_counts_as_they_come(run: Callable[..., 
     place, begins = np.empty(n_groups, np.int64), np.zeros(n_groups + 1, np.int64)
     numbers = np.empty(n_groups + 2 * len(flat) + 2, np.int64)
     table = np.full(1 << (2 * n_groups).bit_length(), -1, np.int64)
-    n_found = run(ptr, flat, n_parts, n_shared, shares.view(np.int8), place, begins, numbers, table)
+    serving = np.zeros(n_counted, np.int64)
+    n_found = run(ptr, flat, n_parts, n_shared, shares.view(np.int8), place, begins, numbers, table, serving)
+    assert not serving.any()
     found = [tuple(numbers[begins[i] : begins[i + 1]].tolist()) for i in range(n_found)]
     assert found == list(dict.fromkeys(expected))
     assert [found[i] for i in place] == expected
