@@ -273,7 +273,7 @@ class GroupedExperts:
             if n_shared not in self._shared:
                 self._shared[n_shared] = experts_work(model, (), n_shared).gemms
             gemms += self._shared[n_shared]
-        return Work(*self._before, gemms, *self._between, one, *self._after)
+        return Work._make((*self._before, gemms, *self._between, one, *self._after))
 
 
 class _FfnsOfRuns(dict[tuple[int, int], tuple[Gemm, ...]]):
