@@ -9,7 +9,7 @@ __all__ = ["given"]
 
 def given(says: str | None, *names: str) -> list[str]:
     """The arguments of the command line, one for each of `names`. `says`: the docstring of the script, which `--help`
-    prints. Ends with status 2 and one line for an option, or an argument more or less.
+    prints. Ends with status 2, having said why, for an option, or an argument more or less.
     """
     parser = argparse.ArgumentParser(
         description=says, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False

@@ -84,7 +84,9 @@ class SweepTable:
         """The same with the values of these axes in ascending order."""
         table = self
         for name in names:
-            table = table.take(name, np.argsort(table[name].values, kind="stable"))
+            order = np.argsort(table[name].values, kind="stable")
+            if np.any(np.diff(order) < 0):
+                table = table.take(name, order)
         return table
 
     def dataset(self) -> xr.Dataset:
