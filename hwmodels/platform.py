@@ -47,7 +47,7 @@ SHARING = "vllm"
 SHARED = "every layer shared (tensor parallel): sums over cards at claimed rates, no switch between links"
 """What predictions for cards that share layers rest on."""
 
-TURNS = "layers split, a token is on one card at a time: what passes between cards is left out"
+TURNS = "layers split unless turns=1, a token is on one card at a time: what passes between cards is left out"
 """What predictions for several cards do not know."""
 
 OF_CUDA = "constants of CUDA's kernels stand in: of SYCL and Vulkan nobody measured any"

@@ -55,8 +55,9 @@ class Execution:
     they lie in host memory; more rows read them again. 0: kernels of this engine read no weights there.
     `input_copies`: of several cards with whole layers each, copies that each has of what the host hands to a pass, so
     that it may issue as many passes more before one has ended there; 0: one pass at a time. `shares_layers`: several
-    cards have a share of each layer (tensor parallelism), and add up what they computed of it. `first_hands_over`: of
-    those the first hands over what experts of the host compute, whole, and adds it to its own part before the sum.
+    cards have a share of each layer (tensor parallelism), and add up what they computed of it; `may_share_layers`:
+    where they are told to, and take whole layers in turn otherwise. `first_hands_over`: of those the first hands over
+    what experts of the host compute, whole, and adds it to its own part before the sum.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Execution:
     fills_mask: bool = False
     input_copies: int = 0
     shares_layers: bool = False
+    may_share_layers: bool = False
     first_hands_over: bool = False
 
     def __post_init__(self) -> None:
@@ -185,7 +187,8 @@ EXECUTIONS |= {
         # and more are copied to the device).
         # Whoever warms up with one token (llama-sweep-bench) finds the kernels of prompts to be loaded, which takes
         # nothing where it is not stated (stack.load_s). On several cards passes of a prompt follow each other
-        # (src/llama-context.cpp: pipeline_parallel; GGML_SCHED_MAX_COPIES).
+        # (src/llama-context.cpp: pipeline_parallel; GGML_SCHED_MAX_COPIES); with `-sm tensor` they share every layer
+        # (docs/multi-gpu.md).
         replace(
             _FUSED,
             name="llama_cpp",
@@ -195,6 +198,7 @@ EXECUTIONS |= {
             streams_layers=True,
             loads_prompt_kernels=True,
             input_copies=4,
+            may_share_layers=True,
         ),
         # llama.cpp between April and August 2025 (pull requests 13199 and 15525): ggml_cuda_mul_mat_q fetches the ids,
         # sorts on the host for each of up, gate and down, and waits for the copy of the order as well. Before a pass
@@ -212,7 +216,8 @@ EXECUTIONS |= {
             input_copies=4,
         ),
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average. It is built with one copy
-        # of what passes are handed (ggml/CMakeLists.txt: GGML_SCHED_MAX_COPIES).
+        # of what passes are handed (ggml/CMakeLists.txt: GGML_SCHED_MAX_COPIES). With `-sm graph` cards share every
+        # layer and add up twice in each (ggml/src/ggml-cuda/reduce.cu).
         replace(
             _FUSED,
             name="ik_llama",
@@ -222,6 +227,7 @@ EXECUTIONS |= {
             stream_per_expert=True,
             loads_prompt_kernels=True,
             input_copies=1,
+            may_share_layers=True,
         ),
         # mixtral-offloading (dvmazur/mixtral-offloading, src/expert_cache.py): load_experts queues the copies of a
         # layer on the stream that computes, so that no expert of the layer runs before the last of them is there.

@@ -53,7 +53,8 @@ class Placement:
     is planned. `beside`: threads of their own compute the host's experts while the device computes those of the same
     layer that are in HBM, in an engine whose issuing thread would do one after the other. `expert_groups`: of cards
     that share every layer so many groups have whole experts each, 0 each card; None: a share of every expert each.
-    `turns`: groups of cards that a token passes through in turn, each of which has whole layers.
+    `turns`: groups of cards that a token passes through in turn, each of which has whole layers; None as the engine has
+    it, 1: all share every layer.
     Raises `InvalidInput` for anything else.
     """
 
@@ -76,7 +77,7 @@ class Placement:
     fits: bool = False
     beside: bool = False
     expert_groups: int | None = None
-    turns: int = 1
+    turns: int | None = None
 
     def __post_init__(self) -> None:
         if self.fits and (self.host_layers is not None or self.keeps or self.host_experts not in (None, EVERYWHERE)):
@@ -197,7 +198,7 @@ class Placement:
             said.append("host=beside")
         if self.expert_groups is not None:
             said.append("experts=whole" + (f":{self.expert_groups}" if self.expert_groups else ""))
-        if self.turns > 1:
+        if self.turns is not None:
             said.append(f"turns={self.turns}")
         return "@".join(said)
 
@@ -321,8 +322,8 @@ def placement_named(text: str) -> Placement:
     host memory); `experts=stream` (all of a layer with its other weights), `weights=stream:2/8` (the last two of every
     eight layers), `ahead=1`; `ubatch=2048`, `stream=32`, `stream=never`; `micro=8` (sequences in a micro-batch);
     `host=beside` (experts of the host while the device computes its own); `experts=whole` (each card has whole ones),
-    `experts=whole:4` (each of four groups of cards); `turns=2` (each half of the cards has half of the layers). Raises
-    `InvalidInput` for anything else.
+    `experts=whole:4` (each of four groups of cards); `turns=2` (each half of the cards has half of the layers),
+    `turns=1` (all share every layer). Raises `InvalidInput` for anything else.
     """
     found = Placement()
     seen: set[str] = set()

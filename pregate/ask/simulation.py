@@ -200,7 +200,7 @@ def interpret(
 
     `check`: raises `Disagreement` unless SimPy gives every op the same times.
     """
-    schedule, turns = captured.decoded.schedule, captured.policy.placement.turns
+    schedule, turns = captured.decoded.schedule, captured.policy.placement.turns or 1
     if modes.chunk_bytes is None:
         modes = modes_of(captured.policy, modes)
     costs = price_figures(schedule.works, figures_under(modes, figures_of(hw)))

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pregate.engines.flag_table import EngineFlags
 from traces.errors import InvalidInput
 
-__all__ = ["N_CARDS", "CardsSaid"]
+__all__ = ["N_CARDS", "SHARING_MODES", "CardsSaid"]
+
+SHARING_MODES = ("tensor", "graph")
+"""What `-sm` says in llama.cpp and in ik_llama.cpp of cards that share every layer."""
 
 N_CARDS = "accelerator.n_cards"
 """Cards of a row, under an engine whose cards share layers."""
@@ -24,12 +27,16 @@ _TOGETHER = ("sharing_cards", "stages", "expert_groups")
 
 @dataclass(slots=True)
 class CardsSaid:
-    """What flags say of cards. `expert_groups`: groups of cards with whole experts, 0 each card; None: none."""
+    """What flags say of cards. `shares`: every layer, in an engine whose cards take turns otherwise, of `n_stated`
+    cards of the row. `expert_groups`: groups of cards with whole experts, 0 each card; None: none.
+    """
 
     n_sharing: int | None = None
     turns: int = 1
+    shares: bool = False
     expert_groups: int | None = None
     notes: list[str] = field(default_factory=list)
+    n_stated: int = 1
 
     def take(self, what: str, flag: str, value: str, count: Callable[[str, str], int]) -> None:
         """One flag. Raises `InvalidInput` for what cannot be said."""
@@ -47,9 +54,12 @@ class CardsSaid:
                 self.notes.append(f"{flag}: {_EXCHANGED}")
             case "expert_groups" if n > 1 and self.expert_groups is None:
                 self.expert_groups = n
+            case "split" if value in SHARING_MODES:
+                self.shares = True
             case "split" if value not in ("layer", "none"):
                 raise InvalidInput(
-                    f"policy: {flag} {value[:20]}: cards that share a layer cannot be said: give a reason"
+                    f"policy: {flag} {value[:20]}: cards that share dense matrices by rows cannot be said: give a "
+                    f"reason"
                 )
             case "cards" if n > 1:
                 raise InvalidInput(
@@ -62,9 +72,11 @@ class CardsSaid:
 
         Raises `InvalidInput` where flags and row differ.
         """
-        shares = any(flag.says == "sharing_cards" for flag in engine.read.values())
         stated = numbers.get(N_CARDS, "")
-        there = int(stated) if shares and re.fullmatch(r"\d{1,3}", stated, re.ASCII) else None
+        there = int(stated) if re.fullmatch(r"\d{1,3}", stated, re.ASCII) else None
+        self.n_stated = there or 1
+        if not any(flag.says == "sharing_cards" for flag in engine.read.values()):
+            there = None
         said = None if self.n_sharing is None and self.turns == 1 else (self.n_sharing or 1) * self.turns
         n_cards = said or there or 1
         if there is not None and n_cards != there:
@@ -74,10 +86,14 @@ class CardsSaid:
     def clauses(self, n_cards: int, others: list[str]) -> dict[str, str]:
         """What a placement says of so many cards. Raises `InvalidInput` where `others` have weights on the host."""
         n_groups = None if n_cards == 1 else self.expert_groups
-        found = {"turns": str(self.turns)} if self.turns > 1 else {}
+        found = {"turns": str(self.turns)} if self.turns > 1 or (self.shares and self.n_stated > 1) else {}
         if n_groups is not None and n_cards > self.turns:
             found["experts"] = "whole" if n_groups in (0, n_cards // self.turns) else f"whole:{n_groups}"
-        if found and any(clause.startswith(("experts=", "weights=", "layers=")) for clause in others):
+        if (
+            not self.shares
+            and found
+            and any(clause.startswith(("experts=", "weights=", "layers=")) for clause in others)
+        ):
             raise InvalidInput(
                 "policy: of cards with whole experts or layers each all weights stay in HBM here: give the row a reason"
             )

@@ -22,6 +22,7 @@ from offload.policies import policy_named
 from offload.recorder import Part, assemble
 from offload.schedule import Schedule, ScheduleDigest
 from offload.work import activation_row_bytes, cpu_expert_work
+from pregate.ask.capturing.machine_memory import MachineMemory, of_sharing_cards
 from simulator import recurrence
 from simulator.definition import des
 from simulator.events import event_engine
@@ -40,6 +41,8 @@ HANDED_OVER = (
     "gpu_only@experts=cpu:2",
     "gpu_only@experts=cpu@stream=3",
 )
+TOLD = ("gpu_only@turns=1", "gpu_only@experts=cpu:2@stream=never@turns=1")
+"""Of engines whose cards take turns unless they are told to share every layer."""
 
 
 def stream_of(
@@ -59,8 +62,8 @@ def stream_of(
 
 
 cases = st.tuples(
-    st.sampled_from(DECODERS), st.sampled_from((*POLICIES, *HANDED_OVER)), st.sampled_from([2, 4]), st.integers(1, 9),
-    st.integers(1, 3), st.integers(0, 10**6),
+    st.sampled_from(DECODERS), st.sampled_from((*POLICIES, *HANDED_OVER, *TOLD)), st.sampled_from([2, 4]),
+    st.integers(1, 9), st.integers(1, 3), st.integers(0, 10**6),
 )  # fmt: skip
 
 
@@ -68,6 +71,9 @@ def asked(case: tuple[str, str, int, int, int, int]) -> tuple[ModelArchitecture,
     name, text, n_cards, n_tokens, size, seed = case
     model = sharded(MODELS[name], n_cards) if may_be_shared(MODELS[name], n_cards) else MODELS[name]
     policy, how = policy_named(text), EXECUTIONS["ktransformers" if text in HANDED_OVER else "vllm"]
+    if text in TOLD:
+        told = replace(EXECUTIONS["ik_llama" if seed % 2 else "llama_cpp"], micro_batch=n_tokens)
+        how = of_sharing_cards(MachineMemory(1, 1, 1, "", told, n_cards=n_cards)).execution
     how = policy.placement.execution(replace(how, micro_batch=n_tokens))
     return model, routing(model, batch=size, seed=seed), text, n_cards, how
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hwmodels.platform import Platform
 from hwmodels.start_up import miss_costs
 from offload.execution import Execution
 from offload.policy_parts.miss_costs import MissCosts
+from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["MachineMemory", "memory_of"]
+__all__ = ["MachineMemory", "memory_of", "of_sharing_cards"]
 
 
 _MORE_DRAM = "--tier ssd, or --set host.dram_bytes=..."
@@ -55,4 +56,23 @@ def memory_of(hw: Platform) -> MachineMemory:
         costs_of=lambda model: miss_costs(model, hw),
         n_cards=n_cards,
         is_one=machine.has_one_memory,
+    )
+
+
+def of_sharing_cards(memory: MachineMemory) -> MachineMemory:
+    """`memory` where the cards of an engine that has them take turns are told to share every layer: that of one card.
+
+    Raises `InvalidInput` for an engine that has no such way.
+    """
+    if memory.n_cards == 1 or memory.execution.shares_layers:
+        return memory
+    if not memory.execution.may_share_layers:
+        raise InvalidInput(
+            f"turns=1: cards that share every layer are no way of {memory.execution.name}: leave turns out, they have "
+            f"whole layers each"
+        )
+    execution = replace(memory.execution, shares_layers=True, first_hands_over=True, input_copies=0)
+    n = memory.n_cards
+    return replace(
+        memory, hbm_bytes=memory.hbm_bytes // n, reserve_bytes=memory.reserve_bytes // n, execution=execution
     )

@@ -16,6 +16,7 @@ from offload.execution import Execution
 from offload.placing.all_reduces import OF_ONE_CARD
 from offload.placing.expert_groups import most_experts
 from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory, with_low_slots
+from offload.placing.host_side import streams_experts
 from offload.placing.over_link import check_over_link
 from offload.placing.placement import AS_DECIDED, Placed, place
 from offload.placing.tiers import Tier
@@ -27,7 +28,7 @@ from offload.schedule import VERSION
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.demands import passes_that_ask
 from pregate.ask.capturing.fitting_placement import most_in_hbm
-from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
+from pregate.ask.capturing.machine_memory import MachineMemory, memory_of, of_sharing_cards
 from pregate.ask.capturing.tier_names import tier_named
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -152,6 +153,8 @@ def request(
         check_trace(model, trace)
         workload = measure_workload(model, trace.steps())
     memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
+    if chosen.placement.turns == 1:
+        memory = of_sharing_cards(memory)
     if memory.execution.shares_layers:
         model = sharded(model, memory.n_cards // _turns(chosen, memory), _expert_groups(chosen, memory))
     if chosen.asks_machine and memory.costs_of is not None:
@@ -186,6 +189,7 @@ def _planned(
     n_shares = placed.n_sharing if execution.shares_layers else 1
     if n_shares > 1 or turns > 1:
         _check_shared(chosen, placed, tier, execution)
+        _check_streamed(model, chosen, execution, workload)
     takes_rest = memory.is_one and tier.takes_rest(model)
     if tier.on_disk:
         other_bytes = host_bytes(model, workload, chosen, placed, experts=False)
@@ -246,7 +250,7 @@ def _turns(policy: Policy, memory: MachineMemory) -> int:
     """Groups of cards with whole layers each, under an engine whose cards share layers. Raises `InvalidInput` where
     those are no equal groups, or where anything is not in their HBM.
     """
-    turns = policy.placement.turns
+    turns = policy.placement.turns or 1
     if turns == 1:
         return 1
     _check_together(policy, memory, f"turns={turns}")
@@ -265,7 +269,7 @@ def _expert_groups(policy: Policy, memory: MachineMemory) -> int:
     if stated is None:
         return 1
     _check_together(policy, memory, "experts=whole")
-    return stated or memory.n_cards // policy.placement.turns
+    return stated or memory.n_cards // _turns(policy, memory)
 
 
 def _check_together(policy: Policy, memory: MachineMemory, clause: str) -> None:
@@ -295,6 +299,19 @@ def _check_shared(policy: Policy, placed: Placed, tier: Tier, execution: Executi
         raise InvalidInput(
             f"{policy.name}: a model that drafts is of one card, and several share every layer here: draft=none or "
             f"draft=stated"
+        )
+
+
+def _check_streamed(model: ModelArchitecture, policy: Policy, execution: Execution, workload: Workload) -> None:
+    """Raise `InvalidInput` where a prompt streams experts of the host in an engine whose cards share layers if told to:
+    which of them computes those is not known.
+    """
+    n_tokens = min(workload.n_tokens, execution.micro_batch or workload.n_tokens)
+    on_host = policy.placement.host_experts is not None
+    if on_host and execution.may_share_layers and streams_experts(execution, model, n_tokens):
+        raise InvalidInput(
+            f"{policy.name}: a prompt that streams experts of the host to cards that share every layer cannot be said: "
+            f"add stream=never, or leave turns=1 out"
         )
 
 

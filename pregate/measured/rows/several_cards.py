@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from hwmodels.specs.machine_files import hardware_names, load_machine
+from pregate.engines.cards_together import SHARING_MODES
 from pregate.engines.flag_table import engine_of
 from pregate.spellings.names import are_different, several
 from traces.errors import InvalidInput
@@ -26,7 +27,8 @@ _TOLD = re.compile(r"(?:^|\s)--(?:tensor-parallel-size|tp-size|tp)[ =]")
 _MOST = 16
 _ONE_PASS = 512
 """Tokens of a prompt that pass at once where nothing else is said (`-ub` of both engines)."""
-_SHARE_LAYERS = re.compile(r"-sm\s+(?:row|tensor)|--split-mode[ =](?:row|tensor)")
+_SHARE_ROWS = re.compile(r"(?:-sm|--split-mode)[ =]+row")
+_SHARE_LAYERS = re.compile(rf"(?:-sm|--split-mode)[ =]+(?:{'|'.join(SHARING_MODES)})|@turns=1")
 _MODELS = re.compile(r"\S\s*[;,]\s*\S|\S\s+(?:\+|and|&)\s+\S", re.IGNORECASE)
 
 
@@ -43,9 +45,10 @@ def on_one_card(cells: Mapping[str, str], named: str) -> dict[str, str]:
     if engine.engine not in (*_IN_TURN, *_SHARING) and not told:
         return dict(cells)
     design = f"{cells.get('policy', '')} {cells.get('placement', '')} {numbers}"
-    if "hbm_bytes" in numbers or "n_cards" in numbers or _SHARE_LAYERS.search(design):
+    if "hbm_bytes" in numbers or "n_cards" in numbers or _SHARE_ROWS.search(design):
         return dict(cells)
     together = f"accelerator.hbm_bytes={n * load_machine(named).accelerator.hbm_bytes:.0f}"
+    told = told or _SHARE_LAYERS.search(design) is not None
     if engine.engine in _SHARING or told or _takes_turns(cells, design):
         together = f"accelerator.n_cards={n}"
     return {**cells, "hardware": named, "set": ";".join(filter(None, (numbers, together)))}

@@ -6,10 +6,12 @@ import itertools
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pregate
 from hwmodels.specs.machine_files import machine_document
+from offload.ops import OpKind
 from offload.placing.layers import LayerRange
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.request import request
@@ -24,6 +26,7 @@ from pregate.engines.writing import _shared
 from simulator.modes import Modes
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
+from traces.model.tensor_parallel import sharded
 
 LOAD = RequestLoad(24, 8, 1)
 
@@ -107,6 +110,41 @@ def test_what_drafts_is_before_the_pass_on_whichever_card(model: ModelArchitectu
         for name in ("rtx-3090", "2x rtx-3090")
     ]
     assert times[0] == times[1]
+
+
+@pytest.mark.parametrize("stack", ["llama-cpp", "ik-llama"])
+def test_cards_that_are_told_to_share_every_layer_do(model: ModelArchitecture, stack: str) -> None:
+    """`-sm tensor`, `-sm graph`: half of the weights each, and sums in place of turns."""
+    trace, hw = pregate.synthesize(model, 16, 4, 1, 0), pregate.load_hardware("2x rtx-3090", stack)
+    turns, shared = (pregate.simulate(model, hw, trace, policy) for policy in ("gpu_only", "gpu_only@turns=1"))
+    assert shared.timeline is not None
+    assert np.count_nonzero(shared.timeline.schedule.kind == OpKind.ALL_REDUCE) == 4 * (2 * model.decoder.n_layers + 2)
+    assert 0.5 < shared.peak_hbm_bytes / turns.peak_hbm_bytes < 0.52, "of one card, gates and norms on both"
+    one = pregate.load_hardware("rtx-3090", stack)
+    half = pregate.simulate(sharded(model, 2), one, trace, "gpu_only").tpot_s
+    assert half < shared.tpot_s < half + 4e-3, "98 sums, of 20 us each to begin"
+    alone = pregate.simulate(
+        model, pregate.load_hardware("rtx-3090", stack, {"hbm_bytes": 60e9}), trace, "gpu_only@turns=1"
+    )
+    assert alone.tpot_s == turns.tpot_s, "one card is the card"
+    host = pregate.simulate(model, hw, trace, "gpu_only@experts=cpu:4@stream=never@turns=1", check=True)
+    assert host.tpot_s > shared.tpot_s
+
+
+@pytest.mark.parametrize(
+    ("hardware", "stack", "policy", "told"),
+    [
+        ("2x rtx-3090", "llama-cpp", "gpu_only@layers=cpu:2@turns=1", "handed over by one card"),
+        ("2x rtx-3090", "llama-cpp", "gpu_only@experts=cpu:2@turns=1", "add stream=never"),
+        ("2x rtx-3090", "llama-cpp-2025", "gpu_only@turns=1", "no way of llama_cpp_2025"),
+        ("2x rtx-3090", "ik-llama", "gpu_only@experts=whole@turns=1", "whole layers"),
+    ],
+)
+def test_what_cards_that_are_told_to_share_layers_cannot_do_is_named(
+    model: ModelArchitecture, hardware: str, stack: str, policy: str, told: str
+) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        request(model, pregate.load_hardware(hardware, stack), pregate.synthesize(model, 64, 4, 1, 0), policy)
 
 
 def test_modes_of_links_are_of_one_card(model: ModelArchitecture) -> None:

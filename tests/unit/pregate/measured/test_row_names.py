@@ -59,7 +59,10 @@ def test_what_is_no_name_of_ours_stays_and_is_told_of(tmp_path: Path) -> None:
             "a row is of one card.*RTX 3090, and set accel",
         ),
         ("qwen3-30b-a3b,RTX 3090 + RTX 3060,,,gpu_only,llama.cpp,1,1,8,tpot,9,ms,", "that differ"),
-        ("qwen3-30b-a3b,2x RTX 3090,,,-ngl 99 -sm row,llama.cpp,1,1,8,tpot,9,ms,", "cards that share a layer"),
+        (
+            "qwen3-30b-a3b,2x RTX 3090,,,-ngl 99 -sm row,llama.cpp,1,1,8,tpot,9,ms,",
+            "cards that share dense matrices by rows",
+        ),
         (
             "qwen3-30b-a3b,Intel Arc B580,,,gpu_only,llama.cpp,1,1,8,tpot,9,ms,",
             "no constants of SYCL or Vulkan are known here",
@@ -193,6 +196,25 @@ def test_cards_that_a_token_passes_in_turn_are_one_with_the_memory_of_both(tmp_p
     bench = RowBench()
     assert bench.platform(both).machine.accelerator.hbm_bytes == bench.platform(one).machine.accelerator.hbm_bytes
     assert bench.predict(both) == bench.predict(one)
+
+
+def test_rows_of_cards_that_are_told_to_share_every_layer_are_of_as_many(tmp_path: Path) -> None:
+    said = "qwen3-30b-a3b,{},,,{},{},1,128,8,tpot,9,ms,"
+    graph, tensor, layer, one, row = read_table(
+        table(
+            tmp_path, said.format("2x RTX 3090", "-ngl 99 -sm graph", "ik-llama"),
+            said.format("2x RTX 5090", "-ngl 99 --split-mode tensor", "llama-cpp"),
+            said.format("2x RTX 3090", "-ngl 99 -sm layer", "ik-llama"),
+            said.format("RTX 5090", "-ngl 99 -sm graph", "ik-llama"),
+            said.format("2x RTX 3090", "-ngl 99 -sm row", "llama-cpp"),
+        )
+    )  # fmt: skip
+    assert [one.policy for one in (graph, tensor, layer, one)] == ["gpu_only@turns=1"] * 2 + ["gpu_only"] * 2
+    bench = RowBench()
+    assert bench.platform(graph).machine.n_cards == 2
+    assert bench.predict(graph) < bench.predict(layer)
+    with pytest.raises(InvalidInput):
+        row.design()
 
 
 def test_cards_that_share_every_layer_are_counted_by_hardware_or_by_flag(tmp_path: Path) -> None:
