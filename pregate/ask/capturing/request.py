@@ -275,10 +275,11 @@ def _expert_groups(policy: Policy, memory: MachineMemory) -> int:
 def _check_together(policy: Policy, memory: MachineMemory, clause: str) -> None:
     """Raise `InvalidInput` where `clause` is of cards that share layers, all weights of them in HBM, and these not."""
     placement = policy.placement
-    if memory.n_cards == 1 or not memory.execution.shares_layers:
+    if memory.n_cards == 1 or not memory.execution.shares_layers or memory.execution.may_share_layers:
+        here = "is one card" if memory.n_cards == 1 else "each has whole layers, or a share of each expert"
         raise InvalidInput(
-            f"{policy.name}: {clause} is of several cards that share layers, and here "
-            f"{'is one card' if memory.n_cards == 1 else 'each has whole layers'}: --hardware '4x NAME' --stack vllm"
+            f"{policy.name}: {clause} is of several cards that share layers, and here {here}: --hardware '4x NAME' "
+            f"--stack vllm"
         )
     moved = placement.streams or placement.zero_copies or placement.kv != "device" or placement.micro_sequences
     if moved or placement.host_layers or placement.host_experts or not policy.resident:
