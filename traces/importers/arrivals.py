@@ -1,9 +1,9 @@
-"""Arrivals of requests, from tables and JSON lines under the names that public traces give them.
+"""Arrivals of requests, from tables, JSON lines and lists, under the names that public traces give them.
 
 A row a request: its time, the tokens of its prompt and of its answer. Times are seconds, a date with its time of day
-(Azure's LLM traces), or milliseconds: where the name says so, and where `timestamp` is beside `input_length` (Mooncake)
-without the `chat_id` of Qwen-Bailian's traces, which has seconds. Other columns are left out; rows without a prompt or
-without an answer are counted and left out.
+(Azure's LLM traces), or what the name ends in (`_ms`, `_us`, `_ns`); milliseconds too where `timestamp` is beside
+`input_length` (Mooncake) without the `chat_id` of Qwen-Bailian's traces, which has seconds. Other columns are left out;
+rows without a prompt or without an answer are counted and left out.
 """
 
 from __future__ import annotations
@@ -19,17 +19,26 @@ import numpy as np
 
 from traces.errors import InvalidFile, InvalidInput
 from traces.importers.recording import refused
-from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_lines, text_lines
+from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.requests import MAX_REQUESTS, ArrivalTrace
 
 __all__ = ["load_arrivals"]
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    "time": ("arrival_s", "timestamp", "time_s", "arrived_at", "arrival_time", "arrival_ms", "timestamp_ms"),
-    "input": ("input_tokens", "contexttokens", "request tokens", "prompt_tokens", "input_length", "num_prefill_tokens"),
+    "time": (
+        "arrival_s", "timestamp", "time_s", "arrived_at", "arrival_time", "arrival_ms", "timestamp_ms",
+        "arrival_timestamp", "arrival_time_s", "arrival_time_ms", "arrival_time_us", "arrival_time_ns", "timestamp_s",
+        "request_timestamp",
+    ),
+    "input": (
+        "input_tokens", "contexttokens", "request tokens", "prompt_tokens", "input_length", "num_prefill_tokens",
+        "prompt_size", "input_toks", "prompt_len", "prompt_length", "input_len", "context_tokens", "request_tokens",
+        "num_input_tokens", "num_prompt_tokens",
+    ),
     "output": (
         "output_tokens", "generatedtokens", "response tokens", "completion_tokens", "output_length",
-        "num_decode_tokens",
+        "num_decode_tokens", "token_size", "output_toks", "output_len", "decode_length", "generated_tokens",
+        "response_tokens", "num_output_tokens", "response_length",
     ),
 }  # fmt: skip
 """What a column holds: how traces call it, in lower case."""
@@ -45,7 +54,8 @@ def load_arrivals(path: str | Path) -> ArrivalTrace:
     """The requests of a file, in the order of their arrival, the first at 0. Raises `InvalidFile`."""
     path = Path(path)
     number, first = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))
-    rows = _json_rows(path) if first.lstrip().startswith("{") else _table_rows(path)
+    mark = first.lstrip()[:1]
+    rows = _json_rows(path, listed=mark == "[") if mark in ("{", "[") else _table_rows(path)
     times: list[float] = []
     inputs: list[int] = []
     outputs: list[int] = []
@@ -83,7 +93,7 @@ def _table_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
     lines = ((number, line) for number, line in text_lines(path) if not line.startswith("#"))
     _, header = next(lines, (1, ""))
     separator = max(",;\t", key=header.count)
-    names = [name.strip() for name in header.split(separator)]
+    names = [name.strip().strip('"') for name in header.split(separator)]
     places = _places(names)
     if places is None:
         raise refused(path, f"columns are {header[:80]!r}: name a time, prompt and answer, such as {_EXAMPLE}")
@@ -97,8 +107,8 @@ def _table_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
         yield number, _row(path, number, places, dict(zip(names, fields, strict=True)))
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
-    for number, record in json_lines(path):
+def _json_rows(path: Path, *, listed: bool) -> Iterator[tuple[int, tuple[float, int, int]]]:
+    for number, record in _listed(path) if listed else json_lines(path):
         places = _places(list(record))
         if places is None:
             raise refused(
@@ -107,17 +117,31 @@ def _json_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
         yield number, _row(path, number, places, record)
 
 
+def _listed(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of one JSON list, numbered from 1. Raises `InvalidFile`."""
+    document = json_document(path)
+    for number, record in enumerate(document if isinstance(document, list) else (), 1):
+        if not isinstance(record, dict):
+            raise refused(path, f"request {number} of the list is no JSON object")
+        yield number, record
+
+
 def _row(path: Path, number: int, places: Mapping[str, str], row: Mapping[str, Any]) -> tuple[float, int, int]:
     """Arrival in seconds, tokens of the prompt, tokens of the answer. Raises `InvalidFile`."""
-    time = _seconds(path, number, row[places["time"]], 1000 if _has_ms(places, row) else 1)
+    time = _seconds(path, number, row[places["time"]], _per_second(places, row))
     inputs, outputs = (_tokens(path, number, places[what], row[places[what]]) for what in ("input", "output"))
     return time, inputs, outputs
 
 
-def _has_ms(places: Mapping[str, str], row: Mapping[str, Any]) -> bool:
-    """Whether numbers in the column of times are milliseconds."""
+_UNITS = {"_ms": 10**3, "_us": 10**6, "_ns": 10**9}
+
+
+def _per_second(places: Mapping[str, str], row: Mapping[str, Any]) -> int:
+    """How many of what the column of times counts are a second."""
     time, tokens = places["time"].lower(), places["input"].lower()
-    return time.endswith("_ms") or ((time, tokens) == ("timestamp", "input_length") and "chat_id" not in row)
+    if (time, tokens) == ("timestamp", "input_length") and "chat_id" not in row:
+        return 1000
+    return _UNITS.get(time[-3:], 1)
 
 
 def _seconds(path: Path, number: int, cell: Any, per_s: int) -> float:

@@ -35,6 +35,19 @@ SECONDS = """{"arrival_s": 1, "input_length": 10, "output_length": 3}
 DATES = """{"timestamp": "2024-05-10 00:00:01", "input_length": 10, "output_length": 3}
 {"timestamp": "2024-05-10 00:00:03", "input_length": 7, "output_length": 2}
 """
+SPLITWISE = (
+    "request_id,request_type,application_id,arrival_timestamp,batch_size,prompt_size,token_size\n"
+    "0,2,0,1.5,1,374,44\n1,2,0,2.5,1,396,109\n"
+)
+NANOSECONDS = """{"input_toks": 128, "output_toks": 32, "arrival_time_ns": 1000000}
+{"input_toks": 64, "output_toks": 16, "arrival_time_ns": 501000000}
+"""
+LISTED = """[
+  {"timestamp": 500, "input_length": 7, "output_length": 2},
+  {"timestamp": 1500, "input_length": 10, "output_length": 3}
+]
+"""
+QUOTED = '"arrival_time_us","prompt_len","output_len"\n"0","3","4"\n"250000","5","6"\n'
 MS = "arrival_ms,prompt_tokens,completion_tokens\n0,3,4\n250,5.0,6\n"
 
 
@@ -51,6 +64,10 @@ MS = "arrival_ms,prompt_tokens,completion_tokens\n0,3,4\n250,5.0,6\n"
         (MOONCAKE_TABLE, [0.0, 1.0], [7, 10], [2, 3], 0),
         (SECONDS, [0.0, 2.0], [10, 7], [3, 2], 0),
         (DATES, [0.0, 2.0], [10, 7], [3, 2], 0),
+        (SPLITWISE, [0.0, 1.0], [374, 396], [44, 109], 0),
+        (NANOSECONDS, [0.0, 0.5], [128, 64], [32, 16], 0),
+        (LISTED, [0.0, 1.0], [7, 10], [2, 3], 0),
+        (QUOTED, [0.0, 0.25], [3, 5], [4, 6], 0),
     ],
 )
 def test_arrivals_are_read_as_public_traces_have_them(
@@ -82,6 +99,8 @@ def test_arrivals_are_read_as_public_traces_have_them(
         ("arrival_s,input_tokens,output_tokens\n1,2,99999999999999\n", "a whole number up to 10,000,000"),
         ("arrival_s,timestamp,input_tokens,output_tokens\n1,1,2,3\n", "name a time"),
         ('{"timestamp": 1, "input_length": 2}\n', "such as timestamp, input_length, output_length"),
+        ('[{"timestamp": 1, "input_length": 2, "output_length": 3}, 7]', "request 2 of the list is no JSON object"),
+        ("[1, 2", "not valid JSON"),
         ('{"timestamp": true, "input_length": 2, "output_length": 3}\n', "'True' is no time"),
     ],
 )
