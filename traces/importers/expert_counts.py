@@ -5,8 +5,9 @@ npy           [n_layers, n_experts] (DeepSeek EPLB, MIT), or [n, n_layers, n_exp
 npz           such an array; of several, the one that has the model's layers and experts
 json          [[...], ...], [n_layers, n_experts] (EPLB); under one of `COUNTS`, or by layer:
               {"3": [...]} or {"3": {"expert": count}}, {"model.layers.3.mlp": [...]}, or a line a layer,
-              {"layer": 3, "counts": [...]}
-csv           columns `layer`, `expert` and `count` and a row for each, in any order; what has no row was not chosen
+              {"layer": 3, "counts": [...]}, or a list of such
+csv           columns `layer`, `expert` and `count` and a row for each, in any order; what has no row was not chosen;
+              or a row a layer with a column an expert (`wide_counts`)
 recorder      a file of `torch.save`: a tensor as in npy, alone or under one of `COUNTS`; a row a layer (Megatron's
               `tokens_per_expert`); SGLang's recorder in mode stat, `logical_count` [n_steps, n_layers, n_experts], or
               per_pass, `global_physical_count` of each pass and which physical expert is which
@@ -17,6 +18,7 @@ tensorrt_llm  a folder of EXPERT_STATISTIC_PATH: rank*.safetensors of "<iteratio
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from traces.importers.text_lines import (
     whole_numbers,
 )
 from traces.importers.torch_archive import read_torch_archive
+from traces.importers.wide_counts import wide_counts
 from traces.routing import MAX_EXPERTS, Provenance
 from traces.statistics.popularity import PopularityProfile
 
@@ -63,6 +66,8 @@ def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> Pop
             recorder, array = "llama.cpp importance matrix", imatrix_counts(path)
         case "csv":
             recorder, array = "CSV of counts", _from_csv(path)
+        case "wide_csv":
+            recorder, array = "CSV of counts", wide_counts(path)
         case "recorder":
             recorder, array = "tensor of counts", _from_recorder(path)
         case "tensorrt_llm":
@@ -90,10 +95,18 @@ def _json(path: Path) -> Any:
     """The document, or a line a layer as one by the layers' numbers."""
     _, first = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))
     if not re.match(r'\s*\{\s*"layer"\s*:', first):
-        return json_document(path)
+        document = json_document(path)
+        listed = isinstance(document, list) and document and all(isinstance(row, dict) for row in document)
+        return _by_layer(path, enumerate(document, 1)) if listed else document
+    return _by_layer(path, json_lines(path))
+
+
+def _by_layer(path: Path, records: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    """The counts of records of a layer each, by its number."""
     rows: dict[str, Any] = {}
-    for number, record in json_lines(path):
-        layer, counts = str(record.get("layer")), record.get("counts", record.get("count"))
+    for number, record in records:
+        layer = str(record.get("layer"))
+        counts = next((record[key] for key in (*COUNTS, "count") if key in record), None)
         if layer in rows or counts is None:
             raise refused(path, f"layer {layer[:20]} comes twice, or has no counts", number)
         rows[layer] = counts

@@ -42,6 +42,8 @@ ROUTED = (
     "router_indices", "topk_experts", "expert_mask", "routing_map", "dispatch_mask", "arr_0", "",
 )  # fmt: skip
 """Names of an array of chosen experts; the empty one of a file that holds one array alone."""
+_BESIDE = ("topk_weights", "weights", "gate_weights", "scores", "selected_probs", "routing_weights")
+"""Names of what stands beside choices."""
 _SCORES = ("router_logits", "logits", "router_scores", "router_probs", "gate_logits", "arr_0", "")
 _OF_A_LAYER = re.compile(r"[\w.]*?(\d{1,4})[a-z_.]*", re.ASCII)
 _MATRIX, _STACK, _SLOTS = 2, 3, 4
@@ -84,7 +86,7 @@ def kind_of_tensors(path: Path, head: bytes) -> str | None:
     names = [name for name in header if name != "__metadata__"]
     if any(name.endswith((".weight", ".bias")) for name in names) or sum(sizes) > MAX_CELLS:
         return None
-    if not all(name in (*ROUTED, *_SCORES) or _OF_A_LAYER.fullmatch(name) for name in names):
+    if not all(name in (*ROUTED, *_SCORES, *_BESIDE) or _OF_A_LAYER.fullmatch(name) for name in names):
         return None
     return kind_of_arrays(_arrays(path))
 

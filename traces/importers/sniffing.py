@@ -23,6 +23,7 @@ from traces.importers.tables import columns, json_names
 from traces.importers.tensor_counts import COUNTS, tensor_counts
 from traces.importers.text_lines import regular_file
 from traces.importers.torch_archive import read_torch_archive
+from traces.importers.wide_counts import is_wide
 
 __all__ = ["OWN_FORMAT", "is_routing", "recognise", "recognise_popularity"]
 
@@ -118,10 +119,12 @@ def recognise_popularity(path: Path) -> str | None:
     first = next((line for line in text.decode(errors="replace").splitlines() if not line.startswith("#")), "")
     if {"layer", "experts", "count"} <= set(columns(first) or ()):
         return "csv"
+    if is_wide(first):
+        return "wide_csv"
     opens = (
         rb"\s*(\[\s*\[\s*\[?\s*[-\d]"
         rb'|\{\s*"(' + "|".join(COUNTS).encode() + rb'|\d+)"\s*:|\{\s*"[\w.]*\d[\w.]*"\s*:\s*[\[{]'
-        rb'|\{\s*"layer"\s*:\s*\d+\s*,\s*"counts?"\s*:\s*\[)'
+        rb'|(\[\s*)?\{\s*"layer"\s*:\s*\d+\s*,\s*"(count|' + "|".join(COUNTS).encode() + rb')"\s*:\s*\[)'
     )
     return "json" if re.match(opens, text) else None
 

@@ -12,7 +12,7 @@ __all__ = ["COUNTS", "tensor_counts"]
 
 COUNTS = (
     "logical_count", "tokens_per_expert", "expert_counts", "expert_count", "expert_load", "expert_load_window",
-    "counts",
+    "counts", "activation_freq", "expert_frequency",
 )  # fmt: skip
 """Names of a table [n_layers, n_experts], or of one a step: SGLang, Megatron, vLLM."""
 _OF_A_LAYER = re.compile(r"[\w.]*?(\d{1,4})[a-z_.]*", re.ASCII)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.recorded_files import pt
 from traces.errors import InvalidFile
@@ -147,3 +148,45 @@ def test_counts_stand_under_any_of_their_names_in_json(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     path.write_text(json.dumps({"tokens_per_expert": COUNTS.tolist()}))
     assert np.array_equal(import_popularity(path).counts, COUNTS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "layer,expert_0,expert_1,expert_2\n0,5,0,1\n2,1,2,3\n",
+        "layer_idx;e0;e1;e2\n2;1;2;3\n0;5;0;1\n",
+        ",0,1,2\n0,5.0,0.0,1.0\n1,1.0,2.0,3.0\n",
+        '"# of"\n"layer","0","1","2"\n"0","5","0","1"\n"1","1","2","3"\n'.removeprefix('"# of"\n'),
+        '[{"layer": 0, "expert_counts": [5, 0, 1]}, {"layer": 1, "expert_counts": [1, 2, 3]}]',
+        '{"layer": 0, "tokens_per_expert": [5, 0, 1]}\n{"layer": 1, "tokens_per_expert": [1, 2, 3]}\n',
+    ],
+)
+def test_counts_may_have_a_column_an_expert_or_a_record_a_layer(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "counts.csv"
+    path.write_text(text)
+    assert import_popularity(path).counts.tolist() == [[5, 0, 1], [1, 2, 3]]
+    with pytest.raises(InvalidFile, match="counts of experts, not a routing trace: give it to --popularity"):
+        import_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("layer,e0,e1\n0,1\n", "line 2: 1 experts, not 2"),
+        ("layer,e0,e1\n0,1,many\n", "line 2: 'many' is not a number"),
+        ("layer,e0,e1\n0,1,2\n0,1,2\n", "line 3: layer 0 has two rows"),
+        ("layer,e0,e1\n", "no rows"),
+        ('[{"layer": 0, "counts": [1, 2]}, {"layer": 0, "counts": [1, 2]}]', "layer 0 comes twice"),
+    ],
+)
+def test_wide_counts_that_are_broken_are_named(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "counts.csv"
+    path.write_text(text)
+    with pytest.raises(InvalidFile, match=expected):
+        import_popularity(path)
+
+
+def test_choices_with_their_weights_in_tensors_are_read(tmp_path: Path) -> None:
+    ids = np.array([[[0, 3], [1, 2]], [[2, 1], [3, 0]]], dtype=np.int32)
+    save_file({"topk_ids": ids, "topk_weights": np.full(ids.shape, 0.5, np.float32)}, tmp_path / "a.safetensors")
+    assert import_trace(tmp_path / "a.safetensors").experts.tolist() == ids.tolist()
