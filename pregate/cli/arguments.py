@@ -28,10 +28,12 @@ def check_arguments(params: Sequence[Any], words: Sequence[str]) -> None:
 
 
 def check_recorded(typed: set[str]) -> None:
-    """Raise `InvalidInput` for options of a synthetic trace beside one that was recorded."""
+    """Raise `InvalidInput` for options of a synthetic trace, or of Poisson arrivals, beside what was recorded."""
     of_no_use = [name for name in _OF_SYNTHESIS if name in typed]
     if "--trace" in typed and of_no_use:
         raise InvalidInput(f"{of_no_use[0]} makes a synthetic trace: leave it out, or leave out --trace")
+    if "--arrivals" in typed and of_no_use:
+        raise InvalidInput(f"{of_no_use[0]} is of Poisson arrivals: leave it out, or leave out --arrivals")
 
 
 def is_typed(context: Any, name: str) -> bool:

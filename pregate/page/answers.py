@@ -27,6 +27,7 @@ from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
 from pregate.ask.timing.intervals import compiled, measured_at
+from pregate.ask.timing.time_errors import run_intervals
 from pregate.draw.palette import colours_of, hatch_number
 from pregate.draw.timelines import LANE_NAMES
 from pregate.page.page_arrays import ArrayBlock
@@ -54,8 +55,10 @@ class _Page:
     block: ArrayBlock = field(default_factory=ArrayBlock)
     schedules: list[dict[str, Any]] = field(default_factory=list)
     of_digest: dict[str, int] = field(default_factory=dict)
-    answered: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)
-    """By schedule and machine: (n_metrics, n_links)."""
+    answered: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=dict)
+    """By schedule and machine: (n_metrics, n_links), and on the link that the machine has the ends of 95 % intervals,
+    (n_metrics, 2).
+    """
     priced: list[PricedWorks] = field(default_factory=list)
     """By machine."""
     ready: dict[int, Compiled] = field(default_factory=dict)
@@ -182,7 +185,9 @@ def _trace(subject: PageSubject, model: ModelArchitecture, stop: Stop) -> Routin
 
 
 def _answer(page: _Page, captured: Captured | str, i_machine: int) -> dict[str, Any]:
-    """The place of a schedule on the page, and what it takes on a machine at each stop of its link; or the reason."""
+    """The place of a schedule on the page, what it takes on a machine at each stop of its link, and the ends of 95 %
+    intervals on the machine's own; or the reason.
+    """
     if isinstance(captured, str):
         return {"reason": captured}
     i_schedule = _schedule(page, captured)
@@ -190,10 +195,17 @@ def _answer(page: _Page, captured: Captured | str, i_machine: int) -> dict[str, 
     if answers is None:
         costs, parts = page.priced[i_machine].of(captured.decoded.schedule.works)
         found = measured_at(page.ready.get(i_schedule) or compiled(captured), captured, costs)
-        answers = np.array([np.broadcast_to(found[name], costs.duration_s.shape[1]) for name in METRICS], np.float32)
-        page.answered[i_schedule, i_machine] = answers
+        cube = np.array([np.broadcast_to(found[name], costs.duration_s.shape[1]) for name in METRICS], np.float32)
+        answers = page.answered[i_schedule, i_machine] = cube, _ends(captured, page.subject.machines[i_machine])
         page.schedules[i_schedule]["prices"][i_machine] = _prices(page.block, costs, parts)
-    return {"schedule": i_schedule, "cube": page.block.add(answers)}
+    cube, ends = answers
+    return {"schedule": i_schedule, "cube": page.block.add(cube), "ends": page.block.add(ends)}
+
+
+def _ends(captured: Captured, machine: Platform) -> NDArray[np.float32]:
+    """The ends of the 95 % interval of each metric, (n_metrics, 2); NaN where there is none."""
+    found = run_intervals(captured, machine, METRICS, None)
+    return np.array([found[name] or (np.nan, np.nan) for name in METRICS], np.float32)
 
 
 def _schedule(page: _Page, captured: Captured) -> int:

@@ -24,6 +24,8 @@ SWEEP = "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], "
         (("compare", *SMALL, "--hbm", "24GiB", "--set", "hbm_bytes=24GiB"), "--hbm and --set hbm_bytes are the same"),
         (("compare", *SMALL[:3], "--trace", "t.safetensors", "--output-tokens", "256"), "leave out --trace"),
         (("explain", *SMALL[:3], "--trace", "t.safetensors", "--active", "3"), "--active makes a synthetic trace"),
+        (("arrivals", *SMALL[:3], "--arrivals", "a.csv", "--input-tokens", "256"), "--input-tokens is of Poisson"),
+        (("arrivals", *SMALL[:3], "--arrivals", "a.csv", "--output-tokens", "9"), "leave out --arrivals"),
         ((*BANDWIDTH, "--policies", "pregate"), "one design crosses nothing"),
         ((*BANDWIDTH, "--set", "link.h2d_bytes_per_s=5e9"), "is what varies, and it is given a value too"),
         ((*ALONG, "batch", "--from", "1", "--to", "4", "--batch", "2"), "is what varies"),

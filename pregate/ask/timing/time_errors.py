@@ -28,7 +28,7 @@ from simulator.explain.critical_path import ExplainedRun
 from simulator.explain.sensitivity import metric_weights
 
 __all__ = [
-    "OWN_ERROR", "SCATTER", "TimeError", "fit_speaks", "interval_of_ratio", "run_intervals", "summed", "time_error",
+    "OF_FIT", "OWN_ERROR", "SCATTER", "TimeError", "fit_speaks", "interval_of_ratio", "run_intervals", "summed", "time_error",
 ]  # fmt: skip
 
 OWN_ERROR = "interval of "
@@ -36,6 +36,9 @@ OWN_ERROR = "interval of "
 
 SCATTER = "scatter of "
 """How the draws of a number that scatters from source to source are called, before the number."""
+
+OF_FIT = f"{SCATTER}the fit"
+"""How the draws of what a fit is off by in all designs of a machine and stack alike are called."""
 
 _NORMAL_95 = 1.96
 """Half a 95 % interval of a normal law, in its scales."""
@@ -74,7 +77,8 @@ class TimeError:
 
     def drawn(self, normal: Callable[[str], NDArray[np.float64]], name: str) -> NDArray[np.float64]:
         """Real over predicted time in every draw. `normal`: standard normal draws by name, those of a number that
-        scatters by `SCATTER` and the number, those of what is off by itself by `OWN_ERROR` and `name`; 0 is no error.
+        scatters by `SCATTER` and the number, those of what is off by itself by `OWN_ERROR` and `name`, those of a fit in
+        all designs by `OF_FIT`; 0 is no error. Of what a fit is off by they share as much as `interval_of_ratio` has it.
 
         As wide at 95 % as `half_widths`, whose t law has tails that no mean survives.
         """
@@ -85,8 +89,9 @@ class TimeError:
             moved = scale * spread.constants[key] * normal(f"{SCATTER}{key}")
             off = off + depends * np.minimum(moved, self.room.get(key, math.inf))
         if down or up:
-            own = normal(f"{OWN_ERROR}{name}")
-            off = off + own * np.where(own < 0, down, up) / _NORMAL_95
+            own, alike = normal(f"{OWN_ERROR}{name}"), normal(OF_FIT)
+            both = _OF_FIT * own + math.sqrt(1 - _OF_FIT**2) * alike
+            off = off + both * np.where(both < 0, down, up) / _NORMAL_95
         return np.exp(off)
 
     def inverse(self) -> TimeError:

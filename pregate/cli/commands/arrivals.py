@@ -13,7 +13,6 @@ from pregate.cli.commands.cost import objective_of
 from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
 from pregate.draw import render
-from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pregate.economics.arrivals import ArrivalReport, UnderArrivals
@@ -105,13 +104,11 @@ def _rates(path: Path | None, text: str | None) -> tuple[float, ...]:
 
 
 def _asked(path: Path | None, n: int, input_tokens: int, output_tokens: int, seed: int) -> ArrivalTrace:
-    """The requests of the options. Raises `InvalidInput` for lengths beside a file, which has its own."""
+    """The requests of the options: lengths are of Poisson arrivals, a file has its own."""
     if path is None:
         from traces.requests import poisson_arrivals
 
         return poisson_arrivals(n, USUAL_RATE, input_tokens, output_tokens, seed)
-    if (input_tokens, output_tokens) != (256, 256):
-        raise InvalidInput("--input-tokens and --output-tokens are of Poisson arrivals: leave them out, or --arrivals")
     from traces.importers.arrivals import load_arrivals
 
     return load_arrivals(path).first(n)

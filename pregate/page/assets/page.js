@@ -20,6 +20,14 @@ async function inflated(text) {
   return new Response(stream).arrayBuffer();
 }
 
+/** The 95 % interval of the metric that is judged by, in words; "" where there is none, as on another link. */
+function intervalOf(answer) {
+  const at = page.metrics.indexOf(state.metric), ends = answer.ends && answer.ends.subarray(2 * at, 2 * at + 2);
+  if (!ends || Number.isNaN(ends[0])) return "";
+  const [low, high] = Array.from(ends, (end) => state.metric === "tokens_per_s" ? three(end, 3) : si(end, "s"));
+  return `${low} to ${high}`;
+}
+
 function linksOf(machine) { return arrayOf(buffer, page.machines[machine].links); }
 
 /** Labels of the stops of a slider, as they are where `at` stands. */
@@ -67,6 +75,8 @@ function verdictOf(answers, cube) {
   const others = values.map((value, i) => i === best ? null : value), next = bestOf(others, state.metric, page.ranked);
   const more = state.metric === "tokens_per_s", name = page.designs[best];
   let text = `${name} wins: ${si(values[best], unitOf(state.metric))} ${more ? "" : TITLES[state.metric]}`.trim();
+  const interval = intervalOf(answers[best]);
+  if (interval) text += ` (95 %: ${interval})`;
   if (next >= 0) {
     const ratio = more ? values[best] / values[next] : values[next] / values[best];
     text += ratio < 1.0005 ? `, as fast as ${page.designs[next]}` : `, ${three(ratio, 3)} times as fast as ${page.designs[next]}`;
@@ -114,14 +124,14 @@ function showDesigns(answers, best) {
     row.append(head);
     if (answer.reason) {
       const reason = cellOf(answer.reason, "td", "reason");
-      reason.colSpan = 5;
+      reason.colSpan = 6;
       row.append(reason);
       return row;
     }
     const {tpot_s, ttft_s, moe_layer_latency_s, tokens_per_s} = answer.metrics, value = answer.metrics[state.metric];
     const least = best < 0 ? NaN : answers[best].metrics[state.metric], ratio = state.metric === "tokens_per_s" ? least / value : value / least;
     row.append(cellOf(si(tpot_s, "s")), cellOf(si(ttft_s, "s")), cellOf(si(moe_layer_latency_s, "s")), cellOf(three(tokens_per_s, 4)));
-    row.append(cellOf(i === best ? "best" : best < 0 ? "" : `x ${ratio.toFixed(3)}`));
+    row.append(cellOf(i === best ? "best" : best < 0 ? "" : `x ${ratio.toFixed(3)}`), cellOf(intervalOf(answer), "td", "interval"));
     if (i === best) row.className = "best";
     return row;
   });
@@ -195,7 +205,7 @@ function redraw() {
     byId("timeline").setAttribute("aria-label", "No design fits: no step to show.");
   }
   const machine = page.machines[state.machine];
-  byId("origin").textContent = `pregate ${page.pregate}. Machine constants: ${machine.calibration}. Routing: made up, seed ${page.seed}; ${page.output_tokens} tokens generated a sequence. Tokens a second count the prompt's time.`;
+  byId("origin").textContent = `pregate ${page.pregate}. Machine constants: ${machine.calibration}. Routing: made up, seed ${page.seed}; ${page.output_tokens} tokens generated a sequence. Tokens a second count the prompt's time. Intervals are of what it is judged by, on the machine's own link.`;
   writeAddress();
   window.answers = answers;
   window.redrawMs = performance.now() - begun;

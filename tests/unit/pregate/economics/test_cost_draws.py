@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hwmodels.platform import Platform
-from pregate.ask.timing.time_errors import OWN_ERROR, SCATTER, TimeError
+from pregate.ask.timing.time_errors import OF_FIT, OWN_ERROR, SCATTER, TimeError, interval_of_ratio
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions
 from pregate.economics.cost_draws import DrawnCost, Draws, Estimate, estimate, unfitted_error
 from pregate.economics.serving import Served
@@ -133,10 +133,21 @@ def test_a_fitted_prediction_is_off_as_its_interval_says() -> None:
     assert np.quantile(slower[1:], (0.025, 0.5, 0.975)) == pytest.approx((0.8, 1.0, 1.5), rel=0.03)
     again = draws.cost(fitted, REQUEST, 100.0)
     assert again.per_token.tolist() == one.per_token.tolist()
-    other = draws.cost(dataclasses.replace(fitted, design="on_demand"), REQUEST, 100.0)
-    assert abs(np.corrcoef(other.per_token[1:], one.per_token[1:])[0, 1]) < 0.1  # each is off by itself
-    assert set(draws.shares(one.per_token)) == {f"{OWN_ERROR}pregate", f"{OWN_ERROR}on_demand"}
-    assert next(iter(draws.shares(one.per_token))) == f"{OWN_ERROR}pregate"
+    assert set(draws.shares(one.per_token)) == {f"{OWN_ERROR}pregate", OF_FIT}
+
+
+def test_what_a_fit_is_off_by_is_half_shared_by_designs_as_where_they_are_compared() -> None:
+    error = TimeError(fitted=(0.3, 0.3))
+    fitted, draws = dataclasses.replace(SERVED, error=error), Draws(machine(), "rent", assumed())
+    one, other = (
+        draws.cost(dataclasses.replace(fitted, design=name), REQUEST, 100.0).per_token[1:]
+        for name in ("pregate", "on_demand")
+    )
+    assert np.corrcoef(np.log(one), np.log(other))[0, 1] == pytest.approx(0.5, abs=0.05)
+    of_ratio = np.quantile(one / other, (0.025, 0.975))
+    assert of_ratio == pytest.approx(interval_of_ratio(1.0, error, error, shared=True), rel=0.02)
+    elsewhere = draws.on(machine()).cost(fitted, REQUEST, 100.0).per_token[1:]
+    assert abs(np.corrcoef(np.log(one), np.log(elsewhere))[0, 1]) < 0.1
 
 
 def test_unfitted_predictions_are_off_together_and_the_widest_is_told() -> None:

@@ -77,6 +77,20 @@ def test_the_table_prints_what_python_prints(page: Any, address: str) -> None:
         expected = [si(result.tpot_s, "s"), si(result.ttft_s, "s"), si(result.moe_layer_latency_s, "s")]
         assert printed[design][:4] == [*expected, f"{result.tokens_per_s:.4g}"]
     assert page.locator("#verdict").inner_text().startswith(f"{best} wins: {si(found[best].tpot_s, 's')} ")
+    assert f"(95 %: {printed[best][5]})" in page.locator("#verdict").inner_text()
+    visit(page, f"{address}#machine=1&batch=1&metric=moe_layer_latency_s")
+    for design, cells in rows(page).items():
+        assert found[design].moe_layer_latency_ci95_s is not None
+        assert cells[5] == " to ".join(si(end, "s") for end in found[design].moe_layer_latency_ci95_s or ())
+
+
+def test_intervals_are_of_what_it_is_judged_by_and_of_the_link_that_the_machine_has(page: Any, address: str) -> None:
+    visit(page, f"{address}#machine=1&metric=tokens_per_s")
+    low, high = map(float, rows(page)["pregate"][5].split(" to "))
+    assert low < float(rows(page)["pregate"][3]) < high
+    visit(page, f"{address}#machine=1&link=0")
+    assert {cells[5] for cells in rows(page).values() if len(cells) > 1} == {""}
+    assert "95 %" not in page.locator("#verdict").inner_text()
 
 
 def test_the_state_is_in_the_address_and_comes_back_from_it(page: Any) -> None:
@@ -150,8 +164,8 @@ def test_a_phone_shows_it_without_scrolling_sideways_in_both_schemes(browser: An
     assert table.evaluate("(e) => e.scrollWidth") <= table.evaluate("(e) => e.clientWidth")
     assert page.get_by_role("row").count() == 1 + len(DESIGNS)
     assert page.get_by_role("rowheader").count() == len(DESIGNS)
-    assert page.get_by_role("columnheader").count() == 6
-    assert page.get_by_role("cell").count() == 5 * len(DESIGNS)
+    assert page.get_by_role("columnheader").count() == 6  # intervals have a line of their own
+    assert page.get_by_role("cell").count() == 6 * len(DESIGNS)
     ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
     assert luminance_ratio(ink, paper) > 7
     context.close()
