@@ -25,7 +25,7 @@ from simulator.explain.critical_path import ExplainedRun, gradient
 from simulator.explain.explained_metrics import METRICS
 from traces.errors import unknown_name
 
-__all__ = ["Weights", "elasticities", "metric_weights"]
+__all__ = ["Weights", "elasticities", "elasticities_of", "metric_weights"]
 
 _STEP = 1e-30
 """Relative size of the imaginary step: far below what rounding keeps, far above the smallest number."""
@@ -78,19 +78,33 @@ def elasticities(
     `explained`: the run on `figures`. `wanted`: of these numbers alone, the others being left out. All 0.0 for a
     metric that is 0. Raises `UnknownName` for an unknown metric.
     """
-    timeline = explained.timeline
-    weights = metric_weights(timeline, probes, metric)
-    value = weights.value(timeline)
-    if metric == "tokens_per_s":
-        value = -value
+    return elasticities_of(explained, probes, figures, (metric,), wanted)[metric]
+
+
+def elasticities_of(
+    explained: ExplainedRun,
+    probes: Probes,
+    figures: Figures,
+    metrics: Collection[str],
+    wanted: Collection[str] | None = None,
+) -> dict[str, dict[str, float]]:
+    """`elasticities` of each of `metrics`; what costs are by every number is asked for once."""
+    timeline, found = explained.timeline, dict[str, dict[str, float]]()
     keys = [key for key in figures.values if key not in MEMORY_FIGURES]
     places = [i for i, key in enumerate(keys) if wanted is None or key in wanted]
-    if not value:
-        return {keys[i]: 0.0 for i in places}
-    by = gradient(explained, *weights)
-    issue_s, duration_s = _by_log_figure(timeline, figures, keys, places)
-    found = (by.issue_s @ issue_s + by.duration_s @ duration_s) / value + 0.0  # no -0.0
-    return {keys[i]: float(found[i]) for i in places}
+    by_figure: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    for metric in metrics:
+        weights = metric_weights(timeline, probes, metric)
+        value = weights.value(timeline)
+        if not value:
+            found[metric] = {keys[i]: 0.0 for i in places}
+            continue
+        by = gradient(explained, *weights)
+        issue_s, duration_s = by_figure = by_figure or _by_log_figure(timeline, figures, keys, places)
+        sign = -1.0 if metric == "tokens_per_s" else 1.0
+        slopes = (by.issue_s @ issue_s + by.duration_s @ duration_s) / (sign * value) + 0.0  # no -0.0
+        found[metric] = {keys[i]: float(slopes[i]) for i in places}
+    return found
 
 
 def _by_log_figure(

@@ -19,7 +19,7 @@ from hwmodels.specs.spread import SPREAD_KEYS, shipped_spread
 from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured
 from simulator.explain.critical_path import ExplainedRun, walk
-from simulator.explain.sensitivity import elasticities, metric_weights
+from simulator.explain.sensitivity import elasticities_of, metric_weights
 
 __all__ = ["claimed_depends", "claimed_intervals", "claimed_run", "room_of", "scattering"]
 
@@ -71,9 +71,10 @@ def claimed_depends(
     figures = figures.for_works(schedule.works)
     probes, keys = find_probes(schedule, captured.trace), [key for key in scattering(hw, figures) if key not in exact]
     found: dict[str, tuple[float, dict[str, float]]] = {}
+    every = elasticities_of(explained, probes, figures, metrics, keys)
     for name in metrics:
         value = metric_weights(explained.timeline, probes, name).value(explained.timeline)
-        depends = elasticities(explained, probes, figures, name, keys) if value > 0 else {}
+        depends = every[name] if value > 0 else {}
         if name == "tokens_per_s" and value > 0:
             value = captured.workload.n_output_tokens / value
         found[name] = value, depends

@@ -28,7 +28,8 @@ from simulator.explain.critical_path import ExplainedRun
 from simulator.explain.sensitivity import metric_weights
 
 __all__ = [
-    "OF_FIT", "OWN_ERROR", "SCATTER", "TimeError", "fit_speaks", "interval_of_ratio", "run_intervals", "summed", "time_error",
+    "OF_FIT", "OWN_ERROR", "SCATTER", "TimeError", "fit_speaks", "interval_of_ratio", "run_intervals", "summed",
+    "time_error",
 ]  # fmt: skip
 
 OWN_ERROR = "interval of "
@@ -77,8 +78,8 @@ class TimeError:
 
     def drawn(self, normal: Callable[[str], NDArray[np.float64]], name: str) -> NDArray[np.float64]:
         """Real over predicted time in every draw. `normal`: standard normal draws by name, those of a number that
-        scatters by `SCATTER` and the number, those of what is off by itself by `OWN_ERROR` and `name`, those of a fit in
-        all designs by `OF_FIT`; 0 is no error. Of what a fit is off by they share as much as `interval_of_ratio` has it.
+        scatters by `SCATTER` and the number, those of what is off by itself by `OWN_ERROR` and `name`, those of a fit
+        in all designs by `OF_FIT`, which share as much of it as `interval_of_ratio` has it; 0 is no error.
 
         As wide at 95 % as `half_widths`, whose t law has tails that no mean survives.
         """
