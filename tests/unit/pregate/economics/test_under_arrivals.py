@@ -214,4 +214,4 @@ def test_the_command_line_says_who_wins_at_each_rate(run: Run) -> None:
     assert [row["requests_per_s"] for row in document["rows"]] == [0.5, 2.0, 0.5, 2.0]
     status, _, err = run("arrivals", *words, "--arrivals", "pyproject.toml")
     assert status == 2
-    assert "leave them out, or --arrivals" in err
+    assert "leave it out, or leave out --arrivals" in err
