@@ -20,6 +20,7 @@ from offload.fast.compilable import is_compilable
 from offload.fast.decode_compiled import CompiledLoop, is_kept, is_loaded
 from offload.placing.all_reduces import AllReduces
 from offload.placing.cards import LayersOnCards, card_of_layers, stage_of_layers
+from offload.placing.copied_attention import Exchanges
 from offload.placing.expert_groups import ExpertsOnCards
 from offload.placing.over_link import check_over_link
 from offload.placing.placement import Placed, place
@@ -164,16 +165,19 @@ class DecodeStream:
     def _shared(self) -> Iterator[Part]:
         """The parts as on one of several cards that share layers, and what the others compute beside or after it."""
         model, placed = self._job.model, self._job.placed
-        groups = ExpertsOnCards(model, self._job.execution, placed.expert_groups, placed.turns)
-        if placed.expert_groups > 1:
+        groups = ExpertsOnCards(model, self._job.execution, placed.expert_groups, placed.turns, placed.copies)
+        differs = placed.expert_groups > 1 or placed.copies > 1
+        if differs:
             self._steps = groups.seen(self._steps)
         parts = self._parts()
         if placed.n_sharing > 1:
             parts = AllReduces(model, placed.n_sharing, self._job.execution.first_hands_over).parts(parts)
+        if placed.copies > 1:
+            parts = Exchanges(model, placed.copies, groups.n_tokens).parts(parts)
         if placed.turns > 1:
             card = stage_of_layers(model.decoder.n_layers, placed.turns)
             parts = LayersOnCards(card, placed.turns, lambda n: send_work(model, n, placed.n_sharing)).parts(parts)
-        return groups.parts(parts) if placed.expert_groups > 1 else parts
+        return groups.parts(parts) if differs else parts
 
     def _parts(self) -> Iterator[Part]:
         """The parts as on one card."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from offload.decoding.prompt_chunks import passes_of
 from offload.execution import Execution
 from offload.lanes import card_lane
 from offload.ops import MOST_CARDS, OpKind, Work
+from offload.placing.copied_attention import sequences_of_copies
 from offload.placing.inserted_ops import InsertedOps
 from offload.recorder import Part
 from offload.work import experts_work
@@ -51,10 +53,13 @@ class ExpertsOnCards:
     Those of the first group stay on their lane; one op for each other group is on a lane of its own, beside it: issued
     by the host of that card (`Work.n_copies` 0), it starts when the first may, and the next op of the first waits for
     all. `seen` has to be asked for the steps that the schedule is of. Raises `InvalidInput` for more groups than lanes,
-    or than experts. `n_turns`: lanes that layers are on in turn, of which each has groups of its own.
+    or than experts. `n_turns`: lanes that layers are on in turn, of which each has groups of its own. `n_copies` of
+    attention have sequences of their own, and experts serve those of all; `n_tokens` of all in each pass that was seen.
     """
 
-    def __init__(self, model: ModelArchitecture, execution: Execution, n_groups: int, n_turns: int) -> None:
+    def __init__(
+        self, model: ModelArchitecture, execution: Execution, n_groups: int, n_turns: int, n_copies: int = 1
+    ) -> None:
         self._model, self._execution, self._n, self._n_turns = model, execution, n_groups, n_turns
         models = models_by_layer(model)
         self._models = list({id(one): one for one in models}.values())
@@ -66,14 +71,22 @@ class ExpertsOnCards:
                 f"{MOST_CARDS} groups in all turns, each with an expert of every layer"
             )
         self._bounds = experts_of_groups(model.n_experts, self._n)
-        self._passes = deque[Step]()
+        self._n_copies = n_copies
+        self._passes = deque[tuple[NDArray[np.int16], int]]()
+        self.n_tokens = deque[int]()
         self._inserted = InsertedOps()
 
     def seen(self, steps: Iterable[Step]) -> Iterator[Step]:
-        """The steps, of which the passes are kept until their ops come by."""
+        """The steps of the first copy, of which the passes are kept until their ops come by, with tokens of all."""
         for step in steps:
-            self._passes.extend(one for one, _ in passes_of(step, self._model, self._execution))
-            yield step
+            copies = sequences_of_copies(step, self._n_copies)
+            passes = [[one.experts for one, _ in passes_of(own, self._model, self._execution)] for own in copies]
+            for at_once in zip_longest(*passes, fillvalue=step.experts[:0]):
+                experts = at_once[0] if len(at_once) == 1 else np.concatenate(at_once)
+                self._passes.append((experts, len(at_once[0])))
+                if self._n_copies > 1:
+                    self.n_tokens.append(len(experts))
+            yield copies[0]
 
     def parts(self, parts: Iterable[Part]) -> Iterator[Part]:
         """The parts, each of whole passes, with an op of experts for each group."""
@@ -104,27 +117,32 @@ class ExpertsOnCards:
     def _works(self, part: Part, ops: _Ints) -> tuple[_Ints, tuple[Work, ...]]:
         """What each group computes in place of each of `ops`, (n_ops, n_groups) rows of the works, and these."""
         n_blocks, works = len(self._model.decoder.moe_layers), list(part.works)
-        passes = [self._passes.popleft().experts for _ in range(len(ops) // n_blocks)]
+        passes, own_tokens = zip(*(self._passes.popleft() for _ in range(len(ops) // n_blocks)), strict=True)
         begins = np.cumsum([0, *map(len, passes)])
         counts = choice_counts(np.concatenate(passes), self._model.n_experts, begins).reshape(len(ops), -1)
         cost, form = part.columns["cost"][ops].astype(np.int64), self._form_of[part.columns["layer"][ops]]
-        about = np.column_stack([cost, np.repeat(np.diff(begins), n_blocks), form])
+        n_tokens, n_own = (np.repeat(n, n_blocks) for n in (np.diff(begins), np.array(own_tokens)))
+        about = np.column_stack([cost, form, n_tokens, n_own])
         rows = np.empty((len(ops), self._n), np.int64)
         for group in range(self._n):
             own = np.sort(counts[:, self._bounds[group] : self._bounds[group + 1]], axis=1)
             keys, of = np.unique(np.hstack([about, own]), axis=0, return_inverse=True)
-            for row, n_tokens, i, *served in keys.tolist():
-                works.append(self._work(self._models[i], part.works[row], n_tokens, [n for n in served if n], group))
+            for row, i, *tokens in keys.tolist():
+                works.append(self._work(self._models[i], part.works[row], tokens, group))
             rows[:, group] = of.ravel() + len(works) - len(keys)
         return rows, tuple(works)
 
-    def _work(self, model: ModelArchitecture, whole: Work, n_tokens: int, served: Sequence[int], group: int) -> Work:
-        """Of the op `whole` of `n_tokens`, the experts of one group, which serve so many tokens, and shared ones."""
-        n_shared = n_tokens if model.n_shared_experts else 0
-        own = experts_work(model, served, n_shared, whole.slots_bytes, fused=True)
+    def _work(self, model: ModelArchitecture, whole: Work, tokens: Sequence[int], group: int) -> Work:
+        """Of the op `whole` the experts of one group, and shared ones. `tokens` of all copies and of this one, and
+        those that each expert serves, 0 where it serves none.
+        """
+        n_tokens, n_own, *served = tokens
+        n_shared = n_own if model.n_shared_experts else 0
+        own = experts_work(model, [n for n in served if n], n_shared, whole.slots_bytes, fused=True)
         fused = own.fused
-        if fused is not None and whole.fused is not None:  # a kernel is chosen by the tokens of the pass
-            fused = fused._replace(n_tokens=whole.fused.n_tokens)
+        if fused is not None:  # a kernel is chosen by the tokens of the pass
+            known = 0 if whole.fused is None else whole.fused.n_tokens
+            fused = fused._replace(n_tokens=known if self._n_copies == 1 else n_tokens)
         return own._replace(fused=fused, n_copies=0 if group else 1)
 
 

@@ -26,7 +26,7 @@ _FORM = (
     "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], experts=cpu:fit, layers=cpu[:LAYERS], "
     "experts or weights=stream[:LAYERS][:share=S], ahead=LAYERS, experts or weights=zerocopy[:LAYERS][:share=S], "
     "kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, micro=SEQUENCES, host=beside, "
-    "experts=whole[:GROUPS], turns=STAGES"
+    "experts=whole[:GROUPS], turns=STAGES, copies=COPIES"
 )
 _SHARED = ("experts", "weights", "kv")
 """Parts of which a share of the bytes may be elsewhere."""
@@ -54,7 +54,8 @@ class Placement:
     layer that are in HBM, in an engine whose issuing thread would do one after the other. `expert_groups`: of cards
     that share every layer so many groups have whole experts each, 0 each card; None: a share of every expert each.
     `turns`: groups of cards that a token passes through in turn, each of which has whole layers; None as the engine has
-    it, 1: all share every layer.
+    it, 1: all share every layer. `copies` of attention, each on as many cards with sequences of its own, which share
+    the experts.
     Raises `InvalidInput` for anything else.
     """
 
@@ -78,6 +79,7 @@ class Placement:
     beside: bool = False
     expert_groups: int | None = None
     turns: int | None = None
+    copies: int = 1
 
     def __post_init__(self) -> None:
         if self.fits and (self.host_layers is not None or self.keeps or self.host_experts not in (None, EVERYWHERE)):
@@ -200,6 +202,8 @@ class Placement:
             said.append("experts=whole" + (f":{self.expert_groups}" if self.expert_groups else ""))
         if self.turns is not None:
             said.append(f"turns={self.turns}")
+        if self.copies > 1:
+            said.append(f"copies={self.copies}")
         return "@".join(said)
 
 
@@ -213,7 +217,7 @@ class Placed:
     streamed, `ahead` layers before. `streamed_share`, `kv_share`, `expert_share`: of the
     bytes of each layer that is streamed or read so, of the KV cache, and of each expert that is read so, what is not in
     HBM. `n_cards` hold whole layers each, or a share of every layer; of those, `expert_groups` hold whole experts each.
-    In `turns` of them each group has layers of its own.
+    In `turns` of them each group has layers of its own. Attention is there in `copies`.
     """
 
     host_layers: frozenset[int]
@@ -230,11 +234,12 @@ class Placed:
     n_cards: int = 1
     expert_groups: int = 1
     turns: int = 1
+    copies: int = 1
 
     @property
     def n_sharing(self) -> int:
-        """Cards that share a layer, in an engine whose cards do."""
-        return self.n_cards // self.turns
+        """Cards that share attention of a layer, in an engine whose cards do."""
+        return self.n_cards // self.turns // self.copies
 
     @property
     def zero_copies(self) -> bool:
@@ -323,7 +328,8 @@ def placement_named(text: str) -> Placement:
     eight layers), `ahead=1`; `ubatch=2048`, `stream=32`, `stream=never`; `micro=8` (sequences in a micro-batch);
     `host=beside` (experts of the host while the device computes its own); `experts=whole` (each card has whole ones),
     `experts=whole:4` (each of four groups of cards); `turns=2` (each half of the cards has half of the layers),
-    `turns=1` (all share every layer). Raises `InvalidInput` for anything else.
+    `turns=1` (all share every layer); `copies=4` (four of attention, for sequences of their own). Raises `InvalidInput`
+    for anything else.
     """
     found = Placement()
     seen: set[str] = set()
@@ -345,10 +351,10 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
             raise InvalidInput(f"placement {text!r}: {part}={where} is no number of tokens")
         n = int(count)
         return replace(found, micro_batch=n) if part == "ubatch" else replace(found, stream_from=n)
-    if part == "turns":
+    if part in ("turns", "copies"):
         if not re.fullmatch(r"[1-9]\d?", where, re.ASCII):
-            raise InvalidInput(f"placement {text!r}: turns={where} is no number of groups of cards, up to 99")
-        return replace(found, turns=int(where))
+            raise InvalidInput(f"placement {text!r}: {part}={where} is no number of groups of cards, up to 99")
+        return replace(found, turns=int(where)) if part == "turns" else replace(found, copies=int(where))
     if part == "host":
         if where != "beside":
             raise InvalidInput(f"placement {text!r}: host={where} is not host=beside")

@@ -22,17 +22,21 @@ N_CARDS = "accelerator.n_cards"
 
 _IN_ONE_BATCH = "all sequences of a step pass the cards together: batches that pass at the same time are not predicted"
 _EXCHANGED = "tokens that are exchanged between cards are predicted as sums over all of them"
-_TOGETHER = ("sharing_cards", "stages", "expert_groups")
+_COPIED = "sequences are spread evenly over copies of attention; what these exchange takes half a sum each way"
+_TOGETHER = ("sharing_cards", "stages", "expert_groups", "copies")
 
 
 @dataclass(slots=True)
 class CardsSaid:
     """What flags say of cards. `shares`: every layer, in an engine whose cards take turns otherwise, of `n_stated`
-    cards of the row. `expert_groups`: groups of cards with whole experts, 0 each card; None: none.
+    cards of the row. `copies` of attention, which share the experts; `within`: the cards that share them are counted
+    with those that share layers (SGLang). `expert_groups`: groups of cards with whole experts, 0 each card; None: none.
     """
 
     n_sharing: int | None = None
     turns: int = 1
+    copies: int = 1
+    within: bool = False
     shares: bool = False
     expert_groups: int | None = None
     notes: list[str] = field(default_factory=list)
@@ -47,6 +51,11 @@ class CardsSaid:
             case "stages" if n > 1:
                 self.turns = n
                 self.notes.append(f"{flag}: {_IN_ONE_BATCH}")
+            case "copies" if n > 1:
+                self.copies = n
+                self.notes.append(f"{flag}: {_COPIED}")
+            case "copies_within":
+                self.within = True
             case "whole_experts":
                 self.expert_groups = 0
             case "exchange" if value != "none":
@@ -77,7 +86,13 @@ class CardsSaid:
         self.n_stated = there or 1
         if not any(flag.says == "sharing_cards" for flag in engine.read.values()):
             there = None
-        said = None if self.n_sharing is None and self.turns == 1 else (self.n_sharing or 1) * self.turns
+        if self.copies > 1 and engine.engine == "sglang" and not self.within:
+            raise InvalidInput(
+                f"policy: {self.copies} copies of the whole model cannot be said (those of --enable-dp-attention share "
+                f"the experts): ask for one, with its share of the requests"
+            )
+        more = self.turns * (1 if self.within else self.copies)
+        said = None if self.n_sharing is None and more == 1 else (self.n_sharing or 1) * more
         n_cards = said or there or 1
         if there is not None and n_cards != there:
             raise InvalidInput(f"policy: flags are of {n_cards} cards together, the row has {there}")
@@ -87,6 +102,8 @@ class CardsSaid:
         """What a placement says of so many cards. Raises `InvalidInput` where `others` have weights on the host."""
         n_groups = None if n_cards == 1 else self.expert_groups
         found = {"turns": str(self.turns)} if self.turns > 1 or (self.shares and self.n_stated > 1) else {}
+        if self.copies > 1 and n_cards > 1:
+            found["copies"] = str(self.copies)
         if n_groups is not None and n_cards > self.turns:
             found["experts"] = "whole" if n_groups in (0, n_cards // self.turns) else f"whole:{n_groups}"
         if (

@@ -17,24 +17,26 @@ _PADDING = 64
 """Rows that the vocabulary is filled up to a multiple of (vLLM, layers/vocab_parallel_embedding.py)."""
 
 
-def sharded(model: ModelArchitecture, n_cards: int, expert_groups: int = 1) -> ModelArchitecture:
+def sharded(model: ModelArchitecture, n_cards: int, expert_groups: int = 1, copies: int = 1) -> ModelArchitecture:
     """What each of `n_cards` holds and computes of `model`, as vLLM divides it (model_executor/layers/linear.py and
     fused_moe/layer.py; Megatron-LM, arXiv 1909.08053): heads of attention, hidden units of every FFN, each expert's
     among them, and rows of the vocabulary.
 
     Keys and values of fewer heads than cards are on several; latents, what makes them, gates, indexers and norms are
     on all. Where so many `expert_groups` of cards hold experts of their own, the cards of a group share each of these
-    (expert parallelism; SGLang, layers/moe/fused_moe_triton/layer.py: moe_tp_size). Raises `InvalidInput` where heads
-    or hidden units cannot be divided evenly, where groups do not divide the cards, or for an encoder.
+    (expert parallelism; SGLang, layers/moe/fused_moe_triton/layer.py: moe_tp_size). With several `copies` of all else
+    experts are shared by the cards of all of them. Raises `InvalidInput` where heads or hidden units cannot be divided
+    evenly, where groups do not divide the cards, or for an encoder.
     """
-    if n_cards == 1:
+    of_experts = n_cards * copies
+    if of_experts == 1:
         return model
     if model.is_encoder_decoder:
         raise InvalidInput(f"{model.name}: layers of an encoder-decoder are not shared by several cards here")
 
-    if n_cards % expert_groups:
+    if of_experts % expert_groups:
         raise InvalidInput(
-            f"experts=whole:{expert_groups}: {n_cards} cards are not so many equal groups: take a number that "
+            f"experts=whole:{expert_groups}: {of_experts} cards are not so many equal groups: take a number that "
             f"divides them"
         )
 
@@ -56,7 +58,7 @@ def sharded(model: ModelArchitecture, n_cards: int, expert_groups: int = 1) -> M
     return dataclasses.replace(
         model,
         decoder=decoder,
-        d_ff_expert=even(model.d_ff_expert, "hidden units of an expert", n_cards // expert_groups),
+        d_ff_expert=even(model.d_ff_expert, "hidden units of an expert", of_experts // expert_groups),
         d_ff_shared=even(model.d_ff_shared, "hidden units of shared experts"),
         vocab_size=-(-model.vocab_size // _PADDING) * _PADDING // n_cards,
         published=NOT_PUBLISHED,

@@ -6,6 +6,7 @@ Of the machine only memory and the stack's execution matter here: one request st
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from hwmodels.platform import Platform
 from offload.execution import Execution
 from offload.placing.all_reduces import OF_ONE_CARD
+from offload.placing.copied_attention import sequences_of_copies
 from offload.placing.expert_groups import most_experts
 from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory, with_low_slots
 from offload.placing.host_side import streams_experts
@@ -35,7 +37,7 @@ from traces.model.architecture import ModelArchitecture
 from traces.model.layer_models import layer_expert_bytes
 from traces.model.tensor_parallel import sharded
 from traces.phase import Phase
-from traces.routing import RoutingTrace
+from traces.routing import RoutingTrace, Step
 from traces.statistics.popularity import shared_popularity
 
 __all__ = ["Request", "check_trace", "request"]
@@ -156,7 +158,8 @@ def request(
     if chosen.placement.turns == 1:
         memory = of_sharing_cards(memory)
     if memory.execution.shares_layers:
-        model = sharded(model, memory.n_cards // _turns(chosen, memory), _expert_groups(chosen, memory))
+        turns, groups, copies = _together(chosen, memory)
+        model = sharded(model, memory.n_cards // (turns * copies), groups, copies)
     if chosen.asks_machine and memory.costs_of is not None:
         chosen = chosen.on_machine(memory.costs_of(model))
     if chosen.placement.fits:
@@ -181,8 +184,9 @@ def _planned(
 ) -> Request:
     """The request with its memory granted. Raises `CapacityExceeded`."""
     placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
-    turns, groups = _turns(chosen, memory), _expert_groups(chosen, memory)
-    placed = replace(placed, n_cards=memory.n_cards, expert_groups=groups, turns=turns)
+    turns, groups, copies = _together(chosen, memory)
+    placed = replace(placed, n_cards=memory.n_cards, expert_groups=groups, turns=turns, copies=copies)
+    held = workload if copies == 1 else measure_workload(model, _of_first_copy(trace, copies))
     execution = chosen.placement.execution(memory.execution)
     check_over_link(chosen, execution, placed)
     tier, n_host_slots = tier_named(expert_tier), 0
@@ -203,7 +207,7 @@ def _planned(
     try:
         plan = plan_memory(
             model,
-            workload,
+            held,
             chosen,
             execution,
             hbm_bytes=min(hbm_bytes, left),
@@ -246,30 +250,33 @@ def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy, p
     return (n_in_turn - 1) * most_experts(model.n_experts, placed.expert_groups) * max(layer_expert_bytes(model))
 
 
-def _turns(policy: Policy, memory: MachineMemory) -> int:
-    """Groups of cards with whole layers each, under an engine whose cards share layers. Raises `InvalidInput` where
-    those are no equal groups, or where anything is not in their HBM.
-    """
-    turns = policy.placement.turns or 1
-    if turns == 1:
-        return 1
-    _check_together(policy, memory, f"turns={turns}")
-    if memory.n_cards % turns:
-        raise InvalidInput(
-            f"{policy.name}: {memory.n_cards} cards are no {turns} equal groups: take a number that divides them"
-        )
-    return turns
+def _together(policy: Policy, memory: MachineMemory) -> tuple[int, int, int]:
+    """Of cards that share layers: groups that have layers in turn, groups that hold whole experts (1: a share of each)
+    and copies of attention.
 
-
-def _expert_groups(policy: Policy, memory: MachineMemory) -> int:
-    """Groups of cards that hold whole experts each; 1 where every card has a share of each. Raises `InvalidInput` where
-    cards do not share layers, or where anything is not in their HBM.
+    Raises `InvalidInput` where these are no equal groups, where cards do not share layers, or where anything is not in
+    their HBM.
     """
-    stated = policy.placement.expert_groups
+    placement = policy.placement
+    turns, stated, copies = placement.turns or 1, placement.expert_groups, placement.copies
+    for n, clause in ((turns, f"turns={turns}"), (copies, f"copies={copies}")):
+        if n > 1:
+            _check_together(policy, memory, clause)
+            if memory.n_cards % n:
+                raise InvalidInput(
+                    f"{policy.name}: {memory.n_cards} cards are no {n} equal groups: take a number that divides them"
+                )
+    if turns > 1 and copies > 1:
+        raise InvalidInput(f"{policy.name}: copies of attention with layers in turn cannot be said: leave one out")
     if stated is None:
-        return 1
+        return turns, 1, copies
     _check_together(policy, memory, "experts=whole")
-    return stated or memory.n_cards // _turns(policy, memory)
+    return turns, stated or memory.n_cards // turns, copies
+
+
+def _of_first_copy(trace: RoutingTrace, n_copies: int) -> Iterator[Step]:
+    """The steps of that of several copies of attention which has the most sequences."""
+    return (sequences_of_copies(step, n_copies)[0] for step in trace.steps())
 
 
 def _check_together(policy: Policy, memory: MachineMemory, clause: str) -> None:

@@ -137,6 +137,10 @@ def test_one_card_that_is_stated_is_the_card_to_the_bit(model: ModelArchitecture
         ("h100-sxm", "vllm", "gpu_only@experts=whole", "here is one card"),
         ("2x rtx-3090", "llama-cpp", "gpu_only@turns=2", "here each has whole layers"),
         ("4x h100-sxm", "vllm", "gpu_only@turns=3", "4 cards are no 3 equal groups"),
+        ("4x h100-sxm", "vllm", "gpu_only@copies=3", "4 cards are no 3 equal groups"),
+        ("4x h100-sxm", "vllm", "gpu_only@copies=2@turns=2", "copies of attention with layers in turn cannot be said"),
+        ("4x h100-sxm", "vllm", "on_demand@copies=4", "all weights, keys and values stay in HBM here"),
+        ("2x rtx-3090", "llama-cpp", "gpu_only@copies=2", "here each has whole layers"),
         ("4x h100-sxm", "vllm", "gpu_only@experts=whole:3", "4 cards are not so many equal groups"),
         ("4x h100-sxm", "vllm", "gpu_only@experts=whole:0", "is not experts=whole:GROUPS"),
         ("4x h100-sxm", "vllm", "gpu_only@turns=x", "is no number of groups of cards"),
@@ -162,6 +166,33 @@ def test_whole_experts_take_as_much_memory_and_lie_on_as_many_cards_as_they_can(
     assert whole.plan.static_bytes == pytest.approx(shared.plan.static_bytes, rel=0.01)
     odd = request(model, pregate.load_hardware("3x h100-sxm", "vllm"), trace, "gpu_only@turns=3").plan
     assert odd.static_bytes > 3 * shared.plan.static_bytes
+
+
+def test_copies_of_attention_hold_all_of_it_and_keys_and_values_of_their_own_sequences(
+    model: ModelArchitecture,
+) -> None:
+    hw, long = pregate.load_hardware("4x h100-sxm", "vllm"), pregate.synthesize(model, 512, 4, 8, 0)
+    copied = request(model, hw, long, "gpu_only@copies=4")
+    assert copied.model.decoder.attention == model.decoder.attention
+    assert 4 * copied.model.expert_bytes == model.expert_bytes
+    more = copied.plan.static_bytes - request(model, hw, long, "gpu_only").plan.static_bytes
+    attention = model.non_expert_bytes - sharded(model, 4).non_expert_bytes
+    kv = model.kv_bytes_per_token * 516 * 2 - sharded(model, 4).kv_bytes_per_token * 516 * 8
+    assert more == pytest.approx(attention + kv, rel=0.1)
+    assert copied.workload.n_output_tokens == 8 * 4, "of all copies"
+
+
+def test_a_copy_of_attention_reads_the_context_of_its_own_sequences(model: ModelArchitecture) -> None:
+    """Eight sequences on eight cards: one each, or all of them on each, with one of four heads that lie there twice."""
+    hw, trace = pregate.load_hardware("8x h100-sxm", "vllm"), pregate.synthesize(model, 512, 3, 8, 0)
+    read = []
+    for policy in ("gpu_only@copies=8", "gpu_only"):
+        timeline = pregate.simulate(model, hw, trace, policy).timeline
+        assert timeline is not None
+        schedule = timeline.schedule
+        last = np.flatnonzero(schedule.kind == OpKind.SELF_ATTENTION)[-1]
+        read.append(schedule.works[schedule.cost[last]].hbm_bytes)
+    assert 2 * read[0] == read[1]
 
 
 def test_a_load_that_is_uneven_takes_longer_on_whole_experts_and_none_on_shared_ones(

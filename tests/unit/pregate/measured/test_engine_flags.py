@@ -103,6 +103,13 @@ def test_flags_are_said_as_a_policy(flags: str, policy: str, tmp_path: Path) -> 
         ("vllm", "-tp 4 --enable-expert-parallel", "gpu_only@experts=whole"),
         ("vllm", "--enable-expert-parallel", "gpu_only"),  # of one card
         ("vllm", "-pp 2", "gpu_only@turns=2"),
+        ("vllm", "-dp 8 --enable-expert-parallel", "gpu_only@experts=whole@copies=8"),
+        ("vllm", "-tp 2 -dp 4", "gpu_only@copies=4"),
+        (
+            "sglang",
+            "python -m sglang.launch_server --model-path x --tp 8 --dp 8 --enable-dp-attention --ep 8",
+            "gpu_only@experts=whole@copies=8",
+        ),
         ("vllm", "-tp 2 -pp 2 -ep", "gpu_only@turns=2@experts=whole"),
         ("sglang", "python -m sglang.launch_server --model-path x --tp 4 --ep 4", "gpu_only@experts=whole"),
         ("sglang", "python -m sglang.launch_server --model-path x --tp 8 --ep-size 2", "gpu_only@experts=whole:2"),
@@ -217,7 +224,12 @@ def test_a_row_of_an_unknown_model_keeps_its_flags(tmp_path: Path) -> None:
         ("vllm", "--cpu-offload-gb 30 --cpu-offload-params self_attn", "only experts can be said"),
         ("vllm", "--offload-group-size 2 --offload-num-in-group 3", "of a group 1 to 2 are brought"),
         ("vllm", "--offload-group-size 2 --offload-params gate_proj up_proj", "only experts can be said"),
-        ("vllm", "-dp 2", "of cards together those that share every layer"),
+        ("vllm", "-dcp 2", "of cards together those that share every layer"),
+        (
+            "sglang",
+            "python -m sglang.launch_server --model-path x --tp 4 --dp 2",
+            "copies of the whole model cannot be",
+        ),
         ("vllm", "-tp 2 -ep --cpu-offload-gb 20", "all weights stay in HBM here"),
         ("ik-llama", "-op 27,0", "only -1,0, none, can be said"),
         ("ik-llama", "-ser 6,1", "top_k=6"),

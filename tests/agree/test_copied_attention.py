@@ -1,0 +1,133 @@
+"""Copies of attention that share the experts: both decoders write one alike, and interpreters agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from hwmodels.cost import Costs
+from offload.decode import DecodeStream
+from offload.decoding.prompt_chunks import passes_of
+from offload.execution import EXECUTIONS
+from offload.ops import OpKind
+from offload.placing.copied_attention import sequences_of_copies
+from offload.placing.expert_groups import experts_of_groups
+from offload.placing.placement import place
+from offload.policies import policy_named
+from offload.recorder import assemble
+from offload.schedule import Schedule, ScheduleDigest
+from offload.work import activation_row_bytes, experts_work
+from simulator import recurrence
+from simulator.definition import des
+from tests.small_models import MODELS, routing
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.model.tensor_parallel import sharded
+from traces.routing import RoutingTrace
+
+DECODERS = [name for name, model in MODELS.items() if not model.is_encoder_decoder]
+TOGETHER = [(2, 2, 2), (4, 1, 2), (4, 4, 4), (2, 1, 2), (4, 2, 2), (3, 3, 3)]
+"""Cards, groups of whole experts, copies."""
+Case = tuple[str, tuple[int, int, int], int, int, int]
+
+cases = st.tuples(
+    st.sampled_from(DECODERS), st.sampled_from(TOGETHER), st.integers(1, 9), st.integers(1, 6), st.integers(0, 10**6)
+)
+
+
+def asked(case: Case) -> tuple[ModelArchitecture, RoutingTrace]:
+    name, (n_cards, n_groups, copies), _, size, seed = case
+    model = sharded(MODELS[name], n_cards // copies, n_groups, copies)
+    return model, routing(model, batch=size, seed=seed)
+
+
+def stream_of(case: Case, *, compiled: bool = False) -> DecodeStream:
+    model, trace = asked(case)
+    _, (n_cards, n_groups, copies), n_tokens, _, _ = case
+    policy = policy_named("gpu_only")
+    placed = replace(place(model, policy.placement), n_cards=n_cards, expert_groups=n_groups, copies=copies)
+    how = replace(EXECUTIONS["vllm"], micro_batch=n_tokens)
+    return DecodeStream(model, trace.steps(), policy, how, n_buffers=0, placed=placed, compiled=compiled)
+
+
+def schedule_of(case: Case, *, compiled: bool = False) -> Schedule:
+    return assemble(stream_of(case, compiled=compiled), 1000)
+
+
+@given(cases)
+@settings(max_examples=25, deadline=None)
+def test_both_decoders_write_the_same_in_parts_of_any_size_and_interpreters_agree(case: Case) -> None:
+    whole = schedule_of(case)
+    for compiled in (False, True):
+        assert schedule_of(case, compiled=compiled).digest == whole.digest
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("offload.fast.decode_compiled", "offload.decoding.decode_loop"):
+                patch.setattr(f"{module}._PART_OPS", 1)
+            seen = ScheduleDigest()
+            for part in stream_of(case, compiled=compiled):
+                seen.update(part.columns, part.works)
+            assert seen.of(1000) == whole.digest
+    rng = np.random.default_rng(case[-1])
+    costs = Costs(rng.random(len(whole.works)) / 9, rng.random(len(whole.works)))
+    defined = des.simulate(whole, costs, hbm_bytes=1 << 50)
+    for small in (True, False):
+        assert recurrence.simulate(whole, costs, small=small).end_s.tolist() == defined.end_s.tolist()
+
+
+@given(cases)
+@settings(max_examples=25, deadline=None)
+def test_attention_is_of_the_largest_copy_and_experts_serve_the_tokens_of_all(case: Case) -> None:
+    """Counted anew, from the trace, sequence by sequence and expert by expert."""
+    (model, trace), (_, n_groups, copies) = asked(case), case[1]
+    schedule, bounds = schedule_of(case), experts_of_groups(model.n_experts, n_groups)
+    how = replace(EXECUTIONS["vllm"], micro_batch=case[2])
+    ops = iter(np.flatnonzero(schedule.kind == OpKind.EXPERTS).tolist())
+    mixing = iter(np.flatnonzero(schedule.kind == OpKind.SELF_ATTENTION).tolist())
+    for step in trace.steps():
+        sequences = sorted(set(step.sequence.tolist()))
+        ranks = [np.isin(step.sequence, sequences[copy::copies]) for copy in range(copies)]
+        of_ranks = [
+            [one.experts for one, _ in passes_of(_part(step, mine), model, how)] for mine in ranks if mine.any()
+        ]
+        for i, own in enumerate(of_ranks[0]):
+            every = np.concatenate([passes[i] for passes in of_ranks if i < len(passes)])
+            for block in range(len(model.decoder.moe_layers)):
+                chosen = every[:, block].ravel().tolist()
+                for group in range(n_groups):
+                    op = next(ops)
+                    served = [chosen.count(e) for e in range(bounds[group], bounds[group + 1]) if e in chosen]
+                    wanted = experts_work(model, served, len(own) * bool(model.n_shared_experts), fused=True)
+                    found = schedule.works[schedule.cost[op]]
+                    assert found.gemms == wanted.gemms
+                    assert found.fused is None or found.fused.n_tokens == len(every)
+                gathered, scattered = op - n_groups, op + 1
+                assert schedule.kind[gathered] == schedule.kind[scattered] == OpKind.ALL_REDUCE
+                width = activation_row_bytes(model)
+                logits = model.n_experts * model.stored_activation_dtype.bytes_per_param
+                assert schedule.bytes[gathered] == -(-len(every) * (width + logits) // 2)
+                assert schedule.bytes[scattered] == -(-len(every) * width // 2)
+            for _ in range(model.decoder.n_layers):
+                attending = schedule.works[schedule.cost[next(mixing)]].attending
+                assert attending is not None
+                assert attending.n_tokens == len(own)
+    assert next(ops, None) is next(mixing, None) is None
+
+
+def _part(step, mine):  # type: ignore[no-untyped-def]
+    return replace(
+        step, experts=step.experts[mine], sequence=step.sequence[mine], position=step.position[mine], gate_weights=None
+    )
+
+
+def test_sequences_of_several_lengths_are_refused() -> None:
+    """Nobody knows then which copy the others wait for."""
+    step = next(iter(routing(MODELS["decoder-only"], batch=3).steps()))
+    assert [len(one.experts) for one in sequences_of_copies(step, 2)] == [8, 4]
+    assert sequences_of_copies(step, 1) == [step]
+    uneven = _part(step, np.arange(len(step.experts)) > 0)
+    with pytest.raises(InvalidInput, match=r"copies=2: step 0 has sequences of several lengths.*as long as each other"):
+        sequences_of_copies(uneven, 2)
