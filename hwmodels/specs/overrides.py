@@ -12,7 +12,7 @@ from hwmodels.specs.machine_files import component_names, load_component
 from hwmodels.specs.spec import Accelerator, Component, MachineSpec
 from traces.errors import InvalidInput
 
-__all__ = ["with_overrides"]
+__all__ = ["overriding_figure", "with_overrides"]
 
 
 def with_overrides(machine: MachineSpec, overrides: Mapping[str, float | str]) -> MachineSpec:
@@ -43,16 +43,21 @@ def with_overrides(machine: MachineSpec, overrides: Mapping[str, float | str]) -
     return MachineSpec(**components)
 
 
-def _with_figure(kind: str, component: Component, field: str, value: float | str) -> Any:
-    """`component` with another value in `field`. Raises `InvalidInput` naming the key."""
+def overriding_figure(kind: str, field: str, value: float | str) -> float | int:
+    """The figure that `value` states for a field of a component. Raises `InvalidInput` naming the key."""
     rule, where = FIELDS[kind][field], f"{kind}.{field}"
     if isinstance(value, str):
         try:
             value = parse_override(value, rule.dimension)
         except InvalidInput as error:
             raise type(error)(f"{where}: {error}") from None
-    figure = possible_figure(value, rule, where)
-    quantity = Quantity(float(figure), DIMENSIONS[rule.dimension], "override")
+    return possible_figure(value, rule, where)
+
+
+def _with_figure(kind: str, component: Component, field: str, value: float | str) -> Any:
+    """`component` with another value in `field`. Raises as `overriding_figure`."""
+    figure = overriding_figure(kind, field, value)
+    quantity = Quantity(float(figure), DIMENSIONS[FIELDS[kind][field].dimension], "override")
     changes: dict[str, Any] = {"sources": {**component.sources, field: quantity}}
     if isinstance(component, Accelerator) and "." in field:
         dtype = field.partition(".")[2]

@@ -158,11 +158,18 @@ def stacks(option: str, text: str) -> None:
 
 
 def sets(option: str, texts: Sequence[str]) -> None:
-    """KEY=VALUE of a machine."""
+    """KEY=VALUE of a machine; what a stack's are is known with it."""
 
+    from hwmodels.specs.machine_fields import FIELDS, find_field
+    from hwmodels.specs.machine_files import load_component
+    from hwmodels.specs.overrides import overriding_figure
     from hwmodels.specs.set_options import parse_sets
 
-    parse_sets(list(texts))
+    for key, value in parse_sets(list(texts)).items():
+        if key in FIELDS:
+            load_component(key, value)
+        elif not key.startswith("stack."):
+            overriding_figure(*find_field(key), value)
 
 
 def predictors(option: str, text: str) -> None:

@@ -162,6 +162,8 @@ WRONG_WORDS = [
     ("optimize", "switch-base-8", "--minimize", "speed"), ("optimize", "switch-base-8", "--maximize", "speed"),
     ("optimize", "switch-base-8", "--subject-to", "speed>=1"),
     ("compare", "switch-base-8", "--hardware", "nosuch"), ("compare", *S8, "--stack", "nosuch"),
+    ("plan", *S8, "--set", "nosuch=1"), ("plan", *S8, "--set", "link=nosuch"),
+    ("plan", *S8, "--set", "link.h2d_bytes_per_s=64"),
     ("plan", *S8, "--host", "nosuch"), ("plan", *S8, "--link", "nosuch"), ("plan", *S8, "--stack", "vllm,vllm"),
     ("explore", "switch-base-8", "--hardware", "t4,nosuch", "-o", "p.html"), ("generate", "nosuch.safetensors"),
     ("generate", A_FILE, "--link", "64"), ("generate", A_FILE, "--fit", "nosuch"),
