@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# All that takes a CUDA device, in one call of under nine minutes: GPU tests, measure, calibrate, validate, the yardstick.
+# All that takes a CUDA device, in calls of under nine minutes: GPU tests, measure, calibrate, validate, storage, requests
+# that arrive, the yardstick.
 #
 #   bash benchmarks/gpu.sh OUT_FOLDER [WHEEL ...]
 #
 # From a bare checkout; nothing is fetched or installed. WHEEL: a package that the machine lacks (simpy), unpacked into a
-# temporary folder. What a part leaves is in OUT_FOLDER, summary.txt says what became of each and how long it took; a
-# part that fails or runs out of time stops no other. Exit status: 0 when all that ran went well, 1 otherwise, 2 for a
-# machine without CUDA.
+# temporary folder. OUT_FOLDER/results is what to commit, as it is; summary.txt beside it says what became of each part
+# and how long it took; a part that fails or runs out of time stops no other. Exit status: 0 when all that ran went well,
+# 1 otherwise, 2 for a machine without CUDA.
 #
 #   GPU_BUDGET_S=530     seconds for everything; what no longer fits is skipped
 #   GPU_SH_MEASURE_S=150 seconds for the rounds of measuring, of which the first is whole whatever it takes
+#   GPU_SH_FROM=FOLDER   go on from the results of an earlier call: what it has is not done again, its fit is kept, and
+#                        groups of the suite that it had no time for are run (README's table wants them all)
 #   GPU_SH_STORAGE=1     also time storage, and run a model whose experts wait there
+#   GPU_SH_ARRIVALS=FILE a public trace of arrivals (docs/cost.md says which) for the passes of requests that queue
 #   GPU_SH_GRAPHS=1      sections of layers as CUDA graphs, instead of kernel by kernel: a stack, and a fit, of its own
 #   GPU_SH_SKIP="tests yardstick"   parts to leave out, by name
 #   GPU_SH_BACKEND=cpu   the same on the CPU back end and small models, to try the script out
@@ -31,6 +35,7 @@ if [ "$backend" = cuda ]; then
     fail 'no CUDA device, or no PyTorch that sees one: GPU_SH_BACKEND=cpu tries the script out without'
 fi
 
+begun=$PWD
 mkdir -p -- "$1" || fail "$1: cannot be made a folder"
 out=$(cd -- "$1" && pwd)
 shift
@@ -42,15 +47,28 @@ done
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit 2
 export PYTHONPATH="$unpacked${PYTHONPATH:+:$PYTHONPATH}" PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1 COLUMNS=160
 export MPLBACKEND=Agg TRANSFORMERS_VERBOSITY=error
-rest=$out/rest report=$out/report log=$out/log.txt summary=$out/summary.txt
-rm -rf -- "$rest" "$report"
-rm -f -- "$out"/{rest.tar.gz,measurements.json,fit.yaml,fit.png,report.html,summary.json}
-mkdir -p -- "$rest"
+from=${GPU_SH_FROM:-} arrivals=${GPU_SH_ARRIVALS:-}
+case $from in '' | /*) ;; *) from=$begun/$from ;; esac
+case $arrivals in '' | /*) ;; *) arrivals=$begun/$arrivals ;; esac
+[ -z "$from" ] || [ -f "$from/measurements.json" ] || fail "GPU_SH_FROM=$from: no measurements.json there"
+[ -z "$arrivals" ] || [ -f "$arrivals" ] || fail "GPU_SH_ARRIVALS=$arrivals: no such file"
+rest=$out/rest results=$out/results log=$out/log.txt summary=$out/summary.txt
+case $from/ in "$out"/*) fail "GPU_SH_FROM=$from: it lies in the folder for the results: name another" ;; esac
+rm -rf -- "$rest" "$results"
+rm -f -- "$out"/rest.tar.gz
+mkdir -p -- "$rest" "$results"
+[ -z "$from" ] || cp -R -- "$from"/. "$results"
 : >"$log"
 : >"$summary"
-failed=0 named=
+failed=0
 
 left_out() { case " ${GPU_SH_SKIP:-} " in *" $1 "*) ;; *) return 1 ;; esac }
+
+# there FILE...: whether an earlier call left it, so that the part that makes it is not done again.
+there() { [ -e "$results/$1" ]; }
+
+# fit: the name of the fit in the results, device.stack.yaml; nothing where there is none.
+fit() { grep -sl '^gemm_tables:' "$results"/*.yaml | head -n 1; }
 
 left_s() { echo $((budget_s - SECONDS)); }
 
@@ -89,55 +107,66 @@ if [ "$(left_s)" -ge 120 ]; then
     --policies on_demand,pregate,lru,lfu >"$rest/compile.txt" 2>&1 &
   compiling=$!
 fi
-part tests 120 15 "$python" -m pytest -q -W default -p no:cacheprovider --junitxml "$rest/tests.xml" \
+[ -n "$from" ] || part tests 120 15 "$python" -m pytest -q -W default -p no:cacheprovider --junitxml "$rest/tests.xml" \
   tests/gpu tests/unit/runtime/backends/test_runtime_cuda.py tests/unit/runtime/live/test_own_gates_cuda_standin.py
 [ -z "$compiling" ] || wait "$compiling" || failed=1
 
 graphs=() link=()
 if [ "$backend" = cuda ]; then
-  measure=(--dtypes 'fp32,bf16') suite=gpu
+  measure=(--dtypes 'fp32,bf16') suite=gpu stored=switch-base-8 dtype=bf16
   [ -z "${GPU_SH_GRAPHS:-}" ] || graphs=(--graphs)
 else
-  measure=(--dtypes fp32 --link 2GB/s --quick) suite=quick link=(--link 2GB/s)
+  measure=(--dtypes fp32 --link 2GB/s --quick) suite=quick link=(--link 2GB/s) stored=switch-mini-16 dtype=fp32
 fi
 if [ -n "${GPU_SH_STORAGE:-}" ]; then
   mkdir -p -- "$unpacked/storage"
   measure+=(--storage "$unpacked/storage")
 fi
-part measure 230 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" "${measure[@]}" \
-  --budget-s "${GPU_SH_MEASURE_S:-150}" --even-if-busy -o "$out/measurements.json"
-if [ ! -f "$out/measurements.json" ] && [ "$(left_s)" -ge 150 ]; then
+there measurements.json || part measure 230 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" \
+  "${measure[@]}" --budget-s "${GPU_SH_MEASURE_S:-150}" --even-if-busy -o "$results/measurements.json"
+if ! there measurements.json && [ "$(left_s)" -ge 150 ]; then
   part 'measure less' 100 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" "${measure[@]}" --quick \
-    --even-if-busy -o "$out/measurements.json"
+    --even-if-busy -o "$results/measurements.json"
 fi
-part calibrate 60 10 "$python" -m pregate.cli.main calibrate "$out/measurements.json" -o "$out/fit.yaml" \
-  --plot "$out/fit.png" --even-if-busy
-
-if [ -f "$out/fit.yaml" ]; then # its name is what reports call it: device.stack
-  named=$(sed -n 's/^hardware: //p' "$out/fit.yaml").$(sed -n 's/^stack: //p' "$out/fit.yaml").yaml
-  mv -- "$out/fit.yaml" "$out/$named"
+if [ -z "$(fit)" ]; then
+  part calibrate 60 10 "$python" -m pregate.cli.main calibrate "$results/measurements.json" -o "$results/fit.yaml" \
+    --plot "$out/fit.png" --even-if-busy
+  if there fit.yaml; then # its name is what reports call it: device.stack
+    named=$(sed -n 's/^hardware: //p' "$results/fit.yaml").$(sed -n 's/^stack: //p' "$results/fit.yaml").yaml
+    mv -- "$results/fit.yaml" "$results/$named"
+  fi
 fi
+fit=$(fit)
 
 # Left for after the last run: the report, and a run that took longer than expected (45 s), then what comes below.
+storage=
+[ -z "${GPU_SH_STORAGE:-}" ] || there storage || storage=wanted
 reserve_s=45
-[ -z "${GPU_SH_STORAGE:-}" ] || reserve_s=$((reserve_s + 45))
-left_out yardstick || reserve_s=$((reserve_s + 35))
-left_out sanitizer || reserve_s=$((reserve_s + 30))
+[ -z "$storage" ] || reserve_s=$((reserve_s + 45))
+left_out arrivals || there arrivals.json || reserve_s=$((reserve_s + 60))
+left_out yardstick || there accelerate_yardstick.json || reserve_s=$((reserve_s + 35))
+left_out sanitizer || [ -n "$from" ] || reserve_s=$((reserve_s + 30))
 validate_s=$(($(left_s) - reserve_s))
-if [ -f "$out/${named:=fit.yaml}" ]; then
+if [ -n "$fit" ]; then
   part validate $((validate_s + 45)) 60 "$python" -m pregate.cli.main validate --suite "$suite" --backend "$backend" "${graphs[@]}" \
-    --fit "$out/$named" --repeats 2 --budget-s "$((validate_s > 1 ? validate_s : 1))" -o "$report"
+    --fit "$fit" --repeats 2 --budget-s "$((validate_s > 1 ? validate_s : 1))" --go-on -o "$results"
 else
   failed=1
   echo 'validate     skipped: there is no fit' | tee -a "$summary"
 fi
-if [ -n "${GPU_SH_STORAGE:-}" ] && [ -f "$out/$named" ]; then
-  part storage 60 25 "$python" -m pregate.cli.main validate --model switch-base-8 --backend "$backend" "${graphs[@]}" \
-    --dtype "$([ "$backend" = cuda ] && echo bf16 || echo fp32)" --input-tokens 16 --output-tokens 6 --tier ssd \
-    "${link[@]}" --storage "$unpacked/storage" --policies on_demand,pregate,lru --repeats 2 --fit "$out/$named" -o "$rest/storage"
+if [ -n "$storage" ] && [ -n "$fit" ]; then
+  part storage 90 25 "$python" -m pregate.cli.main validate --model "$stored" --backend "$backend" "${graphs[@]}" \
+    --dtype "$dtype" --input-tokens 16 --output-tokens 6 --tier ssd \
+    "${link[@]}" --storage "$unpacked/storage" --policies on_demand,pregate,lru --repeats 2 --fit "$fit" -o "$results/storage"
 fi
-part yardstick 60 30 "$python" -m benchmarks.accelerate_yardstick "$backend" "$rest/yardstick.json"
-if [ "$backend" = cuda ] && command -v compute-sanitizer >/dev/null; then
+if [ -n "$fit" ] && ! there arrivals.json; then
+  part arrivals 120 30 "$python" -m benchmarks.device_arrivals "$backend" "$fit" "$results/arrivals.json" $arrivals
+fi
+there accelerate_yardstick.json ||
+  part yardstick 60 30 "$python" -m benchmarks.accelerate_yardstick "$backend" "$results/accelerate_yardstick.json"
+if [ -n "$from" ]; then
+  : # it has run
+elif [ "$backend" = cuda ] && command -v compute-sanitizer >/dev/null; then
   part sanitizer 55 25 compute-sanitizer --tool memcheck --error-exitcode 9 --target-processes all \
     "$python" -m pytest -q -W default -p no:cacheprovider \
     'tests/gpu/test_cuda.py::test_all_policies_agree_bit_for_bit_and_with_the_cpu_within_tolerance[decoder-only-1]'
@@ -145,12 +174,9 @@ else
   echo 'sanitizer    skipped: there is no compute-sanitizer' | tee -a "$summary"
 fi
 
-for name in report.html summary.json; do
-  [ ! -f "$report/$name" ] || mv -- "$report/$name" "$out/$name"
-done
-[ ! -d "$report" ] || mv -- "$report" "$rest/report"
 tar -czf "$out/rest.tar.gz" -C "$out" rest && rm -rf -- "$rest"
-[ ! -f "$out/summary.json" ] || "$python" - "$out/summary.json" <<'PYTHON' | tee -a "$summary"
+rmdir -- "$results" 2>/dev/null
+[ ! -f "$results/summary.json" ] || "$python" - "$results/summary.json" <<'PYTHON' | tee -a "$summary"
 import json, sys
 
 found = json.load(open(sys.argv[1]))

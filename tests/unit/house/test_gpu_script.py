@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_fits import measurements
+from tests.small_fits import fit, measurements
 from tests.small_models import MODELS
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
@@ -54,6 +54,8 @@ def script(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProc
         (("out",), {"PYTHON": "no-such-python"}, "no no-such-python: name an interpreter"),
         (("out",), {"CUDA_VISIBLE_DEVICES": ""}, "no CUDA device"),
         (("out", "no.whl"), {"GPU_SH_BACKEND": "cpu"}, "no.whl: not a wheel"),
+        (("out",), {"GPU_SH_BACKEND": "cpu", "GPU_SH_FROM": "before"}, "before: no measurements.json there"),
+        (("out",), {"GPU_SH_BACKEND": "cpu", "GPU_SH_ARRIVALS": "a.csv"}, "a.csv: no such file"),
     ],
 )
 def test_what_it_cannot_do_is_said_in_one_line(
@@ -73,6 +75,25 @@ def test_parts_that_no_longer_fit_are_skipped_and_named(tmp_path: Path) -> None:
         [name, "skipped:"] for name in ("about", "tests", "measure", "calibrate", "validate", "yardstick", "sanitizer")
     ]
     assert {path.name for path in (tmp_path / "out put").iterdir()} == {"log.txt", "summary.txt", "rest.tar.gz"}
+
+
+def test_what_an_earlier_call_left_is_kept_and_not_done_again(tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    (before / "storage").mkdir(parents=True)
+    measurements().save(before / "measurements.json")
+    kept = {"made-up.threads.yaml": fit().to_yaml(), "accelerate_yardstick.json": "{}", "arrivals.json": "{}"}
+    for name, text in kept.items():
+        (before / name).write_text(text, encoding="utf-8")
+    variables = {"GPU_SH_BACKEND": "cpu", "GPU_BUDGET_S": "0", "GPU_SH_FROM": "before", "GPU_SH_STORAGE": "1"}
+    done = script("out", cwd=tmp_path, **variables)
+    assert done.returncode == 0, "nothing has failed"
+    lines = (tmp_path / "out" / "summary.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == ["about", "validate"]
+    assert {path.name for path in (tmp_path / "out" / "results").iterdir()} == {*kept, "measurements.json", "storage"}
+    again = script("out", cwd=tmp_path, **{**variables, "GPU_SH_FROM": "out/results"})
+    assert again.returncode == 2
+    assert "lies in the folder for the results: name another" in again.stderr
+    assert (tmp_path / "out" / "results" / "measurements.json").exists()
 
 
 def test_its_commands_need_no_more_than_it_says(tmp_path: Path) -> None:
