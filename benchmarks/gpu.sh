@@ -12,9 +12,9 @@
 #   GPU_BUDGET_S=530     seconds for everything; what no longer fits is skipped
 #   GPU_SH_MEASURE_S=150 seconds for the rounds of measuring, of which the first is whole whatever it takes
 #   GPU_SH_FROM=FOLDER   go on from the results of an earlier call: what it has is not done again, its fit is kept, and
-#                        groups of the suite that it had no time for are run (README's table wants them all)
-#   GPU_SH_STORAGE=1     also time storage, and run a model whose experts wait there
-#   GPU_SH_ARRIVALS=FILE a public trace of arrivals (docs/cost.md says which) for the passes of requests that queue
+#                        groups of the suite that it had no time for are run
+#   GPU_SH_STORAGE=1     also time storage, and run a model whose experts wait there; in every call
+#   GPU_SH_ARRIVALS=FILE a public trace of arrivals (docs/cost.md says of which kinds); without, some of one length
 #   GPU_SH_GRAPHS=1      sections of layers as CUDA graphs, instead of kernel by kernel: a stack, and a fit, of its own
 #   GPU_SH_SKIP="tests yardstick"   parts to leave out, by name
 #   GPU_SH_BACKEND=cpu   the same on the CPU back end and small models, to try the script out
@@ -64,7 +64,7 @@ failed=0
 
 left_out() { case " ${GPU_SH_SKIP:-} " in *" $1 "*) ;; *) return 1 ;; esac }
 
-# there FILE...: whether an earlier call left it, so that the part that makes it is not done again.
+# there FILE: whether an earlier call left it, so that the part that makes it is not done again.
 there() { [ -e "$results/$1" ]; }
 
 # fit: the name of the fit in the results, device.stack.yaml; nothing where there is none.
@@ -138,14 +138,16 @@ if [ -z "$(fit)" ]; then
 fi
 fit=$(fit)
 
-# Left for after the last run: the report, and a run that took longer than expected (45 s), then what comes below.
-storage=
+# Left for after the last run: the report, and a run that took longer than expected (45 s). A first call leaves no more,
+# so that the suite comes first; one that goes on leaves time for what comes below, too.
+storage= reserve_s=45
 [ -z "${GPU_SH_STORAGE:-}" ] || there storage || storage=wanted
-reserve_s=45
-[ -z "$storage" ] || reserve_s=$((reserve_s + 45))
-left_out arrivals || there arrivals.json || reserve_s=$((reserve_s + 60))
-left_out yardstick || there accelerate_yardstick.json || reserve_s=$((reserve_s + 35))
-left_out sanitizer || [ -n "$from" ] || reserve_s=$((reserve_s + 30))
+if [ -n "$from" ]; then
+  [ -z "$storage" ] || reserve_s=$((reserve_s + 45))
+  left_out arrivals || there arrivals.json || reserve_s=$((reserve_s + 90))
+  left_out yardstick || there accelerate_yardstick.json || reserve_s=$((reserve_s + 35))
+  left_out sanitizer || reserve_s=$((reserve_s + 30))
+fi
 validate_s=$(($(left_s) - reserve_s))
 if [ -n "$fit" ]; then
   part validate $((validate_s + 45)) 60 "$python" -m pregate.cli.main validate --suite "$suite" --backend "$backend" "${graphs[@]}" \
@@ -160,13 +162,12 @@ if [ -n "$storage" ] && [ -n "$fit" ]; then
     "${link[@]}" --storage "$unpacked/storage" --policies on_demand,pregate,lru --repeats 2 --fit "$fit" -o "$results/storage"
 fi
 if [ -n "$fit" ] && ! there arrivals.json; then
-  part arrivals 120 30 "$python" -m benchmarks.device_arrivals "$backend" "$fit" "$results/arrivals.json" $arrivals
+  part arrivals 120 30 "$python" -m benchmarks.device_arrivals "$backend" "$fit" "$results/arrivals.json" \
+    ${arrivals:+"$arrivals"}
 fi
 there accelerate_yardstick.json ||
   part yardstick 60 30 "$python" -m benchmarks.accelerate_yardstick "$backend" "$results/accelerate_yardstick.json"
-if [ -n "$from" ]; then
-  : # it has run
-elif [ "$backend" = cuda ] && command -v compute-sanitizer >/dev/null; then
+if [ "$backend" = cuda ] && command -v compute-sanitizer >/dev/null; then
   part sanitizer 55 25 compute-sanitizer --tool memcheck --error-exitcode 9 --target-processes all \
     "$python" -m pytest -q -W default -p no:cacheprovider \
     'tests/gpu/test_cuda.py::test_all_policies_agree_bit_for_bit_and_with_the_cpu_within_tolerance[decoder-only-1]'

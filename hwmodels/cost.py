@@ -134,9 +134,10 @@ def _contended(work: Work, parts: Parts, figures: Figures) -> Number:
 
 def _beside_copies(work: Work, parts: Parts, figures: Figures) -> Number:
     """The share of its rate that a kernel keeps while copies are under way: all of it beside them, it takes
-    `stack.beside_copies_s` longer.
+    `beside_copies_s` longer, of its kind or of the stack.
     """
-    more_s = figures.values.get("stack.beside_copies_s")
+    of_kind, of_any = figures.kernel(work.kind, "beside_copies_s"), figures.values.get("stack.beside_copies_s")
+    more_s = of_any if of_kind is None else of_kind
     if more_s is None or work.kind not in KERNEL_KINDS:
         return 1.0
     total_s = parts.total_s
@@ -327,7 +328,7 @@ def _beside(work: Work, figures: Figures) -> Number:
     """How many times as long as alone an op takes in a schedule that fetches experts."""
     if not figures.offloaded:
         return 1.0
-    factor = 1.0 if figures.apart else _or(figures.kernel(work.kind, "offloaded"), 1.0)
+    factor = _or(figures.kernel(work.kind, "apart" if figures.apart else "offloaded"), 1.0)
     cached, cache_bytes = (figures.kernel(work.kind, name) for name in ("cached", "cache_bytes"))
     if work.slots_bytes and cached is not None and cache_bytes is not None:
         factor = factor * (1 - cached_share(work.slots_bytes, cache_bytes) * (1 - cached))

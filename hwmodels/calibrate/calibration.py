@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwmodels.calibrate.beside_copies import fit_beside_copies
+from hwmodels.calibrate.beside_copies import fit_apart, fit_beside_copies
 from hwmodels.calibrate.deciding import with_deciding
 from hwmodels.calibrate.issue_times import issue_times
 from hwmodels.calibrate.least_squares import Fitted, fit_median, fit_sum, summary
@@ -143,8 +143,8 @@ def _fit_stack(measured: Measurements, rates: Rates) -> dict[str, Fitted]:
         if samples:
             fitted[constant] = fit_median(constant, samples)
     beside = fit_beside_copies(measured)
-    if beside is not None:
-        fitted["beside_copies_s"] = beside
+    if beside:
+        fitted["beside_copies_s"] = beside[""]
     reads = list(measured.of("disk_read", direct=True))
     if reads:
         _require_growth(reads, _MOST_OF_STORAGE * rates.storage_bytes_per_s)
@@ -187,7 +187,8 @@ def _n_bytes(sample: Sample) -> int:
 
 def _fit_kernels(measured: Measurements, tables: Mapping[str, ExtendedTable], rates: Rates) -> dict[str, Fitted]:
     """The constants of each kind of op, by `kind.dtype` where several formats were measured, whose kernels differ in
-    more than their rates; and by `kind/offloaded` what they are multiplied by beside fetches.
+    more than their rates; by `kind/offloaded` what they are multiplied by beside fetches, and by `kind/apart` and
+    `kind/beside` the same where the clock tells which run beside copies.
 
     Raises `InvalidInput` when a kind was not measured.
     """
@@ -200,6 +201,8 @@ def _fit_kernels(measured: Measurements, tables: Mapping[str, ExtendedTable], ra
         beside = fit_offloaded_slowdown(list(measured.of("op", kind=kind)))
         if beside is not None:
             fitted[f"{kind}/offloaded"] = beside
+    fitted |= {f"{kind}/apart": one for kind, one in fit_apart(measured).items()}
+    fitted |= {f"{kind}/beside": one for kind, one in fit_beside_copies(measured).items() if kind}
     readback = list(measured.of("op", kind="readback", phase="decode"))
     if readback:
         fitted["readback"] = fit_median("fixed_s", readback)

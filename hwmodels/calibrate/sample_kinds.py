@@ -17,7 +17,7 @@ __all__ = ["SAMPLE_KINDS", "check_kind", "check_quartiles", "check_times"]
 
 SAMPLE_KINDS = (
     "gemm", "h2d", "d2h", "disk_read", "op", "issue", "launch", "edge", "sync", "wait", "readback", "fetch_idle",
-    "contention", "decide", "live", "deciding", "beside", "record",
+    "contention", "decide", "live", "deciding", "beside", "apart", "record",
 )  # fmt: skip
 """What microbenchmarks time; files of earlier versions have `edge`, `sync` and `fetch_idle`, which nobody asks for."""
 
@@ -65,7 +65,7 @@ def check_kind(sample: Sample, where: str) -> None:
     match sample.what:
         case "gemm":
             dtype = _gemm_dtype(known)
-        case "op" | "live" | "beside":
+        case "op" | "live" | "beside" | "apart":
             for name in ("phase", "beside", "probe"):
                 known.text(name)
             try:

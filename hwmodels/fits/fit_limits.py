@@ -26,6 +26,7 @@ __all__ = ["can_be_ratio", "check_fit"]
 _BOUNDS: dict[str, tuple[float, float]] = {
     "offloaded": (0.1, 10.0),
     "cached": (0.1, 1.25),
+    "apart": (0.1, 10.0),
     "gemm": (1e-6, 1e6),
     "activations": (1e-6, 1e6),
     "traffic": (1e-6, 1e6),
@@ -52,6 +53,10 @@ _MOST_SCATTER = 30.0
 
 _NOT_KINDS = ("gemm", "rounds", "link", "disk_read")
 """What leave-one-out errors are of besides kinds of op and constants of the stack."""
+
+
+_FETCHING = ("offloaded", "apart", "beside")
+"""What is fitted of a kind of op in schedules that fetch."""
 
 
 def can_be_ratio(name: str, value: float) -> bool:
@@ -184,7 +189,7 @@ def _check_covariance(fit: Fit) -> None:
 def _check_left_out(fit: Fit) -> None:
     """The errors of every kind of op that was fitted, none beyond what a logarithm of times can be."""
     kinds = [kind.name.lower() for kind in OpKind]
-    known = [*_NOT_KINDS, *CONSTANTS, *kinds, *(f"{kind}/offloaded" for kind in kinds)]
+    known = [*_NOT_KINDS, *CONSTANTS, *kinds, *(f"{kind}/{what}" for kind in kinds for what in _FETCHING)]
     for name, error in fit.left_out.items():
         if name not in known:
             raise unknown_name("leave-one-out error", name, known)

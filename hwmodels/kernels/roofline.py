@@ -43,12 +43,14 @@ KERNEL_CONSTANTS: dict[str, str] = {
 }
 """What is fitted of a kind of op, by dimension; of each format it was measured in, where these are several.
 
-fixed_s: per op. gemm: its GEMMs over what they take alone. activations: what goes into and comes out of its GEMMs,
-over its time at the claimed memory rate. traffic, arithmetic: what lies outside of them (KV cache, attention scores)
-over its time at the claimed rates. Measured as they are: `issue_s`, host time to issue one, and of experts what it is
-more where tokens are gathered, `issue_rows_s`, and where there is a third matrix, `issue_gated_s`; `offloaded`, how
-many times as long it takes in a schedule that fetches experts (copies through the same memory, caches gone cold in a
-stall), and of experts `cached`, how many times as long as that from slots that a cache holds, and its `cache_bytes`.
+fixed_s: per op. gemm: its GEMMs over what they take alone. activations: what goes into and comes out of its GEMMs, over
+its time at the claimed memory rate. traffic, arithmetic: what lies outside of them (KV cache, attention scores) over
+its time at the claimed rates. Measured as they are: `issue_s`, host time to issue one, and of experts what it is more
+where tokens are gathered, `issue_rows_s`, and where there is a third matrix, `issue_gated_s`; `offloaded`, how many
+times as long it takes in a schedule that fetches experts (copies through the same memory, caches gone cold in a stall),
+`apart` the same where no copy is under way, and `beside_copies_s` how much longer it takes where one is (the stack's,
+of kinds without), both of engines that know the clock; and of experts `cached`, how many times as long as that from
+slots that a cache holds, and its `cache_bytes`.
 
 Of a run whose host decides as it goes (`pregate generate`): `decide_s`, host time to decide on one, and
 `decide_after_KIND_s` where one of another kind was before it (`asked`: where the host had to wait for what no op says);
@@ -60,12 +62,12 @@ imitates the link and the machine has no other core for it."""
 
 _MEASURED = {
     "issue_s": "time", "issue_rows_s": "time", "issue_gated_s": "time", "offloaded": "ratio", "cached": "ratio",
-    "cache_bytes": "size", "decide_s": "time",
+    "cache_bytes": "size", "apart": "ratio", "beside_copies_s": "time", "decide_s": "time",
     "live": "ratio", "live_offloaded": "ratio", "beside_kernels": "ratio", "slows_kernels": "ratio",
     "core_s": "time",
 }  # fmt: skip
 
-_FITTED_TOGETHER = ("offloaded", "cached", "cache_bytes", *KERNEL_CONSTANTS)
+_FITTED_TOGETHER = ("offloaded", "cached", "cache_bytes", "apart", "beside_copies_s", *KERNEL_CONSTANTS)
 
 _AFTER = ("decide_after_", "_s")
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hwmodels.calibrate.measurements import workload_digest
@@ -93,12 +93,14 @@ def validate(
     digest = _written_down(predicted, folder, earlier)
     written = _entered(plan.ledger, hw, [pair for pairs in predicted for pair in pairs])
     runner = Runner(device_of(plan), plan.repeats, plan.tries)
-    outcomes, skipped = run_groups(predicted, runner, budget, errors, say, earlier)
+    made = Recording({}, hw.fit.stack, machine, plan.provenance)
+
+    def keep() -> None:
+        if folder is not None:
+            save_recording(joined_recording(earlier, _ran(predicted, runner, made)), folder / RUNS)
+
+    outcomes, skipped = run_groups(predicted, runner, budget, errors, say, earlier, keep)
     _scored(plan.ledger, written, outcomes)
-    if folder is not None and runner.recorded:
-        routings = {pairs[0][0].case.group: pairs[0][0].captured.trace for pairs in predicted if _ran(pairs, runner)}
-        recording = Recording(runner.recorded, hw.fit.stack, machine, plan.provenance, ReadOnly(routings))
-        save_recording(joined_recording(earlier, recording), folder / RUNS)
     if errors.first is not None and not outcomes:
         raise errors.first
     return Validation(
@@ -106,9 +108,14 @@ def validate(
     )
 
 
-def _ran(pairs: PredictedGroup, runner: Runner) -> bool:
-    """Whether any case of a group was run."""
-    return any(one.case.name in runner.recorded for one, _ in pairs)
+def _ran(predicted: Sequence[PredictedGroup], runner: Runner, made: Recording) -> Recording:
+    """`made` with the runs so far, and the routing of their groups."""
+    routings = {
+        pairs[0][0].case.group: pairs[0][0].captured.trace
+        for pairs in predicted
+        if any(one.case.name in runner.recorded for one, _ in pairs)
+    }
+    return replace(made, cases=ReadOnly(runner.recorded), routings=ReadOnly(routings))
 
 
 def _all_predicted(

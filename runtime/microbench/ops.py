@@ -32,8 +32,8 @@ _HOST_KINDS = tuple(kind for kind, row in KINDS.items() if row.lane is Lane.HOST
 _Group = tuple[OpKind, tuple[Gemm, ...], bool]
 
 
-_LEAST_BESIDE = 4
-"""Ops beside copies that are worth a sample of their own."""
+_LEAST_TOLD = 4
+"""Ops with a copy under way, or without, that are worth a sample of their own."""
 
 _WARM_TOKENS = 256
 """Tokens of all prompts that a run to warm up has at most: what libraries first do costs longer ones little."""
@@ -62,7 +62,8 @@ def offloaded_samples(
 ) -> list[Sample]:  # fmt: skip
     """The ops of `probe` under a policy that offloads: copies go through the same memory, caches go cold while it
     waits, and its waits and readbacks are timed too. Their `beside` says the policy and its slots. `hold` as of
-    `op_samples`. Kernels that ended while a copy to the device was under way are told once more, as samples "beside".
+    `op_samples`. Kernels are told once more: those that ended while a copy to the device was under way as samples
+    "beside", the others as "apart".
 
     Once for each of several numbers of slots: those of prompts that activate as few experts as the probe does, all of
     them, and unless `quick` some between. Few slots stay in a cache.
@@ -196,15 +197,22 @@ def _samples(probe: Probe, run: _Ran, beside: str) -> list[Sample]:
         phase = "decode" if decoding else "prefill"
         described: dict[str, Any] = {"probe": probe.name, "phase": phase, "beside": beside} | work_parameters(work)
         samples.append(sample_of("op", run.duration_s[ops].tolist(), **described))
-        beside_s = run.duration_s[ops][run.copying[ops]]
-        if kind in KERNEL_KINDS and len(beside_s) >= _LEAST_BESIDE:
-            samples.append(sample_of("beside", beside_s.tolist(), **described))
+        if kind in KERNEL_KINDS and beside != "nothing":
+            samples += _by_copies(run, np.array(ops), described)
         if kind not in _HOST_KINDS:
             of = {"kind": kind.name.lower(), "phase": phase, "probe": probe.name, "beside": beside}
             samples += [
                 sample_of("issue", run.issue_s[mine].tolist(), **of, **more) for mine, more in _issued_alike(run, ops)
             ]
     return samples
+
+
+def _by_copies(run: _Ran, ops: NDArray[np.intp], described: dict[str, Any]) -> Iterator[Sample]:
+    """Of ops in a schedule that fetches, those that ended while a copy was under way, and the others."""
+    copying = run.copying[ops]
+    for what, mine in (("beside", copying), ("apart", ~copying)):
+        if np.count_nonzero(mine) >= _LEAST_TOLD:
+            yield sample_of(what, run.duration_s[ops[mine]].tolist(), **described)
 
 
 def _issued_alike(run: _Ran, ops: Sequence[int]) -> Iterator[tuple[list[int], dict[str, str | int]]]:

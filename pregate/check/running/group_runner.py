@@ -77,9 +77,10 @@ def run_groups(
     errors: GroupErrors,
     say: Callable[[str], None],
     earlier: Recording | None = None,
+    keep: Callable[[], None] = lambda: None,
 ) -> tuple[list[CaseOutcome], dict[str, str]]:
     """Run each group that there is time for and that `earlier` has no runs of; what each case came to, and why groups
-    were left out.
+    were left out. `keep`: called when one has run, so that a call that is ended keeps what it has.
     """
     outcomes: list[CaseOutcome] = []
     skipped: dict[str, str] = {}
@@ -97,5 +98,6 @@ def run_groups(
         say(f"running {name}")
         with errors.noted(name), budget.spent_on(pairs):
             measured = runner.measure([one for one, _ in pairs], drawn)
+            keep()
             outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
     return outcomes, skipped

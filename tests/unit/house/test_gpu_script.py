@@ -88,7 +88,7 @@ def test_what_an_earlier_call_left_is_kept_and_not_done_again(tmp_path: Path) ->
     done = script("out", cwd=tmp_path, **variables)
     assert done.returncode == 0, "nothing has failed"
     lines = (tmp_path / "out" / "summary.txt").read_text().splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == ["about", "validate"]
+    assert [line.split()[0] for line in lines[:-1]] == ["about", "validate", "sanitizer"]
     assert {path.name for path in (tmp_path / "out" / "results").iterdir()} == {*kept, "measurements.json", "storage"}
     again = script("out", cwd=tmp_path, **{**variables, "GPU_SH_FROM": "out/results"})
     assert again.returncode == 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pregate
-from hwmodels.calibrate.beside_copies import fit_beside_copies
+from hwmodels.calibrate.beside_copies import fit_apart, fit_beside_copies
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.cost import price, price_figures
@@ -59,10 +59,39 @@ def hw(more_s: float | None) -> Platform:
 
 def test_one_time_is_fitted_whatever_ops_do() -> None:
     found = fit_beside_copies(measured(beside()))
-    assert found is not None
-    assert found.values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
-    assert np.abs(found.left_out).max() < 1e-9
-    assert not any("head" in row for row in found.rows), "a head ends a pass, after all copies"
+    kinds = {kind.name.lower() for kind in KERNEL_KINDS}
+    assert set(found) == {"", *kinds} - {"head"}, "a head ends a pass, after all copies"
+    for one in found.values():
+        assert one.values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
+        assert np.abs(one.left_out).max() < 1e-9
+
+
+def test_a_kind_whose_ops_record_twice_takes_a_time_of_its_own() -> None:
+    of_experts = [timed(one, "beside", one.mean_s + MORE_S) for one in beside() if one.parameters["kind"] == "experts"]
+    others = [one for one in beside() if one.parameters["kind"] != "experts"]
+    found = fit_beside_copies(measured([*of_experts, *others]))
+    assert found["experts"].values["beside_copies_s"] == pytest.approx(2 * MORE_S, rel=1e-9)
+    assert found["gate"].values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
+    few = fit_beside_copies(measured([*of_experts[:3], *others]))
+    assert "experts" not in few, "too few to tell"
+    assert few[""].values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
+
+
+def test_what_ops_take_longer_without_a_copy_under_way_is_a_factor_of_their_kind() -> None:
+    apart = [timed(one, "apart", 1.25 * (one.mean_s - MORE_S)) for one in beside()]
+    after = [timed(one, "beside", 1.25 * (one.mean_s - MORE_S) + MORE_S) for one in beside()]
+    factors = fit_apart(measured(apart))
+    assert [one.values["apart"] for one in factors.values()] == pytest.approx([1.25] * 5)
+    found = fit_beside_copies(measured([*apart, *after]))
+    assert found["gate"].values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
+    machine = platform_of(calibrate(measured([*apart, *after])))
+    figures = figures_of(machine)
+    (work,) = {one.work for one in beside()[:1]}
+    told, average = (
+        price_figures([expert_copy_work(MODEL, OpKind.FETCH), work], one).duration_s[1]
+        for one in (figures.told_apart(), figures)
+    )
+    assert told / average == pytest.approx(1.25 / 1.1, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -76,16 +105,15 @@ def test_one_time_is_fitted_whatever_ops_do() -> None:
     ],
 )
 def test_nothing_is_fitted_that_samples_do_not_tell(more: list[Sample]) -> None:
-    assert fit_beside_copies(measured(more)) is None
+    assert not fit_beside_copies(measured(more))
 
 
 def test_files_without_samples_of_their_own_have_ops_of_a_policy_that_fetches_ahead() -> None:
     of_policy = beside(what="op")
     found = fit_beside_copies(measured(of_policy))
-    assert found is not None
-    assert found.values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
+    assert found[""].values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
     records = small_fits.sample("record", 1e-6, n_bytes=1, kernels=1, beside="nothing")
-    assert fit_beside_copies(measured([*of_policy, records])) is None, "a file that could tell them apart"
+    assert not fit_beside_copies(measured([*of_policy, records])), "a file that could tell them apart"
 
 
 def test_kernels_of_any_size_with_a_record_each_count_as_ops_do() -> None:
@@ -95,9 +123,9 @@ def test_kernels_of_any_size_with_a_record_each_count_as_ops_do() -> None:
         for kernels, told, more_s in ((1, "nothing", 0.0), (1, "h2d", MORE_S), (8, "nothing", 0.0), (8, "h2d", 1e-6))
     ]
     found = fit_beside_copies(measured([*records, *beside()[:5]]))
-    assert found is not None
-    assert found.values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
-    assert fit_beside_copies(measured([*records[:8], *beside(0.0, 1.3)])) is None
+    assert found[""].values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
+    assert "record" not in found
+    assert not fit_beside_copies(measured([*records[:8], *beside(0.0, 1.3)]))
 
 
 def test_a_fit_keeps_it_from_file_to_price(tmp_path: Path) -> None:

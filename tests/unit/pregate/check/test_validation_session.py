@@ -126,6 +126,26 @@ def test_a_validation_goes_on_where_an_earlier_call_ended(
         validate([first], platform(), further, directory=tmp_path)
 
 
+def test_a_call_that_is_ended_keeps_the_groups_that_ran(
+    quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = dataclasses.replace(GROUP, policies=("on_demand",))
+    other = dataclasses.replace(first, workload=CaseWorkload(2, 4, 4, seed=3))
+    real = runs_module.Runner.measure
+
+    def measure(self: runs_module.Runner, group: list[PreparedCase], drawn: list[str]) -> list[Measurement]:
+        if group[0].case.group == other.name:
+            raise KeyboardInterrupt
+        return real(self, group, drawn)
+
+    monkeypatch.setattr(runs_module.Runner, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        validate([first, other], platform(), ValidationPlan(repeats=1), directory=tmp_path)
+    recording = load_recording(tmp_path / RUNS)
+    assert recording.has(first)
+    assert not recording.has(other)
+
+
 def test_experts_on_storage_are_read_as_often_as_predicted(quiet: None, tmp_path: Path) -> None:
     group = dataclasses.replace(GROUP, expert_tier="ssd", policies=("gpu_only", "on_demand", "pregate", "lru"))
     assert group.name == f"{SMALL.name}/b1/ssd/0.02GBps"

@@ -114,11 +114,21 @@ def test_offloaded_experts_are_fetched_and_their_ids_read_back(offloaded: dict[s
     readback = next(s for s in samples if s.what == "op" and s.parameters["kind"] == "readback")
     assert readback.work.copy_bytes > 0
     of_op = {json.dumps(dict(s.parameters)): s.n for s in samples if s.what == "op"}
-    beside = [s for s in samples if s.what == "beside"]
-    assert all(4 <= s.n <= of_op[json.dumps(dict(s.parameters))] for s in beside)
-    assert {s.parameters["kind"] for s in beside} <= {kind.name.lower() for kind in KERNEL_KINDS}
-    if policy == "pregate":
-        assert beside, "its copies outlast ops"
+    told = [s for s in samples if s.what in ("beside", "apart")]
+    assert told
+    for sample in told:
+        assert 4 <= sample.n <= of_op[json.dumps(dict(sample.parameters))]
+    assert {s.parameters["kind"] for s in told} <= {kind.name.lower() for kind in KERNEL_KINDS}
+
+
+def test_ops_that_fetch_are_told_by_whether_a_copy_was_under_way_when_they_ended() -> None:
+    copying = np.array([True] * 5 + [False] * 3 + [True] * 2)
+    ran = ops._Ran(None, np.arange(10.0), np.zeros(10), copying)  # type: ignore[arg-type]
+    beside, *others = ops._by_copies(ran, np.arange(10), {"kind": "gate"})
+    assert (beside.what, beside.n, beside.median_s) == ("beside", 7, 3.0)
+    assert not others, "three are too few for a sample"
+    beside, apart = ops._by_copies(ran, np.array([0, 1, 2, 3, 5, 6, 7, 5]), {"kind": "gate"})
+    assert (beside.median_s, apart.what, apart.median_s) == (1.5, "apart", 5.5)
 
 
 def test_a_probe_activates_as_many_experts_as_it_says_other_ones_every_time() -> None:
