@@ -141,7 +141,7 @@ fit=$(fit)
 # Left for after the last run: the report, and a run that took longer than expected (45 s). A first call leaves no more,
 # so that the suite comes first; one that goes on leaves time for what comes below, too.
 storage= reserve_s=45
-[ -z "${GPU_SH_STORAGE:-}" ] || there storage || storage=wanted
+[ -z "${GPU_SH_STORAGE:-}" ] || there storage/summary.json || storage=wanted
 if [ -n "$from" ]; then
   [ -z "$storage" ] || reserve_s=$((reserve_s + 45))
   left_out arrivals || there arrivals.json || reserve_s=$((reserve_s + 90))

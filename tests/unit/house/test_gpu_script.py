@@ -80,6 +80,7 @@ def test_parts_that_no_longer_fit_are_skipped_and_named(tmp_path: Path) -> None:
 def test_what_an_earlier_call_left_is_kept_and_not_done_again(tmp_path: Path) -> None:
     before = tmp_path / "before"
     (before / "storage").mkdir(parents=True)
+    (before / "storage" / "summary.json").write_text("{}", encoding="utf-8")
     measurements().save(before / "measurements.json")
     kept = {"made-up.threads.yaml": fit().to_yaml(), "accelerate_yardstick.json": "{}", "arrivals.json": "{}"}
     for name, text in kept.items():
