@@ -98,6 +98,9 @@ _LONG: Mapping[str, tuple[str, ...]] = ReadOnly(
 it (`{wide}`: all of it, as far as `_WIDEST` goes), not at all, or where they never were.
 """
 
+_SHARING: Mapping[str, tuple[str, ...]] = ReadOnly({"vllm": ("gpu_only@experts=whole",)})
+"""What engines offer besides where several cards share every layer."""
+
 _LONG_TOKENS = 1024
 """Two passes of llama.cpp, and the tokens from which on KTransformers is asked to bring experts."""
 
@@ -176,14 +179,16 @@ def _engine(stack: str) -> str:
 
 
 def designs_of(
-    model: ModelArchitecture, stack: str, n_prompt: int = 0, *, beside_engines: bool = False
+    model: ModelArchitecture, stack: str, n_prompt: int = 0, *, beside_engines: bool = False, n_sharing: int = 1
 ) -> tuple[str, ...]:
     """The designs of a stack for `n_prompt` tokens at once, with their numbers still open. An encoder-decoder has no
-    placements.
+    placements. `n_sharing` cards share every layer.
 
     `beside_engines`: what engines offer is theirs to run, and this project's runtime is asked for the rest.
     """
     named = offered(stack) or ((() if beside_engines and stack == RESEARCH else _PLACED) + _MOVING)
+    if n_sharing > 1:
+        named += _SHARING.get(_engine(stack), ())
     if n_prompt >= _LONG_TOKENS:
         wide = str(min(1 << (n_prompt - 1).bit_length(), _WIDEST))
         named += tuple(name.replace("{wide}", wide) for name in _for_long_prompts(_engine(stack), model))
@@ -275,8 +280,9 @@ def all_planned(
     for stack, hw in platforms.items():
         seen: set[str] = set()
         named = designs_of(
-            model, stack, work.job.batch * work.job.input_tokens, beside_engines=any(map(offered, platforms))
-        )
+            model, stack, work.job.batch * work.job.input_tokens, beside_engines=any(map(offered, platforms)),
+            n_sharing=hw.machine.n_cards if hw.execution.shares_layers else 1,
+        )  # fmt: skip
         for name in (*(one for one in named if not (hw.machine.has_one_memory and _copies(one))),
                      *(more if stack in free else ())):  # fmt: skip
             if "{" in name and fits_whole:

@@ -28,6 +28,7 @@ from pregate.named import load_hardware, load_model
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.model.dtypes import find_dtype
+from traces.model.tensor_parallel import sharded
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 
@@ -218,12 +219,12 @@ def platforms_of(
     if isinstance(hw, Platform):
         if stacks is not None or overrides is not None:
             raise InvalidInput("a platform has its stack and its numbers: leave out stacks and overrides")
-        return {hw.stack.name: _of_whole_layers(hw)}
+        return {hw.stack.name: _shared_out(model, hw)}
     name = str(hw)
     if stacks is not None:
         if not stacks:
             raise InvalidInput("stacks = []: name at least one, such as llama-cpp")
-        found = (_of_whole_layers(load_hardware(name, stack, overrides)) for stack in stacks)
+        found = (_shared_out(model, load_hardware(name, stack, overrides)) for stack in stacks)
         return {hw.stack.name: hw for hw in found}
     own = load_hardware(name, None, overrides)
     named = own.fit is not None and own.fit.hardware == own.hardware and own.fit.machine is not None
@@ -236,13 +237,10 @@ def platforms_of(
     return {stack: own if stack == own.stack.name else load_hardware(name, stack, overrides) for stack in wanted}
 
 
-def _of_whole_layers(hw: Platform) -> Platform:
-    """The platform. Raises `InvalidInput` where several cards share every layer: no card knows their limit."""
-    if hw.machine.n_cards > 1 and hw.execution.shares_layers:
-        raise InvalidInput(
-            f"{hw.hardware} with {hw.stack.name}: designs are not ranked for cards that share every layer: ask "
-            f"`pregate compare` for those of your own"
-        )
+def _shared_out(model: ModelArchitecture, hw: Platform) -> Platform:
+    """The platform. Raises `InvalidInput` where its cards share every layer and cannot share those of `model`."""
+    if hw.execution.shares_layers:
+        sharded(model, hw.machine.n_cards)
     return hw
 
 

@@ -26,7 +26,7 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["ROOMY", "Limit", "speed_limit", "with_memory"]
+__all__ = ["ROOMY", "Limit", "n_together", "speed_limit", "with_memory"]
 
 ROOMY = 1 << 50
 """Bytes of a memory that holds any model."""
@@ -44,14 +44,20 @@ class Limit:
     token_binds: str
 
 
-def with_memory(hw: Platform, hbm_bytes: int, dram_bytes: int = ROOMY) -> MachineMemory:
+def with_memory(hw: Platform, hbm_bytes: int, dram_bytes: int = ROOMY, n_cards: int = 1) -> MachineMemory:
     """The memory of a platform with other sizes."""
     found = memory_of(hw)
-    return replace(found, hbm_bytes=hbm_bytes, dram_bytes=dram_bytes, costs_of=None, n_cards=1, is_one=False)
+    return replace(found, hbm_bytes=hbm_bytes, dram_bytes=dram_bytes, costs_of=None, n_cards=n_cards, is_one=False)
+
+
+def n_together(hw: Platform) -> int:
+    """Cards of a platform that compute a layer together."""
+    return hw.machine.n_cards if hw.execution.shares_layers else 1
 
 
 def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece, kept: ScheduleCache | None = None) -> Limit:
-    """The limit of a job. In HBM are the experts for which most passes of the phase ask, known beforehand.
+    """The limit of a job. In HBM are the experts for which most passes of the phase ask, known beforehand. Cards that
+    share every layer read and compute as one that is as many times as fast.
 
     `kept`: where answers of earlier runs lie.
     """
@@ -112,10 +118,11 @@ def _least(schedule: Schedule, counted: NDArray[np.bool_], hw: Platform, residen
         dram += n * work.weight_bytes * (1 - here)
         peaks = machine.accelerator.peak_flop_per_s
         arithmetic_s += n * work.total_flop / peaks[computes_in(work.compute, peaks)]
+    n = n_together(hw)
     seconds = {
-        "HBM": hbm / machine.accelerator.hbm_bytes_per_s,
+        "HBM": hbm / (n * machine.accelerator.hbm_bytes_per_s),
         "DRAM": dram / machine.host.dram_bytes_per_s,
-        "arithmetic": arithmetic_s,
+        "arithmetic": arithmetic_s / n,
     }
     longest = max(seconds, key=lambda name: seconds[name])
     return seconds[longest], longest

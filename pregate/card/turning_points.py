@@ -25,7 +25,7 @@ from pregate.card.design_schedules import DesignSchedules
 from pregate.card.designs import EngineDesign, Planned, offered, plan_design
 from pregate.card.job import Workpiece
 from pregate.card.judged_design import Judged, judge, objective_of
-from pregate.card.speed_limit import ROOMY, with_memory
+from pregate.card.speed_limit import ROOMY, n_together, with_memory
 from pregate.draw.render import si
 from traces.model.architecture import ModelArchitecture
 
@@ -168,7 +168,7 @@ def _nearest_change(seconds: NDArray[np.float64]) -> tuple[int, float] | None:
 
 
 def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> TurningPoint | None:
-    """The HBM from which everything stays there, where that is then the best."""
+    """The HBM from which everything stays there, where that is then the best: of each card, where they share layers."""
     best = choice.best
     if best.design.policy == "gpu_only":
         return None
@@ -179,7 +179,7 @@ def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Tur
         return None
     except CapacityExceeded as error:
         needed = error.needed_bytes
-    memory = with_memory(hw, ROOMY)
+    memory = with_memory(hw, ROOMY, n_cards=n_together(hw))
     prompt, tokens = (
         request(model, memory, trace, policy_named("gpu_only"), workload=work.workload)
         for trace in (work.prompt, work.tokens)
@@ -188,6 +188,6 @@ def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Tur
     there = judge(Planned(design, hw, prompt, prompt if work.is_recorded else tokens), work.job, best.schedules.kept)
     if there.cost(choice.objective) >= best.cost(choice.objective):
         return None
-    now = hw.machine.n_cards * hw.machine.accelerator.hbm_bytes
+    now = hw.machine.n_cards // n_together(hw) * hw.machine.accelerator.hbm_bytes
     rests = weakest(*(one.estimate(choice.objective).tag for one in (best, there)))
     return TurningPoint("accelerator.hbm_bytes", "HBM", float(needed), float(now), str(design), rests)

@@ -26,6 +26,7 @@ from pregate.card.job import RequestLoad
 from pregate.engines.flag_table import HOST_KERNELS, EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, budget_of, groups_of
 from traces.model.architecture import ModelArchitecture
+from traces.model.tensor_parallel import sharded
 
 __all__ = ["NO_OPS", "Flags", "benchmark_of", "flags_of", "named"]
 
@@ -219,6 +220,8 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
         words.append(f"{said('kept_by', 'frequency')} {said('kept_by_counts', 'COUNTS.pt')}")
     if placement.stream_from:
         words.append(said("streamed_from", placement.stream_from))
+    if hw.machine.n_cards > 1:
+        words.append(said("sharing_cards", hw.machine.n_cards))
     words.append(said("requests", job.batch))
     needs = f"{method} needs a processor with AVX512 (AMXINT4 and AMXINT8 are of weights converted for AMX)"
     gguf = "--kt-method LLAMAFILE takes experts of a GGUF file, whose folder is --kt-weight-path"
@@ -231,7 +234,12 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
 def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
     said = engines()["vllm"].words
     ends = f"{said('requests', job.batch)} {said('context', job.input_tokens + job.output_tokens)}"
-    where = policy.placement
+    where, n_cards = policy.placement, hw.machine.n_cards
+    if n_cards > 1:  # budgets are of each card
+        model = sharded(model, n_cards)
+        ends = f"{said('sharing_cards', n_cards)} {ends}"
+    if where.expert_groups == 0:
+        ends = f"{said('whole_experts')} {ends}"
     plain = not where.host_layers and where.host_experts is None and where.kv == "device"
     if policy.resident and plain and not where.zero_copies and not where.streams:
         return Flags(f"vllm serve MODEL {ends}", "")

@@ -29,6 +29,10 @@ from pregate.draw.render import si
 
 __all__ = ["COLUMNS", "DETAILS", "LINES", "screen_of"]
 
+_SPLIT = "layers split, a token on one card at a time"
+_SHARED = "every layer shared by all cards, sums between them at claimed rates"
+"""What a prediction for several cards rests on."""
+
 COLUMNS, LINES = 80, 24
 """A screen that every terminal has. On a narrower one words fold to more lines."""
 
@@ -164,7 +168,7 @@ def _sure(card: Card) -> str:
     hw = best.planned.hw
     fitted = {"fitted": "fitted here", "extrapolated": f"{hw.stack.name} was fitted elsewhere"}
     said = [
-        *(["layers split, a token on one card at a time"] if hw.machine.n_cards > 1 else []),
+        *([_SHARED if hw.execution.shares_layers else _SPLIT] * (hw.machine.n_cards > 1)),
         *([OF_CUDA] if hw.is_of_cuda else []),
         f"intervals are {best.request.why}",
         fitted.get(best.request.tag, f"{hw.stack.name} was not fitted here"),

@@ -63,7 +63,20 @@ def in_words(one: Judged) -> str:
     brought = {None: "", 0: "prompts computed where experts are"}.get(
         where.stream_from, f"experts brought for prompts from {where.stream_from} tokens on"
     )
-    return "; ".join(filter(None, (_placed_in_words(one), passes, brought)))
+    return "; ".join(filter(None, (_placed_in_words(one), _cards_in_words(where), passes, brought)))
+
+
+def _cards_in_words(where: Placement) -> str:
+    """How several cards have layers between them, beyond what their engine does that is told nothing."""
+    groups, turns = where.expert_groups, where.turns
+    said = []
+    if groups is not None:
+        said.append(f"whole experts on each {f'of {groups} groups of cards' if groups else 'card'}")
+    if turns is not None:
+        said.append("every layer shared by all cards" if turns == 1 else f"layers in turn on {turns} groups of cards")
+    if where.copies > 1:
+        said.append(f"{where.copies} copies of attention")
+    return "; ".join(said)
 
 
 def _placed_in_words(one: Judged) -> str:

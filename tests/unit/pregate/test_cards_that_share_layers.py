@@ -15,6 +15,10 @@ from offload.policy_parts.decisions import MissAction
 from offload.slots.memory import CapacityExceeded
 from offload.work import send_work
 from pregate.ask.capturing.request import request
+from pregate.card.designs import EngineDesign
+from pregate.card.job import RequestLoad
+from pregate.card.plan import plan
+from pregate.engines.writing import flags_of
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.tensor_parallel import sharded
@@ -221,6 +225,29 @@ def test_a_token_on_stages_takes_what_it_takes_on_their_cards_alone_and_what_is_
     sent_s = float(send_s(send_work(model, 1, 1), figures_of(two)))
     assert found.tpot_s - one.tpot_s == pytest.approx(sent_s, rel=0.05)
     assert pregate.simulate(model, two, trace, "gpu_only@turns=2", check=True, engine="des").tpot_s == found.tpot_s
+
+
+def test_designs_of_cards_that_share_layers_are_ranked_where_their_engine_is_named(model: ModelArchitecture) -> None:
+    card = plan(model, "4x h100-sxm", RequestLoad(24, 8, 1), stacks=["vllm"])
+    assert {"gpu_only", "gpu_only@experts=whole"} <= {one.design.policy for one in card.choice.ranked}
+    assert card.flags.command.startswith("vllm serve MODEL --tensor-parallel-size 4 ")
+    one = plan(model, "h100-sxm", RequestLoad(24, 8, 1), stacks=["vllm"])
+    assert 4 * card.limit.tpot_s == pytest.approx(one.limit.tpot_s, rel=1e-9)
+    assert "every layer shared by all cards" in card.text(width=200)
+    whole = flags_of(EngineDesign("gpu_only@experts=whole", "vllm"), model, card.best.planned.hw, RequestLoad(24, 8, 1))
+    assert whole.command.startswith("vllm serve MODEL --enable-expert-parallel --tensor-parallel-size 4 ")
+    with pytest.raises(InvalidInput, match="32 heads of attention cannot be shared evenly by 3 cards"):
+        plan(model, "3x h100-sxm", RequestLoad(24, 8, 1), stacks=["vllm"])
+
+
+def test_a_card_says_what_memory_of_each_card_would_do(model: ModelArchitecture) -> None:
+    card = plan(model, "2x rtx-4090", RequestLoad(24, 8, 1), stacks=["vllm"])
+    (point,) = (one for one in card.turning_points if one.axis == "accelerator.hbm_bytes")
+    hw = pregate.load_hardware("2x rtx-4090", "vllm")
+    assert point.now == hw.machine.accelerator.hbm_bytes
+    with pytest.raises(CapacityExceeded) as told:
+        request(model, hw, pregate.synthesize(model, 24, 8, 1, 0), "gpu_only")
+    assert point.value == pytest.approx(told.value.needed_bytes, rel=0.01)
 
 
 def test_heads_that_cannot_be_shared_are_refused(model: ModelArchitecture, trace: pregate.RoutingTrace) -> None:
