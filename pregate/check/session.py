@@ -14,6 +14,7 @@ from hwmodels.calibrate.measurements import workload_digest
 from hwmodels.fits.trust import Trust, recorded_trust
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
+from pregate.ask.timing.policy_modes import modes_measured
 from pregate.check.cases import CaseGroup
 from pregate.check.ledger import Predicted, append_measured, append_predictions
 from pregate.check.outcome import CaseOutcome, Validation
@@ -103,9 +104,8 @@ def validate(
     _scored(plan.ledger, written, outcomes)
     if errors.first is not None and not outcomes:
         raise errors.first
-    return Validation(
-        tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped, _trust_in_fit(hw)
-    )
+    told = ReadOnly({**plan.provenance, **_modes_told(hw)})
+    return Validation(tuple(outcomes), told, machine, hw.fit.name, digest, errors.reasons, skipped, _trust_in_fit(hw))
 
 
 def _ran(predicted: Sequence[PredictedGroup], runner: Runner, made: Recording) -> Recording:
@@ -209,7 +209,8 @@ def rejudge(
         outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
     if not outcomes:
         raise InvalidInput("the recording has runs of none of these groups: name the suite that was run")
-    told = {**recording.provenance, **{f"judged again: {name}": text for name, text in provenance.items()}}
+    again = {f"judged again: {name}": text for name, text in provenance.items()}
+    told = {**recording.provenance, **again, **_modes_told(hw)}
     return Validation(
         tuple(outcomes), ReadOnly(told), recording.machine, hw.fit.name, "", {}, ReadOnly(skipped), _trust_in_fit(hw)
     )
@@ -224,6 +225,12 @@ def _require_fit(hw: Platform, stack: str) -> None:
             f"the fit {hw.fit.name} is of the stack {hw.fit.stack}, what would run is {stack}: give a fit of that, or "
             f"another --backend, with --graphs or without"
         )
+
+
+def _modes_told(hw: Platform) -> dict[str, str]:
+    """What was predicted beyond FIFO lanes, for a report."""
+    modes = modes_measured(hw)
+    return {} if modes.is_fifo else {"predicted with": modes.describe()}
 
 
 def _trust_in_fit(hw: Platform) -> Trust:

@@ -20,6 +20,7 @@ from hwmodels.platform import Platform, load_platform, platform_of
 from offload.ops import KERNEL_KINDS, OpKind
 from offload.work import expert_copy_work
 from pregate.ask.capturing.capture import capture
+from pregate.ask.timing.policy_modes import modes_measured
 from pregate.check.cases import CaseGroup, CaseWorkload
 from pregate.check.predictions import predict, prepare_cases
 from pregate.cli.option_values import build_modes
@@ -174,6 +175,8 @@ def test_a_sweep_along_it_says_what_a_simulation_says() -> None:
 
 def test_what_is_validated_is_predicted_by_what_its_fit_measured() -> None:
     group = CaseGroup(MODEL, CaseWorkload(1, 4, 4, seed=3), ("pregate",), link_bytes_per_s=4e7, hbm_share=0.5)
+    assert modes_measured(hw(1e-3)) == BESIDE
+    assert modes_measured(hw(None)).is_fifo
     told, untold = (predict(prepare_cases(group, hw(more_s))[0]) for more_s in (1e-3, None))
     (prepared,) = prepare_cases(group, hw(1e-3))
     wanted = pregate.ask.simulation.interpret(prepared.captured, prepared.hw, "event", modes=BESIDE)

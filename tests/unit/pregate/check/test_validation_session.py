@@ -16,6 +16,7 @@ from hwmodels.quantity import ReadOnly
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
+from simulator.modes import Modes
 from tests.small_fits import platform
 from tests.small_models import MODELS
 from tests.told_watch import QUIET, Watch
@@ -144,6 +145,14 @@ def test_a_call_that_is_ended_keeps_the_groups_that_ran(
     recording = load_recording(tmp_path / RUNS)
     assert recording.has(first)
     assert not recording.has(other)
+
+
+def test_a_report_says_what_was_predicted_beyond_fifo_lanes(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = dataclasses.replace(GROUP, policies=("on_demand",))
+    assert "predicted with" not in validate([group], platform(), ValidationPlan(repeats=1)).provenance
+    monkeypatch.setattr(session_module, "modes_measured", lambda _: Modes(beside_copies=True))
+    found = validate([group], platform(), ValidationPlan(repeats=1))
+    assert found.provenance["predicted with"] == "kernels slowed by copies"
 
 
 def test_experts_on_storage_are_read_as_often_as_predicted(quiet: None, tmp_path: Path) -> None:
