@@ -11,6 +11,7 @@ from offload.policies import policy_named
 from pregate.cli import options
 from pregate.cli.option_groups import Command, given_as, options_of
 from pregate.cli.option_values import as_recorded, build_cache, build_machine, build_model, build_trace
+from pregate.cli.trained_context import longest_of, say_beyond_context
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Question:
             input_tokens=self.input_tokens, output_tokens=self.output_tokens,
             active=self.active, seed=self.seed, popularity=self.popularity, yes=self.yes,
         )  # fmt: skip
+        say_beyond_context(model, longest_of(trace))
         return as_recorded(model, trace, self.model, self.dtype, self.formats), machine, trace
 
     @property

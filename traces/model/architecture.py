@@ -5,6 +5,7 @@ The shipped ones are `traces/model/architectures/*.yaml`; a new model is one mor
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 from pathlib import Path
 
@@ -61,14 +62,18 @@ def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
 
         return from_huggingface_config(path)
     if path.suffix not in (".yaml", ".yml"):
-        name = SAME_AS.get(str(name_or_path), str(name_or_path))
-        return _shipped_architecture(name)
+        return _shipped_architecture(str(name_or_path))
     return _read(path)
 
 
 @lru_cache(maxsize=128)
 def _shipped_architecture(name: str) -> ModelArchitecture:
-    """The shipped architecture of that name, read once. Raises `UnknownName`."""
+    """The shipped architecture of that name, or of a model that has it, read once. Raises `UnknownName`.
+
+    A model that was trained otherwise may go to another context.
+    """
+    if name in SAME_AS:
+        return dataclasses.replace(_shipped_architecture(SAME_AS[name]), trained_context=0)
     if name not in architecture_names():
         raise unknown_name("model", name, (*architecture_names(), *SAME_AS))
     return _read(_SHIPPED / f"{name}.yaml")
@@ -117,6 +122,7 @@ def _read_architecture(section: Section) -> ModelArchitecture:
         other_params=section.integer("other_params", 0),
         table_params=section.integer("table_params", 0),
         d_expert=section.integer("d_expert", 0),
+        trained_context=section.integer("trained_context", 0),
         published=PublishedCounts() if published is None else _read_published(published),
         sources=_read_sources(section),
         note=section.text("note", ""),

@@ -43,7 +43,8 @@ class ModelArchitecture:
     Where layers of a decoder differ, `layer_formats` says how, and that of a part is what they have together.
     `other_params`: parameters of parts that no op reads, kept in HBM (tables by layer, say); `table_params`: those of
     tables of n-grams, in `table_dtype`, kept in host memory, of which a token reads a few rows. `d_expert`: the width
-    that experts read and write, where a projection to it and back stands around them; 0: `d_model`. `norm_bias` tells
+    that experts read and write, where a projection to it and back stands around them; 0: `d_model`. `trained_context`:
+    tokens of a sequence that the maker's configuration goes to, 0 where nobody says. `norm_bias` tells
     LayerNorm from RMSNorm. Raises `InvalidInput`.
     """
 
@@ -78,6 +79,7 @@ class ModelArchitecture:
     table_params: int = 0
     table_dtype: Dtype | None = None
     d_expert: int = 0
+    trained_context: int = 0
     published: PublishedCounts = NOT_PUBLISHED
     sources: tuple[str, ...] = ()
     note: str = ""
@@ -101,6 +103,7 @@ class ModelArchitecture:
         self._check_range("d_ff_expert", 1, MAX_WIDTH)
         self._check_range("n_expert_matrices", 2, 3)
         self._check_range("n_shared_experts", 0, MAX_EXPERTS)
+        self._check_range("trained_context", 0, 1 << 40)
         self._check_range("d_ff_shared", 1 if self.n_shared_experts else 0, MAX_WIDTH)
         if not self.n_shared_experts and (self.d_ff_shared or self.shared_expert_gate):
             raise InvalidInput(f"{self.name}: d_ff_shared or shared_expert_gate without shared experts")

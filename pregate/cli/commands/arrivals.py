@@ -12,6 +12,7 @@ from pregate.cli import options
 from pregate.cli.commands.cost import objective_of
 from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
+from pregate.cli.trained_context import say_beyond_context
 from pregate.draw import render
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def arrivals(
     architecture = build_model(model, dtype, None, formats)
     machine = build_machine(hardware, stack, None, sets)
     names = distinct(policies, "--policies")
+    say_beyond_context(architecture, int((came.input_tokens + came.output_tokens).max()))
     from pregate.economics.arrivals import under_arrivals
 
     with spinner("serving") as update:

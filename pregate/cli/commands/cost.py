@@ -9,6 +9,7 @@ import typer
 from pregate.cli import options
 from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
+from pregate.cli.trained_context import say_beyond_context
 from pregate.draw import render
 from traces.errors import InvalidInput
 
@@ -49,6 +50,7 @@ def cost(
     architecture = build_model(model, dtype, None, formats)
     machine = build_machine(hardware, stack, None, sets)
     names = distinct(policies, "--policies")
+    say_beyond_context(architecture, input_tokens + output_tokens)
     from pregate.economics.costing import costs
 
     with spinner("costing") as update:

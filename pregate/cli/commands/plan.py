@@ -15,6 +15,7 @@ from pregate.cli import options
 from pregate.cli.option_values import build_model, distinct
 from pregate.cli.output_paths import require_ledger
 from pregate.cli.progress import spinner
+from pregate.cli.trained_context import longest_of, say_beyond_context
 from pregate.draw import render
 from traces.errors import InvalidInput
 
@@ -113,6 +114,7 @@ def plan(
 
     recorded = None if trace is None else load_trace(trace, batch=batch, model=architecture)
     job = None if trace is not None else RequestLoad(input_tokens, output_tokens, batch or 1)
+    say_beyond_context(architecture, input_tokens + output_tokens if recorded is None else longest_of(recorded))
     counted = None if popularity is None else load_popularity(popularity, model=architecture)
     asked: dict[str, Any] = {
         "trace": recorded, "objective": objective, "stacks": stacks, "overrides": overrides, "popularity": counted,

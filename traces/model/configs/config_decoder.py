@@ -119,6 +119,7 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
         "n_expert_matrices": n_matrices,
         "norm_bias": bool(traits.get("norm_bias")),
         "head_bias": fields.flag("lm_head_bias"),
+        "trained_context": fields.integer("max_position_embeddings", 0),
         "d_expert": 0 if (width := fields.integer("d_expert", 0)) == d_model else width,
         "other_params": _other_params(fields, d_model, n_layers, attention, traits),
         "table_params": _tables(fields, d_model),

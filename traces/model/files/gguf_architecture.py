@@ -74,6 +74,7 @@ def _architecture(file: WeightsFile) -> ModelArchitecture:
         head_bias="output.bias" in top,
         decoder=_stack(layers, sparse, d_model, keys, shapes["n_expert_matrices"]),
         top_k=keys.integer("expert_used_count"),
+        trained_context=keys.integer("context_length", 0),
         sources=(f"{file.path.name}, general.architecture {keys.family}",),
         **shapes,
         **parts.placeholders(),

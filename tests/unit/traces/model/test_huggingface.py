@@ -12,7 +12,7 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import architecture_names, load_architecture
 from traces.model.configs.huggingface import MAX_CONFIG_BYTES, from_huggingface_config
 
-DESCRIPTIVE = {"name", "sources", "published", "note"}
+DESCRIPTIVE = {"name", "sources", "published", "note", "trained_context"}
 MADE_UP = {"switch-mini-16", "mixtral-mini-8"}
 """Models of the project's own validation suites have no published configuration."""
 TABLED = {"glm-4.5", "inkling-small", "laguna-s-2.1", "qwen3-coder-480b-a35b"}
@@ -51,6 +51,12 @@ def test_the_published_configuration_gives_the_shipped_architecture(name: str, t
             assert getattr(imported, field) == getattr(shipped, field), field
     assert imported.total_params == shipped.total_params
     assert imported.sources
+
+
+def test_a_configuration_says_how_far_its_sequences_go(tmp_path: Path) -> None:
+    said = load_architecture(write(tmp_path, CONFIGS["mixtral-8x7b"] | {"max_position_embeddings": 32_768}))
+    assert said.trained_context == load_architecture("mixtral-8x7b").trained_context == 32_768
+    assert load_architecture(write(tmp_path, CONFIGS["mixtral-8x7b"])).trained_context == 0
 
 
 def test_a_gate_of_attention_by_head_is_named_or_said_to_be_there(tmp_path: Path) -> None:
