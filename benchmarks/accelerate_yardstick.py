@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,4 +104,7 @@ def generate(causal: Any, model: ModelArchitecture) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    from docs.script_arguments import given
+
+    name, path = given(__doc__, "BACKEND", "FILE.json")
+    main(name, Path(path))

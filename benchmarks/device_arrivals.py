@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,4 +141,7 @@ def _percentiles(came: ArrivalTrace, steps: StepTimes, slots: int) -> dict[str, 
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]) if len(sys.argv) > 4 else None)
+    from docs.script_arguments import given
+
+    named, machine, target, recorded = given(__doc__, "BACKEND", "FIT", "OUT.json", "[ARRIVALS]")
+    main(named, machine, Path(target), Path(recorded) if recorded else None)

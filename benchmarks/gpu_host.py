@@ -118,4 +118,7 @@ def _event_to_event_s(few: torch.Tensor, stream: torch.cuda.Stream) -> float:
 
 
 if __name__ == "__main__":
+    from docs.script_arguments import given
+
+    given(__doc__)
     main()

@@ -1,5 +1,7 @@
 """What a machine is, printed before anything is timed on it: device, driver, versions, memory of the host.
 
+    python -m benchmarks.gpu_machine BACKEND
+
 A virtual machine's memory can grow as it is used, while the runtime takes no more than is free: such memory is used
 once here, so that it is there.
 """
@@ -9,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -58,4 +59,6 @@ def grow() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    from docs.script_arguments import given
+
+    main(*given(__doc__, "BACKEND"))

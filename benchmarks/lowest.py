@@ -73,4 +73,7 @@ def lowest() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    from docs.script_arguments import given
+
+    given(__doc__)
     print("\n".join(f"{name}=={release}" for name, release in lowest().items()))

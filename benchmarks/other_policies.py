@@ -11,7 +11,6 @@ is fitted; what nobody told of (copies, waits) is as the fit beside the runs has
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,4 +130,6 @@ def _fitted_issue_s(hw: Platform) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    from docs.script_arguments import given
+
+    main(*map(Path, given(__doc__, "FOLDER")))

@@ -55,4 +55,7 @@ def _seconds(model: Any, hw: Any, work: Any, design: str) -> float | None:
 
 
 if __name__ == "__main__":
+    from docs.script_arguments import given
+
+    given(__doc__)
     main()

@@ -1,4 +1,4 @@
-"""Scripts of the documents say what they write, and refuse what they do not know, before they begin."""
+"""Scripts of documents and benchmarks say what they write, and refuse what they do not know, before they begin."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from types import ModuleType
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[3] / "docs"
-PARSERS = {"build", "notebooks"}
+ROOT = Path(__file__).resolve().parents[3]
+DOCS = ROOT / "docs"
+PARSERS = {"build", "notebooks", "mutation"}
 """They have options of their own."""
 
 
-def scripts() -> dict[str, list[ast.stmt]]:
+def scripts() -> dict[Path, list[ast.stmt]]:
     """What each does when it is run."""
     found = {}
-    for path in DOCS.glob("*.py"):
+    for path in (*DOCS.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
-                found[path.stem] = node.body
+                found[path] = node.body
     return found
 
 
@@ -36,14 +37,17 @@ def module() -> ModuleType:
 
 def test_every_script_reads_its_arguments_first() -> None:
     found = scripts()
-    assert len(found) > 15
-    assert set(found) >= PARSERS
-    for name in set(found) - PARSERS:
-        imported, first = map(ast.unparse, found[name][:2])
-        assert imported == "from script_arguments import given", name
-        assert "given(__doc__" in first, name
-        said = ast.get_docstring(ast.parse((DOCS / f"{name}.py").read_text(encoding="utf-8"))) or ""
-        assert f"python docs/{name}.py" in said, name
+    assert len(found) > 25
+    assert {path.stem for path in found} >= PARSERS
+    for path, body in found.items():
+        if path.stem in PARSERS:
+            continue
+        of_docs = path.parent == DOCS
+        imported, first = map(ast.unparse, body[:2])
+        assert imported == f"from {'' if of_docs else 'docs.'}script_arguments import given", path
+        assert "given(__doc__" in first, path
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        assert (f"python docs/{path.name}" if of_docs else f"python -m benchmarks.{path.stem}") in said, path
 
 
 @pytest.mark.parametrize(
@@ -67,3 +71,6 @@ def test_arguments_are_in_their_order(module: ModuleType, monkeypatch: pytest.Mo
     assert module.given("Some.", "FOLDER", "FIT") == ["here", "a.yaml"]
     monkeypatch.setattr("sys.argv", ["one.py"])
     assert module.given("Some.") == []
+    assert module.given("Some.", "[REST]") == [""]
+    monkeypatch.setattr("sys.argv", ["one.py", "here"])
+    assert module.given("Some.", "[REST]") == ["here"]
