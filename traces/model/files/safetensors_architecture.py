@@ -11,6 +11,7 @@ from traces.model.configs.huggingface import from_huggingface_config
 from traces.model.files.gguf_file import Tensor
 from traces.model.files.safetensors_file import read_safetensors
 from traces.model.files.stored_parts import MATRICES, StoredParts, with_stored_parts
+from traces.model.layer_formats import BY_LAYER
 from traces.model.model_architecture import ModelArchitecture
 
 __all__ = ["from_safetensors"]
@@ -58,19 +59,46 @@ def from_safetensors(path: Path) -> ModelArchitecture:
     parts = StoredParts(str(path), model.stored_activation_dtype)
     plain: dict[str, int] = dict.fromkeys(MATRICES, 0)
     packed: set[str] = set()
+    layers = [] if model.is_encoder_decoder else [StoredParts(f"{path}: {i}") for i in range(model.decoder.n_layers)]
     for tensor in read_safetensors(path):
         part = _part_of(tensor, model)
         if part is None:
             continue
-        parts.add(part, tensor.n_params, tensor.n_bytes, _PLAIN.get(tensor.dtype, tensor.dtype))
+        layer = _LAYER.search(tensor.name)
+        for one in (parts, *(layers[int(layer[1]) :][:1] if layer is not None else ())):
+            one.add(part, tensor.n_params, tensor.n_bytes, _PLAIN.get(tensor.dtype, tensor.dtype))
         if part in plain:
             plain[part] += tensor.n_params if tensor.dtype in _PLAIN else 0
             packed |= {part} if tensor.dtype not in _PLAIN else set()
     for part in packed:
-        parts.n_params[part] = counted[part]
-        parts.formats[part].clear()
-        parts.formats[part][model.formats[part].name] += 1
+        _count(parts, part, counted[part], model)
+    parts.of_layers = _of_layers(layers, model)
     return with_stored_parts(model, parts)
+
+
+def _count(parts: StoredParts, part: str, n_params: int, model: ModelArchitecture) -> None:
+    """Have a part that is packed so many weights, in the format that the configuration says."""
+    parts.n_params[part] = n_params
+    parts.formats[part].clear()
+    parts.formats[part][model.formats[part].name] += 1
+
+
+def _of_layers(layers: list[StoredParts], model: ModelArchitecture) -> list[StoredParts]:
+    """The parts of each layer, those that are packed with as many weights as the configuration gives them; none where
+    these are not of its shapes.
+    """
+    stack, experts = model.decoder, model.matrix_params["experts"] // model.n_moe_layers
+    dense = stack.n_dense_matrices * model.d_model * stack.d_ff_dense
+    for i, parts in enumerate(layers):
+        mixer = stack.mixer(i)
+        mixing = 0 if mixer is None else mixer.matrix_params(model.d_model)
+        counted = {"attention": mixing, "dense": dense, "shared": model.shared_expert_params, "experts": experts}
+        for part in BY_LAYER:
+            if parts.formats.get(part, {}).keys() - _PLAIN.values():
+                _count(parts, part, counted[part], model)
+            if parts.n_bytes[part] and not 0.5 <= 8 * parts.n_bytes[part] / max(parts.n_params[part], 1) <= 32:
+                return []
+    return layers
 
 
 def _part_of(tensor: Tensor, model: ModelArchitecture) -> str | None:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from traces.errors import InvalidFile
 from traces.model.architecture import load_architecture, parse_architecture
 from traces.model.files.safetensors_file import read_safetensors
+from traces.model.layer_models import layer_expert_bytes, models_by_layer
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2_moe", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -141,6 +142,26 @@ def test_blocks_of_fp8_are_multiplied_in_fp8_as_the_configuration_says(tmp_path:
     model = load_architecture(write(tmp_path / "m", tensors, config))
     assert (model.expert_dtype.name, model.compute_format(model.expert_dtype)) == ("fp8-b128", "fp8")
     assert model.total_bytes == pytest.approx(n_bytes(tensors), rel=1e-4)
+
+
+def test_layers_that_a_quantisation_leaves_wide_have_their_own_bytes(tmp_path: Path) -> None:
+    """Experts of the second of three layers stay in bf16, those of the third are packed; the first has none."""
+    plain = bf16_tensors()
+    tensors = {name: item for name, item in grouped(plain).items() if "layers.1.mlp.experts." not in name}
+    tensors |= {name: item for name, item in plain.items() if "layers.1.mlp.experts." in name}
+    config = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True,
+                                      "modules_to_not_convert": ["self_attn", "shared_expert", "lm_head"]}}  # fmt: skip
+    model = load_architecture(write(tmp_path / "m", tensors, config))
+    there = [
+        n_bytes({name: item for name, item in tensors.items() if f"layers.{i}.mlp.experts." in name}) for i in (1, 2)
+    ]
+    assert [8 * each for each in layer_expert_bytes(model)] == pytest.approx(there, rel=1e-3)
+    assert there[0] > 3 * there[1]
+    bits = 4 + 16 / 32 + 4 / 32 + 32 * (2 / FF + 1 / D) / 3  # a weight, scales, zero points, and an order by matrix
+    assert [one.expert_dtype.name for one in models_by_layer(model)[1:]] == ["bf16", f"w{bits:.4f}"]
+    assert model.layer_formats is not None
+    assert not (model.layer_formats.attention or model.layer_formats.shared or model.layer_formats.dense)
+    assert parse_architecture(model.to_yaml(), "printed") == model
 
 
 def test_what_stands_beside_the_language_model_is_left_out(tmp_path: Path) -> None:
