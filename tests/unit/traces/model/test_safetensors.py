@@ -15,6 +15,7 @@ from safetensors import safe_open
 from traces.errors import InvalidFile
 from traces.model.architecture import load_architecture, parse_architecture
 from traces.model.files.safetensors_file import read_safetensors
+from traces.model.layer_formats import LayerFormats
 from traces.model.layer_models import layer_expert_bytes, models_by_layer
 
 CONFIG: dict[str, Any] = {
@@ -159,8 +160,7 @@ def test_layers_that_a_quantisation_leaves_wide_have_their_own_bytes(tmp_path: P
     assert there[0] > 3 * there[1]
     bits = 4 + 16 / 32 + 4 / 32 + 32 * (2 / FF + 1 / D) / 3  # a weight, scales, zero points, and an order by matrix
     assert [one.expert_dtype.name for one in models_by_layer(model)[1:]] == ["bf16", f"w{bits:.4f}"]
-    assert model.layer_formats is not None
-    assert not (model.layer_formats.attention or model.layer_formats.shared or model.layer_formats.dense)
+    assert model.layer_formats == LayerFormats(experts=tuple(one.expert_dtype for one in models_by_layer(model)))
     assert parse_architecture(model.to_yaml(), "printed") == model
 
 
