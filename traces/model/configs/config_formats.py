@@ -5,6 +5,7 @@ Modules that are excluded from a quantisation keep the format of the activations
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from traces.errors import InvalidFile, unknown_name
 from traces.model.configs.config_fields import Fields
 from traces.model.configs.module_names import from_layers
 from traces.model.configs.quantisation_files import find_quantisation
-from traces.model.configs.quantisation_methods import method_name, own_formats, weight_format
+from traces.model.configs.quantisation_methods import method_name, named_format, own_formats, weight_format
 from traces.model.configs.quantisation_scheme import part_formats
 from traces.model.dtypes import DTYPES, Dtype
 from traces.model.layer_stack import LayerStack
@@ -87,8 +88,19 @@ def _table_format(quantisation: Mapping[str, Any], sizes: Fields) -> Dtype | Non
 
 
 def _tables(quantisation: Mapping[str, Any], where: str) -> dict[str, Dtype]:
-    """The formats of input table and head where converted: MLX both, EXL the head by `head_bits`, GPTQ if stated."""
+    """The formats of input table and head where converted: MLX both, EXL the head by `head_bits`, GPTQ if stated, and
+    ModelOpt where they stand among its `quantized_layers`.
+    """
     method = method_name(quantisation)
+    layers = quantisation.get("quantized_layers")
+    if isinstance(layers, dict):
+        named = {name.rpartition(".")[2]: item for name, item in layers.items() if not re.search(r"layers\.\d", name)}
+        algorithms = {
+            part: named_format(named[module].get("quant_algo"), where)
+            for part, module in (("embedding_dtype", "embed_tokens"), ("head_dtype", "lm_head"))
+            if isinstance(named.get(module), dict)
+        }
+        return {part: form for part, form in algorithms.items() if form is not None}
     if method == "exl" and quantisation.get("head_bits") is not None:
         return {"head_dtype": weight_format(method, {"bits": quantisation["head_bits"]}, where)}
     if method == "gptq" and quantisation.get("lm_head") is True:

@@ -26,7 +26,7 @@ BLOCKS = {
 }  # fmt: skip
 """Nemotron-H: a layer is one block alone, by letter of the pattern or by name."""
 
-_LINEAR = ("linear_attention", "mamba", "mamba2", "linear", "conv", "kda", "recurrent")
+_LINEAR = ("linear_attention", "mamba", "mamba2", "linear", "conv", "short_conv", "kda", "recurrent")
 _SLIDING = (
     "sliding_attention", "chunked_attention", "sliding", "local", "hybrid_sliding", "reference_sliding_attention",
 )  # fmt: skip
@@ -85,7 +85,9 @@ def _repeated_sparse(fields: Fields, n_layers: int) -> tuple[int, ...]:
         return tuple(layer for layer in range(n_layers) if layer % step == offset)
     if fields.get("moe_layer_start_index") is not None:
         last, step = (
-            fields.integer("moe_layer_end_index", n_layers - 1),
+            n_layers - 1
+            if fields.get("moe_layer_end_index") == -1
+            else fields.integer("moe_layer_end_index", n_layers - 1),
             fields.integer("moe_layer_interval", 1, minimum=1),
         )
         start = fields.integer("moe_layer_start_index")
@@ -144,6 +146,8 @@ def _layer_kinds(fields: Fields, n_layers: int, model_type: str) -> list[str]:
     kinds = _listed_kinds(fields, n_layers) or _repeated_kinds(fields, n_layers)
     if kinds:
         return kinds
+    if fields.get("conv_L_cache") is not None:
+        raise InvalidFile(f"{fields.where}: key 'layer_types' is missing (or full_attn_idxs): which layers convolve")
     if model_type in _WINDOWED and _has_window(fields):
         start = fields.integer("max_window_layers", 0) if model_type == "qwen2_moe" else 0
         return ["sliding_attention" if i >= start else "full_attention" for i in range(n_layers)]
@@ -171,7 +175,7 @@ def _listed_kinds(fields: Fields, n_layers: int) -> list[str]:
     local = fields.integers("local_layer_ids")  # Inkling
     if local:
         return ["sliding_attention" if i in local else "full_attention" for i in range(n_layers)]
-    full = fields.integers("full_attention_layers")  # GigaChat 3.5
+    full = fields.integers("full_attention_layers") or fields.integers("full_attn_idxs")  # GigaChat 3.5, LFM2
     if full:
         return ["full_attention" if i in full else "linear_attention" for i in range(n_layers)]
     linear = fields.get("linear_attn_config")  # Kimi Linear: layers counted from 1

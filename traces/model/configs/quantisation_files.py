@@ -37,6 +37,8 @@ def find_quantisation(
             if found is not None and not isinstance(found, dict):
                 raise InvalidFile(f"{where}: {key} is not a mapping")
             if found and found.get("quant_method", "") is not None:
+                inner = found.get("quantization")  # as in a side file (ModelOpt)
+                found = {**found, **inner} if isinstance(inner, dict) else found
                 return dict(found, **({"quant_method": "mlx"} if key == "quantization" else {})), key
     described = sorted(path.name for path in folder.glob("quant_model_description*.json"))[:1]
     for name in (*_SIDE_FILES, *described):

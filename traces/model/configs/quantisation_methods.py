@@ -291,6 +291,7 @@ _MODELOPT = {
     "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "W4A16_NVFP4": "nvfp4", "W4A8_NVFP4_FP8": "nvfp4",
     "MXFP4": "mxfp4", "W4A16_MXFP4": "mxfp4", "W4A8_MXFP4_FP8": "mxfp4", "MXFP8": "mxfp8",
     "FP8": "fp8", "FP8_PB_WO": "fp8-b128", "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "FP8_PB_REAL": "fp8-b128",
+    "FP8_BLOCK_SCALES": "fp8-b128",
     "W4A16_AWQ": "int4-g128", "W4A8_AWQ": "int4-g128", "INT4_AWQ": "int4-g128", "W8A16": "int8", "W8A8_SQ": "int8",
 }  # fmt: skip
 """Algorithms of NVIDIA ModelOpt by the format of their weights."""
@@ -298,7 +299,7 @@ _MODELOPT = {
 
 def named_format(name: Any, where: str) -> Dtype | None:
     """The format of weights under an algorithm of ModelOpt; None where it converts nothing. Raises `InvalidFile`."""
-    if name is None or str(name).upper() in ("NONE", "NO_QUANT"):
+    if name is None or str(name).upper() in ("NONE", "NO_QUANT", "UNQUANTIZED"):
         return None
     if str(name).upper() not in _MODELOPT:
         raise InvalidFile(f"{where}: quant_algo {str(name)[:40]!r} is not read: give the format with --dtype")

@@ -193,7 +193,12 @@ def _scheme(quantisation: Mapping[str, Any], where: str) -> Scheme:
         return _modelopt(quantisation, excluded, where)
     if method == "ascend":
         return _ascend(quantisation, where)
-    return Scheme.of(rest_format(method, quantisation, where), excluded, own_formats(method, quantisation, where))
+    rest, own = rest_format(method, quantisation, where), own_formats(method, quantisation, where)
+    listed = quantisation.get("modules_in_block_to_quantize")  # GPTQ: in lists, one a step
+    if method == "gptq" and isinstance(listed, list) and listed:
+        names = [str(name) for step in listed for name in (step if isinstance(step, list) else [step])]
+        return Scheme.of(None, excluded, [*own, *((f".{name}", rest) for name in names)])
+    return Scheme.of(rest, excluded, own)
 
 
 def _modelopt(quantisation: Mapping[str, Any], excluded: list[str], where: str) -> Scheme:

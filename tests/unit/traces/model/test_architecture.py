@@ -60,7 +60,15 @@ def test_few_published_counts_need_more_than_two_percent() -> None:
         )
         if count is not None and count.rounding > 0.02 * count.value
     }
-    named = {"glm-4.7-flash", "qwen3.5-122b-a10b", "qwen3.5-397b-a17b", "qwen3.6-35b-a3b", "qwen3-next-80b-a3b"}
+    named = {
+        "ernie-4.5-21b-a3b",
+        "moonlight-16b-a3b",
+        "glm-4.7-flash",
+        "qwen3.5-122b-a10b",
+        "qwen3.5-397b-a17b",
+        "qwen3.6-35b-a3b",
+        "qwen3-next-80b-a3b",
+    }
     whole = {
         "glm-4.5",
         "glm-4.5-air",
@@ -68,6 +76,10 @@ def test_few_published_counts_need_more_than_two_percent() -> None:
         "glm-5.3-flash",
         "mimo-v2-flash",
         "minimax-m2.5",
+        "minimax-m3",
+        "granite-4.0-h-small",
+        "lfm2-8b-a1b",
+        "ling-lite",
     }  # their cards print whole 1e9
     assert coarse == {"deepseek-v2-lite"} | named | whole  # `named`: counted by their names
 

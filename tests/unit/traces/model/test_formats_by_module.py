@@ -42,6 +42,18 @@ def test_dense_layers_that_are_left_out_leave_no_expert_out(model_type: str, tmp
             "mxfp4", "bf16",
         ),
         ({"quant_method": "w4afp8", "ignored_layers": ["lm_head"]}, "int4-g128", "fp8"),
+        (
+            {"quant_method": "modelopt_fp4", "quantization": {
+                "quant_algo": "NVFP4", "exclude_modules": ["lm_head", "*self_attn*"],
+            }},
+            "nvfp4", "bf16",
+        ),
+        (
+            {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "modules_in_block_to_quantize": [
+                [f"mlp.experts.{expert}.{name}_proj" for expert in range(8)] for name in ("gate", "up", "down")
+            ]},
+            "int4-g128", "bf16",
+        ),
         ({"quant_method": "blockwise_int8", "weight_block_size": [128, 128]}, "int8", "int8"),
         ({"quantization": "mix_quant", "dense_quant_type": "wint8", "moe_quant_type": "wint2"}, "w2", "int8"),
         ({"quantization": "mix_quant", "moe_quant_type": "block_wise_fp8"}, "fp8-b128", "bf16"),
@@ -91,3 +103,20 @@ def test_fastdeploy_states_the_format_of_its_cache(tmp_path: Path) -> None:
 def test_a_word_of_fastdeploy_that_is_not_known_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match=r"moe_quant_type 'wint9' is not read: give the format with --dtype"):
         read(tmp_path, quantization_config={"moe_quant_type": "wint9"})
+
+
+def test_a_head_among_converted_layers_is_stored_so(tmp_path: Path) -> None:
+    """Qwen3.6-35B-A3B in NVFP4, whose head is converted too; blocks of fp8, and a module that is left, by name."""
+    layers = {
+        f"model.language_model.layers.{i}.mlp.experts": {"quant_algo": "NVFP4", "group_size": 16} for i in range(4)
+    }
+    others = {"model.layers.0.self_attn": {"quant_algo": "UNQUANTIZED"}, "lm_head": {"quant_algo": "FP8_BLOCK_SCALES"}}
+    found = read(tmp_path, quantization_config={
+        "quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers | others,
+    })  # fmt: skip
+    assert (found.stored_head_dtype.name, found.stored_embedding_dtype.name) == ("fp8-b128", "bf16")
+    assert (found.expert_dtype.name, found.stored_attention_dtype.name) == ("nvfp4", "bf16")
+    plain = read(tmp_path, quantization_config={
+        "quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers,
+    })  # fmt: skip
+    assert plain.stored_head_dtype.name == "bf16"

@@ -21,7 +21,9 @@ TABLED = {"glm-4.5", "inkling-small", "laguna-s-2.1", "qwen3-coder-480b-a35b"}
 _FILES = Path(__file__).resolve().parents[3]
 _CASES = {
     "glm-4.5-air": "C14", "glm-5.1": "C12", "minimax-m2.5": "C16", "qwen3-next-80b-a3b": "C23",
-    "gemma-4-26b-a4b": "C24", "llama-4-maverick": "C25",
+    "gemma-4-26b-a4b": "C24", "llama-4-maverick": "C25", "nemotron-3-nano-30b-a3b": "C27",
+    "granite-4.0-h-small": "C40", "ernie-4.5-21b-a3b": "C42", "dots.llm1": "C44", "qwen2-57b-a14b": "C33",
+    "moonlight-16b-a3b": "C35", "ling-lite": "C45",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.model_configs import read
+from traces.errors import InvalidFile
 from traces.model.attention import Attention
 
 LATENT: dict[str, Any] = {
@@ -91,3 +92,19 @@ def test_modules_named_one_by_one_are_known_in_every_family(modules: list[str], 
         "dense": found.dtype,
     }
     assert {key for key, form in formats.items() if form.name == "bf16"} == {part}
+
+
+@pytest.mark.parametrize(
+    "stated", [{"full_attn_idxs": [1]}, {"layer_types": ["short_conv", "full_attention", "short_conv", "short_conv"]}]
+)
+def test_layers_that_convolve_are_said_by_number_or_by_word(stated: dict[str, Any], tmp_path: Path) -> None:
+    lfm = {"model_type": "lfm2_moe", "conv_L_cache": 3, "num_dense_layers": 1}
+    found = read(tmp_path, **lfm, **stated)
+    assert [isinstance(one, Attention) for one in found.decoder.all_mixers] == [False, True, False, False]
+    with pytest.raises(InvalidFile, match=r"key 'layer_types' is missing \(or full_attn_idxs\)"):
+        read(tmp_path, **lfm)
+
+
+def test_an_end_of_minus_one_is_the_last_layer(tmp_path: Path) -> None:
+    ernie = {"model_type": "ernie4_5_moe", "moe_layer_start_index": 1}
+    assert read(tmp_path, **ernie, moe_layer_end_index=-1).decoder == read(tmp_path, **ernie).decoder
