@@ -104,6 +104,7 @@ CARDS: Mapping[str, str] = {
     "m2-ultra": "apple-m2-ultra",
     "m3-ultra": "apple-m3-ultra",
     "m4-max": "apple-m4-max",
+    "m4-pro": "apple-m4-pro",
 }
 """Other names of accelerators, as `_plain` writes them. A driver's 480 GB of a GH200 are of the processor beside it; an
 H100 or H200 of which nothing more is said is the module.

@@ -106,7 +106,8 @@ def test_a_unified_machine_has_one_memory_and_a_copy_reads_and_writes_it(name: s
 
 
 def test_unified_machines_are_those_that_people_run_models_on() -> None:
-    assert set(UNIFIED) == {"apple-m2-ultra", "apple-m3-ultra", "apple-m4-max", "dgx-spark", "strix-halo"}
+    apple = ("m1-max", "m1-ultra", "m2-max", "m2-ultra", "m3-max", "m3-ultra", "m4-pro", "m4-max")
+    assert set(UNIFIED) == {*(f"apple-{chip}" for chip in apple), "dgx-spark", "strix-halo"}
     assert {load_machine(name).link.name for name in ("gh200", "gb300")} == {"nvlink-c2c"}
 
 
