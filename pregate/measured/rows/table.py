@@ -229,6 +229,8 @@ _OF_PROMPTS = ("prefill_tokens_per_s", "ttft")
 _NO_NUMBERS = frozenset(COLUMNS) - {"host", "link"}
 """Columns that `set` can say nothing of."""
 
+_BESIDE = ("date", "author", "user", "os", "driver", "version", "build", "commit", "url")
+"""Columns that move no prediction, which become a part of the note."""
 _MEMORY = "memory"
 """A column of the memory of the host, which becomes a part of its name."""
 _REQUIRED = ("model", "hardware", "metric", "value")
@@ -286,6 +288,8 @@ def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object
 
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     text = as_written({column: cells.get(column, "").strip() for column in (*COLUMNS, _MEMORY)})
+    told = [f"{column} {cells[column].strip()}" for column in _BESIDE if cells.get(column, "").strip()]
+    text["note"] = "; ".join(filter(None, (text["note"], *told)))
     metric = text["metric"] = _metric(text["metric"])
     left_out = bool(text["reason"]) or text["role"] == "input"
     if metric not in METRICS and not (metric and left_out):
@@ -335,7 +339,7 @@ def _column(text: str, where: str) -> str:
     """A column by its name. Raises `InvalidFile` for a header that is not parted by commas, `UnknownName` otherwise."""
     name = _plain(text)
     name = COLUMN_ALIASES.get(name, name)
-    if name in (*COLUMNS, _MEMORY):
+    if name in (*COLUMNS, *_BESIDE, _MEMORY):
         return name
     parted = next((mark for mark in (";", "\t", "|") if mark in text), None)
     if parted is not None:

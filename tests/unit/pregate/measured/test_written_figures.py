@@ -68,6 +68,11 @@ def test_figures_that_are_none_are_refused_with_a_hint_that_is_right(
         row(tmp_path, **cells | {"unit": ""})
 
 
+def test_what_stands_beside_a_measurement_is_a_note(tmp_path: Path) -> None:
+    found = row(tmp_path, note="mine", date="2025-11-02", driver="580.95", commit="")
+    assert found.note == "mine; date 2025-11-02; driver 580.95"
+
+
 @pytest.mark.parametrize("metric", ["prefill", "ttft"])
 def test_a_prompt_of_no_stated_length_is_not_predicted(metric: str, tmp_path: Path) -> None:
     found = row(tmp_path, metric=metric, value="3", unit="s" if metric == "ttft" else "t/s")
