@@ -54,6 +54,10 @@ _BESIDE_CARD = re.compile(
     re.IGNORECASE,
 )
 """What is written around the name of a card, and moves nothing: a limit of its power does."""
+_VERSION = re.compile(
+    r"-(?:(?:version|build|release|v|b)-?)?(?:v?\d{1,2}-\d{1,3}(?:-\w{1,8})*|(?<=b)\d{3,5}|(?<=build-)\d{3,5})$"
+)
+"""Of an engine: `0.10.1`, `b6100`, their dots as dashes."""
 _FAMILIES = re.compile(r"\b(?:radeon-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
 _APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
 _SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
@@ -265,7 +269,7 @@ def _spelled(column: str, text: str) -> str:
     plain = _plain(_BESIDE_CARD.sub(" ", text) if column == "hardware" else text)
     match column:
         case "stack":
-            plain = re.sub(r"[-+()]+", "-", plain).strip("-")
+            plain = _VERSION.sub("", re.sub(r"[-+()]+", "-", plain).strip("-"))
             plain = re.sub(r"(?<=llama-cpp)-(?:rocm|hip|cuda|cublas|metal)$", "", plain)
             return _plain(STACKS.get(plain, plain))
         case "hardware":
