@@ -39,11 +39,11 @@ class Costs:
 
     `issue_s`: host time to issue the op. `duration_s`: time it holds its lane when nothing else runs; of it `link_s`
     moves bytes over the link and `hbm_s` is what its HBM traffic would take at full bandwidth, at most the whole (0
-    when not given): what machines that share either need to know. `crossed_s`: what `link_s` would be with
-    copies going the other way all the while (`link_s` when not given); `contended`: the share of its rate that a
-    transfer to the device, or an op of the host's processor, keeps while the other reads host memory (1 when not
-    given); `beside_copies`: the share of its rate that a kernel keeps while copies to the device are under way (1 when
-    not given). FIFO lanes read the first two only.
+    when not given): what machines that share either need to know. `crossed_s`: what `link_s` would be with copies going
+    the other way all the while (`link_s` when not given); `contended`: the share of its rate that a transfer to the
+    device, or an op of the host's processor, keeps while the other reads host memory (1 when not given);
+    `beside_copies`: the share of its rate that a kernel or a readback keeps while copies to the device are under way (1
+    when not given). FIFO lanes read the first two only.
     """
 
     issue_s: NDArray[np.float64]
@@ -133,12 +133,13 @@ def _contended(work: Work, parts: Parts, figures: Figures) -> Number:
 
 
 def _beside_copies(work: Work, parts: Parts, figures: Figures) -> Number:
-    """The share of its rate that a kernel keeps while copies are under way: all of it beside them, it takes
-    `beside_copies_s` longer, of its kind or of the stack.
+    """The share of its rate that a kernel, or a readback, keeps while copies are under way: all of it beside them, it
+    takes `beside_copies_s` longer, of its kind or, a kernel, of the stack.
     """
-    of_kind, of_any = figures.kernel(work.kind, "beside_copies_s"), figures.values.get("stack.beside_copies_s")
-    more_s = of_any if of_kind is None else of_kind
-    if more_s is None or work.kind not in KERNEL_KINDS:
+    more_s = figures.kernel(work.kind, "beside_copies_s")
+    if more_s is None and work.kind in KERNEL_KINDS:
+        more_s = figures.values.get("stack.beside_copies_s")
+    if more_s is None:
         return 1.0
     total_s = parts.total_s
     return np.where(np.real(total_s) > 0, total_s / (total_s + more_s), 1.0)
@@ -155,7 +156,10 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
         case OpKind.READBACK:
             measured = figures.kernel(work.kind, "fixed_s")
             fixed_s = figures.copy_latency_s if measured is None else measured
-            return Parts(fixed_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
+            link_s = work.copy_bytes / figures.link_bytes_per_s("d2h")
+            if figures.apart and figures.kernel(work.kind, "beside_copies_s") is not None:
+                return Parts(fixed_s + link_s)  # a few bytes: what copies slow down is no transfer
+            return Parts(fixed_s, link_s=link_s)
         case OpKind.WRITE_BACK:
             return Parts(figures.fetch_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
         case OpKind.STAGE:

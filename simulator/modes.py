@@ -22,7 +22,7 @@ DISK and CPU, and all others unless a mode says otherwise, are served as `des` s
   - one with *measured factors*: while pieces of two lanes draw on it, each keeps its draw of its rate. With `both_ways`
     the two links together, link_s / crossed_s; with `dram_shared` host memory, `contended`: transfers on H2D and ops on
     CPU read it; with `beside_copies` the way to host memory, `beside_copies`: an op on COMPUTE keeps its share beside
-    transfers on H2D, which keep all of theirs.
+    transfers on H2D, which keep all of theirs, and so, by itself, does an op on D2H that is no transfer.
 - **Progress.** A piece of work at a changing rate is accounted for when its rate changes: remaining -= elapsed x rate,
   not below 0, and its end becomes now + remaining / rate. At a constant rate of 1 it ends at start + work exactly.
 - **Cancellation.** Once the op `cancelled_by[i]` has ended, op i, if not started, takes no lane: it starts and ends as
@@ -70,7 +70,7 @@ class Modes:
     many bytes. `hbm_shared`: copies and kernels share HBM bandwidth. `cancel`: `Schedule.cancelled_by` is honoured.
     `both_ways`: copies to the device and back slow each other down where the link says so. `dram_shared`: so do copies
     to the device and what the host's processor computes, where the host says so. `beside_copies`: kernels take longer
-    while copies to the device are under way, where the stack says so.
+    while copies to the device are under way, and readbacks, where the stack says so.
     Raises `InvalidInput` for a link mode that does not exist or a chunk below one byte.
     """
 

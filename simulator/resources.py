@@ -52,6 +52,13 @@ RESOURCES = {
         lambda costs, alone_s: costs.beside_copies,
         False,
     ),
+    "readback": Resource(
+        lambda modes: modes.beside_copies,
+        (Lane.H2D,),
+        (Lane.D2H,),
+        lambda costs, alone_s: costs.beside_copies,
+        False,
+    ),
     "hbm": Resource(
         lambda modes: modes.hbm_shared,
         LINKS,

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from hwmodels.calibrate.least_squares import Fitted, fit_factor, fit_more, summary
+from hwmodels.calibrate.least_squares import Fitted, fit_factor, fit_median, fit_more, summary
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.calibrate.offloaded_slowdown import same_op
 from offload.ops import KERNEL_KINDS
 
-__all__ = ["fit_apart", "fit_beside_copies"]
+__all__ = ["fit_apart", "fit_beside_copies", "fit_readback"]
 
 _NAME = "beside_copies_s"
 """Of the stack, over all kinds, and of each kind that has enough samples."""
@@ -73,6 +73,21 @@ def fit_beside_copies(measured: Measurements) -> dict[str, Fitted]:
     if not times.scatter < _BETTER * factors.scatter:
         return {}
     return {"": _more(every), **{kind: _more(some) for kind, some in of_kind.items() if kind != _RECORD}}
+
+
+def fit_readback(measured: Measurements) -> dict[str, Fitted]:
+    """`fixed_s` of a readback, without a copy under way where samples tell it; then also its `beside_copies_s`. Empty
+    where none was timed.
+    """
+    apart, beside = (list(measured.of(what, kind="readback", phase="decode")) for what in ("apart", "beside"))
+    readbacks = apart or list(measured.of("op", kind="readback", phase="decode"))
+    if not readbacks:
+        return {}
+    fixed = fit_median("fixed_s", readbacks)
+    found, taken_s = {"readback": fixed}, [one.median_s for one in beside]
+    if apart and beside and np.median(taken_s) > fixed.values["fixed_s"]:
+        found["readback/beside"] = fit_more(_NAME, beside, [fixed.values["fixed_s"]] * len(beside), taken_s)
+    return found
 
 
 def _pairs(measured: Measurements) -> Mapping[str, list[_Pair]]:

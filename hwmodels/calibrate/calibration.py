@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwmodels.calibrate.beside_copies import fit_apart, fit_beside_copies
+from hwmodels.calibrate.beside_copies import fit_apart, fit_beside_copies, fit_readback
 from hwmodels.calibrate.deciding import with_deciding
 from hwmodels.calibrate.issue_times import issue_times
 from hwmodels.calibrate.least_squares import Fitted, fit_median, fit_sum, summary
@@ -203,10 +203,7 @@ def _fit_kernels(measured: Measurements, tables: Mapping[str, ExtendedTable], ra
             fitted[f"{kind}/offloaded"] = beside
     fitted |= {f"{kind}/apart": one for kind, one in fit_apart(measured).items()}
     fitted |= {f"{kind}/beside": one for kind, one in fit_beside_copies(measured).items() if kind}
-    readback = list(measured.of("op", kind="readback", phase="decode"))
-    if readback:
-        fitted["readback"] = fit_median("fixed_s", readback)
-    return fitted
+    return fitted | fit_readback(measured)
 
 
 def _by_format(samples: Sequence[Sample]) -> dict[str, list[Sample]]:

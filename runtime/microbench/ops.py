@@ -62,8 +62,8 @@ def offloaded_samples(
 ) -> list[Sample]:  # fmt: skip
     """The ops of `probe` under a policy that offloads: copies go through the same memory, caches go cold while it
     waits, and its waits and readbacks are timed too. Their `beside` says the policy and its slots. `hold` as of
-    `op_samples`. Kernels are told once more: those that ended while a copy to the device was under way as samples
-    "beside", the others as "apart".
+    `op_samples`. Kernels and readbacks are told once more: those that ended while a copy to the device was under way
+    as samples "beside", the others as "apart".
 
     Once for each of several numbers of slots: those of prompts that activate as few experts as the probe does, all of
     them, and unless `quick` some between. Few slots stay in a cache.
@@ -197,7 +197,7 @@ def _samples(probe: Probe, run: _Ran, beside: str) -> list[Sample]:
         phase = "decode" if decoding else "prefill"
         described: dict[str, Any] = {"probe": probe.name, "phase": phase, "beside": beside} | work_parameters(work)
         samples.append(sample_of("op", run.duration_s[ops].tolist(), **described))
-        if kind in KERNEL_KINDS and beside != "nothing":
+        if (kind in KERNEL_KINDS or kind is OpKind.READBACK) and beside != "nothing":
             samples += _by_copies(run, np.array(ops), described)
         if kind not in _HOST_KINDS:
             of = {"kind": kind.name.lower(), "phase": phase, "probe": probe.name, "beside": beside}

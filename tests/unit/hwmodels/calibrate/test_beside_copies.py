@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 
 import pregate
-from hwmodels.calibrate.beside_copies import fit_apart, fit_beside_copies
+from hwmodels.calibrate.beside_copies import fit_apart, fit_beside_copies, fit_readback
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.cost import price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.fits.fit_files import load_fit
 from hwmodels.platform import Platform, load_platform, platform_of
-from offload.ops import KERNEL_KINDS, OpKind
+from offload.ops import KERNEL_KINDS, Lane, OpKind, Work
+from offload.recorder import Recorder
 from offload.work import expert_copy_work
 from pregate.ask.capturing.capture import capture
 from pregate.ask.timing.policy_modes import modes_measured
 from pregate.check.cases import CaseGroup, CaseWorkload
 from pregate.check.predictions import predict, prepare_cases
 from pregate.cli.option_values import build_modes
+from simulator.definition import des
+from simulator.events import event_engine
 from simulator.modes import Modes, NotFifo
 from tests import small_fits
 from tests.small_models import MODELS, routing
@@ -144,6 +147,39 @@ def test_a_fit_keeps_it_from_file_to_price(tmp_path: Path) -> None:
     is_kernel = np.array([work.kind in KERNEL_KINDS for work in schedule.works])
     assert average[is_kernel] == pytest.approx(1.1 * costs.duration_s[is_kernel]), "what the engine tells is no average"
     assert price([expert_copy_work(MODEL, OpKind.FETCH)], machine).beside_copies.tolist() == [1.0]
+
+
+def test_readbacks_take_what_they_take_without_copies_and_longer_beside_them() -> None:
+    (whole,) = [one for one in small_fits.measurements().of("op", kind="readback")]
+    assert fit_readback(small_fits.measurements())["readback"].values == {"fixed_s": pytest.approx(1e-4)}
+    apart, after = (
+        [timed(whole, what, seconds, beside=f"pregate, {i} slots") for i, seconds in enumerate(taken_s)]
+        for what, taken_s in (("apart", (8e-6, 9e-6, 1e-5)), ("beside", (25e-6, 26e-6, 28e-6)))
+    )
+    found = fit_readback(measured([*apart, *after]))
+    assert found["readback"].values == {"fixed_s": pytest.approx(9e-6)}
+    assert found["readback/beside"].values == {"beside_copies_s": pytest.approx(17e-6)}
+    quicker = [timed(whole, "beside", 1e-6, beside="pregate, 1 slots")]
+    assert set(fit_readback(measured([*apart, *quicker]))) == {"readback"}
+    machine = platform_of(calibrate(measured([*beside(), *apart, *after])))
+    work = Work(OpKind.READBACK, copy_bytes=64)
+    told, plain = (price_figures([work], one) for one in (figures_of(machine).told_apart(), figures_of(machine)))
+    assert told.duration_s[0] == plain.duration_s[0] == pytest.approx(9e-6, rel=1e-2)
+    assert told.link_s[0] == 0, "what waits behind copies is no transfer"
+    assert told.beside_copies[0] == pytest.approx(told.duration_s[0] / (told.duration_s[0] + 17e-6), rel=1e-9)
+    recorder = Recorder()
+    recorder.issue(Lane.H2D, Work(OpKind.FETCH, copy_bytes=1 << 24), step=0)
+    for _ in range(9):
+        recorder.issue(Lane.D2H, work, step=0)
+    schedule = recorder.schedule()
+    costs = price_figures(schedule.works, figures_of(machine).told_apart())
+    defined, found_by_events = (
+        des.simulate(schedule, costs, 1 << 40, BESIDE), event_engine.simulate(schedule, costs, BESIDE),
+    )  # fmt: skip
+    alone_s, last_s = (float(defined.end_s[i] - defined.start_s[i]) for i in (1, 9))
+    assert alone_s == pytest.approx(float(told.duration_s[0]), rel=1e-9), "the copy has not begun to move bytes"
+    assert last_s == pytest.approx(alone_s + 17e-6, rel=1e-9)
+    assert defined.end_s.tolist() == found_by_events.end_s.tolist()
 
 
 def test_a_simulation_knows_the_mode_and_says_what_it_lacks() -> None:
