@@ -33,6 +33,9 @@ __all__ = ["ExpertsOnCards", "experts_of_groups", "most_experts"]
 
 _Ints = NDArray[np.int64]
 
+_MOST = 1 << 62
+"""What numbers of 64 bits hold."""
+
 
 def experts_of_groups(n_experts: int, n_groups: int) -> _Ints:
     """Where the experts of each group begin, and all end, (n_groups + 1,): in order, as many each, the first one more
@@ -126,10 +129,11 @@ class ExpertsOnCards:
         rows = np.empty((len(ops), self._n), np.int64)
         for group in range(self._n):
             own = np.sort(counts[:, self._bounds[group] : self._bounds[group + 1]], axis=1)
-            keys, of = np.unique(np.hstack([about, own]), axis=0, return_inverse=True)
-            for row, i, *tokens in keys.tolist():
+            asked = np.hstack([about, own])
+            first, of = _alike(asked)
+            rows[:, group] = of + len(works)
+            for row, i, *tokens in asked[first].tolist():
                 works.append(self._work(self._models[i], part.works[row], tokens, group))
-            rows[:, group] = of.ravel() + len(works) - len(keys)
         return rows, tuple(works)
 
     def _work(self, model: ModelArchitecture, whole: Work, tokens: Sequence[int], group: int) -> Work:
@@ -144,6 +148,21 @@ class ExpertsOnCards:
             known = 0 if whole.fused is None else whole.fused.n_tokens
             fused = fused._replace(n_tokens=known if self._n_copies == 1 else n_tokens)
         return own._replace(fused=fused, n_copies=0 if group else 1)
+
+
+def _alike(rows: _Ints) -> tuple[_Ints, _Ints]:
+    """The first of each of the different `rows` (n, k), of 0 and above, and of each row which of these it is, (n,):
+    columns are folded into one number a row, which sorts faster than rows do.
+    """
+    key, size = np.zeros(len(rows), np.int64), 1
+    for column in rows.T:
+        top = int(column.max(initial=0)) + 1
+        if size * top > _MOST:
+            _, key = np.unique(key, return_inverse=True)
+            size = int(key.max(initial=0)) + 1
+        key, size = key * top + column, size * top
+    _, first, of = np.unique(key, return_index=True, return_inverse=True)
+    return first, of.ravel()
 
 
 def _of_used(part: Part, more: _Ints) -> tuple[Part, _Ints]:

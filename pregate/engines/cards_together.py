@@ -23,7 +23,7 @@ N_CARDS = "accelerator.n_cards"
 _IN_ONE_BATCH = "all sequences of a step pass the cards together: batches that pass at the same time are not predicted"
 _EXCHANGED = "tokens that are exchanged between cards are predicted as sums over all of them"
 _COPIED = "sequences are spread evenly over copies of attention; what these exchange takes half a sum each way"
-_TOGETHER = ("sharing_cards", "stages", "expert_groups", "copies")
+_TOGETHER = ("sharing_cards", "stages", "expert_groups", "copies", "copies_here")
 
 
 @dataclass(slots=True)
@@ -41,6 +41,7 @@ class CardsSaid:
     expert_groups: int | None = None
     notes: list[str] = field(default_factory=list)
     n_stated: int = 1
+    n_here: int | None = None
 
     def take(self, what: str, flag: str, value: str, count: Callable[[str, str], int]) -> None:
         """One flag. Raises `InvalidInput` for what cannot be said."""
@@ -54,6 +55,8 @@ class CardsSaid:
             case "copies" if n > 1:
                 self.copies = n
                 self.notes.append(f"{flag}: {_COPIED}")
+            case "copies_here":
+                self.n_here = n
             case "copies_within":
                 self.within = True
             case "whole_experts":
@@ -90,6 +93,11 @@ class CardsSaid:
             raise InvalidInput(
                 f"policy: {self.copies} copies of the whole model cannot be said (those of --enable-dp-attention share "
                 f"the experts): ask for one, with its share of the requests"
+            )
+        if self.n_here not in (None, self.copies):
+            raise InvalidInput(
+                f"policy: {self.n_here} of {self.copies} copies of attention on this host: cards of several hosts "
+                f"cannot be said, give the row a reason"
             )
         more = self.turns * (1 if self.within else self.copies)
         said = None if self.n_sharing is None and more == 1 else (self.n_sharing or 1) * more

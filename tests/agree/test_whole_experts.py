@@ -75,6 +75,15 @@ def test_both_decoders_write_the_same_in_parts_of_any_size(case: Case) -> None:
             assert seen.of(1000) == whole.digest
 
 
+def test_unions_are_told_apart_whatever_their_numbers_come_to() -> None:
+    """Numbers of tokens are folded into one of 64 bits, and counted anew where that is full."""
+    case: Case = ("shared experts, three matrices", (2, 2, 1), 9, 3, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("offload.placing.expert_groups._MOST", 4)
+        found = schedule_of(case).digest
+    assert found == schedule_of(case).digest
+
+
 @given(cases)
 @settings(max_examples=25, deadline=None)
 def test_every_interpreter_times_them_bit_for_bit(case: Case) -> None:

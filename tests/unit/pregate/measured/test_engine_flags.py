@@ -105,6 +105,7 @@ def test_flags_are_said_as_a_policy(flags: str, policy: str, tmp_path: Path) -> 
         ("vllm", "-pp 2", "gpu_only@turns=2"),
         ("vllm", "-dp 8 --enable-expert-parallel", "gpu_only@experts=whole@copies=8"),
         ("vllm", "-tp 2 -dp 4", "gpu_only@copies=4"),
+        ("vllm", "-dp 4 --data-parallel-size-local 4", "gpu_only@copies=4"),
         (
             "sglang",
             "python -m sglang.launch_server --model-path x --tp 8 --dp 8 --enable-dp-attention --ep 8",
@@ -224,6 +225,7 @@ def test_a_row_of_an_unknown_model_keeps_its_flags(tmp_path: Path) -> None:
         ("vllm", "--cpu-offload-gb 30 --cpu-offload-params self_attn", "only experts can be said"),
         ("vllm", "--offload-group-size 2 --offload-num-in-group 3", "of a group 1 to 2 are brought"),
         ("vllm", "--offload-group-size 2 --offload-params gate_proj up_proj", "only experts can be said"),
+        ("vllm", "-dp 4 --data-parallel-size-local 2", "2 of 4 copies of attention on this host"),
         ("vllm", "-dcp 2", "of cards together those that share every layer"),
         (
             "sglang",
