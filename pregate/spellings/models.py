@@ -29,7 +29,7 @@ _OF_BENCH = {
 
 _AS_A_TAG_SAYS = 0.05
 """How far off a size in a tag may be."""
-_OF_OLLAMA = re.compile(r"(?P<family>[a-z][\w.-]*):(?P<tag>\d[\w.-]*)", re.ASCII)
+_OF_OLLAMA = re.compile(r"(?P<family>[a-z][\w.-]*):(?P<tag>\d[\w.-]*)", re.ASCII | re.IGNORECASE)
 _FILE_SIZE = re.compile(r"(?:^|[\s(])(?P<number>\d{1,5}(?:\.\d{1,4})?)\s?(?P<unit>[MGT]i?B)\)?$", re.ASCII)
 _PLAIN_FORMATS = {
     "f16": "fp16",

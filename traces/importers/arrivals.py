@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from traces.importers.recording import refused
 from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.requests import MAX_REQUESTS, ArrivalTrace
 
-__all__ = ["load_arrivals"]
+__all__ = ["are_arrivals", "load_arrivals"]
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "time": (
@@ -78,6 +79,20 @@ def load_arrivals(path: str | Path) -> ArrivalTrace:
         raise InvalidFile(f"{path}: {error}") from None
 
 
+def are_arrivals(first: str) -> bool:
+    """Whether the first line of a file names a time, a prompt and an answer, in a header or a JSON object."""
+    try:
+        record = json.loads(first) if first.startswith("{") else None
+    except (ValueError, RecursionError):
+        return False
+    separator = max(",;\t", key=first.count)
+    return _places(list(record) if isinstance(record, dict) else _header(first, separator)) is not None
+
+
+def _header(line: str, separator: str) -> list[str]:
+    return [name.strip().strip('"') for name in line.split(separator)]
+
+
 def _places(names: list[str]) -> dict[str, str] | None:
     """By what is needed, the name of its column; None where one is missing, or is there twice."""
     found = {}
@@ -93,7 +108,7 @@ def _table_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
     lines = ((number, line) for number, line in text_lines(path) if not line.startswith("#"))
     _, header = next(lines, (1, ""))
     separator = max(",;\t", key=header.count)
-    names = [name.strip().strip('"') for name in header.split(separator)]
+    names = _header(header, separator)
     places = _places(names)
     if places is None:
         raise refused(path, f"columns are {header[:80]!r}: name a time, prompt and answer, such as {_EXAMPLE}")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidFile
 from traces.importers.arrays import npy_array, npz_names
+from traces.importers.arrivals import are_arrivals
 from traces.importers.json_rows import LAYER_KEY, TOKEN_KEYS
 from traces.importers.llama_cpp import ACTIVATIONS_HEADER, RANKS_HEADER, SERVER_LOG_HEADER
 from traces.importers.plain_formats import PLAIN_CSV, PLAIN_NPZ
@@ -84,6 +85,8 @@ def recognise(path: Path) -> str:
         _refuse_no_counts(path, npy_array(path))
     if recognise_popularity(path) is not None:
         raise InvalidFile(f"{path}: counts of experts, not a routing trace: give it to --popularity")
+    if are_arrivals(next(iter(head.decode("utf-8-sig", errors="replace").splitlines()), "").strip()):
+        raise InvalidFile(f"{path}: times of requests, not a routing trace: `pregate arrivals` takes it as --arrivals")
     raise InvalidFile(f"{path}: not a routing trace of a known format; can be read: {_READ}")
 
 

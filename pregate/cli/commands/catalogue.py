@@ -67,9 +67,9 @@ def show_model(name: Name) -> None:
 
     Example: pregate models show switch-base-8
     """
-    from traces.model.architecture import load_architecture
+    from pregate.named import load_model
 
-    typer.echo(load_architecture(name).to_yaml(), nl=False)
+    typer.echo(load_model(name).to_yaml(), nl=False)
 
 
 def policies(format: options.OutputFormat = options.Format.table) -> None:
@@ -169,9 +169,9 @@ def show_hardware(
 
     Example: pregate hardware show t4 --format yaml
     """
-    from hwmodels.platform import load_platform
+    from pregate.named import load_hardware
 
-    platform = load_platform(name, stack)
+    platform = load_hardware(name, stack)
     if format is Shown.yaml:
         document = machine_document(platform.machine)
         del document["name"]  # a machine of one's own is called as its file is

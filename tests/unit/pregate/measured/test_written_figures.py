@@ -121,7 +121,7 @@ def test_memory_may_stand_beside_its_host(host: str, expected: str, tmp_path: Pa
     ("called", "ours"),
     [
         ("Qwen 3 30B A3B", "qwen3-30b-a3b"),
-        ("qwen3:30b", "qwen3-30b-a3b"),
+        ("Qwen3:30b", "qwen3-30b-a3b"),
         ("Qwen3.5-35B", "qwen3.5-35b-a3b"),
         ("gemma4:26b", "gemma-4-26b-a4b"),
         ("qwen3:8b", ""),

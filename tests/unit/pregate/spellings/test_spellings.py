@@ -83,6 +83,13 @@ def test_a_machine_of_one_memory_has_as_much_as_its_name_says(written: str) -> N
     assert pregate.load_hardware("M4 Max 128GB").machine == whole
 
 
+def test_what_is_shown_may_be_called_as_people_call_it(run: Run) -> None:
+    status, out, _ = run("hardware", "show", "RTX 4090 48GB", "--format", "csv")
+    assert status == 0
+    assert f"accelerator.hbm_bytes,{48 * 2**30}" in out.replace(".0,", ",")
+    assert run("models", "show", "Qwen 3 30B A3B")[1].startswith("name: qwen3-30b-a3b\n")
+
+
 @pytest.mark.parametrize("written", ["Threadripper 7975WX", "Threadripper PRO 7975WX", "threadripper-7975wx", "7975WX"])
 def test_a_workstation_processor_is_meant_with_or_without_its_series(written: str) -> None:
     named = pregate.load_hardware("rtx-3090", "llama.cpp", {"host": written})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from traces.errors import InvalidFile, InvalidInput
+from traces.importers import import_trace
 from traces.importers.arrivals import load_arrivals
 from traces.requests import ArrivalTrace, poisson_arrivals
 
@@ -110,6 +111,14 @@ def test_what_is_no_arrival_is_told_with_its_line(tmp_path: Path, text: str, tol
     with pytest.raises(InvalidFile) as error:
         load_arrivals(path)
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("text", [AZURE, MOONCAKE, QUOTED])
+def test_arrivals_are_no_routing_and_their_use_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "some.csv"
+    path.write_text(text)
+    with pytest.raises(InvalidFile, match="times of requests, not a routing trace: `pregate arrivals` takes it"):
+        import_trace(path)
 
 
 def test_another_rate_keeps_bursts_and_lengths() -> None:
