@@ -102,12 +102,13 @@ def _timelines_of(shown: Comparison | SimulationResult | Mapping[str, Timeline])
 
 
 def _window(timeline: Timeline, step: int | None) -> tuple[float, float]:
-    """Start of the first and end of the last compute op of a forward pass."""
+    """Start of the first and end of the last op of a forward pass that computes, on whichever side."""
     schedule = timeline.schedule
-    making = np.unique(schedule.step[schedule.kind == OpKind.HEAD])
+    making = np.unique(schedule.step[np.isin(schedule.kind, (OpKind.HEAD, OpKind.STEP))])  # a host has heads too
     if step is None:
         step = int(making[len(making) // 2]) if making.size else int(schedule.step[0])
-    mine = (schedule.step == step) & computes(schedule.lane)
+    on_host = (schedule.lane == Lane.CPU) & (schedule.kind != OpKind.FILE)
+    mine = (schedule.step == step) & (computes(schedule.lane) | on_host)
     if not mine.any():
         raise InvalidInput(f"step {step} is not in the schedule: it has {making.size} steps that make tokens")
     return float(timeline.start_s[mine].min()), float(timeline.end_s[mine].max())

@@ -58,6 +58,15 @@ def test_a_gantt_chart_has_a_panel_a_timeline_on_one_time_scale(results: pregate
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
 
 
+@pytest.mark.parametrize("design", ["gpu_only@layers=cpu:2", "gpu_only@layers=cpu:2-", "gpu_only@layers=cpu"])
+def test_a_step_that_the_host_begins_or_ends_is_shown_whole(design: str) -> None:
+    model, hw = pregate.load_model("mixtral-mini-8"), pregate.load_hardware("rtx-4090", stack="llama-cpp")
+    result = pregate.simulate(model, hw, pregate.synthesize(model, 4, 6), design)
+    (axes,) = gantt(result).axes
+    shown_ms = float(axes.get_title(loc="left").split(", ")[1].split(" ")[0])
+    assert 0.85 * result.tpot_s < shown_ms / 1e3 < result.tpot_s  # but what the host does between passes
+
+
 def test_hatched_on_the_compute_lane_is_what_the_metric_calls_a_stall(results: pregate.Comparison) -> None:
     stalled = [result for result in results if result.stall_s > 0]
     assert len(stalled) == 2
