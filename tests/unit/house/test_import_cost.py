@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,23 +37,50 @@ def imported(*words: str) -> tuple[int, set[str]]:
     return int(status), set(names)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--version",),
-        ("models",),
-        ("models", "show", "mixtral-8x7b"),
-        ("policies",),
-        ("hardware", "--format", "csv"),
-        ("hardware", "show", "t4", "--format", "yaml"),
-        ("trace", "list"),
-        ("trace", "--help"),
-    ],
-)
-def test_listings_import_no_arrays(words: tuple[str, ...]) -> None:
-    status, packages = imported(*words)
-    assert status == 0
-    assert not packages & (SLOW | ARRAYS)
+ONE_BY_ONE = """
+import json, sys
+from pregate.cli.main import main
+found, before = [], set()
+for words in json.load(sys.stdin):
+    sys.argv = ["pregate", *words]
+    try:
+        main()
+    except SystemExit as stop:
+        found.append((words, stop.code or 0, sorted(set(sys.modules) - before)))
+    before = set(sys.modules)
+print("FOUND", json.dumps(found))
+"""
+
+
+def imported_by_each(lines: Sequence[tuple[str, ...]], folder: Path) -> list[tuple[tuple[str, ...], int, set[str]]]:
+    """The exit status of each line in one process in `folder`, and the modules that it is the first to import, those
+    that the front door needs with the first.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    run = subprocess.run(
+        [sys.executable, "-c", ONE_BY_ONE],
+        input=json.dumps(lines), capture_output=True, text=True, check=True, env=environment, cwd=folder,
+    )  # fmt: skip
+    found = json.loads(run.stdout[run.stdout.rindex("FOUND") + 5 :])
+    assert len(found) == len(lines)
+    assert len(run.stderr.splitlines()) == sum(status != 0 for _, status, _ in found)
+    return [(tuple(words), status, set(modules)) for words, status, modules in found]
+
+
+def packages_of(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+LISTINGS = (
+    ("--version",), ("models",), ("models", "show", "mixtral-8x7b"), ("policies",), ("hardware", "--format", "csv"),
+    ("hardware", "show", "t4", "--format", "yaml"), ("trace", "list"), ("trace", "--help"),
+)  # fmt: skip
+
+
+def test_listings_import_no_arrays(tmp_path: Path) -> None:
+    for words, status, modules in imported_by_each(LISTINGS, tmp_path):
+        assert status == 0, words
+        assert not packages_of(modules) & (SLOW | ARRAYS), words
 
 
 @pytest.mark.parametrize("words", [("trace", "stats", "gpt-oss-20b-mmlu")])
@@ -68,48 +96,38 @@ def test_a_trace_is_made_without_masked_arrays() -> None:
     assert run.stdout == "False\n"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("compare", "nosuch", "--hardware", "t4"),
-        ("compare", "switch-base-8", "--hardware", "nosuch"),
-        ("compare", "switch-base-8", "--hardware", "t4", "--policies", "nosuch"),
-        ("compare", "switch-base-8", "--hardware", "t4", "--batch", "x"),
-        ("simulate", "switch-base-8", "--hardware", "t4", "--format", "xml"),
-        ("simulate", "switch-base-8", "--hardware", "t4", "--gantt", "a.gif"),
-        ("explain", "nosuch", "--hardware", "t4"),
-        ("crossover", "nosuch", "--hardware", "t4", "--axis", "batch", "--from", "1", "--to", "2"),
-        ("optimize", "nosuch"),
-        ("optimize",),
-    ],
-)
-def test_what_can_be_told_from_a_word_is_told_before_arrays_are_imported(words: tuple[str, ...]) -> None:
-    status, packages = imported(*words)
-    assert status == 2
-    assert not packages & (SLOW | ARRAYS | {"rich"})
+TOLD_FROM_A_WORD = (
+    ("compare", "nosuch", "--hardware", "t4"), ("compare", "switch-base-8", "--hardware", "nosuch"),
+    ("compare", "switch-base-8", "--hardware", "t4", "--policies", "nosuch"),
+    ("compare", "switch-base-8", "--hardware", "t4", "--batch", "x"),
+    ("simulate", "switch-base-8", "--hardware", "t4", "--format", "xml"),
+    ("simulate", "switch-base-8", "--hardware", "t4", "--gantt", "a.gif"),
+    ("explain", "nosuch", "--hardware", "t4"),
+    ("crossover", "nosuch", "--hardware", "t4", "--axis", "batch", "--from", "1", "--to", "2"),
+    ("optimize", "nosuch"), ("optimize",),
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("compare", "switch-base-8", "--hardware", "t4", "--output-tokens", "-4"),
-        ("residency", "nosuch.safetensors"),
-        ("trace", "stats", "nosuch.safetensors"),
-        ("sweep", "nosuch.yaml", "-o", "x.nc"),
-        ("reproduce", "nosuch"),
-        ("run", "switch-mini-16", "--policy", "nosuch"),
-        ("measure", "-o", "nosuch/x.json"),
-        ("validate", "--suite", "nosuch"),
-        ("train", "-o", "nosuch", "--layout", "nosuch"),
-        ("train", "-o", "nosuch", "--seeds", "1"),
-        ("train", "-o", "nosuch", "--arm-steps", "0"),
-        ("train", "-o", "nosuch", "--text", "nosuch"),
-    ],
-)
-def test_a_refusal_imports_nothing_slow(words: tuple[str, ...]) -> None:
-    status, packages = imported(*words)
-    assert status == 2
-    assert not packages & SLOW
+def test_what_can_be_told_from_a_word_is_told_before_arrays_are_imported(tmp_path: Path) -> None:
+    for words, status, modules in imported_by_each(TOLD_FROM_A_WORD, tmp_path):
+        assert status == 2, words
+        assert not packages_of(modules) & (SLOW | ARRAYS | {"rich"}), words
+
+
+REFUSALS = (
+    ("compare", "switch-base-8", "--hardware", "t4", "--output-tokens", "-4"), ("residency", "nosuch.safetensors"),
+    ("trace", "stats", "nosuch.safetensors"), ("sweep", "nosuch.yaml", "-o", "x.nc"), ("reproduce", "nosuch"),
+    ("run", "switch-mini-16", "--policy", "nosuch"), ("measure", "-o", "nosuch/x.json"),
+    ("validate", "--suite", "nosuch"), ("train", "-o", "nosuch", "--layout", "nosuch"),
+    ("train", "-o", "nosuch", "--seeds", "1"), ("train", "-o", "nosuch", "--arm-steps", "0"),
+    ("train", "-o", "nosuch", "--text", "nosuch"),
+)  # fmt: skip
+
+
+def test_a_refusal_imports_nothing_slow(tmp_path: Path) -> None:
+    for words, status, modules in imported_by_each(REFUSALS, tmp_path):
+        assert status == 2, words
+        assert not packages_of(modules) & SLOW, words
 
 
 RUN_MINI = ("run", "switch-mini-16")
@@ -176,35 +194,12 @@ WRONG_WORDS = [
 """A wrong word each, of what a model, a machine and a trace have no say in."""
 
 
-ONE_BY_ONE = """
-import json, sys
-from pregate.cli.main import main
-found, before = [], set(sys.modules)
-for words in json.load(sys.stdin):
-    sys.argv = ["pregate", *words]
-    try:
-        main()
-    except SystemExit as stop:
-        found.append((words, stop.code, sorted(set(sys.modules) - before)))
-    before = set(sys.modules)
-print("FOUND", json.dumps(found))
-"""
-
-
 def test_a_wrong_word_is_told_before_a_trace_or_the_runtime_is_loaded(tmp_path: Path) -> None:
-    """In one process: what a word loads, the first that loads it answers for."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    run = subprocess.run(
-        [sys.executable, "-c", ONE_BY_ONE],
-        input=json.dumps(WRONG_WORDS), capture_output=True, text=True, check=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
-    found = json.loads(run.stdout[run.stdout.rindex("FOUND") + 5 :])
-    assert len(found) == len(WRONG_WORDS) == len(run.stderr.splitlines())
-    heavy = SLOW - {"h5py"}
-    for words, status, modules in found:
+    """What a word loads, the first that loads it answers for."""
+    for words, status, modules in imported_by_each(WRONG_WORDS, tmp_path):
         assert status == 2, words
-        assert not {name.partition(".")[0] for name in modules} & heavy, words
-        assert not {"pregate.ask.simulation", "pregate.ask.capturing.capture", "runtime.memory"} & set(modules), words
+        assert not packages_of(modules) & (SLOW - {"h5py"}), words
+        assert not {"pregate.ask.simulation", "pregate.ask.capturing.capture", "runtime.memory"} & modules, words
         assert words[0] == "record" or "traces.storage" not in modules, words
     assert not list(tmp_path.iterdir())
 
