@@ -40,7 +40,8 @@ def picture_bytes(figure: Figure) -> bytes:
 
 def contents(figure: Figure) -> str:
     """Every text and every colour of lines and areas, a line each."""
-    FigureCanvasAgg(figure).draw()
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
     texts = sorted({f"text {text.get_text()!r}" for text in _texts(figure)})
     colours = {to_hex(line.get_color()) for line in figure.findobj(Line2D) if line.get_visible()}
     colours |= {to_hex(patch.get_facecolor()) for patch in figure.findobj(Patch) if patch.get_visible()}
@@ -81,9 +82,8 @@ def alike(one: bytes, other: bytes) -> bool:
 
 def overlapping(figure: Figure) -> list[tuple[str, str]]:
     """Pairs of texts that touch each other, and texts that leave the picture."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
     placed = [(text, text.get_window_extent(renderer)) for text in _texts(figure)]
     page = figure.bbox.padded(1.0)
     out = [(text.get_text(), "the edge") for text, box in placed if not _within(box, page)]
