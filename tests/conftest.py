@@ -1,8 +1,9 @@
 """What holds for every test: no deadline, whatever else the machine does, and in CI the same examples every time.
 
 Libraries compute on one thread in each process that runs tests: threads that wait for each other at every product are
-slow where the machine has other work. What collecting the tests and loading libraries have made is never garbage: none
-is looked for meanwhile, and later it is left out of every search, of which runs of the real runtime make one each.
+slow where the machine has other work. What collecting the tests, loading libraries and the files of tests before have
+made and left is never garbage: none is looked for meanwhile, and later it is left out of every search, of which runs of
+the real runtime make one each.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _LIBRARY = 50
 """Modules more than before, by which a library is noticed that was loaded on first use."""
 
 _N_MODULES = pytest.StashKey[int]()
+_FILE = pytest.StashKey[Path]()
 
 
 def pytest_collection(session: pytest.Session) -> None:
@@ -49,7 +51,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if len(sys.modules) > item.config.stash[_N_MODULES] + _LIBRARY:
+    is_of_another_file = item.config.stash.get(_FILE, None) != item.path
+    if is_of_another_file or len(sys.modules) > item.config.stash[_N_MODULES] + _LIBRARY:
+        item.config.stash[_FILE] = item.path
         _leave_out(item.config)
 
 
