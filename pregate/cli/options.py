@@ -71,7 +71,8 @@ PlacementText = Annotated[
         "accelerator), experts=cpu:fit (what HBM has no room for), layers=cpu:20, weights=stream, experts=zerocopy:20 "
         "(kernels read them in host memory), kv=cpu, kv=stream; prompts: ubatch=2048, stream=never; micro-batches that "
         "share a fetch: micro=8 (sequences); experts "
-        "of the host while the device computes its own: host=beside; by comma.",
+        "of the host while the device computes its own: host=beside; several cards: experts=whole, turns=2, copies=8; "
+        "by comma.",
     ),
 ]
 Speculative = Annotated[
