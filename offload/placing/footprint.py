@@ -153,7 +153,8 @@ def plan_memory(
         resident = [n_here if kept is None else 0 for kept in placed.kept]
         needed = static + _bytes_of(model, resident) - experts_away(model, placed)
         if needed > hbm_bytes:
-            raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"), needed)
+            told = _too_small(policy.name, needed, hbm_bytes, "an offloading policy")
+            raise CapacityExceeded(told, needed, there_bytes=hbm_bytes)
         return MemoryPlan(needed, 0, 0)
     stated = policy.cache.capacity(_cached_layers(model, placed), model.n_experts) if policy.cache else 0
     n_cache = stated or 0
@@ -162,7 +163,7 @@ def plan_memory(
     n_fit = (hbm_bytes - static) // model.expert_bytes - n_cache
     if n_fit < minimum:
         way_out = "a smaller --cache" if n_cache else "a smaller batch or a larger --hbm"
-        raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, way_out), needed)
+        raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, way_out), needed, there_bytes=hbm_bytes)
     if stated is None:
         n_cache = min(max(n_fit - full, 0), placed.n_decided * model.n_experts)
     n_buffers = min(full, n_fit)

@@ -31,12 +31,13 @@ _WHOLE = MissAction.FETCH
 class CapacityExceeded(PregateError):
     """A memory cannot hold what a policy needs; the message has the numbers and the way out.
 
-    `needed_bytes`: how much of `memory` ("HBM" or "DRAM") would do, 0 where it is not known.
+    `needed_bytes`: how much of `memory` ("HBM" or "DRAM") would do, 0 where it is not known. `there_bytes`: what of it
+    can be filled, 0 where it is not known.
     """
 
-    def __init__(self, message: str, needed_bytes: int = 0, memory: str = "HBM") -> None:
+    def __init__(self, message: str, needed_bytes: int = 0, memory: str = "HBM", there_bytes: int = 0) -> None:
         super().__init__(message)
-        self.needed_bytes, self.memory = needed_bytes, memory
+        self.needed_bytes, self.memory, self.there_bytes = needed_bytes, memory, there_bytes
 
 
 class ExpertMemory:

@@ -240,7 +240,7 @@ def platforms_of(
 def _shared_out(model: ModelArchitecture, hw: Platform) -> Platform:
     """The platform. Raises `InvalidInput` where its cards share every layer and cannot share those of `model`."""
     if hw.execution.shares_layers:
-        sharded(model, hw.machine.n_cards)
+        sharded(model, hw.machine.n_cards, hw.machine.n_cards)  # experts as each design has them
     return hw
 
 

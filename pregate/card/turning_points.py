@@ -18,6 +18,7 @@ from hwmodels.quantity import ReadOnly
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.kept_answers import Answer
+from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.capturing.request import request
 from pregate.ask.timing.intervals import measured, prepared
 from pregate.card.choice import Ranking, weakest
@@ -27,6 +28,7 @@ from pregate.card.job import Workpiece
 from pregate.card.judged_design import Judged, judge, objective_of
 from pregate.card.speed_limit import ROOMY, n_together, with_memory
 from pregate.draw.render import si
+from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["AXES", "TurningPoint", "turning_points"]
@@ -168,7 +170,10 @@ def _nearest_change(seconds: NDArray[np.float64]) -> tuple[int, float] | None:
 
 
 def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> TurningPoint | None:
-    """The HBM from which everything stays there, where that is then the best: of each card, where they share layers."""
+    """The HBM from which everything stays there, where that is then the best: of each card, where they share layers.
+
+    It is the size of the boards: what an engine leaves of that, or whole layers on several cards, is counted.
+    """
     best = choice.best
     if best.design.policy == "gpu_only":
         return None
@@ -177,8 +182,10 @@ def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Tur
     try:
         plan_design(model, hw, work, "gpu_only")
         return None
+    except InvalidInput:  # cards that cannot share each expert: whole ones are the best
+        return None
     except CapacityExceeded as error:
-        needed = error.needed_bytes
+        short = error
     memory = with_memory(hw, ROOMY, n_cards=n_together(hw))
     prompt, tokens = (
         request(model, memory, trace, policy_named("gpu_only"), workload=work.workload)
@@ -189,5 +196,9 @@ def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Tur
     if there.cost(choice.objective) >= best.cost(choice.objective):
         return None
     now = hw.machine.n_cards // n_together(hw) * hw.machine.accelerator.hbm_bytes
+    needed = float(short.needed_bytes)
+    if short.there_bytes:
+        have = memory_of(hw).hbm_bytes
+        needed = now * (have + needed - short.there_bytes) / have
     rests = weakest(*(one.estimate(choice.objective).tag for one in (best, there)))
-    return TurningPoint("accelerator.hbm_bytes", "HBM", float(needed), float(now), str(design), rests)
+    return TurningPoint("accelerator.hbm_bytes", "HBM", needed, float(now), str(design), rests)

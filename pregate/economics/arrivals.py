@@ -43,6 +43,8 @@ _SURE = 0.95
 _ALIKE = 0.02
 """Costs that differ by less are called alike: a machine of one rate costs what it costs, whatever runs on it."""
 
+_MOST_SLOTS = 1024
+
 N_DRAWS = 100
 """Draws of an interval: each is another machine and other requests of the same kind."""
 
@@ -116,7 +118,9 @@ class ArrivalReport:
         for rate in dict.fromkeys(row.requests_per_s for row in self.rows):
             here = [row for row in self.rows if row.requests_per_s == rate and not row.grows]
             if not here:
-                told.append(f"At {rate:.3g} requests/s every queue grows: more machines, or fewer requests.")
+                full = any(row.slots == self.slots < _MOST_SLOTS for row in self.rows if row.requests_per_s == rate)
+                more = f"more at once (--slots, now {self.slots}), " * full
+                told.append(f"At {rate:.3g} requests/s every queue grows: {more}more machines, or fewer requests.")
                 continue
             promised = self.promise != LatencyPromise()
             kept = [row for row in here if row.keeps]
@@ -186,9 +190,9 @@ def under_arrivals(
     """
     if basis not in BASES:
         raise unknown_name("basis", basis, BASES)
-    if not policies or not 1 <= slots <= 1024 or pass_tokens < 1:
+    if not policies or not 1 <= slots <= _MOST_SLOTS or pass_tokens < 1:
         told = f"{len(policies)} designs, {slots} slots, passes of {pass_tokens} tokens"
-        raise InvalidInput(f"{told}: at least one of each, and 1,024 slots at most")
+        raise InvalidInput(f"{told}: at least one of each, and {_MOST_SLOTS:,} slots at most")
     at_rates = [(rate, requests.at_rate(rate)) for rate in dict.fromkeys(rates or (requests.rate,))]
     rows: list[UnderArrivals] = []
     ttfts: list[NDArray[np.float64]] = []

@@ -145,7 +145,8 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     if said.has_no_graphs:
         said.numbers["stack.launch_s"] = engine.launch_without_graphs
     n_cards = said.cards.n_cards(engine, dict(part.split("=", 1) for part in _parts(cells) if "=" in part))
-    model = sharded(model, n_cards // (said.cards.turns * said.cards.copies))  # flags are of each card
+    n_each = n_cards // (said.cards.turns * said.cards.copies)
+    model = sharded(model, n_each, 1 if said.cards.expert_groups is None else n_each)  # flags are of each card
     if n_cards > 1:
         said.numbers[N_CARDS] = str(n_cards)
     read = read_where_they_lie(said.on_host_gib, said.on_host_names, model) if said.on_host_gib else []

@@ -236,7 +236,7 @@ def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLo
     ends = f"{said('requests', job.batch)} {said('context', job.input_tokens + job.output_tokens)}"
     where, n_cards = policy.placement, hw.machine.n_cards
     if n_cards > 1:  # budgets are of each card
-        model = sharded(model, n_cards)
+        model = sharded(model, n_cards, 1 if where.expert_groups is None else where.expert_groups or n_cards)
         ends = f"{said('sharing_cards', n_cards)} {ends}"
     if where.expert_groups == 0:
         ends = f"{said('whole_experts')} {ends}"

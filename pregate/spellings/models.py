@@ -59,6 +59,9 @@ _DYNAMIC = {"q2_k_xl": "q2_k_s", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_s", "q5_k
 131 of MiniMax-M2.1 in UD-Q4_K_XL are met to 2 %, 212 to 239 GiB of DeepSeek-V3 in UD-Q2_K_XL, which differ by release,
 to -1 and -12 %. Sizes: https://huggingface.co/unsloth/DeepSeek-V3.1-GGUF/tree/main/UD-Q2_K_XL and
 https://huggingface.co/unsloth/MiniMax-M2.1-GGUF/discussions/7, read 2026-11-29."""
+_IN_BLOCKS = re.compile(r"qwen3")
+"""Models whose maker has published them in fp8 with a scale for 128 x 128 weights, under their name and `-FP8`
+(https://github.com/vllm-project/vllm/issues/17569: Qwen3-235B-A22B-FP8; of Qwen3.5 and 3.6 the same)."""
 _KEEPS_EXPERTS = re.compile(r"gpt-oss-")
 """Models whose experts every GGUF has as they were published, in mxfp4: files of gpt-oss-120b called Q2_K to F16 have
 58.3 to 60.9 GiB (https://ailocalcheck.com/model/unsloth/gpt-oss-120b-GGUF, read 2026-11-29). The one that repositories
@@ -84,6 +87,9 @@ def model_and_format(text: str) -> tuple[str, str]:
     ours = next((name for name in (our_name("model", text) for text in spellings) if name in known), "")
     if n_files and not quant and _KEEPS_EXPERTS.match(ours):
         quant = "MXFP4"
+    maker = bare.rpartition("/")[0].lower()
+    if _IN_BLOCKS.match(ours) and name.upper().endswith("-FP8") and maker in ("", "qwen"):
+        quant = "fp8-b128"
     return (f"{ours}{mark}{rest}", quant) if ours else ("", "")
 
 

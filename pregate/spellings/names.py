@@ -64,6 +64,7 @@ _SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
 _GIGABYTES = re.compile(r"-(\d{1,3})(?:-gi?b|gi?b?)$")
 _IN_BRACKETS = re.compile(r"\(\s*(\d{1,3}\s*gi?b?)\s*\)", re.IGNORECASE)
 _DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
+_AND = re.compile(r"\s*\+\s*|\s+(?:and|&)\s+", re.IGNORECASE)
 _SEVERAL = re.compile(
     r"(?P<n>\d{1,2})\s+(?P<card>[a-wyz].*)|(?P<m>\d{1,3})\s*[x\u00d7*]\s*(?P<close>[a-z0-9].*)|"
     r"(?P<named>[a-z0-9].*?)\s+\(?[x\u00d7]\s*(?P<k>\d{1,3})\)?|"
@@ -137,7 +138,10 @@ STACKS: Mapping[str, str] = {
 
 
 def several(hardware: str) -> tuple[int, str]:
-    """How many cards `hardware` names, and what one of them is called: `2x RTX 3090`, `dual 3090`."""
+    """How many cards `hardware` names, and what one of them is called: `2x RTX 3090`, `dual 3090`, `3090 + 3090`."""
+    each = _AND.split(hardware.strip()[:200])
+    if len(each) > 1 and len(set(map(_plain, each))) == 1:
+        return len(each), each[0]
     match = _SEVERAL.fullmatch(hardware.strip()[:200])
     if match is None:
         return 1, hardware
@@ -147,8 +151,13 @@ def several(hardware: str) -> tuple[int, str]:
 
 
 def are_different(hardware: str) -> bool:
-    """Whether `hardware` names cards that differ: `RTX 3090 + RTX 3060`, and not `Ryzen AI Max+ 395`."""
-    return bool(_DIFFERENT.search(hardware)) and "max+" not in hardware.lower()
+    """Whether `hardware` names cards that differ: `RTX 3090 + RTX 3060`, `3090+3060`, and not `Ryzen AI Max+ 395`."""
+    if several(hardware)[0] > 1 or "max+" in hardware.lower():
+        return False
+    cards = hardware_names()
+    return bool(_DIFFERENT.search(hardware)) or (
+        "+" in hardware and all(our_name("hardware", one) in cards for one in _AND.split(hardware[:200]))
+    )
 
 
 def card_and_memory(text: str) -> tuple[str, dict[str, str]]:
@@ -346,6 +355,8 @@ def _of_one_size(wanted: str, names: Iterable[str]) -> list[str]:
 def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
     """The card that a driver names so, `NVIDIA H100 80GB HBM3`: by the words that tell cards apart, and its memory."""
     words = words_of(text)
+    if _AND.search(text):  # of several cards
+        return []
     size = next((int(word.removesuffix("gb")) for word in words if re.fullmatch(r"\d{1,3}gb", word)), 0)
     telling = {word for word in words if not BESIDE_NAMES.fullmatch(word)}
     found = [name for name in names if {w for w in words_of(name) if not BESIDE_NAMES.fullmatch(w)} == telling]

@@ -7,11 +7,18 @@ from typing import Protocol
 
 from traces.errors import InvalidInput
 from traces.model.attention import Attention
+from traces.model.dtypes import Dtype
 from traces.model.linear_mixer import LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.published_counts import NOT_PUBLISHED
 
 __all__ = ["sharded"]
+
+_BLOCKED = "fp8-b128"
+_BLOCK = 128
+"""Rows and columns of a matrix in `_BLOCKED` that share a scale; vLLM and SGLang start no card that has a part of one
+(layers/quantization/fp8.py; https://github.com/vllm-project/vllm/issues/17569, open on 2026-11-30).
+"""
 
 _PADDING = 64
 """Rows that the vocabulary is filled up to a multiple of (vLLM, layers/vocab_parallel_embedding.py)."""
@@ -26,7 +33,7 @@ def sharded(model: ModelArchitecture, n_cards: int, expert_groups: int = 1, copi
     on all. Where so many `expert_groups` of cards hold experts of their own, the cards of a group share each of these
     (expert parallelism; SGLang, layers/moe/fused_moe_triton/layer.py: moe_tp_size). With several `copies` of all else
     experts are shared by the cards of all of them. Raises `InvalidInput` where heads or hidden units cannot be divided
-    evenly, where groups do not divide the cards, or for an encoder.
+    evenly or would part a block of a format, where groups do not divide the cards, or for an encoder.
     """
     of_experts = n_cards * copies
     if of_experts == 1:
@@ -48,18 +55,35 @@ def sharded(model: ModelArchitecture, n_cards: int, expert_groups: int = 1, copi
             )
         return value // n
 
+    def whole(value: int, what: str, stored: Dtype, way_out: str, n: int = n_cards) -> int:
+        share = even(value, what, n)
+        if n > 1 and stored.name == _BLOCKED and share % _BLOCK:
+            raise InvalidInput(
+                f"{model.name}: a card's {share} of {value} {what} are no whole blocks of {_BLOCK}, in which "
+                f"{_BLOCKED} is stored, and vLLM refuses them: try {way_out}"
+            )
+        return share
+
     stack = model.decoder
     decoder = dataclasses.replace(
         stack,
         attention=_attention(stack.attention, n_cards, even),
         mixers=tuple(_mixer(one, n_cards, even) for one in stack.mixers),
-        d_ff_dense=even(stack.d_ff_dense, "hidden units of a dense layer"),
+        d_ff_dense=whole(stack.d_ff_dense, "hidden units of a dense layer", model.dtype, "fewer cards"),
     )
     return dataclasses.replace(
         model,
         decoder=decoder,
-        d_ff_expert=even(model.d_ff_expert, "hidden units of an expert", of_experts // expert_groups),
-        d_ff_shared=even(model.d_ff_shared, "hidden units of shared experts"),
+        d_ff_expert=whole(
+            model.d_ff_expert,
+            "hidden units of an expert",
+            model.expert_dtype,
+            "whole experts on each card (experts=whole), or fewer cards",
+            of_experts // expert_groups,
+        ),
+        d_ff_shared=whole(
+            model.d_ff_shared, "hidden units of shared experts", model.stored_shared_dtype, "fewer cards"
+        ),
         vocab_size=-(-model.vocab_size // _PADDING) * _PADDING // n_cards,
         published=NOT_PUBLISHED,
     )

@@ -54,7 +54,7 @@ def test_a_device_is_taken_for_the_known_one_of_its_name(name: str, gib: int, kn
     [
         ("NVIDIA A800-SXM4-40GB", 40, 1555e9, 6912, "a100-sxm4-40gb"),
         ("NVIDIA Z9000", 141, 4.8e12, 0, "h200-sxm"),
-        ("NVIDIA RTX A5500 Laptop GPU", 16, 448e9, 7424, "rtx-a4000"),
+        ("NVIDIA RTX A5500 Laptop GPU", 16, 448e9, 7424, "rtx-3080-ti-mobile"),
         ("NVIDIA GeForce RTX 4090 D", 24, 1008e9, 14592, "rtx-4090d"),
         ("", 0, 0.0, 0, ""),
     ],

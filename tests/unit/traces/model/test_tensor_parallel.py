@@ -84,6 +84,16 @@ def test_what_cannot_be_shared_evenly_is_refused(model: str, n_cards: int, told:
         sharded(load_model(model), n_cards)
 
 
+def test_parts_of_a_block_of_a_format_are_refused_where_vllm_refuses_them() -> None:
+    """Qwen3-235B-A22B-FP8 on eight cards: 1,536 hidden units of an expert over 8 are a block and a half."""
+    model = load_model("qwen3-235b-a22b").with_formats({"all": "fp8-b128"})
+    with pytest.raises(InvalidInput, match=r"a card's 192 of 1536 hidden units of an expert .*experts=whole"):
+        sharded(model, 8)
+    assert sharded(model, 8, expert_groups=8).d_ff_expert == 1536
+    assert sharded(model, 4).d_ff_expert == 384
+    assert sharded(load_model("qwen3-235b-a22b"), 8).d_ff_expert == 192
+
+
 def test_heads_of_keys_that_lie_unevenly_are_refused() -> None:
     model: ModelArchitecture = load_model("mixtral-8x7b")
     odd = replace(model.decoder, attention=Attention("gqa", n_heads=36, n_kv_heads=6, head_dim=128))
