@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import KEPT_OPS, Kernel, are_kept, are_loaded, loaded
+from compiled.machine_code import KEPT_OPS, Kernel, are_kept, are_loaded, has_loaded, loaded
 from hwmodels.cost import Costs
 from offload.lanes import n_lanes
 from offload.schedule import Schedule
@@ -92,9 +92,9 @@ def walk_on(
 
 def is_small(n_ops: int, most_ops: int, *kernels: Kernel) -> bool:
     """Whether a schedule is done in Python: one of up to `most_ops`, of a few where `kernels` are kept compiled, and of
-    fewer where they are loaded.
+    fewer where they are loaded, or may be in no time since others are.
     """
-    if are_loaded(*kernels):
+    if are_loaded(*kernels) or (has_loaded() and are_kept(*kernels)):
         return n_ops <= min(_LOADED_OPS, most_ops)
     return n_ops <= min(KEPT_OPS, most_ops) or (n_ops <= most_ops and not are_kept(*kernels))
 

@@ -113,7 +113,8 @@ def counted(
     sums = np.zeros((5, n_kernels, len(works)), np.int64)
     cell = kernel * len(works) + owner
     for total, what in zip(sums.reshape(5, -1), (2 * padded * read, read, waits, in_blocks, multiplied), strict=True):
-        np.add.at(total, cell, what)
+        if what.any():
+            np.add.at(total, cell, what)
     n_tiled = np.bincount(owner, np.where(shared & (m > 1), times, 0), len(works)).astype(np.int64)
     first = np.cumsum(n_gemms) - n_gemms
     n_tiled += np.where(n_tokens > 1, times[first] // times[first + 1] + 1, 0)

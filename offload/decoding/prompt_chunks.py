@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offload.execution import Execution
 from traces.model.architecture import ModelArchitecture
@@ -24,7 +25,7 @@ def passes_of(step: Step, model: ModelArchitecture, execution: Execution) -> lis
     n, size = len(step.experts), execution.micro_batch
     if step.phase == Phase.DECODE:
         return [(step, n)]
-    n_heads = 0 if encodes else len(np.unique(step.sequence))
+    n_heads = 0 if encodes else _n_distinct(step.sequence)
     if model.is_encoder_decoder or not size or n <= size:
         return [(step, n_heads)]
     weights, passes = step.gate_weights, []
@@ -36,3 +37,9 @@ def passes_of(step: Step, model: ModelArchitecture, execution: Execution) -> lis
         )  # fmt: skip
         passes.append((one, n_heads if low + size >= n else 0))
     return passes
+
+
+def _n_distinct(sequence: NDArray[np.int32]) -> int:
+    """How many sequences tokens are of; those of a prompt follow one another."""
+    steps = np.diff(sequence)
+    return 1 + int(np.count_nonzero(steps)) if not steps.size or steps.min() >= 0 else len(np.unique(sequence))

@@ -18,7 +18,13 @@ __all__ = ["GROUPS", "UNIONS", "BlockUnions", "block_unions_of"]
 
 UNIONS = Kernel("offload.fast.unions_kernel", "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4))
 
-GROUPS = Kernel("offload.fast.groups_kernel", "groups", (*["int64[1]"] * 4, "int8[1]", *["int64[1]"] * 5), returns=True)
+GROUPS = Kernel(
+    "offload.fast.groups_kernel",
+    "groups",
+    (*["int64[1]"] * 4, "int8[1]", *["int64[1]"] * 5),
+    returns=True,
+    unrolls=False,
+)
 
 _SERVED = 1 << 13
 """Numbers of tokens an expert below which experts that serve as many are counted."""

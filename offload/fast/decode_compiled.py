@@ -63,6 +63,7 @@ RUN_STEPS = Kernel(
         "offload.fast.kernel_layout",
         "offload.ops",
     ),
+    unrolls=False,
 )  # fmt: skip
 
 _EXECUTION_FLAGS = ("stage", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn")

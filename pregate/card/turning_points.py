@@ -144,8 +144,8 @@ def _times_along_axes(schedules: DesignSchedules) -> Answer:
         of_memory = [key for key in figures.values if key in AXES or re.fullmatch(r"link\..*bytes_per_s", key)]
         moved = {key: figures[key] * together for key in of_memory}
     machines, (prompt, tokens) = figures.with_values(moved), (schedules.prompt, schedules.tokens)
-    first = measured(prepared(prompt), prompt, machines, n_machines)
-    rest = first if tokens is prompt else measured(prepared(tokens), tokens, machines, n_machines)
+    first = measured(prepared(prompt, n_machines), prompt, machines, n_machines)
+    rest = first if tokens is prompt else measured(prepared(tokens, n_machines), tokens, machines, n_machines)
     times = {"ttft_s": first["ttft_s"], "tpot_s": rest["tpot_s"]}
     return {name: np.broadcast_to(values, (n_machines,)).tolist() for name, values in times.items()}
 

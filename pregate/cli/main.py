@@ -61,6 +61,7 @@ def main() -> None:
         raise SystemExit(_refused("standard output: cannot be written (it is closed)"))
     try:
         status = _status()
+        gc.freeze()  # what is left is given back at once: nobody looks for cycles in it on the way out
         sys.stdout.flush()
     except BrokenPipeError:
         _close_output()

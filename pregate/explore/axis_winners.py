@@ -131,4 +131,4 @@ class AxisWinners:
         Raises `CapacityExceeded` as `capture_request`.
         """
         captured = capture_request(request, compiled=self._compiled)
-        return compiled(captured) if again or is_kept() else prepared(captured), captured
+        return compiled(captured) if again or is_kept() else prepared(captured, 1), captured

@@ -197,7 +197,7 @@ def _swings(captured: Captured, figures: Figures, metric: str) -> dict[str, Swin
         moved[key] = np.full(2 * len(keys), figures[key])
         for column, factor in ((2 * i, 1 - MOVE), (2 * i + 1, 1 + MOVE)):
             moved[key][column] = _possible(key, figures[key] * factor)
-    found = measured(prepared(captured), captured, figures.with_values(moved), 2 * len(keys))[metric]
+    found = measured(prepared(captured, 2 * len(keys)), captured, figures.with_values(moved), 2 * len(keys))[metric]
     return {
         key: Swing(
             figures[key],

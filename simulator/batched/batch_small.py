@@ -1,6 +1,7 @@
-"""A small schedule on many machines at once: the recurrence with a vector, one number a machine, for every time.
+"""A schedule on machines before code for many of them is compiled: small ones on all at once, the recurrence with a
+vector, one number a machine, for every time; large ones on one machine after the other.
 
-The same sums in the same order as `recurrence`, so the same times; done before compiled code would be loaded.
+The same sums in the same order as `recurrence`, so the same times.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from hwmodels.cost import Costs
 from offload.lanes import n_lanes
 from offload.metrics.metric_probes import Probes
 from offload.schedule import Schedule
+from simulator.recurrence import walked
 
-__all__ = ["FEW_OPS", "Ends", "evaluate_small"]
+__all__ = ["FEW_OPS", "MOST_ENDS", "Ends", "evaluate_small"]
 
 FEW_OPS = 50_000
 """Schedules of up to so many ops are done in less time than compiled code takes to load, on a thousand machines."""
+
+MOST_ENDS = 1 << 23
+"""Ops times machines that are walked one machine after the other in less time than it takes to compile code for all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +37,8 @@ class Ends:
 
 def evaluate_small(probes: Probes, costs: Costs) -> Ends:
     """The metrics of every machine; `costs` (n_works, n_machines)."""
-    makespan_s, moe_layers_s, step_end_s = _walk(probes, costs)
+    walk = _walk if len(probes.schedule) <= FEW_OPS else _walk_each
+    makespan_s, moe_layers_s, step_end_s = walk(probes, costs)
     return Ends(makespan_s, moe_layers_s / max(len(probes.layer_first), 1), step_end_s)
 
 
@@ -74,6 +80,21 @@ def _walk(probes: Probes, costs: Costs) -> tuple[NDArray[np.float64], NDArray[np
             del kept[k]
     makespan_s = np.max([host_s, *free], axis=0)
     return makespan_s, moe_layer_s, np.array(step_end_s).reshape(-1, nothing.size).T
+
+
+def _walk_each(probes: Probes, costs: Costs) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """`_walk` of one machine after the other."""
+    schedule, n_machines = probes.schedule, costs.issue_s.shape[1]
+    makespan_s, moe_layer_s = np.zeros((2, n_machines))
+    step_end_s = np.empty((n_machines, len(probes.step_ends)))
+    for i in range(n_machines):
+        mine = Costs(costs.issue_s[:, i], costs.duration_s[:, i])
+        start, end, _, host = walked(schedule, mine)
+        makespan_s[i] = max(end.max(), host.max())
+        spans = end[probes.layer_last] - start[probes.layer_first]
+        moe_layer_s[i] = np.cumsum(spans)[-1] if len(spans) else 0.0  # one after the other, as `_walk` adds them
+        step_end_s[i] = end[probes.step_ends]
+    return makespan_s, moe_layer_s, step_end_s
 
 
 def _last_uses(schedule: Schedule) -> tuple[NDArray[np.bool_], dict[int, list[int]]]:

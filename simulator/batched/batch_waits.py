@@ -20,14 +20,18 @@ _Longs = NDArray[np.int64]
 NEEDED = Kernel(
     __name__, "_needed",
     ("int8[1]", "int64[1]", "int32[1]", "uint8[1]", "int64", "int32[2]", *["int32[1]"] * 3, "int64[2]"), returns=True,
+    unrolls=False,
 )  # fmt: skip
 CHAINED = Kernel(
     __name__, "_chained",
     ("int8[1]", "int32[1]", "int64[1]", "int32[1]", "int64", *["int32[1]"] * 3, "int64[1]", "int32[1]", "int64[1]"),
     returns=True,
+    unrolls=False,
 )  # fmt: skip
-PLACED = Kernel(__name__, "_placed", ("int64[1]", *["int32[1]"] * 3, "int64[1]", "int32[1]"), returns=True)
-WRITTEN = Kernel(__name__, "_written", ("int64[1]", "int32[1]", "int32[1]", "int32[2]", "int32[1]"))
+PLACED = Kernel(
+    __name__, "_placed", ("int64[1]", *["int32[1]"] * 3, "int64[1]", "int32[1]"), returns=True, unrolls=False
+)
+WRITTEN = Kernel(__name__, "_written", ("int64[1]", "int32[1]", "int32[1]", "int32[2]", "int32[1]"), unrolls=False)
 
 WAITS = (NEEDED, CHAINED, PLACED, WRITTEN)
 

@@ -26,7 +26,7 @@ from offload.timeline import Timeline
 from pregate.named import load_model
 from pregate.routing_traces import load_trace
 from simulator import recurrence
-from simulator.batched import batch
+from simulator.batched import batch, batch_small
 from simulator.batched.batch_small import evaluate_small
 from simulator.explain.bounds import lower_bounds
 from simulator.stream import Stream
@@ -125,7 +125,9 @@ def test_random_machines_are_measured_right(seed: int, text: str, name: str, siz
 
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("text", POLICIES)
-def test_a_small_schedule_is_measured_the_same_without_compiled_code(text: str, name: str) -> None:
+def test_schedules_are_measured_the_same_without_code_for_many_machines(
+    text: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = MODELS[name]
     trace = routing(model, batch=2)
     schedule, _, _ = captured(model, trace, text, "streams")
@@ -135,6 +137,10 @@ def test_a_small_schedule_is_measured_the_same_without_compiled_code(text: str, 
     for field in small.__slots__:
         np.testing.assert_allclose(getattr(small, field), getattr(other, field), rtol=1e-13, err_msg=field)
     np.testing.assert_array_equal(small.step_end_s, other.step_end_s)
+    monkeypatch.setattr(batch_small, "FEW_OPS", len(schedule) - 1)
+    each = evaluate_small(probes, costs)  # one machine after the other
+    for field in small.__slots__:
+        np.testing.assert_array_equal(getattr(each, field), getattr(small, field), err_msg=field)
 
 
 def test_a_machine_does_not_depend_on_its_neighbours() -> None:

@@ -26,6 +26,7 @@ FILL_MANY = Kernel(
         "float64[2]", "float64[2]", "float64[2]", "float64[2]", "int64", "float64", "float64",
     ),
     sources=("traces.synthesis.synthesis_kernel",),
+    unrolls=False,
 )  # fmt: skip
 
 _CHUNK_DRAWS = 1 << 16

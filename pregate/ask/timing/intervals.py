@@ -29,8 +29,8 @@ from offload.ops import KERNEL_KINDS
 from offload.policy import Policy
 from pregate.ask.capturing.capture import Captured
 from simulator import recurrence
-from simulator.batched.batch import Compiled, compile_schedule, evaluate
-from simulator.batched.batch_small import FEW_OPS, evaluate_small
+from simulator.batched.batch import Compiled, compile_schedule, evaluate, is_kept
+from simulator.batched.batch_small import FEW_OPS, MOST_ENDS, evaluate_small
 from simulator.explain.critical_path import ExplainedRun, gradient, walk
 from simulator.explain.path_sum import PathSum
 from simulator.explain.sensitivity import metric_weights
@@ -100,7 +100,7 @@ def figure_intervals(
     machines = _drawn(captured.policy, hw, hw.fit, figures, exact, rng, n_draws)
     found = _first_order(captured, figures, machines, n_draws, metrics, explained)
     if found is None:
-        found = measured(prepared(captured), captured, machines, n_draws)
+        found = measured(prepared(captured, n_draws), captured, machines, n_draws)
     return {name: _interval(found[name]) for name in metrics}
 
 
@@ -175,7 +175,7 @@ def full_intervals(
     if hw.fit is None:
         return dict.fromkeys(metrics)
     machines = _drawn(captured.policy, hw, hw.fit, figures_of(hw), (), rng, n_draws)
-    found = measured(prepared(captured), captured, machines, n_draws)
+    found = measured(prepared(captured, n_draws), captured, machines, n_draws)
     return {name: _interval(found[name]) for name in metrics}
 
 
@@ -229,10 +229,12 @@ def drawn_scatter(
     return ReadOnly(factors)
 
 
-def prepared(captured: Captured) -> Compiled | Probes:
-    """A captured schedule made ready to be measured once: compiled where that pays."""
-    probes = find_probes(captured.decoded.schedule, captured.trace)
-    return probes if len(captured.decoded.schedule) <= FEW_OPS else compiled(captured)
+def prepared(captured: Captured, n_machines: int) -> Compiled | Probes:
+    """A captured schedule made ready to be measured once on `n_machines`: compiled where that pays."""
+    n_ops = len(captured.decoded.schedule)
+    if n_ops <= FEW_OPS or (n_ops * n_machines <= MOST_ENDS and not is_kept()):
+        return find_probes(captured.decoded.schedule, captured.trace)
+    return compiled(captured)
 
 
 def compiled(captured: Captured) -> Compiled:

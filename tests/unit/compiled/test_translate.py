@@ -322,3 +322,18 @@ def test_a_kernel_copies_bytes_reads_the_clock_and_pauses(as_machine_code: bool)
     assert target.tolist() == [*source[:999].tolist(), 0]
     assert early <= before <= before + out[0] <= late
     assert out[0] >= 2_000_000
+
+
+def _sums(a: Any, out: Any) -> None:
+    for i in range(len(a)):
+        out[0] += a[i] * a[i]
+
+
+def test_loops_that_are_not_unrolled_do_the_same_in_less_code() -> None:
+    kinds = Kernel(__name__, "_sums", INTS).kinds
+    codes = [machine_code.compiled_code(_sums, kinds, unrolls=unrolls) for unrolls in (True, False)]
+    assert len(codes[1]) < len(codes[0])
+    found = np.zeros((2, 1), np.int64)
+    for code, out in zip(codes, found, strict=True):
+        machine_code._function(Kernel(__name__, "_sums", INTS), machine_code._address(code))(np.arange(100), out)
+    assert found.tolist() == [[328350]] * 2

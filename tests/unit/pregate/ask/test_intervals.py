@@ -17,7 +17,7 @@ from hwmodels.quantity import ReadOnly
 from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured, capture
 from pregate.ask.timing import intervals as interval_module
-from pregate.ask.timing.intervals import drawn_constants, figure_intervals, full_intervals, intervals
+from pregate.ask.timing.intervals import drawn_constants, figure_intervals, full_intervals, intervals, prepared
 from simulator.explain.critical_path import walk
 from simulator.explain.sensitivity import elasticities
 
@@ -172,3 +172,18 @@ def test_where_the_bottleneck_moves_every_draw_is_run_whole(hw: Platform, monkey
     monkeypatch.setattr(interval_module, "_SCATTER", math.inf)
     off = half_widths(intervals(job, hw, np.random.default_rng(0)))["moe_layer_latency_s"]
     assert off != pytest.approx(half_widths(whole)["moe_layer_latency_s"], rel=0.04)
+
+
+def test_code_for_many_machines_is_compiled_where_many_are_asked_of_a_long_schedule(
+    captured: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_ops = len(captured.decoded.schedule)
+    monkeypatch.setattr(interval_module, "compiled", lambda _: "compiled")
+    for few, most, kept, wanted in (
+        (n_ops, 0, True, False), (n_ops - 1, 3 * n_ops, False, False), (n_ops - 1, 3 * n_ops - 1, False, True),
+        (n_ops - 1, 3 * n_ops, True, True),
+    ):  # fmt: skip
+        monkeypatch.setattr(interval_module, "FEW_OPS", few)
+        monkeypatch.setattr(interval_module, "MOST_ENDS", most)
+        monkeypatch.setattr(interval_module, "is_kept", lambda kept=kept: kept)
+        assert (prepared(captured, 3) == "compiled") is wanted

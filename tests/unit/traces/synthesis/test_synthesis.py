@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from traces import routing
 from traces.errors import InvalidInput
 from traces.phase import Phase
-from traces.routing import RoutingTrace
+from traces.routing import RoutingTrace, trace_as_made
 from traces.statistics.locality import expert_counts, expert_reuse, layer_entropy_bits, layer_following
 from traces.synthesis import dials as synthesis
 from traces.synthesis import filling
@@ -354,3 +355,13 @@ def test_random_numbers_of_any_generator_seed_those_of_the_sequences() -> None:
     asked: dict[str, Any] = SHAPE | {"model_name": "toy", "dials": Dials(1.0, 0.3, 0.2, sequence_affinity=0.3)}
     traces = [synthesize_routing(**asked, rng=np.random.Generator(np.random.MT19937(i))) for i in (0, 0, 1)]
     assert traces[0].digest == traces[1].digest != traces[2].digest
+
+
+def test_a_trace_that_was_made_here_is_not_looked_through_and_would_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = [made(Dials(1.0, 0.2, 0.3)), made(Dials(1.0, 0.2, 0.3), n_encoder_moe_layers=2)]
+    assert [replace(trace).digest for trace in traces] == [trace.digest for trace in traces]
+    monkeypatch.setattr(routing, "check_tokens", None)
+    assert made(Dials(1.0, 0.2, 0.3)).digest == traces[0].digest
+    assert not traces[0].experts.flags.writeable
+    with pytest.raises(InvalidInput, match="position has shape"):
+        trace_as_made(**{one.name: getattr(traces[0], one.name) for one in fields(traces[0])} | {"position": [1, 2]})
