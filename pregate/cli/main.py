@@ -102,7 +102,15 @@ def _misused(error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(told())
         return 0
-    path = getattr(getattr(error, "ctx", None), "command_path", "pregate")
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", "pregate")
+    if type(error).__name__ == "NoSuchOption":
+        from pregate.cli.options_elsewhere import called_here
+
+        option = str(getattr(error, "option_name", ""))
+        known = [name for param in context.command.get_params(context) for name in param.opts] if context else []
+        if found := called_here(option, known):
+            return _refused(f"No such option: {option}: {found}: see {path} --help")
     return _refused(f"{told().rstrip('.')}: see {path} --help")
 
 

@@ -29,8 +29,8 @@ from pregate.draw.render import si
 
 __all__ = ["COLUMNS", "DETAILS", "LINES", "screen_of"]
 
-_SPLIT = "layers split, a token on one card at a time"
-_SHARED = "every layer shared by all cards, sums between them at claimed rates"
+_SPLIT = "cards take turns"
+_SHARED = "layers shared, sums as claimed"
 """What a prediction for several cards rests on."""
 
 COLUMNS, LINES = 80, 24
@@ -87,7 +87,7 @@ def screen_of(card: Card, width: int, n_lines: int = LINES) -> str:
 def _sentences(card: Card) -> dict[str, str]:
     """What is said in words, each as short as it gets."""
     job, best, limit = card.job, card.best, card.limit
-    same, each = limit.token_binds == limit.prompt_binds, " a request" * (job.batch > 1)
+    same, each = limit.token_binds == limit.prompt_binds, " each" * (job.batch > 1)
     token_by, prompt_by = ("" if same else f" ({binds})" for binds in (limit.token_binds, limit.prompt_binds))
     return {
         "title": f"{card.model} on {card.parts}: {job.input_tokens} + {job.output_tokens} tokens, {job.batch} at once",

@@ -12,6 +12,7 @@ import typer
 
 from hwmodels.specs.set_options import parse_sets
 from pregate.cli import options
+from pregate.cli.left_unsaid import say_as_published, say_cards_in_turn
 from pregate.cli.option_values import build_model, distinct
 from pregate.cli.output_paths import require_ledger
 from pregate.cli.progress import spinner
@@ -108,6 +109,7 @@ def plan(
         found = find_machine()
         hardware, overrides = found.hardware, found.with_given(overrides)
         told, brief = found.told(), found.briefly()
+    from pregate.card.card import Card
     from pregate.card.job import RequestLoad
     from pregate.card.plan import plan as run_plan
     from pregate.routing_traces import load_popularity, load_trace
@@ -138,6 +140,11 @@ def plan(
 
         append_predictions(ledger, answer.predictions())
     _print(answer, format, told, brief, details)
+    if isinstance(answer, Card):
+        if formats is None and dtype is None:
+            say_as_published(model, architecture, answer)
+        if stack is None:
+            say_cards_in_turn(architecture, answer.best.planned.hw)
 
 
 def _overrides(sets: list[str] | None, given: dict[str, Any]) -> dict[str, float | str]:

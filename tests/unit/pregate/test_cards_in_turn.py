@@ -214,7 +214,7 @@ def test_a_card_of_two_says_so_and_shares_the_layers(model: ModelArchitecture) -
     assert found.best.design.policy == "gpu_only"
     assert "-sm layer" in found.flags.command
     assert found.text().startswith("qwen3-30b-a3b on 2x rtx-3090")
-    assert "layers split, a token on one card at a time" in found.text()
+    assert "How sure: cards take turns; intervals" in found.text()
     assert "what passes between cards is left out" in " ".join(found.text(details=True).split())
 
 

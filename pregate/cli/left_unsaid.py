@@ -1,0 +1,45 @@
+"""Lines beside a card about what nobody said, and what was taken for it: published formats, cards that take turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from pregate.draw.render import si
+
+if TYPE_CHECKING:
+    from hwmodels.platform import Platform
+    from pregate.card.card import Card
+    from traces.model.architecture import ModelArchitecture
+
+__all__ = ["say_as_published", "say_cards_in_turn"]
+
+_WIDE = 16
+"""Bits a weight of what few run at home as it was published."""
+
+
+def say_as_published(name: str, model: ModelArchitecture, card: Card) -> None:
+    """One line on standard error where no format was said of a model by `name`, and not all that was published fits."""
+    outside = any(design.endswith("/gpu_only") for design, _ in card.unfit)
+    if outside and not Path(name).exists() and model.expert_dtype.bits >= _WIDE:
+        typer.echo(
+            f"note: weights are as published, {si(model.total_bytes, 'B')} in {model.expert_dtype.name}, and do not "
+            f"all fit in HBM: --formats says another, such as all=q4_k_m",
+            err=True,
+        )
+
+
+def say_cards_in_turn(model: ModelArchitecture, hw: Platform) -> None:
+    """One line on standard error where several cards take turns because no engine was named that has them share."""
+    from pregate.card.designs import stacks_for
+
+    card = hw.machine.accelerator
+    if hw.machine.n_cards == 1 or hw.execution.shares_layers:
+        return
+    if "vllm" in stacks_for(model, hw.stack.name, ("vllm",), card.vendor, card.compute_capability):
+        typer.echo(
+            "note: these cards take layers in turn, as under llama.cpp; --stack vllm has them share every layer",
+            err=True,
+        )

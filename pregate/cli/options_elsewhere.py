@@ -1,0 +1,49 @@
+"""Options as engines and other programs call them, and what they are called here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+__all__ = ["called_here"]
+
+_ELSEWHERE = {
+    "--hardware": ("--gpu", "--gpus", "--card", "--device", "--machine", "--accelerator", "--hw"),
+    "--stack": ("--engine", "--framework", "--runtime", "--software", "--server"),
+    "--formats": ("--quant", "--quantization", "--quantisation", "--format-weights", "--precision"),
+    "--dram": ("--ram", "--memory", "--host-memory"),
+    "--hbm": ("--vram", "--gpu-memory"),
+    "--input-tokens": ("--context", "--ctx", "--ctx-size", "--prompt", "--prompt-tokens", "--isl", "--input-len", "-c"),
+    "--output-tokens": ("--generate", "--max-tokens", "--osl", "--output-len", "--n-predict", "-n"),
+    "--concurrency": ("--batch", "--batch-size", "--requests", "--users", "--slots", "-np"),
+    "--batch": ("--concurrency", "--batch-size", "--users"),
+    "--policies": ("--policy", "--design", "--designs"),
+    "--policy": ("--policies", "--design", "--designs"),
+    "--rates": ("--rate", "--qps", "--rps", "--request-rate"),
+    "--rate": ("--rates", "--qps", "--rps", "--request-rate"),
+}
+"""By option of ours, what else says the same."""
+
+_SHARING = (
+    "--tp",
+    "-tp",
+    "--tensor-parallel-size",
+    "--ep",
+    "--ep-size",
+    "--enable-expert-parallel",
+    "--pp",
+    "--pipeline-parallel-size",
+    "--dp",
+    "--data-parallel-size",
+)
+"""Options that say how several cards share a model."""
+
+
+def called_here(option: str, known: Collection[str]) -> str:
+    """What to write in place of `option` for a command whose options are `known`; "" where nobody calls it so."""
+    name = option.partition("=")[0]
+    if name in _SHARING and "--hardware" in known:
+        return (
+            "several cards are --hardware '8x NAME' --stack vllm, designs say what they share (docs/tensor-parallel.md)"
+        )
+    ours = next((here for here, others in _ELSEWHERE.items() if name in others and here in known), "")
+    return f"it is {ours} here" if ours else ""

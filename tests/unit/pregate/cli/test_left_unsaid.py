@@ -1,0 +1,24 @@
+"""Lines beside a card about what nobody said: once, on standard error, and only where it was left out."""
+
+from __future__ import annotations
+
+from tests.command_line import Run
+
+SHORT = ("--input-tokens", "8", "--output-tokens", "4")
+
+
+def test_formats_that_nobody_said_are_told_where_they_do_not_fit(run: Run) -> None:
+    asked = ("plan", "qwen3-30b-a3b", "--hardware", "rtx-4090", "--stack", "llama-cpp", *SHORT)
+    status, out, err = run(*asked)
+    assert status == 0
+    assert "note: weights are as published, 61.1 GB in bf16, and do not all fit in HBM: --formats" in err
+    assert "note:" not in out
+    for said in (("--formats", "q4_k_m"), ("--dtype", "fp8"), ("--hbm", "80GB")):
+        assert "as published" not in run(*asked, *said)[2]
+
+
+def test_cards_that_take_turns_are_told_how_they_share(run: Run) -> None:
+    asked = ("plan", "qwen3-30b-a3b", "--hardware", "2x h100-sxm", *SHORT)
+    assert "note: these cards take layers in turn, as under llama.cpp; --stack vllm has them share" in run(*asked)[2]
+    for said in (("--stack", "llama-cpp"), ("--formats", "q4_k_m")):
+        assert "in turn" not in run(*asked, *said)[2]
