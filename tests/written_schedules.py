@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
 
 from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream
@@ -11,6 +15,7 @@ from offload.fast.compilable import is_compilable
 from offload.policies import PRESETS, eviction_named, policy_named
 from offload.policy import Policy
 from offload.recorder import assemble
+from offload.schedule import ScheduleDigest
 from tests.small_models import decoder_only, stored_apart
 from traces.model.architecture import LinearMixer, ModelArchitecture
 from traces.phase import Phase
@@ -88,6 +93,22 @@ def assert_written_alike(
         for compiled in (True, False)
     )
     assert fast == slow
+
+
+def assert_written_alike_in_parts_of_any_size(stream_of: Callable[[bool], DecodeStream], digest: str) -> None:
+    """`stream_of` asked with and without the compiled decoder writes the schedule of that digest, of 1000 bytes that
+    stay: whole, and in parts as small as may be, each of whose ops that are still asked for are in order.
+    """
+    for compiled in (False, True):
+        assert assemble(stream_of(compiled), 1000).digest == digest
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("offload.fast.decode_compiled", "offload.decoding.decode_loop"):
+                patch.setattr(f"{module}._PART_OPS", 1)
+            seen = ScheduleDigest()
+            for part in stream_of(compiled):
+                assert np.all(np.diff(part.live) > 0)
+                seen.update(part.columns, part.works)
+            assert seen.of(1000) == digest
 
 
 def layers_that_differ(*, d_expert: int = 0) -> ModelArchitecture:

@@ -46,11 +46,11 @@ def send_s(work: Work, figures: Figures) -> Number:
     gather the parts: half a sum over them, by its bytes. Raises as `all_reduce_s`.
     """
     n, (_, rate) = work.n_entries, _rate(figures)
-    sent_s = work.copy_bytes / n / (rate * figures.stack_constant("peer_efficiency"))
-    sent_s = figures.stack_constant("all_reduce_s") + sent_s
-    return (
-        sent_s if n == 1 else sent_s + all_reduce_s(work._replace(copy_bytes=math.ceil(work.copy_bytes / 2)), figures)
-    )
+    bytes_per_s = rate * figures.stack_constant("peer_efficiency")
+    sent_s = figures.stack_constant("all_reduce_s") + work.copy_bytes / n / bytes_per_s
+    if n == 1:
+        return sent_s
+    return sent_s + all_reduce_s(work._replace(copy_bytes=math.ceil(work.copy_bytes / 2)), figures)
 
 
 def _rate(figures: Figures) -> tuple[bool, Number]:

@@ -107,7 +107,7 @@ class PassTraces:
 def pass_traces(
     model: ModelArchitecture, requests: ArrivalTrace, slots: int, pass_tokens: int, seed: int = 0
 ) -> PassTraces:
-    """PassTraces of the sizes that `requests` ask for, with memory for `slots` of the longest. Routing is made up
+    """Passes of the sizes that `requests` ask for, with memory for `slots` of the longest. Routing is made up
     (`pregate.synthesize`).
     """
     lengths, longest = requests.input_tokens, int((requests.input_tokens + requests.output_tokens).max())

@@ -19,11 +19,12 @@ from offload.placing.expert_groups import experts_of_groups
 from offload.placing.placement import place
 from offload.policies import policy_named
 from offload.recorder import assemble
-from offload.schedule import Schedule, ScheduleDigest
+from offload.schedule import Schedule
 from offload.work import activation_row_bytes, experts_work
 from simulator import recurrence
 from simulator.definition import des
 from tests.small_models import MODELS, routing
+from tests.written_schedules import assert_written_alike_in_parts_of_any_size
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.tensor_parallel import sharded
@@ -54,23 +55,15 @@ def stream_of(case: Case, *, compiled: bool = False) -> DecodeStream:
     return DecodeStream(model, trace.steps(), policy, how, n_buffers=0, placed=placed, compiled=compiled)
 
 
-def schedule_of(case: Case, *, compiled: bool = False) -> Schedule:
-    return assemble(stream_of(case, compiled=compiled), 1000)
+def schedule_of(case: Case) -> Schedule:
+    return assemble(stream_of(case), 1000)
 
 
 @given(cases)
 @settings(max_examples=25, deadline=None)
 def test_both_decoders_write_the_same_in_parts_of_any_size_and_interpreters_agree(case: Case) -> None:
     whole = schedule_of(case)
-    for compiled in (False, True):
-        assert schedule_of(case, compiled=compiled).digest == whole.digest
-        with pytest.MonkeyPatch.context() as patch:
-            for module in ("offload.fast.decode_compiled", "offload.decoding.decode_loop"):
-                patch.setattr(f"{module}._PART_OPS", 1)
-            seen = ScheduleDigest()
-            for part in stream_of(case, compiled=compiled):
-                seen.update(part.columns, part.works)
-            assert seen.of(1000) == whole.digest
+    assert_written_alike_in_parts_of_any_size(lambda compiled: stream_of(case, compiled=compiled), whole.digest)
     rng = np.random.default_rng(case[-1])
     costs = Costs(rng.random(len(whole.works)) / 9, rng.random(len(whole.works)))
     defined = des.simulate(whole, costs, hbm_bytes=1 << 50)

@@ -20,12 +20,13 @@ from offload.placing.expert_groups import experts_of_groups
 from offload.placing.placement import place
 from offload.policies import policy_named
 from offload.recorder import assemble
-from offload.schedule import Schedule, ScheduleDigest
+from offload.schedule import Schedule
 from offload.work import activation_row_bytes, experts_work
 from simulator import recurrence
 from simulator.batched import batch
 from simulator.definition import des
 from tests.small_models import MODELS, routing
+from tests.written_schedules import assert_written_alike_in_parts_of_any_size
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.tensor_parallel import sharded
@@ -41,38 +42,29 @@ cases = st.tuples(
 Case = tuple[str, tuple[int, int, int], int, int, int]
 
 
-def asked(case: Case, *, alone: bool = False) -> tuple[ModelArchitecture, RoutingTrace, tuple[int, int, int], int]:
+def asked(case: Case) -> tuple[ModelArchitecture, RoutingTrace, tuple[int, int, int], int]:
     name, (n_cards, n_groups, turns), n_tokens, size, seed = case
     model = sharded(MODELS[name], n_cards // turns, n_groups)
-    return model, routing(model, batch=size, seed=seed), (1, 1, 1) if alone else (n_cards, n_groups, turns), n_tokens
+    return model, routing(model, batch=size, seed=seed), (n_cards, n_groups, turns), n_tokens
 
 
-def stream_of(case: Case, *, alone: bool = False, compiled: bool = False) -> DecodeStream:
-    model, trace, (n_cards, n_groups, turns), n_tokens = asked(case, alone=alone)
+def stream_of(case: Case, *, compiled: bool = False) -> DecodeStream:
+    model, trace, (n_cards, n_groups, turns), n_tokens = asked(case)
     policy = policy_named("gpu_only")
     placed = replace(place(model, policy.placement), n_cards=n_cards, expert_groups=n_groups, turns=turns)
     how = replace(EXECUTIONS["vllm"], micro_batch=n_tokens)
     return DecodeStream(model, trace.steps(), policy, how, n_buffers=0, placed=placed, compiled=compiled)
 
 
-def schedule_of(case: Case, *, alone: bool = False, compiled: bool = False) -> Schedule:
-    return assemble(stream_of(case, alone=alone, compiled=compiled), 1000)
+def schedule_of(case: Case) -> Schedule:
+    return assemble(stream_of(case), 1000)
 
 
 @given(cases)
 @settings(max_examples=25, deadline=None)
 def test_both_decoders_write_the_same_in_parts_of_any_size(case: Case) -> None:
-    whole = schedule_of(case)
-    for compiled in (False, True):
-        assert schedule_of(case, compiled=compiled).digest == whole.digest
-        with pytest.MonkeyPatch.context() as patch:
-            for module in ("offload.fast.decode_compiled", "offload.decoding.decode_loop"):
-                patch.setattr(f"{module}._PART_OPS", 1)
-            seen = ScheduleDigest()
-            for part in stream_of(case, compiled=compiled):
-                assert np.all(np.diff(part.live) > 0)
-                seen.update(part.columns, part.works)
-            assert seen.of(1000) == whole.digest
+    digest = schedule_of(case).digest
+    assert_written_alike_in_parts_of_any_size(lambda compiled: stream_of(case, compiled=compiled), digest)
 
 
 def test_unions_are_told_apart_whatever_their_numbers_come_to() -> None:

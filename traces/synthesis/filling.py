@@ -16,7 +16,7 @@ from traces.synthesis.sequence_popularity import SequencePopularity, guides_of
 from traces.synthesis.synthesis_kernel import fill
 from traces.synthesis.taken_over import Start
 
-__all__ = ["FILL_MANY", "Chances", "fill_sequences", "is_compiled"]
+__all__ = ["FILL_MANY", "Chances", "fill_sequences", "load_if_it_pays"]
 
 FILL_MANY = Kernel(
     "traces.synthesis.many_experts_kernel",
@@ -71,7 +71,7 @@ def fill_sequences(
     elif _may_take_all_layers(experts, popularity, chances):
         begin = _all_layers(experts, popularity, by_rank, chances)
     else:
-        loop = _many_experts if is_compiled(experts.size) else _token_by_token
+        loop = _many_experts if load_if_it_pays(experts.size) else _token_by_token
         begin = loop(experts, popularity, by_rank, chances)
     drawn = SequencePopularity(popularity, affinity, chances[1]).drawn
     draws = np.empty((min(rows, longest), n_layers, top_k, 2))
@@ -106,8 +106,8 @@ def _put(known: NDArray[np.int16], experts: NDArray[np.int16], parts: Sequence[s
         tokens[:], known = known[: len(tokens)], known[len(tokens) :]
 
 
-def is_compiled(n_cells: int) -> bool:
-    """Whether `n_cells` routing cells are filled by machine code, which is loaded then: kept, or worth compiling."""
+def load_if_it_pays(n_cells: int) -> bool:
+    """Load the machine code that fills `n_cells` routing cells where it is kept or worth compiling; whether it was."""
     pays = n_cells > _SMALL_CELLS or are_kept(FILL_MANY)
     if pays:
         loaded(FILL_MANY)

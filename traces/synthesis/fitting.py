@@ -30,7 +30,7 @@ from traces.statistics.locality import (
     trace_statistics,
 )
 from traces.synthesis.dials import Dials, synthesize_routing
-from traces.synthesis.filling import is_compiled
+from traces.synthesis.filling import load_if_it_pays
 from traces.transforms.rebatching import rebatch
 
 __all__ = ["FittedDials", "FittedStatistic", "collision_entropy", "fit_dials"]
@@ -108,7 +108,7 @@ def fit_dials(
     """
     decoded = trace.decode_only()
     layers = decode_layers(decoded)
-    is_compiled(_ROUNDS * decoded.n_tokens * len(layers) * decoded.top_k)  # where that pays for all of them
+    load_if_it_pays(_ROUNDS * decoded.n_tokens * len(layers) * decoded.top_k)  # for all rounds together
     seed = int(rng.integers(1 << 62))  # common random numbers: every evaluation differs by its dials only
 
     def imitate(dials: Dials) -> RoutingTrace:

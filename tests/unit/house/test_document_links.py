@@ -120,3 +120,11 @@ def named_modules() -> Iterator[tuple[str, str]]:
 
 def test_every_module_that_is_named_is_there() -> None:
     assert [(where, name) for where, name in named_modules() if not (ROOT / name).is_file()] == []
+
+
+def test_every_decision_has_a_number_of_its_own_and_stands_in_the_index() -> None:
+    text = (ROOT / "DECISIONS.md").read_text(encoding="utf-8")
+    numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    rows = re.findall(r"^\| [^|]+ \| ([\d, ]+) \|$", text, re.MULTILINE)
+    assert {int(number) for row in rows for number in row.split(",")} == set(numbers)

@@ -89,6 +89,12 @@ def test_parts_that_follow_the_dense_matrices_keep_their_own_format() -> None:
     assert [one.dtype.name for one in models_by_layer(model)] == ["fp32", "q8_0", "q4_k", "fp32"]
 
 
+def test_a_layer_without_a_part_has_the_format_of_the_first_that_has_one() -> None:
+    wide, narrow = DTYPES["q8_0"], DTYPES["q4_k"]
+    found = LayerFormats.of({"dense": [wide, None, wide], "experts": [None, narrow, wide]})
+    assert found == LayerFormats(experts=(narrow, narrow, wide)), "and a part that is alike wherever it is has none"
+
+
 def test_formats_of_another_number_of_layers_are_refused() -> None:
     layers = LayerFormats(experts=(DTYPES["fp32"],) * 3)
     with pytest.raises(InvalidInput, match="experts of 3 layers, expected 4"):

@@ -12,7 +12,7 @@ from compiled.machine_code import Kernel
 from tests.toy_traces import made
 from traces.synthesis import filling
 from traces.synthesis.dials import Dials
-from traces.synthesis.filling import FILL_MANY, is_compiled
+from traces.synthesis.filling import FILL_MANY, load_if_it_pays
 from traces.synthesis.layers_kernel import FILL_LAYERS, pays
 from traces.synthesis.sequence_popularity import SequencePopularity, guides_of
 from traces.synthesis.synthesis_kernel import fill
@@ -44,7 +44,7 @@ def test_one_expert_a_token_without_a_loop_is_what_the_loop_chooses(
         asked.append(n_cells)
         return False
 
-    monkeypatch.setattr(filling, "is_compiled", plain)
+    monkeypatch.setattr(filling, "load_if_it_pays", plain)
     assert made(dials, top_k=1, output_tokens=30).digest == whole.digest
     assert not asked
     monkeypatch.setattr(filling, "_CHUNK_DRAWS", 100)
@@ -61,7 +61,7 @@ def test_one_expert_a_token_without_a_loop_is_what_the_loop_chooses(
 )
 def test_everything_else_takes_the_loop(top_k: int, dials: Dials, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(filling, "is_compiled", asked.append)
+    monkeypatch.setattr(filling, "load_if_it_pays", asked.append)
     made(dials, top_k=top_k)
     assert asked == [10 * 3 * top_k]
 
@@ -74,7 +74,7 @@ def test_random_numbers_are_drawn_two_a_choice_and_so_many_at_a_time(monkeypatch
         sizes.append(drawn.shape)
         fill(part, drawn, *rest)
 
-    monkeypatch.setattr(filling, "is_compiled", lambda _: False)
+    monkeypatch.setattr(filling, "load_if_it_pays", lambda _: False)
     monkeypatch.setattr(filling, "fill", watched)
     monkeypatch.setattr(filling, "_CHUNK_DRAWS", 24)  # two tokens of three layers and two choices
     made(Dials(0.7, 0.2, 0.1))
@@ -112,7 +112,7 @@ def test_small_traces_are_filled_in_python_unless_machine_code_is_kept(
     monkeypatch.setattr(filling, "are_kept", of)
     monkeypatch.setattr(filling, "loaded", asked.append)
     monkeypatch.setattr(filling, "_SMALL_CELLS", 100)
-    assert is_compiled(size) is compiled
+    assert load_if_it_pays(size) is compiled
     assert asked == [FILL_MANY] * compiled
 
 
@@ -204,7 +204,7 @@ def test_each_sequence_starts_as_where_it_is_longest() -> None:
 def test_of_a_sequence_that_is_known_as_far_as_asked_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     dials = Dials(1.0, 0.3, 0.2, sequence_affinity=0.4)
     long, short = made(dials, batch=3, input_tokens=4, output_tokens=9), made(dials, input_tokens=4)
-    monkeypatch.setattr(filling, "is_compiled", lambda _: False)
+    monkeypatch.setattr(filling, "load_if_it_pays", lambda _: False)
     monkeypatch.setattr(filling, "fill", None)
     monkeypatch.setattr(SequencePopularity, "drawn", None)
     for begun in (long, short):

@@ -98,7 +98,7 @@ def test_compiled_and_plain_generator_agree(
     digests = set()
     for compiled in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(filling, "is_compiled", lambda _, chosen=compiled: chosen)
+            patch.setattr(filling, "load_if_it_pays", lambda _, chosen=compiled: chosen)
             patch.setattr(filling, "_CHUNK_DRAWS", 200)
             trace = made(dials, seed=seed, top_k=top_k, n_experts=8, n_moe_layers=n_moe_layers)
         digests.add(replace(trace).digest)  # looked through: no token chooses an expert twice
@@ -119,7 +119,7 @@ def test_all_layers_at_once_choose_what_they_choose_one_by_one(
     for at_once in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(filling, "_may_take_all_layers", lambda *_, chosen=at_once: chosen)
-            patch.setattr(filling, "is_compiled", lambda _: False)
+            patch.setattr(filling, "load_if_it_pays", lambda _: False)
             patch.setattr(filling, "_CHUNK_DRAWS", 200)
             about = {"n_moe_layers": shape[0], "n_encoder_moe_layers": 0, "n_experts": shape[1], "top_k": top_k}
             digests.add(made(dials, seed=seed, **about).digest)

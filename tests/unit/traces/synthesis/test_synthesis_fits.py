@@ -238,7 +238,7 @@ def test_a_fit_begins_at_an_exponent_of_one_with_code_for_all_its_rounds(monkeyp
         begun.append(dials)
         return dials
 
-    monkeypatch.setattr(fitting, "is_compiled", asked.append)
+    monkeypatch.setattr(fitting, "load_if_it_pays", asked.append)
     monkeypatch.setattr(fitting, "_fit", first)
     pair = recorded().of_sequences([3, 5])  # two tell a popularity that they share
     for how in ({}, {"all_dials": False}, {"correlation": 0.7}, {"exponent": 0.4}):
