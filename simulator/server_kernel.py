@@ -26,11 +26,9 @@ def prompt_pass_s(tokens: Any, seconds: Any, n_tokens: int) -> float:
     last = tokens.size - 1
     if n_tokens <= tokens[0] or last == 0:
         return seconds[0]  # type: ignore[no-any-return]
-    if n_tokens > tokens[last]:
+    if n_tokens >= tokens[last]:
         slope = (seconds[last] - seconds[last - 1]) / (tokens[last] - tokens[last - 1])
         return seconds[last] + max(slope, 0.0) * (n_tokens - tokens[last])  # type: ignore[no-any-return]
-    if n_tokens == tokens[last]:
-        return seconds[last]  # type: ignore[no-any-return]
     i = 0
     while tokens[i + 1] <= n_tokens:
         i += 1

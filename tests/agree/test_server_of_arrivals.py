@@ -5,7 +5,7 @@ from __future__ import annotations
 from unittest.mock import patch
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simulator.arrivals import StepTimes, serve_arrivals
@@ -30,7 +30,18 @@ def asked(draw: st.DrawFn) -> tuple[ArrivalTrace, StepTimes, int, int]:
     return ArrivalTrace(np.cumsum(gaps), *map(np.array, tokens)), times, slots, draw(st.integers(1, 80))
 
 
+def of_whole_seconds(
+    arrival_s: list[float], input_tokens: list[int], output_tokens: list[int], slots: int, pass_tokens: int
+) -> tuple[ArrivalTrace, StepTimes, int, int]:
+    """Requests where every pass, and every token of any batch, takes a second."""
+    times = StepTimes(np.array([1.0, 20.0]), np.ones(2), np.ones(slots + 1), np.zeros(slots + 1))
+    return ArrivalTrace(*map(np.array, (arrival_s, input_tokens, output_tokens))), times, slots, pass_tokens
+
+
 @given(asked())
+@example(of_whole_seconds([0.0, 0.0, 0.0], [4, 6, 1], [2, 2, 2], 3, 10))  # two prompts fill a pass
+@example(of_whole_seconds([0.0, 0.0, 0.0], [10, 4, 4], [1, 2, 2], 2, 10))  # who is done at once holds no slot
+@example(of_whole_seconds([0.0, 3.0], [4, 4], [9, 9], 2, 10))  # one comes as a token ends
 def test_the_kernel_is_the_definition(one: tuple[ArrivalTrace, StepTimes, int, int]) -> None:
     defined = arrivals_des.serve_arrivals(*one)
     with patch("simulator.arrivals._SMALL_TOKENS", 0):

@@ -51,6 +51,19 @@ def beside(
     return [timed(one, what, one.mean_s * factor + more_s, beside=policy) for one in alone]
 
 
+def of_kind(samples: Sequence[Sample], kind: str) -> list[Sample]:
+    return [one for one in samples if one.parameters["kind"] == kind]
+
+
+def records(*sizes: tuple[int, float]) -> list[Sample]:
+    """Kernels of so many bytes and seconds, one a record and eight, alone and beside copies."""
+    return [
+        small_fits.sample("record", seconds + more_s, n_bytes=n, kernels=kernels, beside=told)
+        for n, seconds in sizes
+        for kernels, told, more_s in ((1, "nothing", 0.0), (1, "h2d", MORE_S), (8, "nothing", 1e-7), (8, "h2d", 1e-6))
+    ]
+
+
 def measured(more: Sequence[Sample]) -> Measurements:
     return dataclasses.replace(small_fits.measurements(), samples=(*small_fits.measurements().samples, *more))
 
@@ -84,7 +97,7 @@ def test_a_kind_whose_ops_record_twice_takes_a_time_of_its_own() -> None:
 def test_what_ops_take_longer_without_a_copy_under_way_is_a_factor_of_their_kind() -> None:
     apart = [timed(one, "apart", 1.25 * (one.mean_s - MORE_S)) for one in beside()]
     after = [timed(one, "beside", 1.25 * (one.mean_s - MORE_S) + MORE_S) for one in beside()]
-    factors = fit_apart(measured(apart))
+    factors = fit_apart(measured([*apart, timed(apart[0], "apart", 1.0, probe="never run alone")]))
     assert [one.values["apart"] for one in factors.values()] == pytest.approx([1.25] * 5)
     found = fit_beside_copies(measured([*apart, *after]))
     assert found["gate"].values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
@@ -104,6 +117,10 @@ def test_what_ops_take_longer_without_a_copy_under_way_is_a_factor_of_their_kind
         [],
         beside()[:7],
         beside(more_s=0.0, factor=1.3),  # a factor says it better
+        [one for kind in ("gate", "experts", "dense_ffn") for one in of_kind(beside(0.0, 1.3), kind)[:3]],
+        beside(more_s=0.0),
+        records((1, 2e-5), (2, 2e-5), (3, 2e-5), (4, 2e-5), (5, 2e-5), (6, 2e-5), (7, 2e-5), (8, 2e-5)),  # one size
+        records((1, 0.0), (2, 2e-5), (3, 3e-5), (4, 4e-5), (5, 5e-5), (6, 6e-5), (7, 7e-5), (8, 8e-5)),
         beside(more_s=-1e-6),
         beside(what="op", policy="on_demand, 4 slots"),
     ],
@@ -121,15 +138,19 @@ def test_files_without_samples_of_their_own_have_ops_of_a_policy_that_fetches_ah
 
 
 def test_kernels_of_any_size_with_a_record_each_count_as_ops_do() -> None:
-    records = [
-        small_fits.sample("record", seconds + more_s, n_bytes=n, kernels=kernels, beside=told)
-        for n, seconds in ((1, 2e-6), (2, 2e-5), (3, 2e-4))
-        for kernels, told, more_s in ((1, "nothing", 0.0), (1, "h2d", MORE_S), (8, "nothing", 0.0), (8, "h2d", 1e-6))
-    ]
-    found = fit_beside_copies(measured([*records, *beside()[:5]]))
+    of_sizes = records((1, 2e-6), (2, 2e-5), (3, 2e-4))
+    found = fit_beside_copies(measured([*of_sizes, *beside()[:5]]))
     assert found[""].values["beside_copies_s"] == pytest.approx(MORE_S, rel=1e-9)
     assert "record" not in found
-    assert not fit_beside_copies(measured([*records[:8], *beside(0.0, 1.3)]))
+    assert not fit_beside_copies(measured([*of_sizes[:8], *beside(0.0, 1.3)]))
+    slowed = [
+        small_fits.sample("record", slower * i * 1e-5, n_bytes=i, kernels=1, beside=told)
+        for i in range(1, 13)
+        for told, slower in (("nothing", 1.0), ("h2d", 1.3))
+    ]
+    eight = [one for kind in ("gate", "experts") for one in of_kind(beside(), kind)]
+    assert set(fit_beside_copies(measured([*slowed, *eight]))) == {"", "gate", "experts"}, "of eight ops, ops judge"
+    assert not fit_beside_copies(measured([*slowed, *eight[:7]]))
 
 
 def test_a_fit_keeps_it_from_file_to_price(tmp_path: Path) -> None:
@@ -159,8 +180,13 @@ def test_readbacks_take_what_they_take_without_copies_and_longer_beside_them() -
     found = fit_readback(measured([*apart, *after]))
     assert found["readback"].values == {"fixed_s": pytest.approx(9e-6)}
     assert found["readback/beside"].values == {"beside_copies_s": pytest.approx(17e-6)}
-    quicker = [timed(whole, "beside", 1e-6, beside="pregate, 1 slots")]
-    assert set(fit_readback(measured([*apart, *quicker]))) == {"readback"}
+    for quick_s in (1e-6, 9e-6):
+        quicker = [timed(whole, "beside", quick_s, beside="pregate, 1 slots")]
+        assert set(fit_readback(measured([*apart, *quicker]))) == {"readback"}
+    of_prompts = [timed(whole, what, 1.0, phase="prefill") for what in ("op", "apart", "beside") for _ in range(9)]
+    assert fit_readback(measured(of_prompts))["readback"].values == {"fixed_s": pytest.approx(1e-4)}
+    with_prompts = fit_readback(measured([*apart, *after, *of_prompts]))
+    assert [one.values for one in with_prompts.values()] == [one.values for one in found.values()]
     machine = platform_of(calibrate(measured([*beside(), *apart, *after])))
     work = Work(OpKind.READBACK, copy_bytes=64)
     told, plain = (price_figures([work], one) for one in (figures_of(machine).told_apart(), figures_of(machine)))
