@@ -30,15 +30,15 @@ def load_model(
     *,
     dtype: str | None = None,
     top_k: int | None = None,
-    formats: Mapping[str, str] | None = None,
+    formats: Mapping[str, str] | str | None = None,
 ) -> ModelArchitecture:
     """A model by name, YAML file, Hugging Face `config.json`, or its weights (`.gguf`), stored as these are.
 
     A name may also be that of a repository or a tag, whose format is then the model's where none is given
     (`unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M`). `dtype`, `top_k` replace the published ones, and a name may say the latter
     itself (`deepseek-v3?top_k=6`); `formats` those of parts, as `ModelArchitecture.with_formats` takes them
-    (`{"experts": "q4_k", "attention": "q8_0"}`), in place of what `dtype` gives them. Raises `UnknownName` with the
-    nearest name, `InvalidFile` or `InvalidInput`.
+    (`{"experts": "q4_k", "attention": "q8_0"}`) or as the command line does (`"q4_k_m"`), in place of what `dtype`
+    gives them. Raises `UnknownName` with the nearest name, `InvalidFile` or `InvalidInput`.
     """
     name, stated = _name_and_top_k(name)
     if stated is not None and top_k is not None:
@@ -53,8 +53,16 @@ def load_model(
     if dtype is not None:
         model = model.with_dtype(dtype)
     if formats is not None:
-        model = model.with_formats(formats)
+        model = model.with_formats(_parts_of(formats, model.name) if isinstance(formats, str) else formats)
     return model if top_k is None else model.with_top_k(top_k)
+
+
+def _parts_of(formats: str, model: str) -> dict[str, str]:
+    """Formats by part, a bare one that of a file: `Q4_K_M`. Raises `InvalidInput`."""
+    from pregate.spellings.models import formats_of_file
+    from traces.model.formats_by_part import parse_formats
+
+    return parse_formats(formats if "=" in formats else formats_of_file(model, formats, "llama-cpp"))
 
 
 def _name_and_top_k(name: str | Path) -> tuple[str | Path, int | None]:

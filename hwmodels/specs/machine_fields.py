@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.quantity import check_plausible, positive_number
+from hwmodels.specs.number_names import number_meant
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["ALIASES", "FIELDS", "HOST_MEMORY", "WAYS", "Field", "check_figure", "find_field", "possible_figure"]
@@ -85,7 +86,8 @@ def find_field(key: str) -> tuple[str, str]:
     kind, _, field = ALIASES.get(key, key).partition(".")
     if field not in FIELDS.get(kind, {}):
         known = [f"{kind}.{field}" for kind, fields in FIELDS.items() for field in fields]
-        raise unknown_name("override", key, [*known, *FIELDS, *ALIASES])
+        every = [*known, *FIELDS, *ALIASES]
+        raise unknown_name("override", key, every, spelled=number_meant(key, every))
     return kind, field
 
 

@@ -50,6 +50,12 @@ def policy_named(text: str) -> Policy:
 
     Raises `UnknownName` for a preset that does not exist, `InvalidInput` for anything else that is wrong.
     """
+    if text.lstrip().startswith("-"):
+        raise InvalidInput(
+            f"policy {text!r} is flags of an engine, which rows of a table may have (`pregate reproduce`): designs are "
+            f"gpu_only@experts=cpu:20 (--n-cpu-moe 20), gpu_only@experts=whole (--enable-expert-parallel) and others "
+            f"(docs/field.md)"
+        )
     granular = list(_GRANULARITY.finditer(text))
     if granular:
         policy = policy_named(_GRANULARITY.sub("", text))

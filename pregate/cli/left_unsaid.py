@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from pregate.card.card import Card
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["say_as_published", "say_cards_in_turn"]
+__all__ = ["say_as_published", "say_cards_in_turn", "say_stood_for"]
 
 _WIDE = 16
 """Bits a weight of what few run at home as it was published."""
@@ -29,6 +31,16 @@ def say_as_published(name: str, model: ModelArchitecture, card: Card) -> None:
             f"all fit in HBM: --formats says another, such as all=q4_k_m",
             err=True,
         )
+
+
+def say_stood_for(stacks: Sequence[str]) -> None:
+    """One line on standard error where engines that were named have no constants and flags of their own here."""
+    from pregate.spellings.names import our_name
+
+    for name in stacks:
+        ours = our_name("stack", name)
+        if re.fullmatch(r"sglang|(?:hf[ -]?)?transformers", name.strip(), re.IGNORECASE) and ours != name:
+            typer.echo(f"note: {name} is predicted as {ours}, whose constants and flags stand here", err=True)
 
 
 def say_cards_in_turn(model: ModelArchitecture, hw: Platform) -> None:

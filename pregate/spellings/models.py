@@ -47,12 +47,17 @@ _PLAIN_FORMATS = {
     "w4a16": "int4-g128",
     "w8a8": "int8",
     "w8a16": "int8",
+    "q4": "q4_k_m",
+    "q5": "q5_k_m",
+    "q6": "q6_k",
+    "q8": "q8_0",
     "awq": "int4-g128-zp",
     "gptq": "int4-g128",
     "gptq-int4": "int4-g128",
     "gptq-int8": "int8-g128",
 }
-"""Other names of formats; of AWQ and GPTQ the width and group that nearly all of their files have."""
+"""Other names of formats; of AWQ and GPTQ the width and group that nearly all of their files have, of a width alone
+the mix of llama.cpp that is recommended at it."""
 _DYNAMIC = {"q2_k_xl": "q2_k_s", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_s", "q5_k_xl": "q5_k_m", "q6_k_xl": "q6_k",
             "q8_k_xl": "q8_0"}  # fmt: skip
 """Of Unsloth's mixes, which no rule says, the mix of llama.cpp whose size comes nearest: 17.7 GB of Qwen3-30B-A3B and

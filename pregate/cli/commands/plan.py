@@ -12,7 +12,7 @@ import typer
 
 from hwmodels.specs.set_options import parse_sets
 from pregate.cli import options
-from pregate.cli.left_unsaid import say_as_published, say_cards_in_turn
+from pregate.cli.left_unsaid import say_as_published, say_cards_in_turn, say_stood_for
 from pregate.cli.option_values import build_model, distinct
 from pregate.cli.output_paths import require_ledger
 from pregate.cli.progress import spinner
@@ -140,6 +140,7 @@ def plan(
 
         append_predictions(ledger, answer.predictions())
     _print(answer, format, told, brief, details)
+    say_stood_for(stacks or [])
     if isinstance(answer, Card):
         if formats is None and dtype is None:
             say_as_published(model, architecture, answer)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hwmodels.figures import MEMORY_FIGURES, check_axis, figure_keys
 from hwmodels.quantity import DIMENSIONS, parse_override
 from hwmodels.specs.machine_fields import ALIASES, FIELDS
+from hwmodels.specs.number_names import number_meant
 from hwmodels.stack import CONSTANTS
 from offload.policy_parts.speculation import MAX_GAMMA
 from pregate.ask.capturing.tier_names import tier_named
@@ -166,7 +167,7 @@ def find_axis(name: str) -> str:
     key = ALIASES.get(name, name)
     known = [*figure_keys(), *ALIASES, *_COUNTS, *NAMES, *_SHARES, TIER_SIZE]
     if key not in known:
-        raise unknown_name("axis", name, known)
+        raise unknown_name("axis", name, known, spelled=number_meant(name, known))
     return key
 
 
@@ -218,7 +219,8 @@ def _axis(name: str, items: Sequence[Any]) -> Axis:
     if key in NAMES:
         for item in items:
             if not isinstance(item, str):
-                raise InvalidInput(f"axis {name}: {item!r} is not a name")
+                rate = "; the rate of a link is link.h2d_bytes_per_s" * (key == "link")
+                raise InvalidInput(f"axis {name}: {item!r} is not a name{rate}")
         return _checked(Axis(name, key, np.array(items, dtype=np.str_), ""))
     numbers = np.array([_si_value(name, key, item) for item in items])
     return _checked(Axis(name, key, _whole(name, key, numbers), DIMENSIONS[_dimension(key)]))

@@ -105,6 +105,8 @@ def test_a_component_is_swapped_by_name_before_its_figures_are_overridden(machin
         ({"link.h2d_byte_per_s": 1e9}, UnknownName, r"did you mean 'link\.h2d_bytes_per_s'"),
         ({"accelerator.peak_flop_per_s.bf17": 1e12}, UnknownName, r"peak_flop_per_s\.\w+"),
         ({"accelerator.name": "x"}, UnknownName, "unknown override"),
+        ({"vram": 24e9}, UnknownName, "did you mean 'hbm_bytes'"),
+        ({"input_length": 8}, UnknownName, "unknown override 'input_length'"),
         ({"hbm_byte": 1e9}, UnknownName, "did you mean 'hbm_bytes'"),
         ({"link": "pcie5x16"}, UnknownName, "unknown link 'pcie5x16': did you mean 'pcie5-x16'"),
         ({"host": 3}, InvalidInput, "must be the name of a host"),

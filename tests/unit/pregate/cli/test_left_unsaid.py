@@ -22,3 +22,9 @@ def test_cards_that_take_turns_are_told_how_they_share(run: Run) -> None:
     assert "note: these cards take layers in turn, as under llama.cpp; --stack vllm has them share" in run(*asked)[2]
     for said in (("--stack", "llama-cpp"), ("--formats", "q4_k_m")):
         assert "in turn" not in run(*asked, *said)[2]
+
+
+def test_an_engine_that_another_stands_for_is_told(run: Run) -> None:
+    asked = ("plan", "qwen3-30b-a3b", "--hardware", "h100-sxm", *SHORT, "--stack")
+    assert "note: SGLang is predicted as vllm, whose constants and flags stand here" in run(*asked, "SGLang")[2]
+    assert "note:" not in run(*asked, "vLLM")[2]

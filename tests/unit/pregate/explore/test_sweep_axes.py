@@ -62,6 +62,10 @@ def test_sizes_are_whole_bytes_and_counts_whole() -> None:
     [
         ({"link.h2d_bytes_per_second": [1.0]}, "did you mean 'link.h2d_bytes_per_s'"),
         ({"bach": [1]}, "unknown axis 'bach'"),
+        ({"bandwidth": [1]}, r"did you mean 'link\.h2d_bytes_per_s'"),
+        ({"PCIe bandwidth": [1]}, r"did you mean 'link\.h2d_bytes_per_s'"),
+        ({"prompt_length": [1]}, "did you mean 'input_tokens'"),
+        ({"link": [8e9]}, r"is not a name; the rate of a link is link\.h2d_bytes_per_s"),
         ({"batch": []}, "no values"),
         ({"batch": 4}, "not a list"),
         ({"batch": "4"}, "not a list"),

@@ -140,6 +140,7 @@ def test_models_are_found_by_their_size_where_that_tells_them(called: str, ours:
         ("w4a16", "all=int4-g128"),
         ("fp8_e4m3", "all=fp8"),
         ("bfloat16", "all=bf16"),
+        ("Q4", "all=q4_k_m"),
         ("FP4", "all=nvfp4"),
         ("Q4_K_M (imatrix)", "all=Q4_K_M"),
     ],

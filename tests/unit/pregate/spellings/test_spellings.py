@@ -17,7 +17,7 @@ from pregate.cli.checks import names
 from pregate.spellings.models import model_and_format
 from pregate.spellings.names import unknown
 from tests.command_line import Run, runner
-from traces.errors import InvalidFile, UnknownName
+from traces.errors import InvalidFile, InvalidInput, UnknownName
 
 
 @pytest.fixture
@@ -270,3 +270,12 @@ def test_all_policies_are_compared(run: Run) -> None:
     found = json.loads(out)
     told = {row["policy"] for row in (*found["results"], *found["does_not_fit"])}
     assert {name.partition("/")[0] for name in DESIGNS} == {re.split(r"[/(+:]", name)[0] for name in told}
+
+
+def test_a_model_is_loaded_in_the_formats_of_the_command_line() -> None:
+    whole = pregate.load_model("qwen3-30b-a3b", formats="Q4_K_M")
+    assert whole == pregate.load_model("qwen3-30b-a3b", formats={"all": "q4_k_m"})
+    parts = pregate.load_model("unsloth/Qwen3-30B-A3B-GGUF:Q8_0", formats="experts=q4_k,kv=q8_0")
+    assert parts == pregate.load_model("qwen3-30b-a3b", formats={"experts": "q4_k", "kv": "q8_0"})
+    with pytest.raises(InvalidInput, match="flags of an engine, which rows of a table may have"):
+        pregate.load_policy("-tp 8 --enable-expert-parallel")
