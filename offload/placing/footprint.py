@@ -29,7 +29,16 @@ from traces.model.layer_models import layer_expert_bytes
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["MemoryPlan", "Workload", "host_bytes", "measure_workload", "plan_memory", "with_low_slots"]
+__all__ = [
+    "MemoryPlan",
+    "Workload",
+    "host_bytes",
+    "largest_layer_bytes",
+    "measure_workload",
+    "pass_bytes",
+    "plan_memory",
+    "with_low_slots",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,12 +264,7 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     What the placement keeps on the host is not among them; buffers for what is streamed are, one matrix of a layer's
     experts where a prompt streams those, keys and values of one layer where it streams whole ones, and the experts kept
     beside others of the host.
-
-    Activations a token: 14 rows of d_model (residual, norms, Q, K, V and their transposed copies, attention and FFN
-    outputs, permuted inputs), two FFN hidden rows, and the scores where the stack stores them. Those of one chunk, of a
-    stack that passes a prompt in chunks; of one that keeps few inside a layer, two rows between layers for the others.
     """
-    element = model.stored_activation_dtype.bytes_per_param
     layers = range(model.decoder.n_layers)
     here = [layer for layer in layers if layer not in placed.host_layers]
     kv = _kv_bytes(model, workload, here)
@@ -269,27 +273,58 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     if placed.kv == "stream":
         largest = max((_kv_bytes(model, workload, (layer,)) for layer in here), default=0)
         kv += 2 * math.ceil(int(largest * placed.kv_share) * _share_of_micro_batch(workload, execution))
-    n_tokens = min(workload.n_tokens, execution.micro_batch) if execution.micro_batch else workload.n_tokens
-    streams = 0 < execution.stream_tokens <= n_tokens
+    streams = 0 < execution.stream_tokens <= _tokens_of_pass(workload, execution)
     if streams and execution.streams_layers:
         kv += max((_kv_bytes(model, workload, (layer,)) for layer in placed.host_layers), default=0)
     kv += workload.n_running * model.state_bytes_per_sequence
     kv += workload.n_memory_tokens * model.cross_kv_bytes_per_token
     if execution.splits_expert_buffer:
         kv = max(kv, model.n_experts * model.expert_bytes // 2)
-    hidden = max(model.d_ff_expert * model.top_k, *(stack.d_ff_dense for stack in model.stacks))
-    scores = workload.n_context * model.decoder.attention.n_heads if execution.stores_scores else 0
-    n_inside = min(n_tokens, execution.workspace_tokens) if execution.workspace_tokens else n_tokens
-    n_inside = min(n_inside, math.ceil(n_tokens * _share_of_micro_batch(workload, execution)))
-    inside = n_inside * (14 * model.d_model + 2 * hidden + scores)
-    activations = int((inside + (n_tokens - n_inside) * 2 * model.d_model) * element)
     experts = _bytes_of(model, [len(kept or ()) for kept in placed.kept])
     if placed.n_decided < model.n_moe_layers and streams:
         homes = zip(layer_expert_bytes(model), placed.kept, strict=True)
         largest = max(n_bytes for n_bytes, kept in homes if kept is not None)
         experts += model.n_experts * largest // model.n_expert_matrices
     buffers = LayerStreams(model, placed).buffer_bytes
-    return model.non_expert_bytes - _weights_away(model, placed) + buffers + kv + activations + experts
+    weights = model.non_expert_bytes - _weights_away(model, placed)
+    return weights + buffers + kv + pass_bytes(model, workload, execution, placed) + experts
+
+
+def pass_bytes(model: ModelArchitecture, workload: Workload, execution: Execution, placed: Placed) -> int:
+    """Activations of the largest forward pass, which each card has that a pass goes through.
+
+    A token: 14 rows of d_model (residual, norms, Q, K, V and their transposed copies, attention and FFN outputs,
+    permuted inputs), two FFN hidden rows, and the scores where the stack stores them. Those of one chunk, of a stack
+    that passes a prompt in chunks; of one that keeps few inside a layer, two rows between layers for the others. With
+    several copies of attention a row of each token of the others is gathered beside those of one.
+    """
+    element = model.stored_activation_dtype.bytes_per_param
+    n_tokens = _tokens_of_pass(workload, execution)
+    hidden = max(model.d_ff_expert * model.top_k, *(stack.d_ff_dense for stack in model.stacks))
+    scores = workload.n_context * model.decoder.attention.n_heads if execution.stores_scores else 0
+    n_inside = min(n_tokens, execution.workspace_tokens) if execution.workspace_tokens else n_tokens
+    n_inside = min(n_inside, math.ceil(n_tokens * _share_of_micro_batch(workload, execution)))
+    inside = n_inside * ((13 + placed.copies) * model.d_model + 2 * hidden + scores)
+    return int((inside + (n_tokens - n_inside) * 2 * model.d_model) * element)
+
+
+def largest_layer_bytes(model: ModelArchitecture, workload: Workload, placed: Placed) -> int:
+    """What the largest layer of the decoder has in HBM, or the head: weights, experts, keys and values."""
+    weights, experts = layer_weight_bytes(model), layer_expert_bytes(model)
+    n_here = most_experts(model.n_experts, placed.expert_groups)
+    found = [
+        0 if layer in placed.host_layers else weights[layer] + _kv_bytes(model, workload, (layer,))
+        for layer in range(model.decoder.n_layers)
+    ]
+    for block, layer in enumerate(model.decoder.moe_layers):
+        at = model.n_encoder_moe_layers + block
+        kept = placed.kept[at]
+        found[layer] += experts[at] * (n_here if kept is None else len(kept))
+    return max(head_bytes(model), *found)
+
+
+def _tokens_of_pass(workload: Workload, execution: Execution) -> int:
+    return min(workload.n_tokens, execution.micro_batch) if execution.micro_batch else workload.n_tokens
 
 
 def _bytes_of(model: ModelArchitecture, n_experts: Sequence[int]) -> int:

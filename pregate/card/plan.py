@@ -255,7 +255,9 @@ def _card(
 ) -> Card:
     best, other = choice.best, choice.possible
     hw = best.planned.hw
-    limit = speed_limit(model, hw, work, kept)
+    asked = [one.planned.tokens for one in choice.ranked]
+    n_sharing = max((one.placed.n_cards for one in asked if one.execution.shares_layers), default=1)
+    limit = speed_limit(model, hw, work, n_sharing, kept)
     parts = best.ttft.value, work.job.n_steps * best.tpot.value
     possible = None if other is None else flags_of(other.design, model, other.planned.hw, work.job).of_file(weights)
     share = {"ttft": 1.0, "tpot": 0.0}.get(choice.objective, parts[0] / sum(parts))

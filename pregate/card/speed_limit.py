@@ -55,9 +55,11 @@ def n_together(hw: Platform) -> int:
     return hw.machine.n_cards if hw.execution.shares_layers else 1
 
 
-def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece, kept: ScheduleCache | None = None) -> Limit:
-    """The limit of a job. In HBM are the experts for which most passes of the phase ask, known beforehand. Cards that
-    share every layer read and compute as one that is as many times as fast.
+def speed_limit(
+    model: ModelArchitecture, hw: Platform, work: Workpiece, n_sharing: int = 1, kept: ScheduleCache | None = None
+) -> Limit:
+    """The limit of a job. In HBM are the experts for which most passes of the phase ask, known beforehand. Cards of
+    which `n_sharing` compute a layer together read and compute as one that is as many times as fast.
 
     `kept`: where answers of earlier runs lie.
     """
@@ -69,17 +71,19 @@ def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece, kept: S
     experts_bytes = model.n_moe_layers * model.n_experts * model.expert_bytes
     n_experts = max(int((room + experts_bytes) / max(model.expert_bytes, 1)), 0)
     resident = [_share_of_uses(model, one, n_experts) for one in (_prompt_of(work.prompt), work.tokens.decode_only())]
-    key = answer_key(f"speed limit with {resident!r} of uses in HBM", asked, hw)
-    return Limit(**kept_answer(kept, key, lambda: _limit(asked, hw, work, resident)))
+    key = answer_key(f"speed limit of {n_sharing} cards with {resident!r} of uses in HBM", asked, hw)
+    return Limit(**kept_answer(kept, key, lambda: _limit(asked, hw, work, resident, n_sharing)))
 
 
-def _limit(asked: Sequence[Request], hw: Platform, work: Workpiece, resident: Sequence[float]) -> Answer:
+def _limit(
+    asked: Sequence[Request], hw: Platform, work: Workpiece, resident: Sequence[float], n_sharing: int
+) -> Answer:
     schedules = [capture_request(one).decoded.schedule for one in asked]
     first = _first_token(schedules[0], work.prompt)
     rest = np.isin(schedules[1].step, decode_steps(work.tokens))
     n_tokens = max(len(decode_steps(work.tokens)), 1)
-    ttft_s, prompt_binds = _least(schedules[0], first, hw, resident[0])
-    token_s, token_binds = _least(schedules[1], rest, hw, resident[1])
+    ttft_s, prompt_binds = _least(schedules[0], first, hw, resident[0], n_sharing)
+    token_s, token_binds = _least(schedules[1], rest, hw, resident[1], n_sharing)
     return asdict(Limit(ttft_s, token_s / n_tokens, prompt_binds, token_binds))
 
 
@@ -105,20 +109,19 @@ def _share_of_uses(model: ModelArchitecture, trace: RoutingTrace, n_experts: int
     return float(uses[:n_experts].sum() / max(uses.sum(), 1)) if uses.any() else 1.0
 
 
-def _least(schedule: Schedule, counted: NDArray[np.bool_], hw: Platform, resident: float) -> tuple[float, str]:
-    """Seconds of the counted ops: the longest of HBM, DRAM and arithmetic, and which that is."""
+def _least(schedule: Schedule, counted: NDArray[np.bool_], hw: Platform, resident: float, n: int) -> tuple[float, str]:
+    """Seconds of the counted ops on `n` cards together: the longest of HBM, DRAM and arithmetic, and which that is."""
     machine = hw.machine
     times = np.bincount(schedule.cost[counted], minlength=len(schedule.works)).tolist()
     hbm = dram = arithmetic_s = 0.0
-    for n, work in zip(times, schedule.works, strict=True):
-        if not n or not (work.gemms or work.flop):
+    for n_times, work in zip(times, schedule.works, strict=True):
+        if not n_times or not (work.gemms or work.flop):
             continue
         here = resident if work.kind is OpKind.EXPERTS else 1.0
-        hbm += n * (work.weight_bytes * here + work.hbm_bytes)
-        dram += n * work.weight_bytes * (1 - here)
+        hbm += n_times * (work.weight_bytes * here + work.hbm_bytes)
+        dram += n_times * work.weight_bytes * (1 - here)
         peaks = machine.accelerator.peak_flop_per_s
-        arithmetic_s += n * work.total_flop / peaks[computes_in(work.compute, peaks)]
-    n = n_together(hw)
+        arithmetic_s += n_times * work.total_flop / peaks[computes_in(work.compute, peaks)]
     seconds = {
         "HBM": hbm / (n * machine.accelerator.hbm_bytes_per_s),
         "DRAM": dram / machine.host.dram_bytes_per_s,

@@ -326,4 +326,5 @@ def _as_served(found: PassTimes, run: RequestTimes, requests: ArrivalTrace, shap
         compute_share=mean(lambda one: one.compute_share), host_share=mean(lambda one: one.host_share),
         link_bytes=moved * busy_s / shape.output_tokens, link_bytes_per_s=moved, hit_rate=0.0,
         peak_hbm_bytes=found.peak_hbm_bytes, error=summed([(seconds, one.error) for seconds, one in parts]),
+        n_at_once=found.n_at_once,
     )  # fmt: skip

@@ -143,9 +143,9 @@ class Draws:
     def usd_per_token(self, served: Served, request: RequestShape, requests_per_s: float) -> NDArray[np.float64]:
         """US dollars of an output token, of a machine that serves this rate alone and idles meanwhile."""
         tokens_per_s = requests_per_s * request.output_tokens
-        idle_watts = self._watts(0.0, 0.0)
+        idle_watts = self._watts(0.0, 0.0, 1)
         busy_s = served.request_s * self._slower(served) / (served.batch * request.output_tokens)
-        more_watts = self._watts(served.compute_share, served.host_share) - idle_watts
+        more_watts = self._watts(served.compute_share, served.host_share, served.n_at_once) - idle_watts
         moved = self._moved_joules(served)
         joules = (idle_watts / tokens_per_s + busy_s * more_watts + moved) * self._of("pue")
         fixed = self._machine_usd_per_year() / _SECONDS_PER_YEAR / tokens_per_s
@@ -155,8 +155,8 @@ class Draws:
         """What `served` costs at a rate. A machine draws power while it serves, and idles for the rest."""
         slower, used = self._slower(served), self._of("utilisation")
         seconds_per_token = served.request_s * slower / (served.batch * request.output_tokens)
-        busy_watts = self._watts(served.compute_share, served.host_share)
-        idle_watts = self._watts(0.0, 0.0)
+        busy_watts = self._watts(served.compute_share, served.host_share, served.n_at_once)
+        idle_watts = self._watts(0.0, 0.0, 1)
         moved = self._moved_joules(served)
         idle_s = seconds_per_token * (1 / used - 1)
         joules = (seconds_per_token * busy_watts + idle_s * idle_watts + moved) * self._of("pue")
@@ -172,22 +172,16 @@ class Draws:
         days = self._of(self._assumptions.days_of(served.design)) * self._of("engineering_usd_per_day")
         return DrawnCost(served, per_token, joules, machines, running, days, self._of("years"))
 
-    @property
-    def _n_busy(self) -> int:
-        """Cards that compute and copy at the same time: one, or all where they share every layer."""
-        return self._hw.machine.n_cards if self._hw.execution.shares_layers else 1
-
     def _moved_joules(self, served: Served) -> NDArray[np.float64]:
         """Energy of what crosses the links for each output token; a run counts the bytes of one card."""
-        return self._of("transfer_joules_per_gb") * self._n_busy * served.link_bytes / 1e9
+        return self._of("transfer_joules_per_gb") * served.n_at_once * served.link_bytes / 1e9
 
-    def _watts(self, compute_share: float, host_share: float) -> NDArray[np.float64]:
-        """Power of a machine whose compute lane and processor are busy such shares of the time. Of several cards one
-        computes at a time, or all where they share every layer.
+    def _watts(self, compute_share: float, host_share: float, n_busy: int) -> NDArray[np.float64]:
+        """Power of a machine whose compute lane and processor are busy such shares of the time; of several cards
+        `n_busy` at once.
         """
         limit = self._card("limit_watts")
         idle = limit * self._of("idle_share")
-        n_busy = self._n_busy
         others = (self._hw.machine.n_cards - n_busy) * idle
         host_idle, host_busy = self._of("host_idle_watts"), self._of("host_busy_watts")
         host = host_idle + host_share * np.maximum(host_busy - host_idle, 0)

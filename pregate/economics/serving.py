@@ -50,7 +50,7 @@ class Served:
     `request_s`: from the prompts of a batch to its last output. Of that time the compute lane is busy `compute_share`,
     the host's processor `host_share`; `link_bytes` cross the link for each output token.
     `link_bytes_per_s` while it serves, `hit_rate` of its cache, `peak_hbm_bytes`: what a monitor would show.
-    `error`: how far `request_s` may be off.
+    `error`: how far `request_s` may be off. `n_at_once`: cards that compute and copy at the same time.
     """
 
     design: str
@@ -65,6 +65,7 @@ class Served:
     hit_rate: float
     peak_hbm_bytes: int
     error: TimeError
+    n_at_once: int = 1
 
     @property
     def requests_per_s(self) -> float:
@@ -114,7 +115,8 @@ def _at(
 ) -> Served:
     """One batch: its prompt, and some tokens in the middle of its decode."""
     work = workpiece(model, RequestLoad(request.input_tokens, max(request.output_tokens, 2), batch), seed)
-    prompt, tokens = (capture_request(asked) for asked in granted(model, machine, work, design))
+    asked = granted(model, machine, work, design)
+    prompt, tokens = map(capture_request, asked)
     first, middle = (interpret(one, machine, "recurrence", with_intervals=False) for one in (prompt, tokens))
     request_s = first.ttft_s + (request.output_tokens - 1) * middle.tpot_s
     # The prompt's run makes two tokens; each of those that are left is one of the middle's.
@@ -135,6 +137,7 @@ def _at(
         hit_rate=middle.hit_rate,
         peak_hbm_bytes=max(first.peak_hbm_bytes, middle.peak_hbm_bytes),
         error=summed([(first.ttft_s, errors[0]), (request_s - first.ttft_s, errors[1])]),
+        n_at_once=asked[1].n_at_once,
     )
 
 
@@ -166,4 +169,5 @@ def served_of(one: Judged) -> Served:
         hit_rate=one.hit_rate,
         peak_hbm_bytes=one.peak_hbm_bytes,
         error=one.request.error,
+        n_at_once=one.planned.tokens.n_at_once,
     )

@@ -48,7 +48,8 @@ class PassTime:
 @dataclass(frozen=True, slots=True, eq=False)
 class PassTimes:
     """Of a design with memory for `slots` requests. `prompts`: of passes of `prompt_tokens`; `tokens`: of a token of
-    `batches` requests, each at two contexts, `contexts`; `results`: of their schedules.
+    `batches` requests, each at two contexts, `contexts`; `results`: of their schedules. `n_at_once`: cards that compute
+    at the same time.
     """
 
     design: str
@@ -59,6 +60,7 @@ class PassTimes:
     contexts: tuple[int, int]
     tokens: tuple[tuple[PassTime, PassTime], ...]
     results: tuple[SimulationResult, ...]
+    n_at_once: int = 1
 
     @property
     def peak_hbm_bytes(self) -> int:
@@ -138,22 +140,26 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
     counted = prompts[len(prompts) // 2]
     placed = policy.placed(shared_popularity(counted) or popularity_of(counted))
 
-    def timed(trace: RoutingTrace, metric: str) -> tuple[PassTime, SimulationResult]:
+    def timed(trace: RoutingTrace, metric: str) -> tuple[PassTime, SimulationResult, int]:
         captured = capture_request(request(model, hw, trace, placed, workload=passes.whole))
         result = interpret(captured, hw, "recurrence", with_intervals=False)
         seconds = float(getattr(result, metric))
         compute, host = (_busy_share(result, lane) for lane in (Lane.COMPUTE, Lane.CPU))
         moved = float(result.h2d_bytes) * seconds / result.makespan_s
-        return PassTime(seconds, time_error(captured, hw, metric), compute, host, moved), result
+        return (
+            PassTime(seconds, time_error(captured, hw, metric), compute, host, moved),
+            result,
+            captured.request.n_at_once,
+        )
 
     middle = 0 if model.is_encoder_decoder else DECODED // 2 - 1  # the mean of those tokens, where keys are of decoding
     found = [timed(trace, "ttft_s") for trace in prompts]
     rows = [[timed(trace, "tpot_s") for trace in pair] for pair in passes.tokens]
-    results = [result for _, result in (*found, *(one for pair in rows for one in pair))]
+    results = [result for _, result, _ in (*found, *(one for pair in rows for one in pair))]
     return PassTimes(
-        policy.name, passes.slots, passes.prompt_tokens, tuple(one for one, _ in found), passes.batches,
+        policy.name, passes.slots, passes.prompt_tokens, tuple(one for one, *_ in found), passes.batches,
         (contexts[0] + middle, contexts[1] + middle),
-        tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results),
+        tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results), found[0][2],
     )  # fmt: skip
 
 

@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from hwmodels.quantity import ReadOnly
 from pregate.engines.flag_table import EngineFlags
 from traces.errors import InvalidInput
 
 __all__ = ["N_CARDS", "SHARING_MODES", "CardsSaid"]
 
-SHARING_MODES = ("tensor", "graph")
-"""What `-sm` says in llama.cpp and in ik_llama.cpp of cards that share every layer."""
+SHARING_MODES: Mapping[str, str] = ReadOnly({"llama-cpp": "tensor", "ik-llama": "graph"})
+"""What `-sm` says of cards that share every layer, by engine."""
 
 N_CARDS = "accelerator.n_cards"
 """Cards of a row, under an engine whose cards share layers."""
@@ -66,7 +67,7 @@ class CardsSaid:
                 self.notes.append(f"{flag}: {_EXCHANGED}")
             case "expert_groups" if n > 1 and self.expert_groups is None:
                 self.expert_groups = n
-            case "split" if value in SHARING_MODES:
+            case "split" if value in SHARING_MODES.values():
                 self.shares = True
             case "split" if value not in ("layer", "none"):
                 raise InvalidInput(

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload.placing.layers import LayerRange
+from offload.placing.placement import Placement
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad
+from pregate.engines.cards_together import SHARING_MODES
 from pregate.engines.flag_table import HOST_KERNELS, EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, budget_of, groups_of
 from traces.model.architecture import ModelArchitecture
@@ -121,7 +123,7 @@ def _placed(
     if placement.host_experts is not None:
         words.append(_experts(engine, placement.host_experts, n_layers))
     if n_cards > 1:
-        words += _shared(engine, placement.host_experts, n_layers, n_cards)
+        words += _on_cards(engine, placement, n_layers, n_cards)
     if placement.n_kept:
         left_out.append(f"a layer's experts are one tensor: {placement.n_kept} of them cannot stay on the device")
     if placement.streamed is not None:
@@ -138,11 +140,13 @@ def _placed(
     return words, left_out
 
 
-def _shared(engine: EngineFlags, on_host: LayerRange | None, n_layers: int, n_cards: int) -> list[str]:
-    """Whole layers on each of several cards: as many where all weigh alike; where experts of some are on the host, as
-    many of the others, so that each card holds as much.
+def _on_cards(engine: EngineFlags, placement: Placement, n_layers: int, n_cards: int) -> list[str]:
+    """A share of every layer on each of several cards, or whole layers: as many where all weigh alike; where experts of
+    some are on the host, as many of the others, so that each card holds as much.
     """
-    words = [engine.words("split", "layer")]
+    if placement.turns == 1:
+        return [engine.words("split", SHARING_MODES[engine.engine])]
+    words, on_host = [engine.words("split", "layer")], placement.host_experts
     apart = on_host is not None and 0 < len(on_host.of(n_layers)) < n_layers
     if on_host is None or not apart:
         return words
@@ -236,10 +240,14 @@ def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLo
     ends = f"{said('requests', job.batch)} {said('context', job.input_tokens + job.output_tokens)}"
     where, n_cards = policy.placement, hw.machine.n_cards
     if n_cards > 1:  # budgets are of each card
-        model = sharded(model, n_cards, 1 if where.expert_groups is None else where.expert_groups or n_cards)
-        ends = f"{said('sharing_cards', n_cards)} {ends}"
-    if where.expert_groups == 0:
-        ends = f"{said('whole_experts')} {ends}"
+        turns, copies, n_beside = where.turns or 1, where.copies, n_cards // (where.turns or 1)
+        groups = 1 if where.expert_groups is None else where.expert_groups or n_beside
+        if groups not in (1, n_beside):
+            return Flags("", f"vLLM has whole experts on each card, or on none: {policy.name} cannot be said")
+        model = sharded(model, n_beside // copies, groups, copies)
+        counts = {"sharing_cards": n_beside // copies, "stages": turns, "copies": copies}
+        told = [said("whole_experts")] * (groups > 1) + [said(what, n) for what, n in counts.items() if n > 1]
+        ends = " ".join([*told, ends])
     plain = not where.host_layers and where.host_experts is None and where.kv == "device"
     if policy.resident and plain and not where.zero_copies and not where.streams:
         return Flags(f"vllm serve MODEL {ends}", "")
@@ -248,12 +256,12 @@ def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLo
         gib, alone = budget
         names = f" {said('weights_on_host', EXPERTS_ALONE)}" * alone
         return Flags(f"vllm serve MODEL {said('weights_on_host_gib', f'{gib:g}')}{names} {ends}", "")
-    groups = (
+    brought = (
         (1, 1, 2, True) if policy.name == "prefetch_all" else groups_of(where) if policy.resident and plain else None
     )
-    if groups is not None:
-        *counts, alone = groups
-        words = map(said, ("group_size", "group_brought", "brought_ahead"), counts)
+    if brought is not None:
+        *sizes, alone = brought
+        words = map(said, ("group_size", "group_brought", "brought_ahead"), sizes)
         names = f" {said('weights_brought', EXPERTS_ALONE)}" * alone
         return Flags(f"vllm serve MODEL {' '.join(words)}{names} {ends}", "")
     nearest = "; the nearest is gpu_only@experts=zerocopy" * policy.name.startswith("on_demand")

@@ -6,7 +6,6 @@ Of the machine only memory and the stack's execution matter here: one request st
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +15,16 @@ from hwmodels.platform import Platform
 from offload.execution import Execution
 from offload.placing.all_reduces import OF_ONE_CARD
 from offload.placing.copied_attention import sequences_of_copies
-from offload.placing.expert_groups import most_experts
-from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory, with_low_slots
+from offload.placing.footprint import (
+    MemoryPlan,
+    Workload,
+    host_bytes,
+    largest_layer_bytes,
+    measure_workload,
+    pass_bytes,
+    plan_memory,
+    with_low_slots,
+)
 from offload.placing.host_side import streams_experts
 from offload.placing.over_link import check_over_link
 from offload.placing.placement import AS_DECIDED, Placed, place
@@ -34,10 +41,9 @@ from pregate.ask.capturing.machine_memory import MachineMemory, memory_of, of_sh
 from pregate.ask.capturing.tier_names import tier_named
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
-from traces.model.layer_models import layer_expert_bytes
 from traces.model.tensor_parallel import sharded
 from traces.phase import Phase
-from traces.routing import RoutingTrace, Step
+from traces.routing import RoutingTrace
 from traces.statistics.popularity import shared_popularity
 
 __all__ = ["Request", "check_trace", "request"]
@@ -85,6 +91,11 @@ class Request:
     def asked_machine(self) -> str:
         """What the policy was told of its machine, in words; empty where it asks nothing."""
         return "" if self.policy.costs is None else str(self.policy.costs)
+
+    @property
+    def n_at_once(self) -> int:
+        """Cards that compute at the same time: those that share a layer, or one of several that have whole layers."""
+        return self.placed.n_cards // self.placed.turns if self.execution.shares_layers else 1
 
     @property
     def output(self) -> str:
@@ -159,6 +170,8 @@ def request(
         memory = of_sharing_cards(memory)
     if memory.execution.shares_layers:
         turns, groups, copies = _together(chosen, memory)
+        if turns > 1 and model.is_encoder_decoder:
+            raise InvalidInput(f"{chosen.name}: layers of an encoder-decoder are not on several cards in turn here")
         model = sharded(model, memory.n_cards // (turns * copies), groups, copies)
     if chosen.asks_machine and memory.costs_of is not None:
         chosen = chosen.on_machine(memory.costs_of(model))
@@ -186,7 +199,7 @@ def _planned(
     placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
     turns, groups, copies = _together(chosen, memory)
     placed = replace(placed, n_cards=memory.n_cards, expert_groups=groups, turns=turns, copies=copies)
-    held = workload if copies == 1 else measure_workload(model, _of_first_copy(trace, copies))
+    held = workload if copies == 1 else _of_one_copy(model, trace, workload, copies)
     execution = chosen.placement.execution(memory.execution)
     check_over_link(chosen, execution, placed)
     tier, n_host_slots = tier_named(expert_tier), 0
@@ -202,7 +215,8 @@ def _planned(
     else:
         on_host = n_shares * host_bytes(model, workload, chosen, placed)
         _check_host_memory(model, memory, chosen, on_host)
-    hbm_bytes = turns * memory.hbm_bytes - _unfilled(model, memory, chosen, placed)
+    n_in_turn = turns if execution.shares_layers else memory.n_cards
+    hbm_bytes = turns * memory.hbm_bytes - _unfilled(model, held, chosen, placed, n_in_turn)
     left = memory.dram_bytes - on_host if memory.is_one else hbm_bytes
     try:
         plan = plan_memory(
@@ -211,7 +225,7 @@ def _planned(
             chosen,
             execution,
             hbm_bytes=min(hbm_bytes, left),
-            reserve_bytes=turns * memory.reserve_bytes,
+            reserve_bytes=turns * memory.reserve_bytes + (n_in_turn - 1) * pass_bytes(model, held, execution, placed),
             placed=placed,
         )
     except CapacityExceeded as error:
@@ -234,12 +248,11 @@ def _planned(
     return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
 
 
-def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy, placed: Placed) -> int:
+def _unfilled(model: ModelArchitecture, workload: Workload, policy: Policy, placed: Placed, n_in_turn: int) -> int:
     """Memory of several cards that whole layers leave free: of each card but the last less than one layer's.
 
     Raises `InvalidInput` for a policy that moves experts, which no engine does on several.
     """
-    n_in_turn = placed.turns if memory.execution.shares_layers else memory.n_cards
     if n_in_turn == 1:
         return 0
     if not policy.resident:
@@ -247,7 +260,7 @@ def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy, p
             f"{policy.name}: experts that are moved are of one card; several take layers in turn: --policies gpu_only, "
             f"gpu_only@experts=cpu:N, gpu_only@layers=cpu:N"
         )
-    return (n_in_turn - 1) * most_experts(model.n_experts, placed.expert_groups) * max(layer_expert_bytes(model))
+    return (n_in_turn - 1) * largest_layer_bytes(model, workload, placed)
 
 
 def _together(policy: Policy, memory: MachineMemory) -> tuple[int, int, int]:
@@ -274,9 +287,19 @@ def _together(policy: Policy, memory: MachineMemory) -> tuple[int, int, int]:
     return turns, stated or memory.n_cards // turns, copies
 
 
-def _of_first_copy(trace: RoutingTrace, n_copies: int) -> Iterator[Step]:
-    """The steps of that of several copies of attention which has the most sequences."""
-    return (sequences_of_copies(step, n_copies)[0] for step in trace.steps())
+def _of_one_copy(model: ModelArchitecture, trace: RoutingTrace, workload: Workload, n_copies: int) -> Workload:
+    """Of several copies of attention what that with the most sequences has: of `trace`, and of all for which memory is
+    planned its part of the sequences.
+    """
+    own = measure_workload(model, (sequences_of_copies(step, n_copies)[0] for step in trace.steps()))
+    n_running = -(-workload.n_running // n_copies)
+    n_cached = -(-workload.n_cached_tokens * n_running // max(workload.n_running, 1))
+    return replace(
+        own,
+        n_cached_tokens=max(own.n_cached_tokens, n_cached),
+        n_context=max(own.n_context, workload.n_context),
+        n_running=max(own.n_running, n_running),
+    )
 
 
 def _check_together(policy: Policy, memory: MachineMemory, clause: str) -> None:
@@ -301,6 +324,12 @@ def _check_shared(policy: Policy, placed: Placed, tier: Tier, execution: Executi
     asks = isinstance(policy.on_miss, AsksMachine)
     if asks or placed.kv == "host" or placed.host_layers or (whole and not execution.first_hands_over):
         raise InvalidInput(f"{policy.name}: {OF_ONE_CARD}")
+    brought = placed.streamed_layers or placed.streamed_experts or placed.zero_copies or placed.kv == "stream"
+    if execution.may_share_layers and (brought or not policy.resident):
+        raise InvalidInput(
+            f"{policy.name}: no engine that shares layers where it is told to brings weights, keys or values to its "
+            f"cards: take gpu_only@turns=1, with experts=cpu where they do not fit, or --stack vllm"
+        )
     if tier.on_disk:
         raise InvalidInput(f"--tier {tier.name}: storage is read for one card, and several share every layer here")
     if policy.speculation is not None and policy.speculation.draft is not None:

@@ -168,7 +168,7 @@ def _sure(card: Card) -> str:
     hw = best.planned.hw
     fitted = {"fitted": "fitted here", "extrapolated": f"{hw.stack.name} was fitted elsewhere"}
     said = [
-        *([_SHARED if hw.execution.shares_layers else _SPLIT] * (hw.machine.n_cards > 1)),
+        *([_SHARED if best.planned.tokens.execution.shares_layers else _SPLIT] * (hw.machine.n_cards > 1)),
         *([OF_CUDA] if hw.is_of_cuda else []),
         f"intervals are {best.request.why}",
         fitted.get(best.request.tag, f"{hw.stack.name} was not fitted here"),

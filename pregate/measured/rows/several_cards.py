@@ -28,7 +28,7 @@ _MOST = 16
 _ONE_PASS = 512
 """Tokens of a prompt that pass at once where nothing else is said (`-ub` of both engines)."""
 _SHARE_ROWS = re.compile(r"(?:-sm|--split-mode)[ =]+row")
-_SHARE_LAYERS = re.compile(rf"(?:-sm|--split-mode)[ =]+(?:{'|'.join(SHARING_MODES)})|@turns=1")
+_SHARE_LAYERS = re.compile(rf"(?:-sm|--split-mode)[ =]+(?:{'|'.join(SHARING_MODES.values())})|@turns=1")
 _MODELS = re.compile(r"\S\s*[;,]\s*\S|\S\s+(?:\+|and|&)\s+\S", re.IGNORECASE)
 
 

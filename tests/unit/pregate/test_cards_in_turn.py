@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 import pregate
 from hwmodels.specs.machine_files import machine_document
 from offload.ops import OpKind
+from offload.placing.footprint import largest_layer_bytes, pass_bytes
 from offload.placing.layers import LayerRange
+from offload.placing.placement import Placement
 from offload.slots.memory import CapacityExceeded
+from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.capturing.request import request
 from pregate.card.job import RequestLoad
 from pregate.card.plan import plan
@@ -22,7 +26,7 @@ from pregate.draw.timelines import gantt
 from pregate.economics.assumptions import load_assumptions
 from pregate.economics.machine_ranking import rank_machines
 from pregate.engines.flag_table import engines
-from pregate.engines.writing import _shared
+from pregate.engines.writing import _on_cards
 from simulator.modes import Modes
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
@@ -56,7 +60,27 @@ def test_a_token_takes_as_long_on_two_cards_as_on_one_with_the_memory_of_both(mo
     one = pregate.simulate(model, roomy, trace, "gpu_only")
     assert (two.tpot_s, two.ttft_s) == (one.tpot_s, one.ttft_s)
     reserve = int(roomy.constant("reserve_bytes"))
-    assert two.peak_hbm_bytes == one.peak_hbm_bytes + reserve, "each card has a context of its own"
+    asked = request(model, roomy, trace, "gpu_only")
+    passing = pass_bytes(model, asked.workload, asked.execution, asked.placed)
+    assert passing > 0
+    assert two.peak_hbm_bytes == one.peak_hbm_bytes + reserve + passing, "each has a context and activations of its own"
+
+
+def test_cards_with_whole_layers_leave_room_for_a_layer_with_its_keys(model: ModelArchitecture) -> None:
+    """Where 24 layers of 48 and a head are on either card, half of the bytes may not fit either."""
+    trace = pregate.synthesize(model, 16, 4, 1, 0)
+    asked = request(model, pregate.load_hardware("2x rtx-3090"), trace, "gpu_only")
+    long = replace(asked.workload, n_cached_tokens=4_000_000)
+    n_bytes = asked.plan.static_bytes + (4_000_000 - asked.workload.n_cached_tokens) * model.kv_bytes_per_token
+    a_layer = largest_layer_bytes(model, long, asked.placed)
+    assert a_layer > model.kv_bytes_per_token * 4_000_000 / model.decoder.n_layers
+    for more, fits in ((0, True), (-1, False)):
+        hw = replace(memory_of(pregate.load_hardware("2x rtx-3090")), hbm_bytes=n_bytes + a_layer + more)
+        if fits:
+            request(model, hw, trace, "gpu_only", workload=long)
+        else:
+            with pytest.raises(CapacityExceeded):
+                request(model, hw, trace, "gpu_only", workload=long)
 
 
 def test_the_definition_has_the_memory_of_all_cards(model: ModelArchitecture) -> None:
@@ -169,8 +193,9 @@ def test_pictures_show_a_lane_a_card(model: ModelArchitecture, tmp_path: Path) -
 
 def test_whole_layers_leave_less_than_a_layer_of_each_card_but_the_last(model: ModelArchitecture) -> None:
     trace = pregate.synthesize(model, 16, 4, 1, 0)
-    needed = request(model, pregate.load_hardware("4x rtx-3090"), trace, "gpu_only").plan.static_bytes
-    layer = model.n_experts * model.expert_bytes
+    asked = request(model, pregate.load_hardware("4x rtx-3090"), trace, "gpu_only")
+    needed, layer = asked.plan.static_bytes, largest_layer_bytes(model, asked.workload, asked.placed)
+    assert layer > model.n_experts * model.expert_bytes
     share = pregate.load_hardware("rtx-3090", "llama-cpp").constants.get("memory_share", 1.0)
     each = (needed + 3 * layer) / 4 / share
     for hbm_bytes, fits in ((each * 1.001, True), (each * 0.999, False)):
@@ -220,10 +245,11 @@ def test_a_card_of_two_says_so_and_shares_the_layers(model: ModelArchitecture) -
 
 @pytest.mark.parametrize(("n_layers", "on_host", "n_cards"), [(36, 11, 2), (48, 1, 2), (61, 30, 4), (94, 93, 2)])
 def test_each_card_has_as_many_layers_with_experts(n_layers: int, on_host: int, n_cards: int) -> None:
-    words = _shared(engines()["llama-cpp"], LayerRange(0, on_host - 1), n_layers, n_cards)
+    on_first = Placement(host_experts=LayerRange(0, on_host - 1))
+    words = _on_cards(engines()["llama-cpp"], on_first, n_layers, n_cards)
     counts = [int(n) for n in words[-1].split()[-1].split(",")]
     assert sum(counts) == n_layers + 1, "the output counts as a layer"
-    apart = _shared(engines()["ik-llama"], LayerRange(0, on_host - 1), n_layers, n_cards)
+    apart = _on_cards(engines()["ik-llama"], on_first, n_layers, n_cards)
     assert sum(map(int, apart[-1].split()[-1].split(","))) == n_layers
     ends = list(itertools.accumulate(counts))
     starts = [0, *ends[:-1]]

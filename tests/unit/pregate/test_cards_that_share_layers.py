@@ -282,3 +282,87 @@ def test_heads_that_cannot_be_shared_are_refused(model: ModelArchitecture, trace
 def test_a_prediction_says_what_it_rests_on() -> None:
     hw = pregate.load_hardware("2x rtx-4090", "vllm")
     assert "every layer shared (tensor parallel)" in hw.describe_calibration("bf16")
+
+
+@pytest.mark.parametrize(
+    ("hardware", "stack", "policy", "n_at_once"),
+    [
+        ("4x h100-sxm", "vllm", "gpu_only", 4),
+        ("4x h100-sxm", "vllm", "gpu_only@turns=2", 2),
+        ("4x h100-sxm", "vllm", "gpu_only@copies=2", 4),
+        ("4x rtx-3090", "llama-cpp", "gpu_only", 1),
+        ("4x rtx-3090", "llama-cpp", "gpu_only@turns=1", 4),
+    ],
+)
+def test_power_is_of_the_cards_that_a_design_has_at_work_at_once(
+    model: ModelArchitecture, trace: pregate.RoutingTrace, hardware: str, stack: str, policy: str, n_at_once: int
+) -> None:
+    assert request(model, pregate.load_hardware(hardware, stack), trace, policy).n_at_once == n_at_once
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["on_demand", "pregate", "gpu_only@weights=stream", "gpu_only@experts=stream", "gpu_only@kv=stream"],
+)
+@pytest.mark.parametrize("stack", ["llama-cpp", "ik-llama"])
+def test_cards_that_share_layers_if_told_to_are_brought_nothing(
+    model: ModelArchitecture, trace: pregate.RoutingTrace, stack: str, policy: str
+) -> None:
+    """Their links would be as fast together as host memory is not."""
+    hw = pregate.load_hardware("4x rtx-3090", stack)
+    with pytest.raises(InvalidInput, match="brings weights, keys or values to its cards"):
+        request(model, hw, trace, policy + "@turns=1")
+
+
+def test_memory_planned_for_more_than_a_trace_is_planned_of_each_copy_too(model: ModelArchitecture) -> None:
+    """As where requests arrive: a trace of a token, memory for the longest of them side by side."""
+    trace, hw = pregate.synthesize(model, 8, 2, 8, 0), pregate.load_hardware("4x h100-sxm", "vllm")
+    alone = request(model, hw, trace, "gpu_only@copies=4@experts=whole")
+    longer = replace(alone.workload, n_cached_tokens=alone.workload.n_cached_tokens + 8 * 1000, n_context=1010)
+    asked = request(model, hw, trace, "gpu_only@copies=4@experts=whole", workload=longer)
+    assert asked.plan.static_bytes - alone.plan.static_bytes == 2 * 1000 * model.kv_bytes_per_token
+
+
+def test_the_limit_is_of_cards_that_share_layers_where_a_design_has_them_do_so(model: ModelArchitecture) -> None:
+    four, load = "4x rtx-3090", RequestLoad(24, 8, 1)
+    small = model.with_formats({"all": "q4_0"})
+    alone, told = (
+        plan(small, four, load, stacks=["llama-cpp"], policies=policies) for policies in ((), ("gpu_only@turns=1",))
+    )
+    assert told.limit.tpot_s == pytest.approx(alone.limit.tpot_s / 4)
+    assert all(one.tpot.value > told.limit.tpot_s for one in told.choice.ranked)
+
+
+@pytest.mark.parametrize(
+    ("stack", "policy", "told"),
+    [
+        ("vllm", "gpu_only@turns=4", "MODEL --pipeline-parallel-size 4 --max"),
+        ("vllm", "gpu_only@turns=2@experts=whole", "--enable-expert-parallel --tensor-parallel-size 2 --pipeline-p"),
+        ("vllm", "gpu_only@turns=2@experts=whole:2", "--enable-expert-parallel --tensor-parallel-size 2 --pipeline-p"),
+        ("vllm", "gpu_only@copies=4@experts=whole", "MODEL --enable-expert-parallel --data-parallel-size 4 --max"),
+        ("vllm", "gpu_only@copies=2", "MODEL --tensor-parallel-size 2 --data-parallel-size 2 --max"),
+        ("vllm", "gpu_only@experts=whole:4", "MODEL --enable-expert-parallel --tensor-parallel-size 4 --max"),
+        ("llama-cpp", "gpu_only@turns=1", "-sm tensor -fit"),
+        ("llama-cpp", "gpu_only@turns=1@experts=cpu:3@stream=never", "--n-cpu-moe 3 -sm tensor --no-op"),
+        ("ik-llama", "gpu_only@turns=1", "-sm graph -np"),
+    ],
+)
+def test_flags_say_how_cards_are_together(model: ModelArchitecture, stack: str, policy: str, told: str) -> None:
+    flags = flags_of(
+        EngineDesign(policy, stack), model, pregate.load_hardware("4x rtx-3090", stack), RequestLoad(24, 8, 1)
+    )
+    assert told in flags.command
+
+
+def test_groups_of_cards_with_whole_experts_are_no_flag_of_vllm(model: ModelArchitecture) -> None:
+    hw = pregate.load_hardware("4x h100-sxm", "vllm")
+    flags = flags_of(EngineDesign("gpu_only@experts=whole:2", "vllm"), model, hw, RequestLoad(24, 8, 1))
+    assert (flags.command, "whole experts on each card, or on none" in flags.left_out) == ("", True)
+
+
+@pytest.mark.parametrize("turns", [2, 4])
+def test_stages_of_an_encoder_decoder_are_refused_whether_cards_share_them_or_not(turns: int) -> None:
+    model = pregate.load_model("switch-mini-16")
+    trace = pregate.synthesize(model, 8, 2, 1, 0)
+    with pytest.raises(InvalidInput, match="encoder-decoder are not"):
+        request(model, pregate.load_hardware("4x h100-sxm", "vllm"), trace, f"gpu_only@turns={turns}")

@@ -84,9 +84,11 @@ def test_cards_that_share_every_layer_all_compute_and_each_brings_what_a_run_cou
     one, three = (Draws(machine(n, "vllm"), "own", assumed()) for n in (1, 3))
     token_s = 6.0 * 3 / 32
     more = 2 * (token_s * (80 + 0.75 * 240) + 3 * token_s * 80 + 0.5 * 3) * 1.5
-    joules = [middle(draws.cost(SERVED, REQUEST, 100.0).joules) for draws in (one, three)]
+    served = [SERVED, dataclasses.replace(SERVED, n_at_once=3)]
+    pairs = list(zip((one, three), served, strict=True))
+    joules = [middle(draws.cost(each, REQUEST, 100.0).joules) for draws, each in pairs]
     assert joules[1] - joules[0] == pytest.approx(more, rel=1e-9)
-    usd = [middle(draws.usd_per_token(SERVED, REQUEST, 1.0)) for draws in (one, three)]
+    usd = [middle(draws.usd_per_token(each, REQUEST, 1.0)) for draws, each in pairs]
     energy = 2 * (80 / 8 + token_s * 0.75 * 240 + 0.5 * 3) * 1.5 / 3.6e6 * 0.36
     fixed = 2 * 15000 * (1 / 4 + 0.1) / YEAR_S / 8
     assert usd[1] - usd[0] == pytest.approx(fixed + energy, rel=1e-9)

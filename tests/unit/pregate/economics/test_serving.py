@@ -26,6 +26,7 @@ def run(**shown: Any) -> Any:
     """A run: 2 s, of which the compute lane is busy 1 and the processor half a second; 6 GB cross the link."""
     busy = {Lane.COMPUTE: 1.0, Lane.CPU: 0.5}
     values = {
+        "n_at_once": 1,
         "ttft_s": 1.5, "tpot_s": 0.25, "makespan_s": 2.0, "h2d_bytes": 6_000_000_000, "hit_rate": 0.25,
         "peak_hbm_bytes": 100, "n_output_tokens": 8,
         "timeline": SimpleNamespace(busy_s=(busy | shown.pop("busy", {})).__getitem__),
@@ -200,7 +201,7 @@ def judged(request: Expected, prompt: PhaseUse, token: PhaseUse) -> Any:
     return SimpleNamespace(
         design=EngineDesign("gpu_only", "llama-cpp"), job=RequestLoad(9, 7, 2), ttft=expected(2.0),
         tpot=expected(0.5), request=request, throughput=expected(1.0), hit_rate=0.5, peak_hbm_bytes=77,
-        prompt_use=prompt, token_use=token,
+        prompt_use=prompt, token_use=token, planned=SimpleNamespace(tokens=SimpleNamespace(n_at_once=4)),
     )  # fmt: skip
 
 
@@ -211,5 +212,5 @@ def test_a_design_of_a_card_serves_as_its_phases_do() -> None:
         design=str(one.design), batch=2, ttft_s=2.0, tpot_s=0.5, request_s=5.0,
         compute_share=pytest.approx((2 * 0.75 + 3 * 0.25) / 5), host_share=pytest.approx((2 * 0.1 + 3 * 0.6) / 5),
         link_bytes=pytest.approx((2e9 + 12e9) / 14), link_bytes_per_s=pytest.approx(14e9 / 5),
-        hit_rate=0.5, peak_hbm_bytes=77, error=OFF,
+        hit_rate=0.5, peak_hbm_bytes=77, error=OFF, n_at_once=4,
     )  # fmt: skip
