@@ -23,7 +23,7 @@ _BESIDE_BYTES = 128 << 20
 
 def require_torch() -> None:
     """Raise `InvalidInput`, saying how to get it, unless PyTorch is installed and may be loaded."""
-    found = find_spec("torch") if "torch" not in sys.modules else sys.modules["torch"].__spec__
+    found = find_spec("torch")
     if found is None:
         raise InvalidInput("PyTorch is not installed, and the runtime needs it: pip install 'pregate[runtime]'")
     if "torch" not in sys.modules and sys.platform == "linux":
