@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hwmodels.calibrate.sample_kinds import SAMPLE_KINDS
 from hwmodels.fits.conditions import is_address
 from hwmodels.fits.fit import Fit, LeftOut
 from hwmodels.fits.trust import LEVELS, recorded_trust, worst_by_scatter
@@ -63,10 +64,6 @@ _MOST: Mapping[str, float] = {
 }  # fmt: skip
 """Of a figure that was measured, by unit: some hundred times what the largest machines have."""
 
-_SAMPLES = (
-    "gemm", "h2d", "d2h", "disk_read", "issue", "launch", "edge", "sync", "wait", "readback", "fetch_idle",
-    "contention", "decide", "live", "deciding",
-)  # fmt: skip
 _WORDS = (
     "nothing", "prefill", "decode", "live", "fetches", "both", "core", "copies", "kernels", "host", "cpu", "busy",
     "idle", "full", "empty", "asked", "other way", "pinned", "pageable", "mapped", "gathered", "remote", "compute",
@@ -236,4 +233,4 @@ def _is_row(row: str) -> bool:
             return False
         if value not in words and not _PART.fullmatch(value):
             return False
-    return first in _SAMPLES or first in kinds
+    return first in SAMPLE_KINDS or first in kinds

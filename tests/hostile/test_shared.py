@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hwmodels.calibrate.sample_kinds import SAMPLE_KINDS
 from hwmodels.fits.fit import digest_of
 from hwmodels.fits.fit_files import FITS_DIR, fit_names, load_fit
 from hwmodels.fits.shared_fit import check_shared
@@ -157,6 +158,12 @@ def write(document: dict[str, Any], folder: Path) -> Path:
 
 def test_what_was_measured_is_taken(shared: dict[str, Any], tmp_path: Path) -> None:
     assert load_fit(write(dict(shared), tmp_path)).name == f"{NAME}.threads"
+
+
+def test_a_row_may_name_every_kind_of_sample(shared: dict[str, Any], tmp_path: Path) -> None:
+    document = json.loads(json.dumps(shared))
+    document["constants"]["copy_latency_s"]["rows"] = [f"{what}/n_bytes=4096/beside=h2d" for what in SAMPLE_KINDS]
+    load_fit(write(document, tmp_path))
 
 
 @pytest.mark.parametrize("what", DOCTORED)
