@@ -162,7 +162,8 @@ def test_what_was_measured_is_taken(shared: dict[str, Any], tmp_path: Path) -> N
 
 def test_a_row_may_name_every_kind_of_sample(shared: dict[str, Any], tmp_path: Path) -> None:
     document = json.loads(json.dumps(shared))
-    document["constants"]["copy_latency_s"]["rows"] = [f"{what}/n_bytes=4096/beside=h2d" for what in SAMPLE_KINDS]
+    rows = [f"{what}/n_bytes=4096/beside=h2d" for what in SAMPLE_KINDS]
+    document["constants"]["copy_latency_s"] |= {"rows": rows, "n": len(rows)}
     load_fit(write(document, tmp_path))
 
 
