@@ -94,15 +94,21 @@ def test_attention_is_of_the_largest_copy_and_experts_serve_the_tokens_of_all(ca
                     op = next(ops)
                     served = [chosen.count(e) for e in range(bounds[group], bounds[group + 1]) if e in chosen]
                     wanted = experts_work(model, served, len(own) * bool(model.n_shared_experts), fused=True)
+                    fused = wanted.fused and wanted.fused._replace(n_tokens=len(every))
                     found = schedule.works[schedule.cost[op]]
-                    assert found.gemms == wanted.gemms
-                    assert found.fused is None or found.fused.n_tokens == len(every)
+                    assert found == wanted._replace(fused=fused, n_copies=int(group == 0))
                 gathered, scattered = op - n_groups, op + 1
                 assert schedule.kind[gathered] == schedule.kind[scattered] == OpKind.ALL_REDUCE
                 width = activation_row_bytes(model)
                 logits = model.n_experts * model.stored_activation_dtype.bytes_per_param
                 assert schedule.bytes[gathered] == -(-len(every) * (width + logits) // 2)
                 assert schedule.bytes[scattered] == -(-len(every) * width // 2)
+                for exchange in (gathered, scattered):
+                    work = schedule.works[schedule.cost[exchange]]
+                    assert (work.copy_bytes, work.n_entries) == (schedule.bytes[exchange], copies)
+                    for column in (schedule.lane, schedule.step, schedule.layer):
+                        assert column[exchange] == column[gathered + 1], "as the first group of experts has it"
+                    assert schedule.expert[exchange] == schedule.slot[exchange] == -1
             for _ in range(model.decoder.n_layers):
                 attending = schedule.works[schedule.cost[next(mixing)]].attending
                 assert attending is not None
@@ -121,6 +127,12 @@ def test_sequences_of_several_lengths_are_refused() -> None:
     step = next(iter(routing(MODELS["decoder-only"], batch=3).steps()))
     assert [len(one.experts) for one in sequences_of_copies(step, 2)] == [8, 4]
     assert sequences_of_copies(step, 1) == [step]
+    drafted = replace(step, gate_weights=np.ones(step.experts.shape, np.float32), rejected=step.position == 2)
+    for copy in sequences_of_copies(drafted, 2):
+        assert copy.gate_weights is not None
+        assert copy.rejected is not None
+        assert len(copy.gate_weights) == len(copy.experts)
+        assert copy.rejected.tolist() == (copy.position == 2).tolist()
     uneven = _part(step, np.arange(len(step.experts)) > 0)
     with pytest.raises(InvalidInput, match=r"copies=2: step 0 has sequences of several lengths.*as long as each other"):
         sequences_of_copies(uneven, 2)

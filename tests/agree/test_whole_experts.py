@@ -16,7 +16,7 @@ from offload.execution import EXECUTIONS
 from offload.metrics.metric_probes import find_probes
 from offload.ops import Lane, OpKind
 from offload.placing.cards import stage_of_layers
-from offload.placing.expert_groups import experts_of_groups
+from offload.placing.expert_groups import _alike, experts_of_groups, most_experts
 from offload.placing.placement import place
 from offload.policies import policy_named
 from offload.recorder import assemble
@@ -29,6 +29,7 @@ from tests.small_models import MODELS, routing
 from tests.written_schedules import assert_written_alike_in_parts_of_any_size
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
+from traces.model.layer_models import models_by_layer
 from traces.model.tensor_parallel import sharded
 from traces.routing import RoutingTrace
 
@@ -76,6 +77,24 @@ def test_unions_are_told_apart_whatever_their_numbers_come_to() -> None:
     assert found == schedule_of(case).digest
 
 
+def test_rows_alike_are_told_whatever_their_numbers_are() -> None:
+    rng = np.random.default_rng(0)
+    for top, n_columns in ((3, 4), (1 << 20, 3), (1 << 30, 4), (1 << 40, 3)):
+        rows = rng.integers(max(top - 4, 0), top, (200, n_columns))
+        first, of = _alike(rows)
+        assert np.array_equal(rows[first][of], rows)
+        assert len(first) == len(np.unique(rows, axis=0))
+
+
+def test_experts_are_counted_the_same_by_machine_code() -> None:
+    case: Case = ("shared experts, three matrices", (2, 2, 1), 9, 3, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        for limit in ("_FEW_CELLS", "_MANY_CELLS"):
+            patch.setattr(f"offload.decoding.choice_counts.{limit}", 0)
+        found = schedule_of(case).digest
+    assert found == schedule_of(case).digest
+
+
 @given(cases)
 @settings(max_examples=25, deadline=None)
 def test_every_interpreter_times_them_bit_for_bit(case: Case) -> None:
@@ -111,11 +130,14 @@ def test_each_group_computes_its_own_experts_and_all_are_waited_for(case: Case) 
                 chosen, last = one.experts[:, block].ravel().tolist(), -1
                 for group in range(n_groups):
                     served = [chosen.count(e) for e in range(bounds[group], bounds[group + 1]) if e in chosen]
-                    wanted = experts_work(model, served, len(one.experts) * bool(model.n_shared_experts), fused=True)
+                    wanted = experts_work(models_by_layer(model)[layer], served, len(one.experts), fused=True)
+                    fused = wanted.fused and wanted.fused._replace(n_tokens=len(one.experts))
                     last = next(ops)
                     found = schedule.works[schedule.cost[last]]
-                    assert found.gemms == wanted.gemms
-                    assert (found.n_copies, schedule.layer[last]) == (int(group == 0), layer)
+                    assert found == wanted._replace(fused=fused, n_copies=int(group == 0))
+                    assert schedule.layer[last] == layer
+                    assert schedule.step[last] == schedule.step[last - group]
+                    assert schedule.expert[last] == schedule.slot[last] == -1
                     lanes.add((int(schedule.lane[last]), int(stages[layer]), group))
                 first = last - n_groups + 1
                 assert schedule.kind[last + 1] == OpKind.ALL_REDUCE or n_groups == 1
@@ -191,6 +213,7 @@ def test_layers_are_split_over_stages_as_vllm_does(n_layers: int, n_stages: int,
 )
 def test_experts_are_on_groups_in_order(n_experts: int, n_groups: int, sizes: list[int]) -> None:
     assert np.diff(experts_of_groups(n_experts, n_groups)).tolist() == sizes
+    assert most_experts(n_experts, n_groups) == max(sizes)
 
 
 def test_more_groups_than_experts_or_lanes_are_refused() -> None:
