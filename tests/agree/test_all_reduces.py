@@ -20,13 +20,14 @@ from offload.ops import Lane, OpKind, Work
 from offload.placing.placement import place
 from offload.policies import policy_named
 from offload.recorder import Part, assemble
-from offload.schedule import Schedule, ScheduleDigest
+from offload.schedule import Schedule
 from offload.work import activation_row_bytes, cpu_expert_work
 from pregate.ask.capturing.machine_memory import MachineMemory, of_sharing_cards
 from simulator import recurrence
 from simulator.definition import des
 from simulator.events import event_engine
 from tests.small_models import MODELS, routing
+from tests.written_schedules import assert_written_alike_in_parts_of_any_size
 from traces.model.architecture import ModelArchitecture
 from traces.model.tensor_parallel import sharded
 from traces.phase import Phase
@@ -88,16 +89,9 @@ def may_be_shared(model: ModelArchitecture, n_cards: int) -> bool:
 def test_both_decoders_write_the_same_in_parts_of_any_size(case: tuple[str, str, int, int, int, int]) -> None:
     model, trace, text, n_cards, how = asked(case)
     whole = assemble(stream_of(model, trace, text, n_cards, how), 1000)
-    for compiled in (False, True):
-        assert assemble(stream_of(model, trace, text, n_cards, how, compiled=compiled), 1000).digest == whole.digest
-        with pytest.MonkeyPatch.context() as patch:
-            for module in ("offload.fast.decode_compiled", "offload.decoding.decode_loop"):
-                patch.setattr(f"{module}._PART_OPS", 1)
-            seen = ScheduleDigest()
-            for part in stream_of(model, trace, text, n_cards, how, compiled=compiled):
-                assert np.all(np.diff(part.live) > 0)
-                seen.update(part.columns, part.works)
-            assert seen.of(1000) == whole.digest
+    assert_written_alike_in_parts_of_any_size(
+        lambda compiled: stream_of(model, trace, text, n_cards, how, compiled=compiled), whole.digest
+    )
 
 
 def without_sums(schedule: Schedule, whole: Mapping[Work, Work]) -> Iterator[tuple[Any, ...]]:

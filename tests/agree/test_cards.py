@@ -20,7 +20,7 @@ from offload.placing.cards import LayersOnCards, card_of_layers
 from offload.placing.placement import AS_DECIDED, place
 from offload.policies import policy_named
 from offload.recorder import Part, Recorder, assemble
-from offload.schedule import Schedule, ScheduleDigest
+from offload.schedule import Schedule
 from simulator import recurrence
 from simulator.batched import batch
 from simulator.batched.batch_small import evaluate_small
@@ -31,6 +31,7 @@ from simulator.explain.critical_path import walk
 from simulator.modes import Modes
 from simulator.stream import Stream
 from tests.small_models import MODELS, routing
+from tests.written_schedules import assert_written_alike_in_parts_of_any_size
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
@@ -54,10 +55,8 @@ def stream_of(
     )  # fmt: skip
 
 
-def on_cards(
-    model: ModelArchitecture, trace: RoutingTrace, n_cards: int, execution: Execution, *, compiled: bool = False
-) -> Schedule:
-    return assemble(stream_of(model, trace, n_cards, execution, compiled=compiled), 1000)
+def on_cards(model: ModelArchitecture, trace: RoutingTrace, n_cards: int, execution: Execution) -> Schedule:
+    return assemble(stream_of(model, trace, n_cards, execution), 1000)
 
 
 def drawn_costs(schedule: Schedule, seed: int, n: int | None = None) -> Costs:
@@ -80,15 +79,9 @@ def test_both_decoders_write_the_same_in_parts_of_any_size(case: tuple[str, str,
     model, how = MODELS[name], in_passes(execution, n_tokens)
     trace = routing(model, batch=batch_size, seed=seed)
     whole = on_cards(model, trace, n_cards, how)
-    for compiled in (False, True):
-        assert on_cards(model, trace, n_cards, how, compiled=compiled).digest == whole.digest
-        with pytest.MonkeyPatch.context() as patch:
-            for module in ("offload.fast.decode_compiled", "offload.decoding.decode_loop"):
-                patch.setattr(f"{module}._PART_OPS", 1)
-            seen = ScheduleDigest()
-            for part in stream_of(model, trace, n_cards, how, compiled=compiled):
-                seen.update(part.columns, part.works)
-            assert seen.of(1000) == whole.digest
+    assert_written_alike_in_parts_of_any_size(
+        lambda compiled: stream_of(model, trace, n_cards, how, compiled=compiled), whole.digest
+    )
 
 
 @given(cases)

@@ -71,7 +71,7 @@ def of_sharing_cards(memory: MachineMemory) -> MachineMemory:
             f"turns=1: cards that share every layer are no way of {memory.execution.name}: leave turns out, they have "
             f"whole layers each"
         )
-    execution = replace(memory.execution, shares_layers=True, first_hands_over=True, input_copies=0)
+    execution = replace(memory.execution, shares_layers=True, first_hands_over=True)
     n = memory.n_cards
     return replace(
         memory, hbm_bytes=memory.hbm_bytes // n, reserve_bytes=memory.reserve_bytes // n, execution=execution

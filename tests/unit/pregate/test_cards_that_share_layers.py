@@ -172,6 +172,18 @@ def test_whole_experts_take_as_much_memory_and_lie_on_as_many_cards_as_they_can(
     assert odd.static_bytes > 3 * shared.plan.static_bytes
 
 
+def test_software_takes_its_share_of_every_card_that_has_layers_in_turn(
+    model: ModelArchitecture, trace: pregate.RoutingTrace
+) -> None:
+    policy, reserve = "gpu_only@turns=2", "stack.reserve_bytes"
+    needed = request(model, pregate.load_hardware("2x h100-sxm", "vllm"), trace, policy).plan.static_bytes
+    sizes = {"hbm_bytes": needed / 2 + 15e9, "stack.memory_share": 1.0}
+    for reserve_bytes in (1e9, 13e9):
+        request(model, pregate.load_hardware("2x h100-sxm", "vllm", sizes | {reserve: reserve_bytes}), trace, policy)
+    with pytest.raises(CapacityExceeded):
+        request(model, pregate.load_hardware("2x h100-sxm", "vllm", sizes | {reserve: 20e9}), trace, policy)
+
+
 def test_copies_of_attention_hold_all_of_it_and_keys_and_values_of_their_own_sequences(
     model: ModelArchitecture,
 ) -> None:
