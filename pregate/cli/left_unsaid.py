@@ -43,15 +43,17 @@ def say_stood_for(stacks: Sequence[str]) -> None:
             typer.echo(f"note: {name} is predicted as {ours}, whose constants and flags stand here", err=True)
 
 
-def say_cards_in_turn(model: ModelArchitecture, hw: Platform) -> None:
-    """One line on standard error where several cards take turns because no engine was named that has them share."""
+def say_cards_in_turn(model: ModelArchitecture, machines: Sequence[Platform]) -> None:
+    """One line on standard error where several cards of a machine take turns because no engine was named that has them
+    share.
+    """
     from pregate.card.designs import stacks_for
 
-    card = hw.machine.accelerator
-    if hw.machine.n_cards == 1 or hw.execution.shares_layers:
-        return
-    if "vllm" in stacks_for(model, hw.stack.name, ("vllm",), card.vendor, card.compute_capability):
+    in_turn = [hw for hw in machines if hw.machine.n_cards > 1 and not hw.execution.shares_layers]
+    cards = [(hw.stack.name, hw.machine.accelerator) for hw in in_turn]
+    if any("vllm" in stacks_for(model, name, ("vllm",), one.vendor, one.compute_capability) for name, one in cards):
         typer.echo(
-            "note: these cards take layers in turn, as under llama.cpp; --stack vllm has them share every layer",
+            f"note: the cards of {in_turn[0].hardware} take layers in turn, as under llama.cpp; --stack vllm has them "
+            f"share every layer",
             err=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Iterable
 
 from pregate.card.display.one_screen import COLUMNS, DETAILS
@@ -39,7 +40,7 @@ def ranking_screen(found: MachineRanking, width: int, n_lines: int) -> str:
     above += cut(folded(found.verdict(), width, "  "), 3, width)
     above += cut(folded(found.cost_verdict(), width, "  "), 2, width)
     below = [line for text in _notes(found, brief=True) for line in cut(folded(text, width, "  "), 2, width)]
-    below.append(_CARD.format(found.best.hardware))
+    below.append(_CARD.format(shlex.quote(found.best.hardware)))
     n = len(found.machines)
     room = (n_lines - len(above) - len(below) - 2) // 2
     shown = n if n <= room or width < COLUMNS else max(room - 1, 1)
@@ -68,7 +69,7 @@ def ranking_text(found: MachineRanking, width: int) -> str:
         lines.append("Assumed (--assume NAME=NUMBER for your own):")
         for name, one in found.assumed.items():
             lines += folded(f"  {name} = {one}", width, "    ")
-    return "\n".join([*lines, _CARD.format(found.best.hardware)])
+    return "\n".join([*lines, _CARD.format(shlex.quote(found.best.hardware))])
 
 
 def ranking_markdown(found: MachineRanking) -> str:

@@ -141,11 +141,11 @@ def plan(
         append_predictions(ledger, answer.predictions())
     _print(answer, format, told, brief, details)
     say_stood_for(stacks or [])
-    if isinstance(answer, Card):
-        if formats is None and dtype is None:
-            say_as_published(model, architecture, answer)
-        if stack is None:
-            say_cards_in_turn(architecture, answer.best.planned.hw)
+    if isinstance(answer, Card) and formats is None and dtype is None:
+        say_as_published(model, architecture, answer)
+    if stack is None:
+        ranked = [answer] if isinstance(answer, Card) else answer.machines
+        say_cards_in_turn(architecture, [one.best.planned.hw for one in ranked])
 
 
 def _overrides(sets: list[str] | None, given: dict[str, Any]) -> dict[str, float | str]:

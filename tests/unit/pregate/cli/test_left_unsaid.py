@@ -18,8 +18,12 @@ def test_formats_that_nobody_said_are_told_where_they_do_not_fit(run: Run) -> No
 
 
 def test_cards_that_take_turns_are_told_how_they_share(run: Run) -> None:
-    asked = ("plan", "qwen3-30b-a3b", "--hardware", "2x h100-sxm", *SHORT)
-    assert "note: these cards take layers in turn, as under llama.cpp; --stack vllm has them share" in run(*asked)[2]
+    asked = ("plan", "qwen3-30b-a3b", *SHORT, "--hardware", "2x h100-sxm")
+    note = "note: the cards of 2x h100-sxm take layers in turn, as under llama.cpp; --stack vllm has them share"
+    assert note in run(*asked)[2]
+    _, out, err = run(*asked[:-1], "h100-sxm,2x h100-sxm")
+    assert note in err
+    assert out.rstrip().endswith(("--hardware '2x h100-sxm'", "--hardware h100-sxm"))
     for said in (("--stack", "llama-cpp"), ("--formats", "q4_k_m")):
         assert "in turn" not in run(*asked, *said)[2]
 
