@@ -74,8 +74,7 @@ class Exchanges:
     def parts(self, parts: Iterable[Part]) -> Iterator[Part]:
         """The parts, each of whole passes, with two exchanges a layer with experts."""
         for part in parts:
-            ops = np.flatnonzero(part.columns["kind"] == OpKind.EXPERTS)
-            yield self._exchanged(part, ops) if len(ops) else self._inserted.as_it_is(part)
+            yield self._exchanged(part, np.flatnonzero(part.columns["kind"] == OpKind.EXPERTS))
 
     def _exchanged(self, part: Part, ops: _Ints) -> Part:
         works, costs = part.works, list[int]()

@@ -61,7 +61,7 @@ class ExpertsOnCards:
     """
 
     def __init__(
-        self, model: ModelArchitecture, execution: Execution, n_groups: int, n_turns: int, n_copies: int = 1
+        self, model: ModelArchitecture, execution: Execution, n_groups: int, n_turns: int, n_copies: int
     ) -> None:
         self._model, self._execution, self._n, self._n_turns = model, execution, n_groups, n_turns
         models = models_by_layer(model)
@@ -109,7 +109,7 @@ class ExpertsOnCards:
         turns = np.array([turn_of[lane] for lane in part.columns["lane"][ops].tolist()])
         lane_of = np.array([card_lane(card) for card in range(self._n_turns, self._n_turns * self._n)], np.int8)
         one = {
-            "lane": lane_of.reshape(self._n_turns, n)[turns].ravel(), "kind": OpKind.EXPERTS, "cost": costs.ravel(),
+            "lane": lane_of.reshape(self._n_turns, n)[turns].ravel(), "kind": OpKind.EXPERTS, "cost": costs,
             "step": np.repeat(part.columns["step"][ops], n), "layer": np.repeat(part.columns["layer"][ops], n),
             "expert": -1, "slot": -1,
         }  # fmt: skip
@@ -124,8 +124,9 @@ class ExpertsOnCards:
         begins = np.cumsum([0, *map(len, passes)])
         counts = choice_counts(np.concatenate(passes), self._model.n_experts, begins).reshape(len(ops), -1)
         cost, form = part.columns["cost"][ops].astype(np.int64), self._form_of[part.columns["layer"][ops]]
-        n_tokens, n_own = (np.repeat(n, n_blocks) for n in (np.diff(begins), np.array(own_tokens)))
-        about = np.column_stack([cost, form, n_tokens, n_own])
+        # as `experts_work` has them, of the experts of all groups: a kernel is chosen by the tokens of the pass
+        n_tokens = np.maximum(-(-counts.sum(axis=1) // self._model.top_k), counts.max(axis=1))
+        about = np.column_stack([cost, form, n_tokens, np.repeat(own_tokens, n_blocks)])
         rows = np.empty((len(ops), self._n), np.int64)
         for group in range(self._n):
             own = np.sort(counts[:, self._bounds[group] : self._bounds[group + 1]], axis=1)
@@ -141,12 +142,8 @@ class ExpertsOnCards:
         those that each expert serves, 0 where it serves none.
         """
         n_tokens, n_own, *served = tokens
-        n_shared = n_own if model.n_shared_experts else 0
-        own = experts_work(model, [n for n in served if n], n_shared, whole.slots_bytes, fused=True)
-        fused = own.fused
-        if fused is not None:  # a kernel is chosen by the tokens of the pass
-            known = 0 if whole.fused is None else whole.fused.n_tokens
-            fused = fused._replace(n_tokens=known if self._n_copies == 1 else n_tokens)
+        own = experts_work(model, [n for n in served if n], n_own, whole.slots_bytes, fused=True)
+        fused = own.fused and own.fused._replace(n_tokens=n_tokens)
         return own._replace(fused=fused, n_copies=0 if group else 1)
 
 
@@ -166,12 +163,12 @@ def _alike(rows: _Ints) -> tuple[_Ints, _Ints]:
 
 
 def _of_used(part: Part, more: _Ints) -> tuple[Part, _Ints]:
-    """`part` and the rows of `more` ops, with no works but theirs."""
+    """`part` and the rows of `more` ops, these in one row of numbers, with no works but theirs."""
     cost = part.columns["cost"]
     used, row = np.unique(np.concatenate([cost.astype(np.int64), more.ravel()]), return_inverse=True)
     columns = {**part.columns, "cost": row[: len(cost)].astype(cost.dtype)}
     works = tuple(part.works[i] for i in used.tolist())
-    return replace(part, columns=columns, works=works), row[len(cost) :].reshape(more.shape)
+    return replace(part, columns=columns, works=works), row[len(cost) :]
 
 
 def _beside(lane: NDArray[np.int8], ops: _Ints) -> tuple[_Ints, _Ints]:

@@ -13,10 +13,11 @@ from hwmodels.cost import Costs
 from offload.decode import DecodeStream
 from offload.decoding.prompt_chunks import passes_of
 from offload.execution import EXECUTIONS
+from offload.lanes import card_lane
 from offload.metrics.metric_probes import find_probes
 from offload.ops import Lane, OpKind
 from offload.placing.cards import stage_of_layers
-from offload.placing.expert_groups import _alike, experts_of_groups, most_experts
+from offload.placing.expert_groups import ExpertsOnCards, _alike, experts_of_groups, most_experts
 from offload.placing.placement import place
 from offload.policies import policy_named
 from offload.recorder import assemble
@@ -188,6 +189,8 @@ def test_chunks_of_a_prompt_are_in_several_stages_at_once_and_no_more_than_there
     assert timeline.end_s[first] == pytest.approx(6 + 3)
     starts = timeline.start_s[mixes & (schedule.lane == Lane.COMPUTE)][:6]
     assert starts.tolist() == [0, 1, 2, 3, 4, 5]
+    for wait in np.flatnonzero(schedule.kind == OpKind.WAIT).tolist():
+        assert card_lane(3) in schedule.lane[schedule.deps(wait)].tolist(), "until a pass has left the last stage"
     waits = schedule.kind == OpKind.WAIT
     assert waits.sum() == 2, "the fifth chunk waits for the first, the sixth for the second"
 
@@ -221,3 +224,7 @@ def test_more_groups_than_experts_or_lanes_are_refused() -> None:
     placed = replace(place(model, policy.placement), n_cards=8, expert_groups=8)
     with pytest.raises(InvalidInput, match="6 experts of 1 turns on 8 groups of cards: at most 16"):
         iter(DecodeStream(model, routing(model).steps(), policy, EXECUTIONS["vllm"], n_buffers=0, placed=placed))
+    for n_groups, n_turns in ((6, 2), (4, 4)):
+        ExpertsOnCards(model, EXECUTIONS["vllm"], n_groups, n_turns, 1)
+    with pytest.raises(InvalidInput, match="of 6 turns on 3 groups"):
+        ExpertsOnCards(model, EXECUTIONS["vllm"], 3, 6, 1)

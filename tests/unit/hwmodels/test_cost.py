@@ -58,6 +58,13 @@ def test_a_gemm_is_bound_by_its_weights_or_its_arithmetic() -> None:
     assert seconds(large) - fixed == pytest.approx(2 * 8192 * 4096**2 / (19.5e12 * HW.constant("gemm_efficiency")))
 
 
+def test_experts_of_another_card_are_issued_by_a_thread_of_its_own() -> None:
+    here = Work(OpKind.EXPERTS, (Gemm(4, 512, 256),))
+    costs = price([here, here._replace(n_copies=0)], HW)
+    assert costs.issue_s[0] > costs.issue_s[1] == 0
+    assert costs.duration_s[0] == costs.duration_s[1] > 0
+
+
 def test_waits_and_steps_are_host_time_and_kernels_are_issued() -> None:
     costs = price([Work(OpKind.WAIT), Work(OpKind.STEP), work.gate_work(SWITCH, 1)], HW)
     assert costs.duration_s[:2].tolist() == [HW.constant("sync_s"), HW.constant("step_s")]

@@ -179,7 +179,8 @@ def test_software_takes_its_share_of_every_card_that_has_layers_in_turn(
     needed = request(model, pregate.load_hardware("2x h100-sxm", "vllm"), trace, policy).plan.static_bytes
     sizes = {"hbm_bytes": needed / 2 + 15e9, "stack.memory_share": 1.0}
     for reserve_bytes in (1e9, 13e9):
-        request(model, pregate.load_hardware("2x h100-sxm", "vllm", sizes | {reserve: reserve_bytes}), trace, policy)
+        hw = pregate.load_hardware("2x h100-sxm", "vllm", sizes | {reserve: reserve_bytes})
+        assert pregate.simulate(model, hw, trace, policy, check=True).peak_hbm_bytes > sizes["hbm_bytes"]
     with pytest.raises(CapacityExceeded):
         request(model, pregate.load_hardware("2x h100-sxm", "vllm", sizes | {reserve: 20e9}), trace, policy)
 
