@@ -171,6 +171,16 @@ def test_what_cards_that_are_told_to_share_layers_cannot_do_is_named(
         request(model, pregate.load_hardware(hardware, stack), pregate.synthesize(model, 64, 4, 1, 0), policy)
 
 
+def test_layers_that_a_prompt_streams_are_computed_by_cards_that_always_share_them(model: ModelArchitecture) -> None:
+    hw, trace = pregate.load_hardware("2x rtx-3090", "ktransformers"), pregate.synthesize(model, 64, 4, 1, 0)
+    streamed, handed = (
+        pregate.simulate(model, hw, trace, f"gpu_only@experts=cpu@stream={least}").timeline for least in (64, 65)
+    )
+    assert streamed is not None
+    assert handed is not None
+    assert [bool(np.any(one.schedule.kind == OpKind.STREAM)) for one in (streamed, handed)] == [True, False]
+
+
 def test_modes_of_links_are_of_one_card(model: ModelArchitecture) -> None:
     trace = pregate.synthesize(model, 16, 2, 1, 0)
     with pytest.raises(InvalidInput, match="modes of links and memories are of one card"):
