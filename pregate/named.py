@@ -111,7 +111,8 @@ def load_hardware(
     if isinstance(name, str | Path):
         if "," in str(name) and not os.path.exists(name):
             raise InvalidInput(
-                f"hardware {str(name)[:80]!r}: one machine is asked about here; `pregate plan` ranks several"
+                f"hardware {str(name)[:80]!r}: one machine is asked about here: ask once for each, or have "
+                f"`pregate plan` rank them"
             )
         try:
             return load_platform(str(name), stack, overrides)

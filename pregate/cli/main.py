@@ -109,7 +109,7 @@ def _misused(error: Exception) -> int:
 
         option = str(getattr(error, "option_name", ""))
         known = [name for param in context.command.get_params(context) for name in param.opts] if context else []
-        if found := called_here(option, known):
+        if found := called_here(option, known, path.rpartition(" ")[2]):
             return _refused(f"No such option: {option}: {found}: see {path} --help")
     return _refused(f"{told().rstrip('.')}: see {path} --help")
 

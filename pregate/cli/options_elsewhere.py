@@ -38,9 +38,15 @@ _SHARING = (
 """Options that say how several cards share a model."""
 
 
-def called_here(option: str, known: Collection[str]) -> str:
+_OF_FILE = ("--hardware", "--policies", "--axis", "--axes", "--trace", "--stack", "--formats", "--set", "--batch")
+"""Options of other commands that a sweep reads from its file."""
+
+
+def called_here(option: str, known: Collection[str], command: str = "") -> str:
     """What to write in place of `option` for a command whose options are `known`; "" where nobody calls it so."""
     name = option.partition("=")[0]
+    if command == "sweep" and name in _OF_FILE and name not in known:
+        return "a sweep takes a file that says it, such as examples/ten-thousand-machines.yaml"
     if name in _SHARING and "--hardware" in known:
         return (
             "several cards are --hardware '8x NAME' --stack vllm, designs say what they share (docs/tensor-parallel.md)"

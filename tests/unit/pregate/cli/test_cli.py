@@ -236,6 +236,7 @@ def test_an_import_keeps_the_sequences_asked_for_and_never_overwrites_what_it_re
         (("plan", "x", "--gpu", "rtx-4090"), r"No such option: --gpu: it is --hardware here: see .+ plan --help"),
         (("plan", "x", "--engine=vllm"), r"No such option: --engine: it is --stack here: see .+ plan --help"),
         (("arrivals", "x", "--rate", "2"), r"No such option: --rate: it is --rates here: see .+ arrivals --help"),
+        (("sweep", "x", "--hardware", "t4"), r"No such option: --hardware: a sweep takes a file that says it, .*"),
         (("plan", "x", "--tp", "8"), r"No such option: --tp: several cards are --hardware '8x NAME' .*"),
         (("compare", "switch-mini-16", "--batch", "x"), r"Invalid value for '--batch': .*: see .+ compare --help"),
         (("compare",), r"Missing argument '(model|MODEL)': see .+ compare --help"),

@@ -183,7 +183,7 @@ def test_what_cannot_be_asked_is_one_line(run: Run, words: tuple[str, ...], told
 def test_a_command_of_one_machine_says_who_takes_several(run: Run) -> None:
     status, _, err = run("cost", "mixtral-mini-8", "--hardware", "rtx-4090,h100-sxm")
     assert status == 2
-    assert "`pregate plan` ranks several" in err
+    assert "ask once for each, or have `pregate plan` rank them" in err
 
 
 def test_the_memory_of_the_host_is_what_was_said(run: Run) -> None:
