@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import loaded
 from hwmodels.cost import Costs, Parts
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
@@ -35,6 +36,8 @@ from pregate.page.priced_works import PricedWorks
 from pregate.page.subject import AS_ROUTED, PageSubject, Stop, active_experts, link_stops, with_hbm
 from pregate.routing_traces import synthesize
 from simulator.batched.batch import Compiled
+from simulator.explain.critical_path import REVERSE
+from simulator.recurrence import WALK
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
@@ -170,9 +173,13 @@ class _Captures:
         return known
 
     def _written(self, asked: Request) -> Captured | str:
-        """Written by compiled code once all are too many ops for Python."""
+        """Written, and later walked, by compiled code once all are too many ops for Python."""
+        are_many = self._page.n_written > small_ops()
+        if are_many:
+            for kernel in (WALK, REVERSE):
+                loaded(kernel)
         try:
-            captured = capture_request(asked, compiled=self._page.n_written > small_ops() or None)
+            captured = capture_request(asked, compiled=are_many or None)
         except CapacityExceeded as error:
             return str(error)
         self._page.n_written += len(captured.decoded.schedule)
