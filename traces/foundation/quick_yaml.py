@@ -55,7 +55,7 @@ class _Reader:
         """What begins with `event`."""
         kind = type(event)
         self._left -= 1
-        if self._left < 0 or kind is yaml.AliasEvent or event.anchor is not None or event.tag is not None:
+        if self._left < 0 or event.anchor is not None or event.tag is not None:  # an alias has an anchor
             raise Unusual
         if kind is yaml.ScalarEvent:
             return self._plain(event.value) if event.implicit[0] else event.value

@@ -53,6 +53,12 @@ def test_axes_are_put_in_order_as_xarray_sorts_them(dataset: xr.Dataset) -> None
     assert table.ascending(["batch"]) is table
 
 
+def test_equal_values_of_an_axis_stay_in_their_order() -> None:
+    at = np.random.default_rng(0).integers(0, 2, 99).astype(float)
+    table = SweepTable({"n": NamedArray(("x",), np.arange(99), {})}, {"x": NamedArray(("x",), at, {})}, {})
+    assert table.ascending(["x"])["n"].values.tolist() == sorted(range(99), key=at.tolist().__getitem__)
+
+
 def test_dimensions_come_first_in_the_order_asked_for(dataset: xr.Dataset) -> None:
     rate = table_of(dataset)["rate_ci95"]
     assert np.array_equal(rate.along("bound", "batch"), dataset["rate_ci95"].transpose("bound", "batch", ...).values)

@@ -96,6 +96,12 @@ def test_what_says_more_is_left_to_pyyaml(text: str) -> None:
         assert repr(dict(found)) == told
 
 
+def test_plain_values_of_every_kind_are_read_from_events() -> None:
+    text = "a: ~\nb: true\nc: 1\nd: [1.5, .inf]\ne: {f: word, g: '1'}\n"
+    read = {"a": None, "b": True, "c": 1, "d": [1.5, float("inf")], "e": {"f": "word", "g": "1"}}
+    assert quick(text) == read
+
+
 def test_so_many_values_are_counted() -> None:
     text = "a: [1, 2, {b: c}]"
     assert quick_value(text, _plain_number, 8) == {"a": [1, 2, {"b": "c"}]}
