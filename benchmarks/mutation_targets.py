@@ -29,6 +29,7 @@ _SYNTHESIS = tuple(
     f"tests/unit/traces/synthesis/test_{part}.py"
     for part in ("synthesis_by_hand", "filling_by_hand", "forced_routing", "synthesis")
 )
+_BY_LAYER = ("tests/unit/traces/model/test_layer_formats.py", "tests/agree/test_layers_stored_apart.py")
 
 TARGETS = {
     "offload/work.py": ("tests/unit/offload/test_work.py",),
@@ -51,6 +52,10 @@ TARGETS = {
     "offload/placing/placement.py": _PLACEMENT,
     "offload/placing/layers.py": _PLACEMENT,
     "offload/placing/over_link.py": ("tests/unit/offload/placing/test_over_link.py",),
+    "offload/placing/expert_groups.py": tuple(
+        f"tests/agree/test_{name}.py" for name in ("whole_experts", "copied_attention", "layers_stored_apart")
+    ),
+    "offload/placing/copied_attention.py": ("tests/agree/test_copied_attention.py",),
     "offload/placing/tiers.py": ("tests/unit/offload/placing/test_tiers_by_hand.py",),
     "offload/caches/admission.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
     "offload/caches/eviction_ranked.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
@@ -103,6 +108,7 @@ TARGETS = {
             "calibrate/test_issue_times",
         )
     ),
+    "hwmodels/calibrate/beside_copies.py": ("tests/unit/hwmodels/calibrate/test_beside_copies.py",),
     "hwmodels/kernels/roofline.py": (
         "tests/unit/hwmodels/kernels/test_kernels.py",
         "tests/unit/hwmodels/kernels/test_gemm_tables.py",
@@ -124,6 +130,7 @@ TARGETS = {
     ),
     "simulator/recurrence.py": ("tests/unit/simulator/test_recurrence.py",),
     "simulator/resources.py": ("tests/analytic/test_sharing.py",),
+    "simulator/server_kernel.py": ("tests/agree/test_server_of_arrivals.py",),
     "simulator/explain/bounds.py": ("tests/unit/simulator/explain/test_bounds.py",),
     "simulator/explain/attribution.py": _EXPLAIN,
     "simulator/explain/critical_path.py": _EXPLAIN,
@@ -148,8 +155,12 @@ TARGETS = {
     "pregate/explore/optima/space.py": ("tests/unit/pregate/explore/test_search_space.py",),
     "pregate/explore/optima/trials.py": ("tests/unit/pregate/explore/test_search_space.py",),
     "pregate/explore/optima/optimize.py": ("tests/unit/pregate/explore/test_search_runs.py",),
+    "pregate/explore/sweeps/sweep_table.py": ("tests/unit/pregate/explore/test_sweep_table.py",),
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
     "pregate/measured/isca24/natural_routing.py": ("tests/unit/pregate/measured/isca24/test_natural_routing.py",),
+    "traces/foundation/quick_yaml.py": ("tests/unit/traces/foundation/test_quick_yaml.py",),
+    "traces/model/layer_formats.py": _BY_LAYER,
+    "traces/model/layer_models.py": _BY_LAYER,
     "traces/synthesis/dials.py": _SYNTHESIS,
     "traces/synthesis/filling.py": _SYNTHESIS,
     "traces/synthesis/sequence_popularity.py": (

@@ -28,7 +28,7 @@ def line() -> str:
     made = sum(row["mutants"] for row in rows.values())
     return (
         f"Of {made:,} mutants of {len(rows)} central modules, one wrong expression each, the last run tried {tried:,} "
-        f"on the unit tests of their module,\nwhich notice {killed:,}; {same} are equivalent and {left} survive "
+        f"on the tests of their module,\nwhich notice {killed:,}; {same} are equivalent and {left} survive "
         "([mutants.md](mutants.md))."
     )
 
