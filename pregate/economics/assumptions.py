@@ -78,10 +78,12 @@ class Assumptions:
         """The assumption called `name`; None when there is none."""
         return self.by_name.get(name)
 
-    def days_of(self, design: str) -> str:
-        """The name of the engineering days of a design: its own, its family's, or `other`."""
+    def days_of(self, design: str, is_offered: bool = False) -> str:
+        """The name of the engineering days of a design: its own, its family's, or `other`. `is_offered`: an engine has
+        flags for where `gpu_only` places weights, and runs it as it is installed.
+        """
         family = design.partition("+")[0].partition("(")[0].partition(":")[0].partition("@")[0]
-        plain = design in (family, f"{family}(1)")
+        plain = design in (family, f"{family}(1)") or (is_offered and design.startswith("gpu_only@"))
         known = f"engineering_days.{family}"
         wanted = family == "pregate" or plain
         return known if wanted and known in self.by_name else "engineering_days.other"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from hwmodels.specs.spread import GATHERED, SPREADS_FILE, shipped_spread
+from pregate.card.designs import offered
 from pregate.economics.assumptions import Assumption, Assumptions
 from pregate.economics.serving import RequestShape, Served
 from traces.foundation.read_only import ReadOnly
@@ -169,7 +170,8 @@ class Draws:
         if self._basis == "own":
             energy = joules / _JOULES_PER_KWH * self._of("electricity_usd_per_kwh")
             per_token, running = per_token + energy, running + tokens_per_year * energy
-        days = self._of(self._assumptions.days_of(served.design)) * self._of("engineering_usd_per_day")
+        name = self._assumptions.days_of(served.design, is_offered=bool(offered(self._hw.stack.name)))
+        days = self._of(name) * self._of("engineering_usd_per_day")
         return DrawnCost(served, per_token, joules, machines, running, days, self._of("years"))
 
     def _moved_joules(self, served: Served) -> NDArray[np.float64]:

@@ -94,6 +94,21 @@ def test_cards_that_share_every_layer_all_compute_and_each_brings_what_a_run_cou
     assert usd[1] - usd[0] == pytest.approx(fixed + energy, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("stack", "design", "name"),
+    [
+        ("llama-cpp", "gpu_only@experts=cpu:3", "gpu_only"),
+        ("vllm", "gpu_only@turns=2@experts=whole", "gpu_only"),
+        ("vllm", "on_demand+lru", "other"),
+        ("streams", "gpu_only@experts=cpu:3", "other"),
+    ],
+)
+def test_a_placement_that_an_engine_has_flags_for_is_an_engine_as_installed(stack: str, design: str, name: str) -> None:
+    draws = Draws(machine(1, stack), "own", assumed(**{"engineering_days.gpu_only": 2.0}))
+    draws.cost(dataclasses.replace(SERVED, design=design), REQUEST, 1.0)
+    assert {one for one in draws.looked_at if one.startswith("engineering_days")} == {f"engineering_days.{name}"}
+
+
 def test_no_machine_more_is_bought_for_a_rounding_error() -> None:
     """24 tokens a second at an eighth of a second each, a quarter of the time: twelve machines, and not thirteen."""
     served = dataclasses.replace(SERVED, request_s=4.0 / 3)
