@@ -156,6 +156,7 @@ TARGETS = {
     "pregate/explore/optima/trials.py": ("tests/unit/pregate/explore/test_search_space.py",),
     "pregate/explore/optima/optimize.py": ("tests/unit/pregate/explore/test_search_runs.py",),
     "pregate/explore/sweeps/sweep_table.py": ("tests/unit/pregate/explore/test_sweep_table.py",),
+    "pregate/engines/cards_together.py": ("tests/unit/pregate/engines/test_cards_together.py",),
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
     "pregate/measured/isca24/natural_routing.py": ("tests/unit/pregate/measured/isca24/test_natural_routing.py",),
     "traces/foundation/quick_yaml.py": ("tests/unit/traces/foundation/test_quick_yaml.py",),

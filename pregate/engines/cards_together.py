@@ -109,7 +109,7 @@ class CardsSaid:
 
     def clauses(self, n_cards: int, others: list[str]) -> dict[str, str]:
         """What a placement says of so many cards. Raises `InvalidInput` where `others` have weights on the host."""
-        n_groups = None if n_cards == 1 else self.expert_groups
+        n_groups = self.expert_groups
         found = {"turns": str(self.turns)} if self.turns > 1 or (self.shares and self.n_stated > 1) else {}
         if self.copies > 1 and n_cards > 1:
             found["copies"] = str(self.copies)
