@@ -52,6 +52,13 @@ class Timeline:
         """End of the last op."""
         return float(self.end_s.max(initial=0.0))
 
+    def since(self, time_s: float) -> Timeline:
+        """What ran from `time_s` on, which is its zero: of an op that began before, the rest; what ended by then takes
+        no time and moved nothing.
+        """
+        start, end = (np.maximum(times - time_s, 0.0) for times in (self.start_s, self.end_s))
+        return Timeline(self.schedule, start, end, self.source, np.where(self.end_s > time_s, self.moved_bytes, 0))
+
     def busy_s(self, lane: Lane) -> float:
         """Time during which `lane` serves an op, counted once where it serves several, as a shared link does, and where
         several cards compute.

@@ -11,10 +11,13 @@ from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["DECODED", "middle_of_decode", "middle_tokens"]
+__all__ = ["DECODED", "WARMED", "middle_of_decode", "middle_tokens"]
 
 DECODED = 32
 """Tokens simulated of a longer decode."""
+
+WARMED = 64
+"""Tokens of the prompt, at most, that fill a cache before those."""
 
 
 def middle_tokens(input_tokens: int, output_tokens: int, context_tokens: int = 0) -> tuple[int, int]:
@@ -33,10 +36,15 @@ def middle_of_decode(
     batch: int,
     seed: int = 0,
     popularity: PopularityProfile | None = None,
+    *,
+    warmed: bool = False,
 ) -> RoutingTrace:
-    """The trace of those tokens, made up; an encoder has read the whole prompt before them."""
+    """The trace of those tokens, made up; an encoder has read the whole prompt before them. `warmed`: after a prompt
+    of `WARMED` tokens, no more than there are, in place of one token: so a cache is not empty when they begin.
+    """
     n, before = middle_tokens(input_tokens, output_tokens)
     if model.is_encoder_decoder:
         return synthesize(model, input_tokens, n, batch, seed, popularity=popularity)
-    tokens = synthesize(model, 1, n, batch, seed, popularity=popularity)
-    return dataclasses.replace(tokens, position=tokens.position + np.int32(before))
+    first = min(WARMED, input_tokens) if warmed else 1
+    tokens = synthesize(model, first, n, batch, seed, popularity=popularity)
+    return dataclasses.replace(tokens, position=tokens.position + np.int32(before - (first - 1)))

@@ -258,8 +258,9 @@ def granted(model: ModelArchitecture, hw: Platform, work: Workpiece, policy: Pol
     """
     policy = policy.placed(work.popularity)
     prompt = request(model, hw, work.prompt, policy, workload=work.workload)
-    same = work.tokens is work.prompt
-    return prompt, prompt if same else request(model, hw, work.tokens, policy, workload=work.workload)
+    tokens = work.tokens_for(policy)
+    same = tokens is work.prompt
+    return prompt, prompt if same else request(model, hw, tokens, policy, workload=work.workload)
 
 
 def all_planned(

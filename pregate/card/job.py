@@ -13,6 +13,7 @@ import numpy as np
 
 from offload.metrics.run_metrics import decode_steps
 from offload.placing.footprint import Workload, measure_workload
+from offload.policy import Policy
 from pregate.ask.decode_middle import middle_of_decode
 from pregate.routing_traces import synthesize
 from traces.errors import InvalidInput
@@ -64,15 +65,21 @@ class RequestLoad:
 class Workpiece:
     """A job as traces: the prompt with two tokens, some tokens of the middle, and the memory that the whole takes.
 
-    `prompt` and `tokens` are one trace where it was recorded. `popularity`: by which experts are kept in HBM; never
-    that of the few tokens themselves, which would know what is asked for.
+    `warmed`: the tokens with a part of the prompt before them, which fills a cache. All are one trace where it was
+    recorded. `popularity`: by which experts are kept in HBM; never that of the few tokens themselves, which would know
+    what is asked for.
     """
 
     job: RequestLoad
     prompt: RoutingTrace
     tokens: RoutingTrace
+    warmed: RoutingTrace
     workload: Workload
     popularity: PopularityProfile
+
+    def tokens_for(self, policy: Policy) -> RoutingTrace:
+        """The tokens that a design is timed with."""
+        return self.tokens if policy.cache is None else self.warmed
 
     @property
     def is_recorded(self) -> bool:
@@ -85,11 +92,16 @@ def workpiece(
 ) -> Workpiece:
     """The traces of a job, made up (`pregate.synthesize`)."""
     prompt = synthesize(model, job.input_tokens, 2, job.batch, seed, popularity=popularity)
-    tokens = middle_of_decode(model, job.input_tokens, job.output_tokens, job.batch, seed, popularity)
+    tokens, warmed = (
+        middle_of_decode(model, job.input_tokens, job.output_tokens, job.batch, seed, popularity, warmed=is_warmed)
+        for is_warmed in (False, True)
+    )
     longest = job.output_tokens + (0 if model.is_encoder_decoder else job.input_tokens)
     both = largest_workload(measure_workload(model, prompt.steps()), measure_workload(model, tokens.steps()))
     whole = dataclasses.replace(both, n_cached_tokens=job.batch * longest, n_context=max(longest, both.n_context))
-    return Workpiece(job, prompt, tokens, whole, popularity or shared_popularity(prompt) or popularity_of(prompt))
+    return Workpiece(
+        job, prompt, tokens, warmed, whole, popularity or shared_popularity(prompt) or popularity_of(prompt)
+    )
 
 
 def recorded_job(
@@ -109,6 +121,7 @@ def recorded_job(
     timed = trace.first_steps(int(decode_steps(trace)[:JUDGED][-1]) + 1)
     return Workpiece(
         RequestLoad(prompt, decoded + 1, trace.batch),
+        timed,
         timed,
         timed,
         measure_workload(model, trace.steps()),

@@ -11,6 +11,7 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from hwmodels.specs.spread import shipped_spread
+from offload.metrics.run_metrics import moved_bytes, stall_s
 from offload.ops import Lane
 from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured
@@ -70,6 +71,16 @@ class PhaseUse:
     compute_share: float
     host_share: float
     h2d_bytes_per_s: float
+
+    @classmethod
+    def of(cls, timeline: Timeline) -> PhaseUse:
+        """Of a run, or a part of one. All 0 where that takes no time."""
+        span_s = timeline.makespan_s
+        if not span_s:
+            return cls(0.0, 0.0, 0.0)
+        compute, host = (min(timeline.busy_s(lane) / span_s, 1.0) for lane in (Lane.COMPUTE, Lane.CPU))
+        moved = moved_bytes(timeline.schedule.kind, timeline.moved_bytes)["h2d_bytes"]
+        return cls(compute, host, moved / span_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,22 +190,19 @@ class _Timed:
 
     def of(self, metric: str) -> Answer:
         """A phase: the `value` of its metric, what that rests on, how far it may be off, what it waits for."""
-        hw, found = self.hw, self.metrics
+        hw, found, timeline = self.hw, self.metrics, self.run.timeline
+        if metric == "tpot_s":  # what made the first token fills a cache, or is the prompt
+            timeline = timeline.since(found["ttft_s"])
         return {
             "value": found[metric],
             "tag": calibration(hw.calibration(self.captured.model.dtype.name), self.beyond_fit),
             "error": time_error(self.captured, hw, metric, self.run).to_dict(),
             "hit_rate": found["hit_rate"],
             "peak_hbm_bytes": found["peak_hbm_bytes"],
-            "binds": what_binds_it(self.run.timeline, found["makespan_s"], found["stall_share"]),
-            "use": dataclasses.asdict(_use_of(self.run.timeline, found["h2d_bytes"])),
+            "binds": what_binds_it(timeline, timeline.makespan_s, stall_s(timeline) / timeline.makespan_s),
+            "use": dataclasses.asdict(PhaseUse.of(timeline)),
             "beyond_fit": self.beyond_fit,
         }
-
-
-def _use_of(timeline: Timeline, h2d_bytes: float) -> PhaseUse:
-    compute, host = (float(timeline.busy_s(lane) / timeline.makespan_s) for lane in (Lane.COMPUTE, Lane.CPU))
-    return PhaseUse(min(compute, 1.0), min(host, 1.0), float(h2d_bytes / timeline.makespan_s))
 
 
 def _timed(captured: Captured, hw: Platform) -> _Timed:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hwmodels.platform import Platform
-from offload.ops import Lane
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture_request
@@ -17,7 +16,7 @@ from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged_design import Judged, PhaseUse
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["BATCHES", "LatencyPromise", "RequestShape", "Served", "Unserved", "serve", "served_of"]
+__all__ = ["BATCHES", "LatencyPromise", "RequestShape", "Served", "Unserved", "serve", "served_of", "use_of"]
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Batches that are tried."""
@@ -120,9 +119,8 @@ def _at(
     first, middle = (interpret(one, machine, "recurrence", with_intervals=False) for one in (prompt, tokens))
     request_s = first.ttft_s + (request.output_tokens - 1) * middle.tpot_s
     # The prompt's run makes two tokens; each of those that are left is one of the middle's.
-    more = max(request.output_tokens - 2, 0) * batch / middle.n_output_tokens
-    all_s, h2d_bytes = (getattr(first, name) + more * getattr(middle, name) for name in ("makespan_s", "h2d_bytes"))
-    compute, host = ((_busy_s(first, lane) + more * _busy_s(middle, lane)) / all_s for lane in (Lane.COMPUTE, Lane.CPU))
+    rest_s = max(request.output_tokens - 2, 0) * middle.tpot_s
+    use = _together((first.makespan_s, use_of(first)), (rest_s, use_of(middle, middle.ttft_s)))
     errors = time_error(prompt, machine, "ttft_s"), time_error(tokens, machine, "tpot_s")
     return Served(
         design=design.name,
@@ -130,10 +128,10 @@ def _at(
         ttft_s=first.ttft_s,
         tpot_s=middle.tpot_s,
         request_s=request_s,
-        compute_share=min(compute, 1.0),
-        host_share=min(host, 1.0),
-        link_bytes=h2d_bytes / (batch * max(request.output_tokens, 2)),
-        link_bytes_per_s=h2d_bytes / all_s,
+        compute_share=use.compute_share,
+        host_share=use.host_share,
+        link_bytes=use.h2d_bytes_per_s * (first.makespan_s + rest_s) / (batch * max(request.output_tokens, 2)),
+        link_bytes_per_s=use.h2d_bytes_per_s,
         hit_rate=middle.hit_rate,
         peak_hbm_bytes=max(first.peak_hbm_bytes, middle.peak_hbm_bytes),
         error=summed([(first.ttft_s, errors[0]), (request_s - first.ttft_s, errors[1])]),
@@ -141,31 +139,38 @@ def _at(
     )
 
 
-def _busy_s(result: SimulationResult, lane: Lane) -> float:
-    """How long a lane is busy in a run."""
+def use_of(result: SimulationResult, since_s: float = 0.0) -> PhaseUse:
+    """What a run keeps busy from `since_s` on."""
     assert result.timeline is not None
-    return float(result.timeline.busy_s(lane))
+    return PhaseUse.of(result.timeline.since(since_s))
+
+
+def _together(*phases: tuple[float, PhaseUse]) -> PhaseUse:
+    """Phases one after the other, each of so many seconds."""
+    all_s = sum(seconds for seconds, _ in phases)
+
+    def mean(of: Callable[[PhaseUse], float]) -> float:
+        return sum(seconds * of(use) for seconds, use in phases) / all_s
+
+    return PhaseUse(
+        mean(lambda use: use.compute_share), mean(lambda use: use.host_share), mean(lambda use: use.h2d_bytes_per_s)
+    )
 
 
 def served_of(one: Judged) -> Served:
     """A design of a card, at the batch of its requests."""
     job, request_s = one.job, one.request.value
-    phases = ((one.ttft.value, one.prompt_use), (job.n_steps * one.tpot.value, one.token_use))
-
-    def mean(of: Callable[[PhaseUse], float]) -> float:
-        return sum(seconds * of(use) for seconds, use in phases) / request_s
-
-    link_bytes_per_s = mean(lambda use: use.h2d_bytes_per_s)
+    use = _together((one.ttft.value, one.prompt_use), (job.n_steps * one.tpot.value, one.token_use))
     return Served(
         design=str(one.design),
         batch=job.batch,
         ttft_s=one.ttft.value,
         tpot_s=one.tpot.value,
         request_s=request_s,
-        compute_share=mean(lambda use: use.compute_share),
-        host_share=mean(lambda use: use.host_share),
-        link_bytes=link_bytes_per_s * request_s / (job.batch * job.output_tokens),
-        link_bytes_per_s=link_bytes_per_s,
+        compute_share=use.compute_share,
+        host_share=use.host_share,
+        link_bytes=use.h2d_bytes_per_s * request_s / (job.batch * job.output_tokens),
+        link_bytes_per_s=use.h2d_bytes_per_s,
         hit_rate=one.hit_rate,
         peak_hbm_bytes=one.peak_hbm_bytes,
         error=one.request.error,

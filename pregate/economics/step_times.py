@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
-from offload.ops import Lane
 from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Policy
 from pregate.ask.capturing.capture import capture_request
@@ -19,6 +18,7 @@ from pregate.ask.decode_middle import DECODED, middle_of_decode
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.ask.timing.time_errors import TimeError, time_error
 from pregate.card.job import largest_workload
+from pregate.economics.serving import use_of
 from pregate.routing_traces import synthesize
 from simulator.arrivals import StepTimes
 from traces.model.architecture import ModelArchitecture
@@ -93,7 +93,8 @@ class PassTimes:
 @dataclass(frozen=True, slots=True, eq=False)
 class PassTraces:
     """What passes of a model are simulated, whatever the design. `prompts`: of `prompt_tokens`; `tokens`: of each of
-    `batches` at a short and a long context, `contexts`; `whole`: what memory must hold beside the weights.
+    `batches` at a short and a long context, `contexts`; `warmed`: the same after a part of a prompt; `whole`: what
+    memory must hold beside the weights.
     """
 
     model: ModelArchitecture
@@ -103,7 +104,12 @@ class PassTraces:
     batches: tuple[int, ...]
     contexts: tuple[int, int]
     tokens: tuple[tuple[RoutingTrace, RoutingTrace], ...]
+    warmed: tuple[tuple[RoutingTrace, RoutingTrace], ...]
     whole: Workload
+
+    def tokens_for(self, policy: Policy) -> tuple[tuple[RoutingTrace, RoutingTrace], ...]:
+        """What tokens of a design are timed with."""
+        return self.tokens if policy.cache is None else self.warmed
 
 
 def pass_traces(
@@ -119,17 +125,19 @@ def pass_traces(
     contexts = (short, max(int(np.quantile(lengths + requests.output_tokens, 0.9)), short + DECODED))
     batches = tuple(dict.fromkeys((*(2**i for i in range(slots.bit_length())), slots)))
     prompts = tuple(synthesize(model, n, 2, 1, seed) for n in prompt_tokens)
-    tokens = tuple(
-        (middle_of_decode(model, contexts[0], DECODED, n, seed), middle_of_decode(model, contexts[1], DECODED, n, seed))
-        for n in batches
-    )
+
+    def at_both(n: int, *, warmed: bool) -> tuple[RoutingTrace, RoutingTrace]:
+        short, long = (middle_of_decode(model, one, DECODED, n, seed, warmed=warmed) for one in contexts)
+        return short, long
+
+    tokens, warmed = (tuple(at_both(n, warmed=is_warmed) for n in batches) for is_warmed in (False, True))
     every = [*prompts, *(trace for pair in tokens for trace in pair)]
     whole = largest_workload(*(measure_workload(model, trace.steps()) for trace in every))
     whole = dataclasses.replace(
         whole, n_cached_tokens=max(slots * longest, whole.n_cached_tokens), n_context=max(longest, whole.n_context),
         n_running=slots,
     )  # fmt: skip
-    return PassTraces(model, slots, prompt_tokens, prompts, batches, contexts, tokens, whole)
+    return PassTraces(model, slots, prompt_tokens, prompts, batches, contexts, tokens, warmed, whole)
 
 
 def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
@@ -144,29 +152,23 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
         captured = capture_request(request(model, hw, trace, placed, workload=passes.whole))
         result = interpret(captured, hw, "recurrence", with_intervals=False)
         seconds = float(getattr(result, metric))
-        compute, host = (_busy_share(result, lane) for lane in (Lane.COMPUTE, Lane.CPU))
-        moved = float(result.h2d_bytes) * seconds / result.makespan_s
+        use = use_of(result, 0.0 if metric == "ttft_s" else result.ttft_s)
+        moved = use.h2d_bytes_per_s * seconds
         return (
-            PassTime(seconds, time_error(captured, hw, metric), compute, host, moved),
+            PassTime(seconds, time_error(captured, hw, metric), use.compute_share, use.host_share, moved),
             result,
             captured.request.n_at_once,
         )
 
     middle = 0 if model.is_encoder_decoder else DECODED // 2 - 1  # the mean of those tokens, where keys are of decoding
     found = [timed(trace, "ttft_s") for trace in prompts]
-    rows = [[timed(trace, "tpot_s") for trace in pair] for pair in passes.tokens]
+    rows = [[timed(trace, "tpot_s") for trace in pair] for pair in passes.tokens_for(policy)]
     results = [result for _, result, _ in (*found, *(one for pair in rows for one in pair))]
     return PassTimes(
         policy.name, passes.slots, passes.prompt_tokens, tuple(one for one, *_ in found), passes.batches,
         (contexts[0] + middle, contexts[1] + middle),
         tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results), found[0][2],
     )  # fmt: skip
-
-
-def _busy_share(result: SimulationResult, lane: Lane) -> float:
-    """The share of a run in which a lane is busy."""
-    assert result.timeline is not None
-    return min(float(result.timeline.busy_s(lane)) / result.makespan_s, 1.0)
 
 
 def _apart(low: int, high: int, n: int) -> tuple[int, ...]:

@@ -116,6 +116,15 @@ def test_every_metric_by_its_name() -> None:
     assert run_metrics.of_timeline(timeline, trace, 38, (0, 0))["hit_rate"] == 0.0
 
 
+def test_what_ran_since_a_time_is_a_timeline_that_begins_there() -> None:
+    """The second of two steps, whose copy ends 15 s after the first began and takes 3."""
+    second, later = hand_made().since(9.0), hand_made().since(13.0)
+    assert (second.makespan_s, second.busy_s(Lane.COMPUTE), second.busy_s(Lane.H2D)) == (10.0, 5.0, 3.0)
+    assert (run_metrics.stall_s(second), second.moved_bytes.sum()) == (3.0, 100)
+    assert (later.makespan_s, later.busy_s(Lane.H2D), later.moved_bytes.sum()) == (6.0, 2.0, 100)
+    assert (hand_made().since(15.0).moved_bytes.sum(), hand_made().since(19.0).makespan_s) == (0, 0.0)
+
+
 def test_overlapping_transfers_are_counted_once() -> None:
     recorder = Recorder()
     for lane in (Lane.H2D, Lane.DISK, Lane.H2D):

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from offload.ops import Lane
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.timing.time_errors import TimeError
@@ -23,22 +22,16 @@ MODEL, HW, DESIGN = load_model("switch-mini-16"), load_hardware("a100-sxm4-80gb"
 
 
 def run(**shown: Any) -> Any:
-    """A run: 2 s, of which the compute lane is busy 1 and the processor half a second; 6 GB cross the link."""
-    busy = {Lane.COMPUTE: 1.0, Lane.CPU: 0.5}
+    """A run of 2 s."""
     values = {
         "n_at_once": 1,
-        "ttft_s": 1.5, "tpot_s": 0.25, "makespan_s": 2.0, "h2d_bytes": 6_000_000_000, "hit_rate": 0.25,
-        "peak_hbm_bytes": 100, "n_output_tokens": 8,
-        "timeline": SimpleNamespace(busy_s=(busy | shown.pop("busy", {})).__getitem__),
+        "ttft_s": 1.5, "tpot_s": 0.25, "makespan_s": 2.0, "hit_rate": 0.25, "peak_hbm_bytes": 100,
     }  # fmt: skip
     return SimpleNamespace(**(values | shown))
 
 
 PROMPT = run()
-MIDDLE = run(
-    ttft_s=9.0, tpot_s=0.5, makespan_s=1.0, h2d_bytes=2_000_000_000, hit_rate=0.75, peak_hbm_bytes=70,
-    n_output_tokens=6, busy={Lane.COMPUTE: 0.25, Lane.CPU: 0.75},
-)  # fmt: skip
+MIDDLE = run(ttft_s=9.0, tpot_s=0.5, makespan_s=10.0, hit_rate=0.75, peak_hbm_bytes=70)
 
 
 @pytest.fixture
@@ -67,6 +60,12 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         assert captured == ("captured", run)
         return TimeError({of[1]: 1.0}, fitted=(off, 2 * off))
 
+    def use_of(result: Any, since_s: float = 0.0) -> PhaseUse:
+        """Of the whole prompt, and of what comes after the first token of the middle."""
+        assert since_s == (0.0 if result is PROMPT else 9.0)
+        return PhaseUse(0.5, 0.25, 3e9) if result is PROMPT else PhaseUse(0.25, 0.75, 2e9)
+
+    monkeypatch.setattr(serving, "use_of", use_of)
     monkeypatch.setattr(serving, "workpiece", workpiece)
     monkeypatch.setattr(serving, "granted", granted)
     monkeypatch.setattr(serving, "capture_request", lambda asked: ("captured", asked))
@@ -82,7 +81,7 @@ def served(n_output: int = 11, batch: int = 3, **how: Any) -> Served:
 
 
 def test_a_request_is_its_prompt_and_then_its_tokens(loads: list[tuple[Any, ...]]) -> None:
-    """Two tokens of each of three requests are of the prompt's run; 27 more are 4.5 times the middle's 6."""
+    """Two tokens of each request are of the prompt's run; nine more are of the middle's, 4.5 s."""
     found = served(seed=4)
     assert loads == [(MODEL, RequestLoad(5, 11, 3), 4)]
     assert (found.design, found.batch, found.ttft_s, found.tpot_s) == ("on_demand", 3, 1.5, 0.5)
@@ -113,15 +112,6 @@ def test_a_request_for_one_token_or_two_is_the_run_of_its_prompt(loads: list[tup
 def test_memory_is_that_of_the_larger_run(loads: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MIDDLE, "peak_hbm_bytes", 130)
     assert served().peak_hbm_bytes == 130
-
-
-def test_no_lane_is_busy_for_longer_than_there_is_time(
-    loads: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Sums of durations may pass the makespan by a rounding error."""
-    monkeypatch.setattr(PROMPT, "timeline", SimpleNamespace(busy_s=lambda lane: 2.0000001))
-    found = served(2)
-    assert (found.compute_share, found.host_share) == (1.0, 1.0)
 
 
 def at(batch: int, ttft_s: float, tpot_s: float, request_s: float) -> Served:
