@@ -29,16 +29,17 @@ _TOGETHER = ("sharing_cards", "stages", "expert_groups", "copies", "copies_here"
 
 @dataclass(slots=True)
 class CardsSaid:
-    """What flags say of cards. `shares`: every layer, in an engine whose cards take turns otherwise, of `n_stated`
-    cards of the row. `copies` of attention, which share the experts; `within`: the cards that share them are counted
-    with those that share layers (SGLang). `expert_groups`: groups of cards with whole experts, 0 each card; None: none.
+    """What flags say of cards. `sharing_mode`: by which word they share every layer, in an engine whose cards take
+    turns otherwise, of `n_stated` cards of the row. `copies` of attention, which share the experts; `within`: the cards
+    that share them are counted with those that share layers (SGLang). `expert_groups`: groups of cards with whole
+    experts, 0 each card; None: none.
     """
 
     n_sharing: int | None = None
     turns: int = 1
     copies: int = 1
     within: bool = False
-    shares: bool = False
+    sharing_mode: str = ""
     expert_groups: int | None = None
     notes: list[str] = field(default_factory=list)
     n_stated: int = 1
@@ -68,7 +69,7 @@ class CardsSaid:
             case "expert_groups" if n > 1 and self.expert_groups is None:
                 self.expert_groups = n
             case "split" if value in SHARING_MODES.values():
-                self.shares = True
+                self.sharing_mode = value
             case "split" if value not in ("layer", "none"):
                 raise InvalidInput(
                     f"policy: {flag} {value[:20]}: cards that share dense matrices by rows cannot be said: give a "
@@ -88,6 +89,9 @@ class CardsSaid:
         stated = numbers.get(N_CARDS, "")
         there = int(stated) if re.fullmatch(r"\d{1,3}", stated, re.ASCII) else None
         self.n_stated = there or 1
+        own = SHARING_MODES.get(engine.engine, "")
+        if self.sharing_mode not in ("", own):
+            raise InvalidInput(f"policy: -sm {self.sharing_mode}: {engine.engine} calls cards that share layers {own}")
         if not any(flag.says == "sharing_cards" for flag in engine.read.values()):
             there = None
         if self.copies > 1 and engine.engine == "sglang" and not self.within:
@@ -110,13 +114,13 @@ class CardsSaid:
     def clauses(self, n_cards: int, others: list[str]) -> dict[str, str]:
         """What a placement says of so many cards. Raises `InvalidInput` where `others` have weights on the host."""
         n_groups = self.expert_groups
-        found = {"turns": str(self.turns)} if self.turns > 1 or (self.shares and self.n_stated > 1) else {}
+        found = {"turns": str(self.turns)} if self.turns > 1 or (self.sharing_mode and self.n_stated > 1) else {}
         if self.copies > 1 and n_cards > 1:
             found["copies"] = str(self.copies)
         if n_groups is not None and n_cards > self.turns:
             found["experts"] = "whole" if n_groups in (0, n_cards // self.turns) else f"whole:{n_groups}"
         if (
-            not self.shares
+            not self.sharing_mode
             and found
             and any(clause.startswith(("experts=", "weights=", "layers=")) for clause in others)
         ):

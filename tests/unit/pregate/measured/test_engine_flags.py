@@ -190,6 +190,7 @@ def test_what_is_placed_is_page_locked_where_the_build_does_so(
         ("-lm fast", "-lm fast is no mode of loading: none, mlock, dio, auto, mmap, mmap"),
         ("--cpu-offload-gb 40", "flag '--cpu-offload-gb' is not known here of llama-cpp"),
         ("-sm row", "cards that share dense matrices by rows cannot be said"),
+        ("-sm graph", "-sm graph: llama-cpp calls cards that share layers tensor"),
         ("-t many", "-t 'many' is not a whole number"),
         ("-ngl many", "-ngl 'many' is not a whole number"),
         ("-ngl", "-ngl has no value"),
