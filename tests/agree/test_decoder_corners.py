@@ -70,7 +70,7 @@ def test_each_flag_of_an_execution_is_written_alike_without_the_others(name: str
             assert_alike(model, trace, text, TURNED[name], n_buffers, disk=n_buffers == 5)
 
 
-@pytest.mark.parametrize("text", ["on_demand+lru:6", "on_demand+fifo:18:per_layer", "pregate(2)+lru:18"])
+@pytest.mark.parametrize("text", ["on_demand+lru:6", "on_demand+fifo:18:per_layer", "prefetch_all+lru:18"])
 def test_a_cache_that_has_room_for_a_block_needs_no_buffers(text: str) -> None:
     """The first slot of all is then one of the cache."""
     model = MODELS["decoder-only"]
@@ -82,12 +82,12 @@ def test_a_prompt_that_streams_every_layer_hands_its_last_activations_to_the_hos
     """The host has all layers and so the head, which waits for what the device has computed."""
     model = MODELS["decoder-only"]
     for execution in ("llama_cpp", "llama_cpp_2023"):
-        trace = routing(model, input_tokens=7, output_tokens=3)
+        trace = routing(model, batch=2, input_tokens=7, output_tokens=3)
         assert_alike(model, trace, "gpu_only@layers=cpu@stream=2", EXECUTIONS[execution], 0)
 
 
 @pytest.mark.parametrize("name", ["streams, stage turned", "streams", "fastertransformer"])
-@pytest.mark.parametrize("text", ["prefetch_all", "prefetch_all+lru:9", "prefetch_all+lru:12:per_layer"])
+@pytest.mark.parametrize("text", ["prefetch_all", "prefetch_all+lru:9", "prefetch_all+lru:24:per_layer"])
 def test_what_waits_for_a_slot_and_is_not_named_is_dropped_alike(text: str, name: str) -> None:
     """Half of the experts are ever named; slots for these and few others. What is dropped leaves the cache."""
     model, run = decoder_only(n_experts=8), TURNED[name] if name in TURNED else EXECUTIONS[name]
@@ -97,7 +97,7 @@ def test_what_waits_for_a_slot_and_is_not_named_is_dropped_alike(text: str, name
 
 
 @pytest.mark.parametrize("cache", ["", "+lru:5", "+lfu:2:per_layer"])
-def test_slots_of_what_was_brought_in_vain_are_given_up_alike(cache: str) -> None:
+def test_slots_of_what_was_brought_in_vain_are_given_up_alike(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A design that brings whole blocks and knows the ids runs experts one by one in fewer slots than a block takes."""
     model = decoder_only(n_experts=8)
     policy = replace(policy_named(f"prefetch_all{cache}"), needs_ids=True)
@@ -105,6 +105,9 @@ def test_slots_of_what_was_brought_in_vain_are_given_up_alike(cache: str) -> Non
         trace = routing(model, batch=2, seed=n_buffers, output_tokens=4)
         found = assert_alike(model, trace, policy, EXECUTIONS["streams"], n_buffers)
         assert not isinstance(found, str)
+        with monkeypatch.context() as patch:
+            patch.setattr("offload.fast.decode_compiled._PART_OPS", 1)
+            assert outcome(model, trace, policy, EXECUTIONS["streams"], n_buffers, compiled=True) == found
 
 
 def test_ops_of_a_long_schedule_are_cancelled_and_released_alike() -> None:
@@ -155,10 +158,10 @@ def test_a_head_behind_a_layer_of_the_host_is_written_alike(text: str) -> None:
         assert not isinstance(assert_alike(model, trace, text, EXECUTIONS[execution], 12), str)
 
 
-@pytest.mark.parametrize("text", ["on_demand@experts=cpu:1@stream=2", "pregate@experts=cpu:1-2@stream=2"])
+@pytest.mark.parametrize("text", ["on_demand@experts=cpu:1@stream=2", "prefetch_all@experts=cpu:1"])
 def test_blocks_after_one_whose_experts_are_streamed_leave_nothing_to_the_host(text: str) -> None:
     model = MODELS["shared experts, three matrices"]
-    for execution in ("streams", "llama_cpp", "pipelined_sharding"):
+    for execution in ("streams", "llama_cpp", "fastertransformer"):
         trace = routing(model, batch=2, output_tokens=3)
         assert not isinstance(assert_alike(model, trace, text, EXECUTIONS[execution], 12), str)
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from hwmodels.cost import Costs
 from offload.decode import DecodeStream
+from offload.decoding.choice_counts import choice_counts
 from offload.decoding.prompt_chunks import passes_of
 from offload.execution import EXECUTIONS
 from offload.lanes import card_lane
@@ -94,6 +95,16 @@ def test_experts_are_counted_the_same_by_machine_code() -> None:
             patch.setattr(f"offload.decoding.choice_counts.{limit}", 0)
         found = schedule_of(case).digest
     assert found == schedule_of(case).digest
+
+
+def test_pads_are_counted_by_neither_way_of_counting_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = np.random.default_rng(2).integers(-1, 4, (7, 3, 2), np.int16)
+    begins = np.array([0, 2, 2, 7])
+    by_arrays = choice_counts(experts, 4, begins)
+    for limit in ("_FEW_CELLS", "_MANY_CELLS"):
+        monkeypatch.setattr(f"offload.decoding.choice_counts.{limit}", 0)
+    assert np.array_equal(choice_counts(experts, 4, begins), by_arrays)
+    assert by_arrays.sum() == np.count_nonzero(experts >= 0) < experts.size
 
 
 @given(cases)
