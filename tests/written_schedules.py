@@ -12,6 +12,7 @@ from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream
 from offload.execution import EXECUTIONS
 from offload.fast.compilable import is_compilable
+from offload.placing.placement import place
 from offload.policies import PRESETS, eviction_named, policy_named
 from offload.policy import Policy
 from offload.recorder import assemble
@@ -131,3 +132,13 @@ UNEVEN = {
     "experts of another width": layers_that_differ(d_expert=16),
     "layers stored apart": stored_apart(layers_that_differ()),
 }
+
+
+def stream_on_cards(
+    model: ModelArchitecture, trace: RoutingTrace, micro_batch: int, *, compiled: bool, **cards: int
+) -> DecodeStream:
+    """Everything in HBM under vllm, on cards as `Placed` has them (`n_cards`, `expert_groups`, `copies`, `turns`)."""
+    policy = policy_named("gpu_only")
+    placed = dataclasses.replace(place(model, policy.placement), **cards)
+    how = dataclasses.replace(EXECUTIONS["vllm"], micro_batch=micro_batch)
+    return DecodeStream(model, trace.steps(), policy, how, n_buffers=0, placed=placed, compiled=compiled)

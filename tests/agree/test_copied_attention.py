@@ -16,15 +16,13 @@ from offload.execution import EXECUTIONS
 from offload.ops import OpKind
 from offload.placing.copied_attention import sequences_of_copies
 from offload.placing.expert_groups import experts_of_groups
-from offload.placing.placement import place
-from offload.policies import policy_named
 from offload.recorder import assemble
 from offload.schedule import Schedule
 from offload.work import activation_row_bytes, experts_work
 from simulator import recurrence
 from simulator.definition import des
 from tests.small_models import MODELS, routing
-from tests.written_schedules import assert_written_alike_in_parts_of_any_size
+from tests.written_schedules import assert_written_alike_in_parts_of_any_size, stream_on_cards
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.tensor_parallel import sharded
@@ -49,10 +47,8 @@ def asked(case: Case) -> tuple[ModelArchitecture, RoutingTrace]:
 def stream_of(case: Case, *, compiled: bool = False) -> DecodeStream:
     model, trace = asked(case)
     _, (n_cards, n_groups, copies), n_tokens, _, _ = case
-    policy = policy_named("gpu_only")
-    placed = replace(place(model, policy.placement), n_cards=n_cards, expert_groups=n_groups, copies=copies)
-    how = replace(EXECUTIONS["vllm"], micro_batch=n_tokens)
-    return DecodeStream(model, trace.steps(), policy, how, n_buffers=0, placed=placed, compiled=compiled)
+    cards = {"n_cards": n_cards, "expert_groups": n_groups, "copies": copies}
+    return stream_on_cards(model, trace, n_tokens, compiled=compiled, **cards)
 
 
 def schedule_of(case: Case) -> Schedule:

@@ -28,7 +28,7 @@ from simulator import recurrence
 from simulator.batched import batch
 from simulator.definition import des
 from tests.small_models import MODELS, routing
-from tests.written_schedules import assert_written_alike_in_parts_of_any_size
+from tests.written_schedules import assert_written_alike_in_parts_of_any_size, stream_on_cards
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_models import models_by_layer
@@ -53,10 +53,8 @@ def asked(case: Case) -> tuple[ModelArchitecture, RoutingTrace, tuple[int, int, 
 
 def stream_of(case: Case, *, compiled: bool = False) -> DecodeStream:
     model, trace, (n_cards, n_groups, turns), n_tokens = asked(case)
-    policy = policy_named("gpu_only")
-    placed = replace(place(model, policy.placement), n_cards=n_cards, expert_groups=n_groups, turns=turns)
-    how = replace(EXECUTIONS["vllm"], micro_batch=n_tokens)
-    return DecodeStream(model, trace.steps(), policy, how, n_buffers=0, placed=placed, compiled=compiled)
+    cards = {"n_cards": n_cards, "expert_groups": n_groups, "turns": turns}
+    return stream_on_cards(model, trace, n_tokens, compiled=compiled, **cards)
 
 
 def schedule_of(case: Case) -> Schedule:
