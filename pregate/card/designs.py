@@ -26,6 +26,7 @@ __all__ = [
     "Planned",
     "all_planned",
     "designs_of",
+    "n_together",
     "offered",
     "plan_design",
     "stacks_for",
@@ -263,6 +264,11 @@ def granted(model: ModelArchitecture, hw: Platform, work: Workpiece, policy: Pol
     return prompt, prompt if same else request(model, hw, tokens, policy, workload=work.workload)
 
 
+def n_together(hw: Platform) -> int:
+    """Cards of a platform that compute a layer together."""
+    return hw.machine.n_cards if hw.execution.shares_layers else 1
+
+
 def all_planned(
     model: ModelArchitecture,
     work: Workpiece,
@@ -282,7 +288,7 @@ def all_planned(
         seen: set[str] = set()
         named = designs_of(
             model, stack, work.job.batch * work.job.input_tokens, beside_engines=any(map(offered, platforms)),
-            n_sharing=hw.machine.n_cards if hw.execution.shares_layers else 1,
+            n_sharing=n_together(hw),
         )  # fmt: skip
         for name in (*(one for one in named if not (hw.machine.has_one_memory and _copies(one))),
                      *(more if stack in free else ())):  # fmt: skip

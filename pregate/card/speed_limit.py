@@ -26,7 +26,7 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["ROOMY", "Limit", "n_together", "speed_limit", "with_memory"]
+__all__ = ["ROOMY", "Limit", "speed_limit", "with_memory"]
 
 ROOMY = 1 << 50
 """Bytes of a memory that holds any model."""
@@ -48,11 +48,6 @@ def with_memory(hw: Platform, hbm_bytes: int, dram_bytes: int = ROOMY, n_cards: 
     """The memory of a platform with other sizes."""
     found = memory_of(hw)
     return replace(found, hbm_bytes=hbm_bytes, dram_bytes=dram_bytes, costs_of=None, n_cards=n_cards, is_one=False)
-
-
-def n_together(hw: Platform) -> int:
-    """Cards of a platform that compute a layer together."""
-    return hw.machine.n_cards if hw.execution.shares_layers else 1
 
 
 def speed_limit(

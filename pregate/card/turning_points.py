@@ -23,10 +23,10 @@ from pregate.ask.capturing.request import request
 from pregate.ask.timing.intervals import measured, prepared
 from pregate.card.choice import Ranking, weakest
 from pregate.card.design_schedules import DesignSchedules
-from pregate.card.designs import EngineDesign, Planned, offered, plan_design
+from pregate.card.designs import EngineDesign, Planned, n_together, offered, plan_design
 from pregate.card.job import Workpiece
 from pregate.card.judged_design import Judged, judge, objective_of
-from pregate.card.speed_limit import ROOMY, n_together, with_memory
+from pregate.card.speed_limit import ROOMY, with_memory
 from pregate.draw.render import si
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

@@ -45,10 +45,10 @@ class MachineMemory:
 def memory_of(hw: Platform) -> MachineMemory:
     """The memory of a platform."""
     machine, n_cards = hw.machine, hw.machine.n_cards
-    n_together = 1 if hw.execution.shares_layers else n_cards
+    n_in_turn = 1 if hw.execution.shares_layers else n_cards
     return MachineMemory(
-        n_together * int(machine.accelerator.hbm_bytes * hw.constants.get("memory_share", 1.0)),
-        n_together * int(hw.constant("reserve_bytes")),
+        n_in_turn * int(machine.accelerator.hbm_bytes * hw.constants.get("memory_share", 1.0)),
+        n_in_turn * int(hw.constant("reserve_bytes")),
         machine.host.dram_bytes,
         machine.host.name,
         hw.execution,
