@@ -15,7 +15,7 @@ from traces.model.attention import Attention
 from traces.model.configs.class_defaults import class_defaults
 from traces.model.configs.config_fields import Fields
 from traces.model.configs.config_layers import Traits, block_letters, mixers_by_layer, sparse_layers
-from traces.model.configs.field_names import NAMES
+from traces.model.configs.field_names import NAMES, TIED
 from traces.model.layer_stack import MAX_LAYERS, LayerStack
 
 __all__ = ["CHECKED", "TRAITS", "decoder_only"]
@@ -98,7 +98,8 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
     places = {mixer: i + 1 for i, mixer in enumerate(distinct)}
     uneven = any(mixer != attention for mixer in mixers)
     bare = tuple(i for i, block in enumerate(blocks) if block in ("linear", "full"))
-    n_matrices = traits.get("n_matrices", 3)
+    ungated = fields.flag("use_gated_mlp", "gated_mlp", "gated_linear_unit", "use_glu", default=True) is False
+    n_matrices = traits.get("n_matrices", 2 if ungated else 3)
     dense = fields.integer("d_ff_dense", fields.integer("d_ff", 0))
     has_dense = len(sparse) + len(bare) < n_layers
     return {
@@ -200,7 +201,7 @@ def _tables(fields: Fields, d_model: int) -> int:
 def _tied(fields: Fields, traits: Traits) -> bool:
     """Whether head and input table are one; of a multimodal model the whole decides, not the text model."""
     for document in reversed(fields.documents):
-        tied = document.get("tie_word_embeddings", document.get("tie_embedding"))
+        tied = next((document[key] for key in TIED if document.get(key) is not None), None)
         if isinstance(tied, bool):
             return tied
         if tied is not None:

@@ -35,8 +35,9 @@ def text_model(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 class Fields:
     """The text model's keys, then those of the whole document, then those of nested sections (DBRX).
 
-    `where` is the file. A list is taken as its first item: families that may state a value a layer have them all alike,
-    or state those of another modality after. `defaults`: what the model's class assumes for keys that nobody states.
+    `where` is the file. A list is taken as its first item: families that may state a value a layer have them all alike
+    (others are refused), or state those of another modality after. `defaults`: what the model's class assumes for keys
+    that nobody states.
     """
 
     documents: tuple[Mapping[str, Any], ...]
@@ -55,13 +56,24 @@ class Fields:
         stated = (document[key] for document in self.documents if document.get(key) is not None)
         return next(stated, self.defaults.get(key))
 
+    def _one(self, key: str) -> Any:
+        """The value of a key, the first of a list. Raises `InvalidFile` where layers have values of their own."""
+        value = self.get(key)
+        while isinstance(value, list) and value:
+            unlike = [item for item in value if item != value[0]]
+            if unlike and self.get("vision_config") is None:
+                stated = f"{reprlib.repr(value[0])} and {reprlib.repr(unlike[0])}"
+                raise InvalidFile(
+                    f"{self.where}: {key} has layers of {stated}: layers of several sizes are not modelled"
+                )
+            value = value[0]
+        return value
+
     def integer(self, name: str, default: int | None = None, *, minimum: int = 0) -> int:
         """A whole number by our name of the field, or by a key. Raises `InvalidFile` when it is missing or wrong."""
         keys = NAMES.get(name, (name,))
         for key in keys:
-            value = self.get(key)
-            while isinstance(value, list) and value:
-                value = value[0]
+            value = self._one(key)
             if value is None:
                 continue
             if type(value) is not int:

@@ -168,10 +168,11 @@ def _listed_kinds(fields: Fields, n_layers: int) -> list[str]:
     switches = fields.get("attn_type_list")  # MiniMax-01: 1 is softmax attention
     if isinstance(switches, list):
         return ["full_attention" if on else "linear_attention" for on in switches][:n_layers]
-    windows = fields.get("sliding_window_layout")  # SmallThinker: 1 sees a window
-    if isinstance(windows, list):
-        fields.cut_to_layers("sliding_window_layout", windows, n_layers)
-        return ["sliding_attention" if on else "full_attention" for on in windows]
+    for key in ("sliding_window_layout", "hybrid_layer_pattern"):  # SmallThinker, MiMo-V2: 1 sees a window
+        windows = fields.get(key)
+        if isinstance(windows, list):
+            fields.cut_to_layers(key, windows, n_layers)
+            return ["sliding_attention" if on else "full_attention" for on in windows]
     local = fields.integers("local_layer_ids")  # Inkling
     if local:
         return ["sliding_attention" if i in local else "full_attention" for i in range(n_layers)]

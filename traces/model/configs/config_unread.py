@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from traces.errors import InvalidFile
 from traces.model.configs.config_fields import Fields
-from traces.model.configs.field_names import NAMES
+from traces.model.configs.config_other_words import WINDOWS_READ, refuse_other_words, stated_keys
+from traces.model.configs.field_names import NAMES, TIED
 
 __all__ = ["refuse_unread", "unread_notes"]
 
@@ -17,9 +17,6 @@ _SHARING = {
     "experts_shared_frequency": ("", 1, "layers share experts"),
 }
 """Keys by what they mean, above which value, and the flag that they count with."""
-
-_STATE = re.compile(r"(^|_)(linear_att(n|ention)|mamba|ssm|rwkv\d*|gla|retention|lightning|delta(_net)?|kda)(_|$)")
-_LATENT = re.compile(r"(^|_)kv_(lora|latent|compress\w*)_")
 
 
 def refuse_unread(fields: Fields, *, checked: bool) -> None:
@@ -34,41 +31,7 @@ def refuse_unread(fields: Fields, *, checked: bool) -> None:
         raise InvalidFile(f"{fields.where}: kv_source_layers: layers share keys and values, which is not modelled")
     if checked:
         return
-    sizes = [key for key in _STATE_SIZES if fields.get(key) is not None]
-    if sizes and not any(fields.get(key) for key in _STATES_READ):
-        raise InvalidFile(
-            f"{fields.where}: {sizes[0]} speaks of layers with a state, but no key that is read here says which: "
-            f"state {', '.join(_STATES_READ)}"
-        )
-    for what, pattern, read in (
-        ("layers with a state", _STATE, _STATES_READ),
-        ("latent attention", _LATENT, NAMES["kv_lora_rank"]),
-    ):
-        told = [key for key, value in _stated(fields) if pattern.search(key) and _says_something(value)]
-        if told and not any(fields.get(key) for key in read):
-            raise InvalidFile(
-                f"{fields.where}: {', '.join(told)[:200]} speak of {what}, but no key that is read here says which: "
-                f"state {', '.join(read)}"
-            )
-
-
-_STATES_READ = (
-    "layer_types", "layers_block_type", "hybrid_override_pattern", "attn_type_list", "linear_attn_config",
-    "attn_layer_period", "full_attention_interval", "layer_group_size", "full_attention_layers",
-)  # fmt: skip
-"""Keys that say which layers have a state."""
-
-
-_STATE_SIZES = ("linear_num_value_heads", "linear_num_key_heads", "mamba_n_heads", "mamba_num_heads", "mamba_d_state")
-"""Sizes of what has a state."""
-
-
-def _says_something(value: Any) -> bool:
-    return (type(value) is int and value > 0) or (isinstance(value, (list, dict)) and bool(value)) or value is True
-
-
-def _stated(fields: Fields) -> list[tuple[str, Any]]:
-    return [item for document in fields.documents[:-1] or fields.documents for item in document.items()]
+    refuse_other_words(fields)
 
 
 _DENOISED = re.compile("diffusion|llada|sdar|dream")
@@ -89,17 +52,43 @@ def unread_notes(fields: Fields, *, checked: bool) -> list[str]:
         notes.append("its tables of n-grams count as host memory, and what looks rows up costs nothing")
     if fields.get("kv_source_layer_ids") is not None:
         notes.append("a prompt runs through all layers, though an engine may leave out those whose keys nobody reads")
-    free = fields.get("zero_expert_num")
-    if type(free) is int and free > 0:
+    free = fields.integer("n_free_experts", 0)
+    if free:
         notes.append(f"{free} of the experts that a token may choose compute nothing; every choice counts as computed")
     for key in NAMES["n_experts"]:
         counts = fields.get(key)
         if isinstance(counts, list) and len(counts) > 1 and fields.get("vision_config") is not None:
             notes.append(f"{key} = {str(counts)[:40]}: experts of other modalities are left out")
+    notes += [] if checked else _taken_for_granted(fields)
     other = sorted({
-        key for key, value in _stated(fields) if type(value) is int and value > 1 and key not in _READ
+        key for key, value in stated_keys(fields) if type(value) is int and value > 1 and key not in _READ
         and (_WIDTH.search(key) or (not checked and "expert" in key and not _HARMLESS.search(key)))
     })  # fmt: skip
     if other:
         notes.append(f"not read: {', '.join(other)[:200]}")
     return notes
+
+
+_UNGATED = ("relu2", "squared_relu", "sqrelu", "gelu", "gelu_new", "quick_gelu", "gelu_fast")
+"""Activations of FFNs that mostly have no gate, and so two matrices."""
+
+
+def _taken_for_granted(fields: Fields) -> list[str]:
+    """What a type that nobody checked leaves open, and how it is taken."""
+    notes = []
+    if all(fields.get(key) is None for key in TIED):
+        notes.append("whether head and embedding are one is not stated: taken as two")
+    notes += [
+        f"{key} = {fields.get(key)}: an FFN is taken to have a gate, three matrices"
+        for key in ("hidden_act", "mlp_hidden_act", "hidden_activation", "activation_function")
+        if str(fields.get(key)).lower() in _UNGATED
+    ]
+    placed = any(fields.get(key) for key in WINDOWS_READ) or fields.get("use_sliding_window") is False
+    for key, value in stated_keys(fields):
+        within = type(value) is int and 0 < value < fields.integer("max_position_embeddings", 1 << 30)
+        if _WINDOW.search(key) and within and not placed:
+            notes.append(f"{key} = {value}: no key says which layers see a window, so all see everything")
+    return notes
+
+
+_WINDOW = re.compile(r"(^|_)window(_size|_len(gth)?)?$")

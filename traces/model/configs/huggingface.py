@@ -130,7 +130,8 @@ def _require_experts(fields: Fields, model_type: str) -> None:
             f"{fields.where}: the experts of doge are single rows of two tables, looked up by product keys: "
             "there is no expert to fetch, so it is not modelled"
         )
-    if stated is False or fields.get("enable_moe_block") is False or (model_type == "doge" and stated is None):
+    off = any(fields.get(key) is False for key in ("enable_moe_block", "use_moe", "moe", "moe_enable", "enable_moe"))
+    if stated is False or off or (model_type == "doge" and stated is None):
         raise InvalidFile(dense)
     for key in NAMES["n_experts"]:
         value = fields.get(key)
