@@ -50,6 +50,8 @@ TARGETS = {
     ),
     "offload/caches/gate_output.py": ("tests/unit/offload/caches/test_gate_output.py",),
     "offload/placing/placement.py": _PLACEMENT,
+    "offload/placing/placed.py": _PLACEMENT,
+    "offload/placing/placement_clauses.py": _PLACEMENT,
     "offload/placing/layers.py": _PLACEMENT,
     "offload/placing/over_link.py": ("tests/unit/offload/placing/test_over_link.py",),
     "offload/placing/expert_groups.py": tuple(

@@ -23,7 +23,7 @@ from offload.placing.cards import LayersOnCards, card_of_layers, stage_of_layers
 from offload.placing.copied_attention import Exchanges
 from offload.placing.expert_groups import ExpertsOnCards
 from offload.placing.over_link import check_over_link
-from offload.placing.placement import Placed, place
+from offload.placing.placed import Placed, place
 from offload.policy import Policy, fetch_misses
 from offload.recorder import Part, assemble
 from offload.schedule import Schedule

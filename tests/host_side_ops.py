@@ -11,7 +11,8 @@ from offload.decoding.work_rows import Works
 from offload.execution import EXECUTIONS, Execution
 from offload.ops import Lane, OpKind, Work
 from offload.placing.host_side import HostSide
-from offload.placing.placement import place, placement_named
+from offload.placing.placed import place
+from offload.placing.placement_clauses import placement_named
 from offload.placing.tiers import Reads
 from offload.recorder import Recorder
 from offload.slots.host_tier import HostEvents, HostTier, ReadThrough

@@ -12,7 +12,7 @@ from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream
 from offload.execution import EXECUTIONS
 from offload.fast.compilable import is_compilable
-from offload.placing.placement import place
+from offload.placing.placed import place
 from offload.policies import PRESETS, eviction_named, policy_named
 from offload.policy import Policy
 from offload.recorder import assemble

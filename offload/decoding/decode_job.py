@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from offload.caches.residency import ResidentSet
 from offload.execution import Execution
-from offload.placing.placement import Placed
+from offload.placing.placed import Placed
 from offload.policy import Policy
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots

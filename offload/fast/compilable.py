@@ -15,7 +15,7 @@ from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.caches.residency import ResidentSet
 from offload.execution import Execution
 from offload.fast import kernel_layout as layout
-from offload.placing.placement import Placed
+from offload.placing.placed import Placed
 from offload.policies.prefetch_all import whole_next_block
 from offload.policy import Policy, fetch_misses, misses_on_host, no_prefetch
 from offload.prefetching.selected_ahead import SelectedAhead

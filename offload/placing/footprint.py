@@ -18,7 +18,7 @@ from offload.execution import Execution
 from offload.own_policies.policy_calls import ask
 from offload.placing.expert_groups import most_experts
 from offload.placing.over_link import LayerStreams, experts_away
-from offload.placing.placement import Placed, place
+from offload.placing.placed import Placed, place
 from offload.policy import Buffers, Policy
 from offload.slots.low_copies import LowSlots
 from offload.slots.memory import CapacityExceeded

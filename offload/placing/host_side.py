@@ -14,7 +14,7 @@ from offload.decoding.work_rows import Works
 from offload.execution import Execution
 from offload.ops import Lane, OpKind, Work
 from offload.placing.over_link import LayerStreams, ZeroCopies, host_layer_bytes
-from offload.placing.placement import Placed
+from offload.placing.placed import Placed
 from offload.recorder import Recorder
 from offload.slots.host_tier import HostTier
 from traces.model.architecture import ModelArchitecture

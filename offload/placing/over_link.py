@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from offload.execution import EXECUTIONS, Execution
-from offload.placing.placement import Placed
+from offload.placing.placed import Placed
 from offload.policy import Policy
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

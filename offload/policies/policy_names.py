@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, cast, get_args
 
 from offload.own_policies.own_policy_names import is_own_name, own_name, own_policy
-from offload.placing.placement import placement_named
+from offload.placing.placement_clauses import placement_named
 from offload.policies.cache_names import cache_named, plain_number
 from offload.policies.policy_descriptions import published_as
 from offload.policies.presets import MISSES, PRESETS, TAKES

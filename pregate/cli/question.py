@@ -69,7 +69,7 @@ class Question:
 
     def design(self, text: str) -> str:
         """The name of the design that a user typed, the model placed as the options say."""
-        from offload.placing.placement import placement_named
+        from offload.placing.placement_clauses import placement_named
 
         placement = None if self.placement is None else placement_named(self.placement)
         return policy_named(text).with_placement(placement).name

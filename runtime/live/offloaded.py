@@ -25,7 +25,7 @@ from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.unions import Union, Unions
 from offload.execution import Execution
 from offload.ops import Lane
-from offload.placing.placement import Placed
+from offload.placing.placed import Placed
 from offload.policy import Policy, fetch_misses
 from offload.predictors.next_gate import CurveGate, NextGate
 from offload.prefetching.guessed_ahead import BringsGuesses

@@ -18,7 +18,7 @@ from hwmodels.calibrate.measurements import Sample, sample_of, work_parameters
 from offload.caches.residency import ResidentSet
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
-from offload.placing.placement import place
+from offload.placing.placed import place
 from offload.policies import policy_named
 from offload.schedule import Schedule
 from runtime.backends.backend import Action, Backend, Copy

@@ -17,7 +17,7 @@ from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream
 from offload.execution import EXECUTIONS, Execution
 from offload.ops import Lane, OpKind, Work
-from offload.placing.placement import place
+from offload.placing.placed import place
 from offload.policies import policy_named
 from offload.recorder import Part, assemble
 from offload.schedule import Schedule

@@ -17,7 +17,8 @@ from offload.metrics.metric_probes import find_probes
 from offload.metrics.run_metrics import Totals, decode_steps, of_timeline
 from offload.ops import Lane, OpKind, Work
 from offload.placing.cards import LayersOnCards, card_of_layers
-from offload.placing.placement import AS_DECIDED, place
+from offload.placing.placed import place
+from offload.placing.placement import AS_DECIDED
 from offload.policies import policy_named
 from offload.recorder import Part, Recorder, assemble
 from offload.schedule import Schedule

@@ -12,7 +12,7 @@ from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind, Work
 from offload.placing.footprint import host_bytes, measure_workload, plan_memory
-from offload.placing.placement import place
+from offload.placing.placed import place
 from offload.policies import policy_named
 from offload.schedule import Schedule
 from offload.work import cpu_expert_work, expert_copy_work, experts_work

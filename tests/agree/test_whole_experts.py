@@ -19,7 +19,7 @@ from offload.metrics.metric_probes import find_probes
 from offload.ops import Lane, OpKind
 from offload.placing.cards import stage_of_layers
 from offload.placing.expert_groups import ExpertsOnCards, _alike, experts_of_groups, most_experts
-from offload.placing.placement import place
+from offload.placing.placed import place
 from offload.policies import policy_named
 from offload.recorder import assemble
 from offload.schedule import Schedule

@@ -27,7 +27,8 @@ from offload.placing.footprint import (
 )
 from offload.placing.host_side import streams_experts
 from offload.placing.over_link import check_over_link
-from offload.placing.placement import AS_DECIDED, Placed, place
+from offload.placing.placed import Placed, place
+from offload.placing.placement import AS_DECIDED
 from offload.placing.tiers import Tier
 from offload.policies import policy_named
 from offload.policy import Cache, Policy

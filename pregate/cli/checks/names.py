@@ -53,7 +53,7 @@ def cache(option: str, text: str) -> None:
 def placement(option: str, text: str) -> None:
     """Where parts of a model run."""
 
-    from offload.placing.placement import placement_named
+    from offload.placing.placement_clauses import placement_named
 
     placement_named(text)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.set_options import parse_sets
-from offload.placing.placement import placement_named
+from offload.placing.placement_clauses import placement_named
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.ask.capturing.tier_names import tier_named

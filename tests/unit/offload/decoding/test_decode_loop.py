@@ -12,7 +12,7 @@ from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind
-from offload.placing.placement import Placed, place
+from offload.placing.placed import Placed, place
 from offload.policies import policy_named
 from offload.recorder import Recorder
 from tests.by_hand import DECODER, NEXT, SWITCH, asked, step, written

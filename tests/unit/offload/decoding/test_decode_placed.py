@@ -10,7 +10,7 @@ import pytest
 from offload import work
 from offload.caches.residency import ResidentSet
 from offload.ops import OpKind
-from offload.placing.placement import Placed
+from offload.placing.placed import Placed
 from offload.policies import policy_named
 from offload.policy import Cache
 from offload.slots.host_tier import ReadThrough

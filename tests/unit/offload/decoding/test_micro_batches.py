@@ -22,7 +22,7 @@ from offload.execution import EXECUTIONS
 from offload.metrics.run_metrics import gap_pairs
 from offload.ops import TO_DEVICE, Lane, OpKind
 from offload.placing.footprint import measure_workload, plan_memory
-from offload.placing.placement import placement_named
+from offload.placing.placement_clauses import placement_named
 from offload.policies import policy_named
 from offload.schedule import Schedule
 from pregate.ask.timing.streaming import stream_request

@@ -14,7 +14,7 @@ from offload.placing.footprint import (
     measure_workload,
     plan_memory,
 )
-from offload.placing.placement import Placed
+from offload.placing.placed import Placed
 from offload.policies import policy_named
 from offload.policies.pregate import pregate
 from offload.policy import Buffers, Policy

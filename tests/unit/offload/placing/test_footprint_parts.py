@@ -18,7 +18,7 @@ from offload.placing.footprint import (
     plan_memory,
     with_low_slots,
 )
-from offload.placing.placement import Placed
+from offload.placing.placed import Placed
 from offload.policies import policy_named
 from offload.policy import Buffers
 from offload.policy_parts.speculation import Speculation

@@ -10,7 +10,8 @@ import pytest
 from offload.execution import EXECUTIONS
 from offload.placing import over_link
 from offload.placing.over_link import LayerStreams, ZeroCopies, check_over_link, experts_away, host_layer_bytes
-from offload.placing.placement import place, placement_named
+from offload.placing.placed import place
+from offload.placing.placement_clauses import placement_named
 from offload.policies import policy_named
 from tests.small_models import MODELS
 from traces.errors import InvalidInput

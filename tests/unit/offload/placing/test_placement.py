@@ -11,7 +11,9 @@ from offload import work
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
 from offload.placing.layers import LayerRange
-from offload.placing.placement import AS_DECIDED, Placement, place, placement_named
+from offload.placing.placed import place
+from offload.placing.placement import AS_DECIDED, Placement
+from offload.placing.placement_clauses import placement_named
 from offload.policies import policy_named
 from pregate import load_hardware, load_model, simulate
 from simulator import recurrence

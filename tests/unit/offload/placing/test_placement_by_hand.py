@@ -10,7 +10,9 @@ import pytest
 
 from offload.execution import EXECUTIONS
 from offload.placing.layers import EVERYWHERE, LayerGroups, LayerRange, layers_named, range_named
-from offload.placing.placement import AS_DECIDED, Placed, Placement, place, placement_named
+from offload.placing.placed import Placed, place
+from offload.placing.placement import AS_DECIDED, Placement
+from offload.placing.placement_clauses import placement_named
 from tests.small_models import MODELS, decoder_only
 from traces.errors import InvalidInput
 

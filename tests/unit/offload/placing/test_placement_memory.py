@@ -15,7 +15,8 @@ from offload.decode import Decoded
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind, Work
 from offload.placing.footprint import measure_workload, plan_memory
-from offload.placing.placement import place, placement_named
+from offload.placing.placed import place
+from offload.placing.placement_clauses import placement_named
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
 from pregate import load_hardware, simulate

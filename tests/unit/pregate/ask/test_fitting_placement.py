@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from offload.placing.layers import LayerRange
-from offload.placing.placement import placement_named
+from offload.placing.placement_clauses import placement_named
 from offload.slots.memory import CapacityExceeded
 from pregate import load_hardware, load_model, simulate, synthesize
 from pregate.ask.capturing.machine_memory import memory_of
