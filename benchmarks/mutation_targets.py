@@ -33,6 +33,7 @@ _BY_LAYER = ("tests/unit/traces/model/test_layer_formats.py", "tests/agree/test_
 
 TARGETS = {
     "offload/work.py": ("tests/unit/offload/test_work.py",),
+    "offload/ffn_work.py": ("tests/unit/offload/test_work.py",),
     "offload/metrics/run_metrics.py": (
         "tests/unit/offload/metrics/test_metrics.py",
         "tests/unit/offload/metrics/test_metrics_drafts.py",

@@ -358,7 +358,7 @@ def _grouped_gemms_s(
     bits = figures.read_bits(work)
     tiles, weights = Counter[tuple[int, int, int]](), Counter[tuple[int, int, int]]()
     for i, gemm in enumerate(work.gemms):
-        launch = i % 2, gemm.n, gemm.k  # `offload.work` lists up and down projections in turn, a launch each
+        launch = i % 2, gemm.n, gemm.k  # `offload.ffn_work` lists up and down projections in turn, a launch each
         tiles[launch] += math.ceil(gemm.m / rows) * math.ceil(gemm.n / columns) * gemm.n_gemms
         weights[launch] += gemm.n * gemm.k * gemm.n_gemms
     pairs = []

@@ -1,6 +1,6 @@
 """What a software stack costs: launches, synchronisations, achieved fractions of what the machine claims.
 
-One YAML a stack in `stacks/`, every constant a claim with its source; a fit replaces claims by measurements.
+`hwmodels.stack_files` reads them; every constant is a claim with its source, which a fit replaces by measurements.
 """
 
 from __future__ import annotations
@@ -8,42 +8,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 
 from hwmodels.compute_formats import PEAK_DTYPES
-from hwmodels.kernels.core_formats import NO_CORE_FORMATS, CoreFormats, read_core_formats
+from hwmodels.kernels.core_formats import NO_CORE_FORMATS, CoreFormats
 from hwmodels.kernels.fused_tile import (
     UNPADDED,
     USUAL_TILES,
     CardTiles,
     FusedTile,
-    read_card_tiles,
-    read_fused_tile,
 )
-from hwmodels.kernels.host_products import NO_HOST_PRODUCTS, HostProducts, read_host_products
-from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks, read_row_blocks
-from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
-from hwmodels.shipped import STACKS_DIR
+from hwmodels.kernels.host_products import NO_HOST_PRODUCTS, HostProducts
+from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks
+from hwmodels.quantity import PLAUSIBLE, Quantity, check_plausible
 from hwmodels.specs.machine_fields import HOST_MEMORY
-from offload.execution import EXECUTIONS, Execution
+from offload.execution import Execution
 from offload.ops import KINDS, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput, unknown_name
-from traces.foundation.documents import Section, read_yaml
-from traces.foundation.yaml_names import yaml_names
 
 __all__ = [
     "BACKEND_STACKS",
     "BETWEEN_CARDS",
     "CONSTANTS",
     "FLOORS",
+    "LAUNCHED",
     "OPTIONAL",
     "UNPACKING",
     "VENDORS",
     "SoftwareStack",
-    "is_stack_file",
-    "load_stack",
-    "stack_names",
+    "check_constant",
 ]
 
 CONSTANTS: dict[str, str] = {
@@ -163,7 +155,7 @@ OPTIONAL = (
 BACKEND_STACKS: dict[str, tuple[str, ...]] = {"cpu": ("threads",), "cuda": ("pytorch-eager", "streams")}
 """The stacks that each back end of the runtime is: microbenchmarks measure these and no other."""
 
-_LAUNCHED: tuple[OpKind, ...] = tuple(
+LAUNCHED: tuple[OpKind, ...] = tuple(
     kind for kind, row in KINDS.items() if row.time == "kernel" and kind is not OpKind.DRAFT
 )
 """Kinds of op whose kernels are launched; a stack says of those that it runs how many."""
@@ -171,47 +163,56 @@ _LAUNCHED: tuple[OpKind, ...] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class SoftwareStack:
-    """A way to run a model on a device.
-
-    `execution`: which waits, copies and groupings it makes, and `claimed_execution` on a machine where it was not
-    measured. `host_memory`: how it holds weights (`HOST_MEMORY`).
-    `launches`: kernels (or copies, for `stage`) an op of each kind launches. `tile`: (rows, columns) of the output tile
-    of its grouped expert GEMM, one thread block each and no split of the inner dimension; None prices expert GEMMs by
-    roofline. `latent_launches`: of a latent attention that is absorbed, 0 as any other. `shared_launches`:
-    more of experts where shared ones run beside them; `tiled_launches`: more of fused experts over more than one token.
-    `graph_tokens`: tokens of a pass, at most, that is launched as one CUDA graph; 0: any. `fused_tile`: of its fused op
-    of experts, `card_tiles`: of it on cards that have other kernels; `row_blocks`: of products of one row.
-    `packed_compute`: the format in which weights that are unpacked are multiplied; empty: that of the activations.
-    `core_formats`: what a core of the host takes for a weight, by format; `host_products`: how the host multiplies
-    several rows.
-    `half_sums`: whether its attention sums values in 16 bits.
-    `cards_in_turn`: whether several cards have whole layers each,
-    which a token passes through one after the other. `constants`: by name.
-    `vendors`: whose accelerators it runs on; none: any's.
-    """
+    """A way to run a model on a device. Raises `UnknownName` for a format or a kind of host memory that is none."""
 
     name: str
     summary: str
     execution: Execution
+    """Which waits, copies and groupings it makes."""
     launches: Mapping[OpKind, int]
+    """Kernels (of `stage`: copies) that an op of each kind launches."""
     tile: tuple[int, int] | None
+    """(rows, columns) of the output tile of its grouped expert GEMM, one thread block each and no split of the inner
+    dimension; None prices expert GEMMs by roofline.
+    """
     constants: Mapping[str, Quantity]
+    """By a name of `CONSTANTS`."""
     host_memory: str = "pinned"
+    """How host memory holds the weights: one of `HOST_MEMORY`."""
     claimed_execution: Execution | None = None
+    """The execution on a machine where the stack was not measured."""
     fused_tile: FusedTile = UNPADDED
+    """The tile of its fused op of experts."""
     card_tiles: CardTiles = USUAL_TILES
+    """That tile on cards that have other kernels."""
     latent_launches: int = 0
+    """Kernels of a latent attention that absorbs its up-projection; 0: as many as of any other attention."""
     shared_launches: int = 0
+    """Kernels that an op of experts launches beyond `launches` where shared ones run beside them."""
     tiled_launches: int = 0
+    """Kernels that fused experts launch beyond `launches` for more than one token."""
     graph_tokens: int = 0
+    """Most tokens of a pass that is launched as one CUDA graph; 0: any."""
     row_blocks: RowBlocks = NO_ROW_BLOCKS
+    """Blocks of the products of one row."""
     packed_compute: str = ""
+    """The format in which unpacked weights are multiplied; empty: that of the activations."""
     core_formats: CoreFormats = NO_CORE_FORMATS
+    """What a core of the host takes for a weight, by format."""
     host_products: HostProducts = NO_HOST_PRODUCTS
+    """How the host multiplies several rows."""
     half_sums: bool = False
+    """Whether its attention sums values in 16 bits."""
     vendors: tuple[str, ...] = ()
-
+    """Whose accelerators it runs on; none: any's."""
     cards_in_turn: bool = False
+    """Whether several cards have whole layers each, which a token passes through one after the other."""
+
+    def __post_init__(self) -> None:
+        if self.packed_compute and self.packed_compute not in PEAK_DTYPES:
+            raise unknown_name("number format", self.packed_compute, PEAK_DTYPES, f"stack {self.name}")
+        if self.host_memory not in HOST_MEMORY:
+            raise unknown_name("kind of host memory", self.host_memory, HOST_MEMORY)
 
     def runs_on(self, vendor: str) -> bool:
         """Whether its documents say that it runs on accelerators of `vendor`."""
@@ -227,7 +228,7 @@ class SoftwareStack:
 
         Raises `InvalidInput` for a kind of op that the stack says nothing of.
         """
-        if work.kind in _LAUNCHED and work.kind not in self.launches:
+        if work.kind in LAUNCHED and work.kind not in self.launches:
             raise InvalidInput(
                 f"stack {self.name} does not say how many kernels {work.kind.name.lower()} launches: state it under "
                 f"launches in its file"
@@ -241,148 +242,6 @@ class SoftwareStack:
         if work.piece is None:
             return launched
         return max(launched - work.piece.i, 1) if work.piece.is_last else 1
-
-    def __post_init__(self) -> None:
-        if self.packed_compute and self.packed_compute not in PEAK_DTYPES:
-            raise unknown_name("number format", self.packed_compute, PEAK_DTYPES, f"stack {self.name}")
-        if self.host_memory not in HOST_MEMORY:
-            raise unknown_name("kind of host memory", self.host_memory, HOST_MEMORY)
-
-
-def stack_names() -> tuple[str, ...]:
-    """The stacks that ship with the project."""
-    return yaml_names(STACKS_DIR)
-
-
-def load_stack(name: str) -> SoftwareStack:
-    """The stack called `name`, or a YAML file of one's own, which is its name then; read once while it is unchanged.
-
-    Raises `UnknownName`, or `InvalidFile` when its file is malformed or not there.
-    """
-    if name in stack_names():
-        return _stack_of_file(STACKS_DIR / f"{name}.yaml", name)
-    if not is_stack_file(name):
-        raise unknown_name("stack", name, stack_names())
-    path = Path(name)
-    try:
-        state = path.stat()
-    except (OSError, ValueError):
-        raise InvalidFile(f"stack {name}: there is no such file; those that ship: {', '.join(stack_names())}") from None
-    return _stack_of_file(path, name, state.st_mtime_ns, state.st_size)
-
-
-def is_stack_file(name: str) -> bool:
-    """Whether `name` is that of a file that describes a stack."""
-    return name.endswith((".yaml", ".yml"))
-
-
-@lru_cache(maxsize=64)
-def _stack_of_file(path: Path, name: str, *_: int) -> SoftwareStack:
-    section = read_yaml(path)
-    execution, host_memory = section.text("execution"), section.text("host_memory", "pinned")
-    claimed = section.text("claimed_execution", execution)
-    for name_of_execution in (execution, claimed):
-        if name_of_execution not in EXECUTIONS:
-            raise unknown_name("execution", name_of_execution, EXECUTIONS, section.where)
-    if host_memory not in HOST_MEMORY:
-        raise unknown_name("kind of host memory", host_memory, HOST_MEMORY, section.where)
-    sources = _sources(section)
-    launches, more = _launches(section)
-    stack = SoftwareStack(
-        name=name,
-        summary=section.text("summary"),
-        execution=EXECUTIONS[execution],
-        launches=launches,
-        tile=_tile(section),
-        constants=_constants(section.section("constants"), _floors(section), sources),
-        host_memory=host_memory,
-        claimed_execution=EXECUTIONS[claimed],
-        fused_tile=read_fused_tile(section),
-        card_tiles=read_card_tiles(section),
-        latent_launches=more["latent_attention"],
-        shared_launches=more["shared_experts"],
-        tiled_launches=more["tiled_experts"],
-        graph_tokens=more["graph_tokens"],
-        row_blocks=read_row_blocks(section),
-        packed_compute=section.text("packed_compute", ""),
-        vendors=_vendors(section),
-        cards_in_turn=section.flag("cards_in_turn"),
-        core_formats=read_core_formats(section),
-        host_products=read_host_products(section),
-        half_sums=section.flag("half_sums"),
-    )
-    section.done()
-    return stack
-
-
-def _vendors(section: Section) -> tuple[str, ...]:
-    """Whose accelerators a stack runs on, as its documents say; none: any's."""
-    stated = section.take("vendors", optional=True) or []
-    for vendor in stated if isinstance(stated, list) else [stated]:
-        if vendor not in VENDORS:
-            raise unknown_name("maker of accelerators", str(vendor), VENDORS, section.where)
-    return tuple(stated)
-
-
-def _sources(section: Section) -> dict[str, str]:
-    table = section.section("sources")
-    return {key: table.text(key) for key in table.remaining()}
-
-
-_MORE_LAUNCHES = ("latent_attention", "shared_experts", "tiled_experts", "graph_tokens")
-"""What else a stack may say of its launches, 0 where it does not."""
-
-
-def _launches(section: Section) -> tuple[Mapping[OpKind, int], Mapping[str, int]]:
-    table = section.section("launches")
-    more = {name: table.integer(name, 0) for name in _MORE_LAUNCHES}
-    stated = {kind: table.integer(kind.name.lower(), -1) for kind in _LAUNCHED}
-    counts = {kind: count for kind, count in stated.items() if count >= 0}
-    table.take("source")
-    table.done()
-    return ReadOnly(counts), more
-
-
-def _tile(section: Section) -> tuple[int, int] | None:
-    table = section.optional_section("grouped_gemm_tile")
-    if table is None:
-        return None
-    tile = table.integer("rows", minimum=1), table.integer("columns", minimum=1)
-    table.take("source")
-    table.done()
-    return tile
-
-
-def _floors(section: Section) -> dict[str, tuple[object, str]]:
-    """What a file states of `FLOORS`, by the constant that it is, with the place where it stands."""
-    table = section.optional_section("floors")
-    if table is None:
-        return {}
-    for kind in table.remaining():
-        if kind not in FLOORS:
-            raise unknown_name("kind of kernel", kind, FLOORS, table.where)
-    return {f"{kind}_floor_s": (table.take(kind), f"{table.where}: {kind}") for kind in table.remaining()}
-
-
-def _constants(
-    section: Section, floors: Mapping[str, tuple[object, str]], sources: Mapping[str, str]
-) -> Mapping[str, Quantity]:
-    stated = set(section.remaining())
-    raw = {
-        name: (section.take(name), f"{section.where}: {name}")
-        for name in CONSTANTS
-        if name not in OPTIONAL or (name in stated and not name.endswith("_floor_s"))
-    }
-    section.done()
-    if len(stated.intersection(UNPACKING)) != 1:
-        raise InvalidFile(f"{section.where}: expected one of {' and '.join(UNPACKING)}: what unpacking weights costs")
-    constants = {
-        name: parse_quantity(value, where, CONSTANTS[name], sources)
-        for name, (value, where) in {**raw, **floors}.items()
-    }
-    for name, quantity in constants.items():
-        check_constant(name, quantity.value, section.where)
-    return ReadOnly(constants)
 
 
 def check_constant(name: str, value: float, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hwmodels.cost import price
 from hwmodels.platform import Platform
-from offload import work
+from offload import ffn_work, work
 from offload.ops import OpKind
 from offload.policy_parts.miss_costs import MissCosts
 from traces.errors import InvalidInput
@@ -24,7 +24,7 @@ def miss_costs(model: ModelArchitecture, hw: Platform) -> MissCosts:
     """
     fetch = work.expert_copy_work(model, OpKind.FETCH)
     host = [work.cpu_expert_work(model, n) for n in (1, _MANY)]
-    device = [work.experts_work(model, [n], slots_bytes=model.expert_bytes) for n in (1, _MANY)]
+    device = [ffn_work.experts_work(model, [n], slots_bytes=model.expert_bytes) for n in (1, _MANY)]
     crossing = [work.handover_work(model, 1), work.return_work(model, 1)]
     priced = price([fetch, *host, *device, *crossing], hw)
     copy_s, *rest = priced.duration_s.tolist()

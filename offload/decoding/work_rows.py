@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offload import work
+from offload import ffn_work, work
 from offload.ops import OpKind, Work
 from offload.policy_parts.granularity import matrix_works
 from offload.slots.copy_runs import run_work
@@ -61,7 +61,7 @@ class Works:
         self._made: dict[Hashable, Work] = {}
         self._pieces: dict[Work, tuple[Work, ...]] = {}
         self._rates: dict[int, work.ContextRates] = {}
-        self._grouped = work.GroupedExperts(model, slots_bytes)
+        self._grouped = ffn_work.GroupedExperts(model, slots_bytes)
 
     @property
     def n_made(self) -> int:
@@ -143,7 +143,7 @@ class Works:
 
     def dense(self, stack: LayerStack, n_tokens: int) -> Work:
         """The FFN of a layer without experts."""
-        return self._once(("dense", stack, n_tokens), lambda: work.dense_ffn_work(self._model, stack, n_tokens))
+        return self._once(("dense", stack, n_tokens), lambda: ffn_work.dense_ffn_work(self._model, stack, n_tokens))
 
     def head(self, n_tokens: int) -> Work:
         """The LM head over `n_tokens`."""
@@ -153,7 +153,7 @@ class Works:
         """Shared experts alone, None for no tokens."""
         if not n_tokens:
             return None
-        return self._once(("shared", n_tokens), lambda: work.experts_work(self._model, (), n_tokens))
+        return self._once(("shared", n_tokens), lambda: ffn_work.experts_work(self._model, (), n_tokens))
 
     def single(self, n_tokens: int) -> Work:
         """One expert alone."""
@@ -174,7 +174,7 @@ class Works:
         return found
 
     def _experts(self, tokens: tuple[int, ...], n_shared: int, *, fused: bool) -> Work:
-        return work.experts_work(self._model, tokens, n_shared, self._slots_bytes, fused=fused)
+        return ffn_work.experts_work(self._model, tokens, n_shared, self._slots_bytes, fused=fused)
 
     def cpu_expert(self, n_tokens: int) -> Work:
         """One expert, computed by the host."""
@@ -186,7 +186,7 @@ class Works:
 
     def part(self, what: Work, share: float) -> Work:
         """A share of the hidden units of one expert, computed where `what` computes all of them."""
-        return self._once(("part", what, share), lambda: work.expert_part_work(self._model, what, share))
+        return self._once(("part", what, share), lambda: ffn_work.expert_part_work(self._model, what, share))
 
     def matrices(self, what: Work) -> tuple[Work, ...]:
         """The FFN of one expert as the products of its matrices."""

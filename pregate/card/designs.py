@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from hwmodels.stack import load_stack
+from hwmodels.stack_files import load_stack
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwmodels.fits.fit_files import is_fit
 from hwmodels.platform import Platform
-from hwmodels.stack import load_stack, stack_names
+from hwmodels.stack_files import load_stack, stack_names
 from offload.metrics.run_metrics import decode_steps
 from offload.own_policies.own_policy_names import is_own_name
 from offload.policies import PRESETS, policy_named

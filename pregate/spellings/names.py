@@ -15,7 +15,7 @@ from hwmodels.specs.device_names import BESIDE_NAMES, words_of
 from hwmodels.specs.machine_files import cards_of, component_names, hardware_names, load_component, load_machine
 from hwmodels.specs.processors import processor_names
 from hwmodels.specs.spec import Accelerator
-from hwmodels.stack import stack_names
+from hwmodels.stack_files import stack_names
 from traces.errors import UnknownName, unknown_name
 from traces.model.architecture import architecture_names
 from traces.model.same_models import SAME_AS

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
+from offload.ffn_work import experts_work
 from offload.ops import OpKind, Work
 from offload.placing.footprint import host_bytes, measure_workload, plan_memory
 from offload.placing.placed import place
 from offload.policies import policy_named
 from offload.schedule import Schedule
-from offload.work import cpu_expert_work, expert_copy_work, experts_work
+from offload.work import cpu_expert_work, expert_copy_work
 from tests.small_models import decoder_only, routing, stored_apart
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_weight_bytes

@@ -14,6 +14,7 @@ from offload.decode import DecodeStream
 from offload.decoding.choice_counts import choice_counts
 from offload.decoding.prompt_chunks import passes_of
 from offload.execution import EXECUTIONS
+from offload.ffn_work import experts_work
 from offload.lanes import card_lane
 from offload.metrics.metric_probes import find_probes
 from offload.ops import Lane, OpKind
@@ -23,7 +24,7 @@ from offload.placing.placed import place
 from offload.policies import policy_named
 from offload.recorder import assemble
 from offload.schedule import Schedule
-from offload.work import activation_row_bytes, experts_work
+from offload.work import activation_row_bytes
 from simulator import recurrence
 from simulator.batched import batch
 from simulator.definition import des

@@ -10,7 +10,7 @@ import pytest
 from hwmodels.cost import Costs, Parts, parts_of, price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
-from offload import work
+from offload import ffn_work, work
 from offload.ops import Attending, Gemm, OpKind, Work
 from tests.priced_ops import HW, ROUND, SWITCH, seconds
 
@@ -18,7 +18,7 @@ from tests.priced_ops import HW, ROUND, SWITCH, seconds
 def experts_s(n: int) -> float:
     """Expert FFN of n experts with one token each, without its kernels' fixed time."""
     fixed = HW.stack.launches[OpKind.EXPERTS] * HW.constant("kernel_s")
-    return seconds(work.experts_work(SWITCH, [1] * n)) - fixed
+    return seconds(ffn_work.experts_work(SWITCH, [1] * n)) - fixed
 
 
 def test_grouped_gemms_run_in_whole_waves() -> None:
@@ -30,9 +30,9 @@ def test_grouped_gemms_run_in_whole_waves() -> None:
 
 
 def test_tokens_beyond_a_tile_take_another() -> None:
-    full, over = (seconds(work.experts_work(SWITCH, [n] * 18)) for n in (128, 129))
+    full, over = (seconds(ffn_work.experts_work(SWITCH, [n] * 18)) for n in (128, 129))
     assert over > full
-    assert seconds(work.experts_work(SWITCH, [1] * 18)) == full
+    assert seconds(ffn_work.experts_work(SWITCH, [1] * 18)) == full
 
 
 def test_copies_are_latency_plus_bytes_over_bandwidth() -> None:
@@ -86,14 +86,14 @@ def test_one_expert_and_four_cost_the_same_and_five_another_wave() -> None:
             "stack.kernel_s": 1e-6,
         },
     )
-    one, four, five = price([work.experts_work(SWITCH, [1] * n) for n in (1, 4, 5)], hw).duration_s.tolist()
+    one, four, five = price([ffn_work.experts_work(SWITCH, [1] * n) for n in (1, 4, 5)], hw).duration_s.tolist()
     assert one == four == pytest.approx(129.82912e-6, rel=1e-12)
     assert five == pytest.approx(154.994944e-6, rel=1e-12)
 
 
 def test_a_grouped_gemm_is_never_faster_than_reading_its_weights() -> None:
     hw = load_platform("a100-sxm4-80gb", "fastertransformer", {"accelerator.hbm_bytes_per_s": 1e9})
-    what = work.experts_work(SWITCH, [1] * 3)
+    what = ffn_work.experts_work(SWITCH, [1] * 3)
     fixed = hw.stack.launches[OpKind.EXPERTS] * hw.constant("kernel_s")
     reading_s = 3 * 18_874_368 / (1e9 * hw.constant("hbm_efficiency"))
     assert price([what], hw).duration_s[0] == pytest.approx(fixed + reading_s, rel=1e-12)

@@ -11,7 +11,7 @@ from hwmodels.cost import price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.machine_files import hardware_names
-from offload import work
+from offload import ffn_work, work
 from offload.ops import Gemm, OpKind, Work
 from tests.priced_ops import HW, SWITCH, seconds
 from traces.errors import InvalidInput
@@ -23,7 +23,7 @@ def seconds_on(what: Work, hw: Platform) -> float:
 
 
 def test_an_expert_on_the_cpu_reads_its_weights_from_dram() -> None:
-    what = work.experts_work(SWITCH, [1])._replace(kind=OpKind.CPU_EXPERT)
+    what = ffn_work.experts_work(SWITCH, [1])._replace(kind=OpKind.CPU_EXPERT)
     host = HW.machine.host
     assert host.read_efficiency is not None
     dram = host.dram_bytes_per_s * host.read_efficiency * HW.constant("cpu_efficiency")
@@ -37,7 +37,7 @@ def test_an_expert_on_the_cpu_reads_its_weights_from_dram() -> None:
 def test_a_card_computes_in_the_next_format_that_it_has_a_rate_for(hardware: str, wanted: str, computed: str) -> None:
     hw = load_platform(hardware, "streams")
     model = load_architecture("mixtral-8x7b").with_dtype(wanted)
-    what = work.experts_work(model, [512])
+    what = ffn_work.experts_work(model, [512])
     assert what.weight_bits == model.dtype.bits  # stored as before
     rate = hw.machine.accelerator.peak_flop_per_s[computed] * hw.constant("gemm_efficiency")
     launches = hw.stack.launches[OpKind.EXPERTS] * hw.constant("kernel_s")
@@ -47,7 +47,7 @@ def test_a_card_computes_in_the_next_format_that_it_has_a_rate_for(hardware: str
 def test_formats_below_eight_bits_are_stored_so_and_computed_as_activations() -> None:
     model = load_architecture("mixtral-8x7b").with_dtype("mxfp4")
     for hardware in ("rtx-4090", "t4", "h100-sxm"):
-        bf16, packed = (work.experts_work(m, [1]) for m in (load_architecture("mixtral-8x7b"), model))
+        bf16, packed = (ffn_work.experts_work(m, [1]) for m in (load_architecture("mixtral-8x7b"), model))
         assert (packed.compute, packed.weight_bits) == ("bf16", 4.25)
         hw = load_platform(hardware)
         launches = hw.stack.launches[OpKind.EXPERTS] * hw.constant("kernel_s")
@@ -89,7 +89,7 @@ def test_every_card_stores_every_format_and_multiplies_it_in_one_that_it_has(har
     for name in DTYPES:
         changed = model.with_formats({"all": name})
         works = [
-            work.experts_work(changed, [1]), work.self_attention_work(changed, model.decoder, 1, 5, 5),
+            ffn_work.experts_work(changed, [1]), work.self_attention_work(changed, model.decoder, 1, 5, 5),
             work.head_work(changed, 1), work.gate_work(changed, 1),
         ]  # fmt: skip
         assert np.all(price(works, hw).duration_s > 0)
@@ -101,7 +101,7 @@ def test_unpacking_costs_nothing_where_nothing_is_packed() -> None:
     for name in ("switch-base-64", "qwen3-30b-a3b", "mixtral-8x7b"):
         model = load_architecture(name)
         works = [
-            work.experts_work(model, [1, 3]), work.gate_work(model, 2), work.head_work(model, 2),
+            ffn_work.experts_work(model, [1, 3]), work.gate_work(model, 2), work.head_work(model, 2),
             work.self_attention_work(model, model.decoder, 1, 5, 5), work.expert_copy_work(model, OpKind.FETCH),
         ]  # fmt: skip
         assert price(works, hw).duration_s.tolist() == price_figures(works, slow).duration_s.tolist()
@@ -109,7 +109,7 @@ def test_unpacking_costs_nothing_where_nothing_is_packed() -> None:
 
 def test_grouped_gemms_and_fitted_kernels_unpack_too() -> None:
     model = load_architecture("mixtral-8x7b").with_formats({"experts": "q2_k"})
-    what = work.experts_work(model, [1])
+    what = ffn_work.experts_work(model, [1])
     for hw in (HW, load_platform("h100-sxm", "streams")):
         times = [
             float(price_figures([what], figures_of(hw).with_values({"stack.dequant_efficiency": e})).duration_s[0])
@@ -120,7 +120,7 @@ def test_grouped_gemms_and_fitted_kernels_unpack_too() -> None:
 
 def test_unpacking_that_waits_for_its_loads_takes_as_long_on_every_card() -> None:
     model = load_architecture("mixtral-8x7b").with_formats({"experts": "hqq2-g16-m"})
-    what = work.experts_work(model, [1])
+    what = ffn_work.experts_work(model, [1])
     slow, fast = (load_platform(name, "mixtral-offloading") for name in ("t4", "a100-sxm4-80gb"))
     unpack_s = slow.constant("unpack_s") * model.expert_params
     for hw in (slow, fast):
@@ -164,7 +164,7 @@ def test_scores_of_an_fp8_model_are_computed_as_its_activations_are() -> None:
 
 def test_shared_experts_are_read_in_their_own_format() -> None:
     model = load_architecture("qwen1.5-moe-a2.7b").with_expert_dtype("mxfp4")
-    routed, alone, both = (work.experts_work(model, *args) for args in (([1] * 4,), ((), 1), ([1] * 4, 1)))
+    routed, alone, both = (ffn_work.experts_work(model, *args) for args in (([1] * 4,), ((), 1), ([1] * 4, 1)))
     assert (routed.weight_bits, alone.weight_bits) == (4.25, 16.0)
     assert both.weight_bytes == pytest.approx(routed.weight_bytes + alone.weight_bytes, rel=1e-12)
     assert both.total_flop == routed.total_flop + alone.total_flop
@@ -173,14 +173,14 @@ def test_shared_experts_are_read_in_their_own_format() -> None:
 def test_up_and_down_projections_of_a_square_expert_are_two_launches() -> None:
     """1024 x 1024 took 235 us where 1024 x 1025 took 429: both have one wave a projection."""
     square, oblong = (dataclasses.replace(SWITCH, d_model=1024, d_ff_expert=width) for width in (1024, 1025))
-    times = [seconds(work.experts_work(model, [1])) for model in (square, oblong)]
+    times = [seconds(ffn_work.experts_work(model, [1])) for model in (square, oblong)]
     assert times[1] / times[0] == pytest.approx(1.0, rel=0.01)
 
 
 def test_shared_experts_and_gated_matrices_are_counted() -> None:
     qwen = load_architecture("qwen1.5-moe-a2.7b")
-    routed = work.experts_work(qwen, [1] * 4)
-    both = work.experts_work(qwen, [1] * 4, 1)
+    routed = ffn_work.experts_work(qwen, [1] * 4)
+    both = ffn_work.experts_work(qwen, [1] * 4, 1)
     assert routed.weight_bytes == pytest.approx(4 * qwen.expert_bytes, rel=0.01)
     assert both.weight_bytes - routed.weight_bytes == pytest.approx(2 * qwen.shared_expert_params, rel=0.01)
 

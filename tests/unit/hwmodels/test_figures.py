@@ -8,8 +8,8 @@ import pytest
 from hwmodels.cost import Costs, parts_of, price, price_figures
 from hwmodels.figures import check_axis, figure_keys, figures_of
 from hwmodels.platform import load_platform
-from hwmodels.stack import stack_names
-from offload import work
+from hwmodels.stack_files import stack_names
+from offload import ffn_work, work
 from offload.ops import OpKind, Work
 from pregate.named import load_model
 from traces.errors import InvalidInput, UnknownName
@@ -24,9 +24,9 @@ def works() -> list[Work]:
         work.self_attention_work(model, stack, 512, 512, 512 * 512),
         work.cross_attention_work(model, stack, 4, 1024, 256),
         work.gate_work(model, 7),
-        work.experts_work(model, [1, 1, 5]),
-        work.experts_work(model, [400] * 8),
-        work.dense_ffn_work(model, stack, 64),
+        ffn_work.experts_work(model, [1, 1, 5]),
+        ffn_work.experts_work(model, [400] * 8),
+        ffn_work.dense_ffn_work(model, stack, 64),
         work.head_work(model, 2),
         work.expert_copy_work(model, OpKind.FETCH),
         work.expert_copy_work(model, OpKind.STAGE),

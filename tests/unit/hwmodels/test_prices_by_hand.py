@@ -11,8 +11,8 @@ from hwmodels.cost import Parts, parts_of, price, price_figures
 from hwmodels.figures import Figures, figures_of
 from hwmodels.kernels.floors import alone_s
 from hwmodels.platform import load_platform
+from offload.ffn_work import experts_work
 from offload.ops import FusedExperts, Gemm, OpKind, ReadRounds, Work
-from offload.work import experts_work
 from traces.errors import InvalidInput
 from traces.model.architecture import load_architecture
 

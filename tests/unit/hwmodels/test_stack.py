@@ -16,7 +16,8 @@ from hwmodels.figures import figures_of
 from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.platform import load_platform, machines_of
 from hwmodels.specs.machine_files import hardware_names
-from hwmodels.stack import CONSTANTS, OPTIONAL, load_stack, stack_names
+from hwmodels.stack import CONSTANTS, OPTIONAL
+from hwmodels.stack_files import load_stack, stack_names
 from offload.ops import KERNEL_KINDS, Gemm, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 
@@ -116,7 +117,7 @@ def test_a_malformed_stack_is_one_clear_line(
     document = yaml.safe_load((ROOT / "hwmodels/stacks/fastertransformer.yaml").read_text())
     change(document)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(document))
-    monkeypatch.setattr("hwmodels.stack.STACKS_DIR", tmp_path)
+    monkeypatch.setattr("hwmodels.stack_files.STACKS_DIR", tmp_path)
     with pytest.raises(PregateError, match=message) as caught:
         load_stack("mine")
     assert "\n" not in str(caught.value)
@@ -129,7 +130,7 @@ def test_a_kind_of_op_that_a_stack_says_nothing_of_is_one_clear_line(
     document = yaml.safe_load((ROOT / "hwmodels/stacks/fastertransformer.yaml").read_text())
     del document["launches"]["stage"]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(document))
-    monkeypatch.setattr("hwmodels.stack.STACKS_DIR", tmp_path)
+    monkeypatch.setattr("hwmodels.stack_files.STACKS_DIR", tmp_path)
     stack = load_stack("mine")
     assert stack.launches_of(Work(OpKind.GATE)) == document["launches"]["gate"]
     with pytest.raises(InvalidInput, match="stack mine does not say how many kernels stage launches"):

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from offload import work
+from offload import ffn_work, work
 from offload.ops import Attending, FusedExperts, Gemm, OpKind, Work
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture, load_architecture
 from traces.model.linear_mixer import LinearMixer
@@ -74,10 +74,10 @@ def test_only_latents_without_an_indexer_are_decompressed() -> None:
 
 
 def test_experts_of_one_op_say_how_many_they_are_and_which_products_are_theirs() -> None:
-    what = work.experts_work(OF_SEVEN_FORMATS, [2, 1, 2], 3, fused=True)
+    what = ffn_work.experts_work(OF_SEVEN_FORMATS, [2, 1, 2], 3, fused=True)
     assert what.fused == FusedExperts(n_experts=3, n_rows=5, n_gemms=4, n_tokens=3)
-    assert what._replace(fused=None) == work.experts_work(OF_SEVEN_FORMATS, [2, 1, 2], 3)
-    assert work.experts_work(OF_SEVEN_FORMATS, (), 3, fused=True).fused is None  # shared experts alone
+    assert what._replace(fused=None) == ffn_work.experts_work(OF_SEVEN_FORMATS, [2, 1, 2], 3)
+    assert ffn_work.experts_work(OF_SEVEN_FORMATS, (), 3, fused=True).fused is None  # shared experts alone
 
 
 def test_latent_attention_of_deepseek_v2_lite_is_what_was_executed() -> None:
@@ -105,19 +105,19 @@ def test_gate_head_and_dense_layer() -> None:
     head = work.head_work(MODEL, 2)
     assert head.gemms == (Gemm(2, 10, 8),)
     assert head.hbm_bytes == 2 * 2 * 10 * 2  # logits written and read
-    dense = work.dense_ffn_work(MODEL, MODEL.decoder, 3)
+    dense = ffn_work.dense_ffn_work(MODEL, MODEL.decoder, 3)
     assert dense.gemms == (Gemm(3, 12, 8, 2), Gemm(3, 8, 12))
 
 
 def test_experts_and_what_moves_of_them() -> None:
-    what = work.experts_work(MODEL, [1, 2, 1], slots_bytes=99)
+    what = ffn_work.experts_work(MODEL, [1, 2, 1], slots_bytes=99)
     assert what.gemms == (Gemm(1, 6, 8, 4), Gemm(1, 8, 6, 2), Gemm(2, 6, 8, 2), Gemm(2, 8, 6, 1))
     assert what.weight_bytes == 3 * 3 * 48 * 2
     assert what.slots_bytes == 99
     fetch = work.expert_copy_work(MODEL, OpKind.FETCH)
     assert (fetch.copy_bytes, fetch.gemms) == (3 * 48 * 2, ())
     assert work.readback_work(6).copy_bytes == 24
-    shared = work.experts_work(small(n_shared_experts=2, d_ff_shared=5), (), 3, slots_bytes=99)
+    shared = ffn_work.experts_work(small(n_shared_experts=2, d_ff_shared=5), (), 3, slots_bytes=99)
     assert shared.gemms == (Gemm(3, 5, 8, 4), Gemm(3, 8, 5, 2))
     assert shared.slots_bytes == 0
 
@@ -132,7 +132,7 @@ def test_a_linear_mixer_reads_and_writes_a_state_a_sequence() -> None:
 
 def test_experts_and_shared_experts_of_two_formats_weigh_what_they_store() -> None:
     model = small(n_shared_experts=1, d_ff_shared=5, expert_dtype=DTYPES["fp8"], shared_dtype=DTYPES["bf16"])
-    what = work.experts_work(model, [1, 2], 3)
+    what = ffn_work.experts_work(model, [1, 2], 3)
     assert what.weight_bytes == pytest.approx(2 * 3 * 48 * 1 + 3 * 40 * 2)
 
 
@@ -161,11 +161,11 @@ def test_every_op_is_of_its_kind_reads_what_is_stored_and_multiplies_in_its_form
     assert work.gate_work(model, 3) == Work(
         OpKind.GATE, (Gemm(3, 4, 8), *around), "bf16", 16.0, hbm_bytes=2 * 3 * 2 * 6 * 2
     )
-    assert work.experts_work(model, [2]) == Work(OpKind.EXPERTS, (Gemm(2, 6, 6, 2), Gemm(2, 6, 6)), "fp8", 8.0)
-    assert work.experts_work(model, (), 3) == Work(
+    assert ffn_work.experts_work(model, [2]) == Work(OpKind.EXPERTS, (Gemm(2, 6, 6, 2), Gemm(2, 6, 6)), "fp8", 8.0)
+    assert ffn_work.experts_work(model, (), 3) == Work(
         OpKind.EXPERTS, (Gemm(3, 5, 8, 4), Gemm(3, 8, 5, 2)), "bf16", 4.5
     )  # fmt: skip
-    assert work.dense_ffn_work(model, dense, 3) == Work(
+    assert ffn_work.dense_ffn_work(model, dense, 3) == Work(
         OpKind.DENSE_FFN, (Gemm(3, 12, 8, 2), Gemm(3, 8, 12)), "fp16", 16.0
     )
     assert work.head_work(model, 2) == Work(OpKind.HEAD, (Gemm(2, 10, 8),), "bf16", 4.127, hbm_bytes=2 * 2 * 10 * 2)
@@ -176,7 +176,7 @@ def test_every_op_is_of_its_kind_reads_what_is_stored_and_multiplies_in_its_form
 
 def test_routed_and_shared_experts_of_two_formats_have_the_mean_of_their_bits() -> None:
     """Three matrices of 6 x 6 in each of three experts at 8 bits, three of 5 x 8 in each of two at 4.5."""
-    what = work.experts_work(OF_SEVEN_FORMATS, [2, 2, 2], 3)
+    what = ffn_work.experts_work(OF_SEVEN_FORMATS, [2, 2, 2], 3)
     n_routed, n_shared = 3 * 3 * 36, 2 * 3 * 40
     assert what.weight_bits == pytest.approx((n_routed * 8 + n_shared * 4.5) / (n_routed + n_shared))
     assert what.gemms == (Gemm(2, 6, 6, 6), Gemm(2, 6, 6, 3), Gemm(3, 5, 8, 4), Gemm(3, 8, 5, 2))
@@ -184,10 +184,10 @@ def test_routed_and_shared_experts_of_two_formats_have_the_mean_of_their_bits() 
 
 
 def test_shared_experts_run_on_the_tokens_that_they_are_given() -> None:
-    alone = work.experts_work(OF_SEVEN_FORMATS, [2], 0)
-    assert alone.gemms == work.experts_work(OF_SEVEN_FORMATS, [2]).gemms == (Gemm(2, 6, 6, 2), Gemm(2, 6, 6))
-    assert work.experts_work(MODEL, [2], 3).gemms == (Gemm(2, 6, 8, 2), Gemm(2, 8, 6))  # it has none
-    assert work.experts_work(MODEL, [2]).slots_bytes == 0
+    alone = ffn_work.experts_work(OF_SEVEN_FORMATS, [2], 0)
+    assert alone.gemms == ffn_work.experts_work(OF_SEVEN_FORMATS, [2]).gemms == (Gemm(2, 6, 6, 2), Gemm(2, 6, 6))
+    assert ffn_work.experts_work(MODEL, [2], 3).gemms == (Gemm(2, 6, 8, 2), Gemm(2, 8, 6))  # it has none
+    assert ffn_work.experts_work(MODEL, [2]).slots_bytes == 0
 
 
 def test_an_indexer_scores_the_whole_context_and_attention_what_it_chose() -> None:
@@ -213,7 +213,7 @@ def test_what_crosses_between_device_and_host_is_activations_and_weights_in_pass
 
 
 def test_the_host_computes_what_the_device_would_from_memory_of_its_own() -> None:
-    experts = work.experts_work(OF_SEVEN_FORMATS, [2], slots_bytes=77)
+    experts = ffn_work.experts_work(OF_SEVEN_FORMATS, [2], slots_bytes=77)
     assert work.cpu_layer_work(OF_SEVEN_FORMATS, experts) == experts._replace(
         kind=OpKind.CPU_LAYER, slots_bytes=0, stored="nvfp4"
     )

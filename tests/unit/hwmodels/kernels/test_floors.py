@@ -12,8 +12,9 @@ from hwmodels.cost import parts_of, price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.kernels.floors import fused_s, merged
 from hwmodels.platform import Platform, load_platform
-from hwmodels.stack import FLOORS, load_stack
-from offload import work
+from hwmodels.stack import FLOORS
+from hwmodels.stack_files import load_stack
+from offload import ffn_work, work
 from offload.ops import Gemm, OpKind, Work
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import load_architecture
@@ -35,31 +36,31 @@ def seconds(what: Work, **overrides: float) -> float:
 
 
 def test_a_fused_op_of_few_experts_takes_its_floor_and_of_many_its_bytes() -> None:
-    few, many = (work.experts_work(QWEN, [1] * n, fused=True) for n in (1, 128))
+    few, many = (ffn_work.experts_work(QWEN, [1] * n, fused=True) for n in (1, 128))
     assert seconds(few, experts_floor_s=50e-6) == pytest.approx(50e-6)
     read_s = many.weight_bytes / (VLLM.machine.accelerator.hbm_bytes_per_s * VLLM.constant("hbm_efficiency"))
     assert seconds(many, experts_floor_s=50e-6) == pytest.approx(read_s + 7 * VLLM.constant("kernel_s"))
 
 
 def test_a_floor_is_all_that_an_op_takes_whatever_it_computes_meanwhile() -> None:
-    busy = work.experts_work(QWEN, [4000], fused=True)
+    busy = ffn_work.experts_work(QWEN, [4000], fused=True)
     assert seconds(busy, experts_floor_s=1.0) == pytest.approx(1.0, rel=1e-12)
     assert 1e-5 < seconds(busy, experts_floor_s=1e-9) < 1e-2
 
 
 def test_128_experts_in_one_op_take_what_was_measured_where_one_each_takes_three_times_as_long() -> None:
     """818 us measured on an A100 (1.79 TB/s of bf16 weights), 2,333 us with an op an expert."""
-    fused = seconds(work.experts_work(QWEN, [1] * 128, fused=True))
+    fused = seconds(ffn_work.experts_work(QWEN, [1] * 128, fused=True))
     assert fused == pytest.approx(818e-6, rel=0.2)
     hw = claimed("a100-sxm4-80gb", "streams")
-    each = float(price([work.experts_work(QWEN, [1])], hw).duration_s[0]) * 128
+    each = float(price([ffn_work.experts_work(QWEN, [1])], hw).duration_s[0]) * 128
     assert each > 2.5 * fused
 
 
 def test_narrow_experts_have_a_floor_of_their_own() -> None:
     narrow = dataclasses.replace(QWEN, expert_dtype=load_architecture("deepseek-v3").expert_dtype)
     assert narrow.expert_dtype.name == "fp8-b128"
-    what = work.experts_work(narrow, [1], fused=True)
+    what = ffn_work.experts_work(narrow, [1], fused=True)
     assert seconds(what, experts_floor_s=1e-3, narrow_experts_floor_s=40e-6) == pytest.approx(40e-6)
 
 
@@ -83,7 +84,7 @@ def test_rows_of_each_expert_are_padded_to_tiles_that_grow_with_them() -> None:
     figures = figures_of(VLLM)
     rate, bandwidth = figures.flop_per_s("bf16"), figures.hbm_bytes_per_s
     for tokens, padded in (([3, 1], 16 + 16), ([40, 20], 64 + 32), ([200, 90], 256 + 128)):
-        up, down = fused_s(work.experts_work(QWEN, tokens, fused=True), figures, rate, bandwidth)
+        up, down = fused_s(ffn_work.experts_work(QWEN, tokens, fused=True), figures, rate, bandwidth)
         assert up[0] * rate == pytest.approx(2 * 2 * padded * 768 * 2048)
         assert down[0] == pytest.approx(up[0] / 2)
         assert up[1] * bandwidth == pytest.approx(2 * 2 * 768 * 2048 * 2)
@@ -100,7 +101,7 @@ def test_a_product_of_two_rows_costs_more_than_of_one_by_matrix_and_by_clock() -
             4,
             0,
         ),
-        (work.experts_work(QWEN, [1] * 8, fused=True), work.experts_work(QWEN, [1] * 16, fused=True), 3, 6),
+        (ffn_work.experts_work(QWEN, [1] * 8, fused=True), ffn_work.experts_work(QWEN, [1] * 16, fused=True), 3, 6),
     ):
         fixed = [parts_of(what, figures_of(hw)).fixed_s for what in (one, two)]
         assert fixed[1] - fixed[0] == pytest.approx(n * extra_s + n_kernels * hw.constant("kernel_s"))
@@ -119,7 +120,7 @@ def test_latents_take_more_kernels_where_a_stack_counts_them() -> None:
 
 def test_many_machines_are_priced_to_the_bit_as_one() -> None:
     works = [
-        work.experts_work(QWEN, [1] * n, fused=True) for n in (1, 40)
+        ffn_work.experts_work(QWEN, [1] * n, fused=True) for n in (1, 40)
     ] + [work.self_attention_work(QWEN, QWEN.decoder, n, 900, 900) for n in (1, 5)]  # fmt: skip
     for name in ("vllm", "llama-cpp"):
         figures = figures_of(claimed("rtx-4090", name))

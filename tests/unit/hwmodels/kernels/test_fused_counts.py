@@ -16,8 +16,9 @@ from hwmodels.figures import Figures, figures_of
 from hwmodels.kernels import works_alike
 from hwmodels.kernels.fused_tile import UNPADDED, FusedTile
 from hwmodels.platform import load_platform
+from offload.ffn_work import experts_work
 from offload.ops import Work
-from offload.work import cpu_expert_work, experts_work, gate_work, head_work
+from offload.work import cpu_expert_work, gate_work, head_work
 from pregate.named import load_model
 from traces.model.architecture import ModelArchitecture
 

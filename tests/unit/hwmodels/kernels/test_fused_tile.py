@@ -9,8 +9,8 @@ from hwmodels.figures import figures_of
 from hwmodels.kernels.floors import fused_s
 from hwmodels.kernels.fused_tile import FusedTile, read_card_tiles, read_fused_tile
 from hwmodels.platform import Platform, load_platform
-from hwmodels.stack import load_stack
-from offload import work
+from hwmodels.stack_files import load_stack
+from offload import ffn_work, work
 from offload.ops import FusedExperts, Gemm
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 from traces.foundation.documents import Section, read_yaml
@@ -44,7 +44,7 @@ def test_loads_are_before_products_and_beside_the_reads_of_other_blocks() -> Non
     hw = claimed("llama-cpp-2025")
     figures = figures_of(hw)
     rate, bandwidth = figures.flop_per_s("int8"), figures.hbm_bytes_per_s
-    what = work.experts_work(QWEN, [2, 1], fused=True)  # three pairs: a tile of eight
+    what = ffn_work.experts_work(QWEN, [2, 1], fused=True)  # three pairs: a tile of eight
     up, down = fused_s(what, figures, rate, bandwidth)
     flop_s = 2 * 2 * 2 * 8 * 768 * 2048 / rate
     loads_s = 2 * 2 * 6 * 8 * hw.constant("tile_load_s") / 82 * 2520 / 1695  # cycles of this card
@@ -55,7 +55,7 @@ def test_loads_are_before_products_and_beside_the_reads_of_other_blocks() -> Non
 
 def experts_s(hw: Platform, n_tokens: int) -> float:
     figures = figures_of(hw).with_values({"stack.tile_load_s": 1e-12})
-    what = work.experts_work(QWEN, [n_tokens * 8 // 128] * 128, fused=True)
+    what = ffn_work.experts_work(QWEN, [n_tokens * 8 // 128] * 128, fused=True)
     return sum(flop_s for flop_s, _ in fused_s(what, figures, figures.flop_per_s("int8"), figures.hbm_bytes_per_s))
 
 
@@ -67,7 +67,7 @@ def test_a_tile_of_all_pairs_multiplies_more_than_one_of_the_pass_until_both_are
 
 def test_packed_weights_are_multiplied_as_integers_and_others_as_their_activations() -> None:
     figures = figures_of(claimed("llama-cpp"))
-    packed = work.experts_work(QWEN, [4], fused=True)._replace(weight_bits=4.5)
+    packed = ffn_work.experts_work(QWEN, [4], fused=True)._replace(weight_bits=4.5)
     assert figures.multiplied_in(packed) == "int8"
     assert figures.multiplied_in(packed._replace(weight_bits=16.0)) == packed.compute == "bf16"
     plain = figures_of(claimed("ik-llama"))
@@ -81,7 +81,7 @@ def test_flexgen_asks_of_its_experts_what_moe_lightnings_kernel_of_one_tile_does
     rate, bandwidth = figures.flop_per_s("bf16"), figures.hbm_bytes_per_s
     a_row_s = 3 * 2 * 4096 * 14336 / rate
     for n_tokens, rows in ((20, 64), (4, 1)):  # two experts a token, so that eight get a quarter of the tokens each
-        what = work.experts_work(mixtral, [n_tokens // 4] * 8, fused=True)
+        what = ffn_work.experts_work(mixtral, [n_tokens // 4] * 8, fused=True)
         asked = what._replace(fused=FusedExperts(8, 2 * n_tokens, len(what.gemms), n_tokens))
         assert sum(flop_s for flop_s, _ in fused_s(asked, figures, rate, bandwidth)) == pytest.approx(
             8 * rows * a_row_s
@@ -100,7 +100,7 @@ def test_flexgen_repeats_keys_and_values_for_the_heads_of_a_group_before_anythin
 
 def test_shared_experts_launch_kernels_of_their_own_where_a_stack_counts_them() -> None:
     stack, lite = load_stack("llama-cpp"), load_architecture("deepseek-v2-lite")
-    alone, both = (work.experts_work(lite, [1] * 6, n, fused=True) for n in (0, 1))
+    alone, both = (ffn_work.experts_work(lite, [1] * 6, n, fused=True) for n in (0, 1))
     assert stack.launches_of(both) - stack.launches_of(alone) == stack.shared_launches == 8
     plain = load_stack("vllm")
     assert plain.launches_of(both) == plain.launches_of(alone)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 
 from hwmodels.kernels.gemm_cells import listed_gemms
+from offload.ffn_work import experts_work
 from offload.ops import OpKind, Work
-from offload.work import experts_work
 from pregate.named import load_model
 from traces.foundation.kept_values import ByIdentity
 

@@ -15,7 +15,7 @@ from hwmodels.kernels.roofline import activation_bytes, cached_share, kernel_con
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.overrides import with_overrides
-from offload import work
+from offload import ffn_work, work
 from offload.metrics.run_metrics import decode_steps
 from offload.ops import Gemm, OpKind, Work
 from pregate.ask.capturing.capture import capture
@@ -159,8 +159,8 @@ def works() -> list[Work]:
         work.self_attention_work(model, stack, 512, 512, 512 * 512),
         work.cross_attention_work(model, stack, 4, 1024, 256),
         work.gate_work(model, 7),
-        work.experts_work(model, [1, 1, 5]),
-        work.dense_ffn_work(model, stack, 64),
+        ffn_work.experts_work(model, [1, 1, 5]),
+        ffn_work.dense_ffn_work(model, stack, 64),
         work.head_work(model, 2),
         work.readback_work(12),
         work.expert_copy_work(model, OpKind.FETCH),
@@ -356,7 +356,7 @@ def test_experts_are_faster_from_slots_that_a_cache_holds(hw: Platform) -> None:
     model = MODELS["decoder-only"]
     fetch, gate = work.expert_copy_work(model, OpKind.FETCH), work.gate_work(model, 1)
     sizes = (0, 500_000, 1_000_000, 3_000_000, 10**9)
-    works = [fetch, gate, *(work.experts_work(model, [2], slots_bytes=size) for size in sizes)]
+    works = [fetch, gate, *(ffn_work.experts_work(model, [2], slots_bytes=size) for size in sizes)]
     before, after = price(works, hw).duration_s, price(works, cached).duration_s
     wanted = [1, 1, 1, *(1 - 0.5 * cached_share(size, 1e6) for size in sizes[1:])]
     assert (after / before).tolist() == pytest.approx(wanted, rel=1e-12)

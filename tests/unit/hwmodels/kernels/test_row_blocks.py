@@ -11,7 +11,7 @@ from hwmodels.figures import figures_of
 from hwmodels.kernels.floors import fused_s, row_blocks_s
 from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks, read_row_blocks
 from hwmodels.platform import Platform, load_platform
-from offload import work
+from offload import ffn_work, work
 from offload.ops import Gemm, OpKind, Work
 from traces.errors import InvalidFile
 from traces.foundation.documents import read_yaml
@@ -46,7 +46,7 @@ def test_short_rows_take_longer_than_their_bytes_and_long_ones_do_not() -> None:
 
 
 def test_more_multiprocessors_multiply_small_experts_faster_at_the_same_memory_rate() -> None:
-    one = work.experts_work(QWEN, [1] * 8, fused=True)._replace(weight_bits=Q4)
+    one = ffn_work.experts_work(QWEN, [1] * 8, fused=True)._replace(weight_bits=Q4)
     small, large = (float(price([one], claimed(name)).duration_s[0]) for name in ("rtx-3090", "rtx-4090"))
     assert small / large > 1.5, "936 against 1,008 GB/s, 82 multiprocessors against 128"
 
@@ -55,7 +55,7 @@ def test_experts_of_more_than_one_token_have_no_blocks_of_rows() -> None:
     hw = claimed()
     figures = figures_of(hw)
     rate, bandwidth = figures.flop_per_s("int8"), figures.hbm_bytes_per_s
-    one, two = (work.experts_work(QWEN, [n] * 8, fused=True)._replace(weight_bits=Q4) for n in (1, 2))
+    one, two = (ffn_work.experts_work(QWEN, [n] * 8, fused=True)._replace(weight_bits=Q4) for n in (1, 2))
     blocks_s = 8 * 2 * 768 * (hw.constant("row_block_s") + hw.constant("row_pass_s")) / 82 * 2520 / 1695
     assert fused_s(one, figures, rate, bandwidth)[0][0] == pytest.approx(blocks_s, rel=0.02)
     without = dataclasses.replace(figures, stack=dataclasses.replace(figures.stack, row_blocks=NO_ROW_BLOCKS))
@@ -69,7 +69,7 @@ def test_ops_priced_together_take_to_the_bit_what_each_takes_alone(model: object
     for n_tokens in (1, 1, 2, 5, 1, 9, 2, 12):
         rows = rng.multinomial(n_tokens * 6, [1 / 16] * 16)
         counts = [min(int(n), n_tokens) for n in rows if n]
-        works.append(work.experts_work(model, counts, n_tokens, fused=True)._replace(weight_bits=Q4))  # type: ignore[arg-type]
+        works.append(ffn_work.experts_work(model, counts, n_tokens, fused=True)._replace(weight_bits=Q4))  # type: ignore[arg-type]
     hw = claimed()
     together, alone = price(works, hw), [price([one], hw) for one in works]
     assert together.duration_s.tolist() == [float(one.duration_s[0]) for one in alone]
@@ -86,7 +86,7 @@ def test_a_pass_of_more_tokens_than_a_graph_is_kept_for_is_launched_kernel_by_ke
     )
     always = dataclasses.replace(hw, stack=dataclasses.replace(hw.stack, graph_tokens=0))
     assert price(gate, always).issue_s[1] == pytest.approx(issue_s[0])
-    one, two = (work.experts_work(QWEN, [n] * 8, fused=True) for n in (1, 2))
+    one, two = (ffn_work.experts_work(QWEN, [n] * 8, fused=True) for n in (1, 2))
     assert hw.stack.launches_of(two) - hw.stack.launches_of(one) == hw.stack.tiled_launches == 6
     assert (Work(OpKind.WAIT).n_rows, one.n_rows, two.n_rows) == (0, 1, 2)
 

@@ -14,7 +14,7 @@ from hwmodels.fits.coverage import coverage
 from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.laws.pricing import kernels_of
 from hwmodels.platform import Platform, load_platform
-from offload import work
+from offload import ffn_work, work
 from offload.ops import Gemm, OpKind, Work
 from pregate.ask.capturing.capture import capture
 from traces.model.architecture import load_architecture
@@ -34,16 +34,16 @@ def works() -> list[Work]:
         work.self_attention_work(QWEN, stack, 32, 32 * 900, 32 * 900, n_sequences=32),
         work.self_attention_work(QWEN, stack, 2048, 2048, 2048 * 1024, n_sequences=1),
         work.gate_work(QWEN, 32),
-        work.experts_work(QWEN, [2] * 100, fused=True),
-        work.experts_work(QWEN, [1]),
+        ffn_work.experts_work(QWEN, [2] * 100, fused=True),
+        ffn_work.experts_work(QWEN, [1]),
         work.head_work(QWEN, 32),
     ]
 
 
 def test_fused_experts_cost_what_a_table_of_them_says(h100: Platform) -> None:
-    seconds = price([work.experts_work(QWEN, [1] * 128, fused=True)], h100).duration_s[0]
+    seconds = price([ffn_work.experts_work(QWEN, [1] * 128, fused=True)], h100).duration_s[0]
     assert seconds == pytest.approx(420e-6, rel=0.15)  # measured: 420 us of 16 tokens, 2,048 by 768 by 128
-    one_by_one = sum(price([work.experts_work(QWEN, [1])] * 128, h100).duration_s)
+    one_by_one = sum(price([ffn_work.experts_work(QWEN, [1])] * 128, h100).duration_s)
     assert one_by_one > 2 * seconds
 
 
@@ -134,7 +134,7 @@ def test_what_was_not_measured_is_beyond_the_fit_with_its_share(h100: Platform) 
     head = works()[-1]  # 151,936 columns: the table ends at 65,536
     assert coverage([head], h100).share < 0.1
     assert coverage([head], h100).beyond.startswith("kernels (9")
-    wide = work.experts_work(QWEN, [1] * 128, fused=True)._replace(weight_bits=6.0)
+    wide = ffn_work.experts_work(QWEN, [1] * 128, fused=True)._replace(weight_bits=6.0)
     assert coverage([wide], h100).beyond.startswith("kernels")
     several = dataclasses.replace(h100.fit, laws=h100.fit.laws[:1])  # type: ignore[type-var]
     bare = dataclasses.replace(h100, fit=several)

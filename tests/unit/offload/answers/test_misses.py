@@ -17,11 +17,12 @@ from hwmodels.start_up import miss_costs
 from offload.answers.by_bandwidth import ByBandwidth, ByBandwidthWithin
 from offload.answers.cheaper import CheaperEach, ShorterLane
 from offload.answers.list_schedule import ListScheduled
+from offload.ffn_work import experts_work
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.policy import BlockView, MissAction, OnMiss
 from offload.policy_parts.miss_costs import MissCosts
-from offload.work import cpu_expert_work, expert_copy_work, experts_work
+from offload.work import cpu_expert_work, expert_copy_work
 from pregate.ask.capturing.capture import capture
 from pregate.ask.capturing.request import request
 from tests.engines import timed_alike

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offload import work
+from offload import ffn_work, work
 from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, DecodeStream, decode
 from offload.execution import EXECUTIONS
@@ -73,12 +73,12 @@ def test_every_op_of_a_pass_asks_for_its_tokens_and_contexts() -> None:
     for i, n_sequences in ((0, 1), (1, 2)):
         assert asked(decoded, OpKind.GATE, i) == [work.gate_work(SHARED, 2)] * 3
         assert asked(decoded, OpKind.READBACK, i) == [work.readback_work(4)] * 3
-        assert asked(decoded, OpKind.DENSE_FFN, i) == [work.dense_ffn_work(SHARED, stack, 2)]
+        assert asked(decoded, OpKind.DENSE_FFN, i) == [ffn_work.dense_ffn_work(SHARED, stack, 2)]
         assert asked(decoded, OpKind.HEAD, i) == [work.head_work(SHARED, n_sequences)]
         assert asked(decoded, OpKind.STEP, i) == [Work(OpKind.STEP)]
         assert set(asked(decoded, OpKind.FETCH, i)) == {work.expert_copy_work(SHARED, OpKind.FETCH)}
-    alone = work.experts_work(SHARED, (), 2)
-    one, two = (work.experts_work(SHARED, (n,), 0, slots_bytes) for n in (1, 2))
+    alone = ffn_work.experts_work(SHARED, (), 2)
+    one, two = (ffn_work.experts_work(SHARED, (n,), 0, slots_bytes) for n in (1, 2))
     assert asked(decoded, OpKind.EXPERTS, 0)[:4] == [alone, two, one, one]  # expert 0 serves both tokens
     assert asked(decoded, OpKind.EXPERTS, 1)[:3] == [alone, two, one]
 
@@ -233,7 +233,7 @@ def test_the_same_trace_is_the_same_schedule_by_every_door() -> None:
 def test_one_token_of_one_expert_is_one_row() -> None:
     one = step(1, Phase.DECODE, [(0, 4)], [[NONE, [1], [0], [3]]])
     decoded = written(SWITCH, [one], "gpu_only")
-    assert asked(decoded, OpKind.EXPERTS, 1) == [work.experts_work(SWITCH, (1,), 0, 8 * SWITCH.expert_bytes)] * 3
+    assert asked(decoded, OpKind.EXPERTS, 1) == [ffn_work.experts_work(SWITCH, (1,), 0, 8 * SWITCH.expert_bytes)] * 3
     assert [line for line in ops(decoded, 1) if line.startswith("experts")] == [
         "experts 1 e1", "experts 3 e0", "experts 5 e3",
     ]  # fmt: skip
@@ -258,7 +258,7 @@ def test_an_encoder_and_a_decoder_have_works_of_their_own() -> None:
     reads = step(0, Phase.PREFILL, [(0, 0), (1, 0)], [[[2], *[NONE] * 3]] * 2)
     decoded = written(model, [reads, MADE[0]], "gpu_only")
     for i, stack in enumerate(model.stacks):
-        assert set(asked(decoded, OpKind.DENSE_FFN, i)) == {work.dense_ffn_work(model, stack, 2)}
+        assert set(asked(decoded, OpKind.DENSE_FFN, i)) == {ffn_work.dense_ffn_work(model, stack, 2)}
 
 
 def test_a_fetch_for_the_next_step_starts_when_its_block_has_run() -> None:

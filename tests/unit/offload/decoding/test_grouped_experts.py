@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from offload.decoding.work_rows import Rows, Works
 from offload.fast import block_unions
 from offload.fast.block_unions import BlockUnions, block_unions_of
-from offload.work import GroupedExperts, experts_work
+from offload.ffn_work import GroupedExperts, experts_work
 from pregate.named import load_model
 from traces.model.formats_by_part import parse_formats
 from traces.phase import Phase

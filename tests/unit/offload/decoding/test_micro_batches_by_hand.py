@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offload import work
+from offload import ffn_work, work
 from offload.decode import Decoded, decode
 from offload.decoding.micro_batches import MicroBatches, micro_batches_of, tokens_of
 from offload.execution import EXECUTIONS
@@ -72,13 +72,13 @@ def test_shared_experts_run_in_the_op_of_a_micro_batch_or_before_it(stack: str) 
     found = asked(decoded, OpKind.EXPERTS, 1)
     if stack == "vllm":
         served = [(1, 1), (1, 1), (1, 1), (), (1, 1), (1, 1)]
-        assert found == [work.experts_work(SHARED, one, 1, slots_bytes, fused=True) for one in served]
+        assert found == [ffn_work.experts_work(SHARED, one, 1, slots_bytes, fused=True) for one in served]
         assert decoded.schedule.expert.min() == decoded.schedule.expert.max() == -1
         assert [line for line in ops(decoded, 1) if line.split()[0] in ("gate", "experts")] == [
             f"{kind} {layer}" for layer in (1, 2, 3) for _ in TWO.sequence for kind in ("gate", "experts")
         ]
     else:
-        alone, one = work.experts_work(SHARED, (), 1), work.experts_work(SHARED, (1,), 0, slots_bytes)
+        alone, one = ffn_work.experts_work(SHARED, (), 1), ffn_work.experts_work(SHARED, (1,), 0, slots_bytes)
         assert found == [alone, alone, *[one] * 4, alone, alone, one, one, alone, alone, *[one] * 4]
         assert not decoded.schedule.hbm_released.any()
         experts = decoded.schedule.expert[decoded.schedule.kind == OpKind.EXPERTS].tolist()
@@ -91,7 +91,7 @@ def test_a_block_in_which_nobody_computes_is_one_op_of_nothing() -> None:
         "attention 2", "attention 2", "gate 2", "gate 2", "experts 2",
     ]  # fmt: skip
     empty = asked(decoded, OpKind.EXPERTS, 1)[2]
-    assert empty == work.experts_work(DECODER, (), 0, 8 * DECODER.expert_bytes, fused=True)
+    assert empty == ffn_work.experts_work(DECODER, (), 0, 8 * DECODER.expert_bytes, fused=True)
     assert not empty.gemms
     three = dataclasses.replace(
         NOBODY,

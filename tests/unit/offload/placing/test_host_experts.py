@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offload import work
+from offload import ffn_work, work
 from offload.ops import Lane, OpKind
 from tests.host_side_ops import EXPERT, MODEL, STEP, begun, works_of, written
 
@@ -34,7 +34,7 @@ def test_of_an_expert_that_is_divided_the_host_computes_its_share_of_the_hidden_
     side.experts([4, 2, 5], [1, 3, 1], 1, 0, -1, (1, 0.25, 0.5))
     one, three = (work.cpu_expert_work(MODEL, n_tokens) for n_tokens in (1, 3))
     assert works_of(loop, OpKind.CPU_EXPERT) == [
-        one, work.expert_part_work(MODEL, three, 0.25), work.expert_part_work(MODEL, one, 0.5),
+        one, ffn_work.expert_part_work(MODEL, three, 0.25), ffn_work.expert_part_work(MODEL, one, 0.5),
     ]  # fmt: skip
     side.experts([4, 2], [1, 3], 1, 0)
     assert works_of(loop, OpKind.CPU_EXPERT) == [one, three]

@@ -8,12 +8,12 @@ import pytest
 import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
-from hwmodels.stack import load_stack, stack_names
+from hwmodels.stack_files import load_stack, stack_names
 from offload.execution import EXECUTIONS
+from offload.ffn_work import experts_work
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.policy_parts.granularity import matrix_bytes, matrix_copies, matrix_works
-from offload.work import experts_work
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.machine_memory import MachineMemory
 from pregate.ask.capturing.request import request

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pregate
-from hwmodels import stack
+from hwmodels import stack_files
 from pregate.ask.capturing import kept_answers, schedule_cache
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.measured.isca24.predicted_rows import Workbench
@@ -128,19 +128,19 @@ def test_an_edited_stack_is_asked_anew_and_no_other(
 ) -> None:
     predict_table(rows(tmp_path), cache_dir=tmp_path / "kept")
     folder = tmp_path / "stacks"
-    shutil.copytree(stack.STACKS_DIR, folder)
+    shutil.copytree(stack_files.STACKS_DIR, folder)
     file = folder / "llama-cpp.yaml"
     text = file.read_text()
     assert "step_s: {value: " in text
     file.write_text(text.replace("step_s: {value: ", "step_s: {value: 1"))
-    monkeypatch.setattr(stack, "STACKS_DIR", folder)
-    stack._stack_of_file.cache_clear()
+    monkeypatch.setattr(stack_files, "STACKS_DIR", folder)
+    stack_files._stack_of_file.cache_clear()
     try:
         found, predicted = anew(asked, lambda: predict_table(rows(tmp_path), cache_dir=tmp_path / "kept"))
         assert predicted == ["other stack"]
         assert found.to_dict() == predict_table(rows(tmp_path)).to_dict()
     finally:
-        stack._stack_of_file.cache_clear()
+        stack_files._stack_of_file.cache_clear()
 
 
 def test_edited_machines_models_dials_seeds_and_code_are_asked_anew(

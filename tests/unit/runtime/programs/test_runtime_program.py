@@ -12,11 +12,12 @@ import pytest
 from offload.caches.residency import ResidentSet
 from offload.decode import decode
 from offload.execution import EXECUTIONS
+from offload.ffn_work import experts_work
 from offload.ops import KINDS, Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import COLUMNS, Schedule
-from offload.work import expert_copy_work, experts_work, gate_work
+from offload.work import expert_copy_work, gate_work
 from runtime.programs.passes import plan_passes
 from runtime.programs.precedence import order_of
 from runtime.programs.program import Program, build_program, cached_slots, resident_slots

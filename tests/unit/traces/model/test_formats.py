@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import pregate
-from offload.work import dense_ffn_work, experts_work, gate_work, head_work, self_attention_work
+from offload.ffn_work import dense_ffn_work, experts_work
+from offload.work import gate_work, head_work, self_attention_work
 from pregate.cli.option_values import as_recorded
 from pregate.explore.sweeps.axes import FORMATS, read_axes
 from tests.command_line import Run, runner
