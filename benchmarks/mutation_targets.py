@@ -22,6 +22,10 @@ _DECODE = tuple(
     f"tests/unit/offload/decoding/test_decode{part}.py" for part in ("_by_hand", "_passes", "_dispatch", "_placed", "")
 )
 _PLACEMENT = ("tests/unit/offload/placing/test_placement_by_hand.py",)
+_FOOTPRINT = tuple(
+    f"tests/unit/offload/placing/test_{name}.py"
+    for name in ("footprint", "footprint_parts", "placement", "placement_memory")
+)
 _EXPLAIN = ("tests/unit/simulator/explain/test_explain_by_hand.py", "tests/analytic/test_waits_for_slots.py")
 _PRODUCTS = ("tests/unit/hwmodels/laws/test_products_longhand.py",)
 _ATTENTION = ("tests/unit/hwmodels/laws/test_attention_longhand.py",)
@@ -43,12 +47,8 @@ TARGETS = {
         "tests/unit/offload/caches/test_ranked_evictions.py",
         "tests/unit/offload/caches/test_residency.py",
     ),
-    "offload/placing/footprint.py": (
-        "tests/unit/offload/placing/test_footprint.py",
-        "tests/unit/offload/placing/test_footprint_parts.py",
-        "tests/unit/offload/placing/test_placement.py",
-        "tests/unit/offload/placing/test_placement_memory.py",
-    ),
+    "offload/placing/footprint.py": _FOOTPRINT,
+    "offload/placing/workload.py": _FOOTPRINT,
     "offload/caches/gate_output.py": ("tests/unit/offload/caches/test_gate_output.py",),
     "offload/placing/placement.py": _PLACEMENT,
     "offload/placing/placed.py": _PLACEMENT,

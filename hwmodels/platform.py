@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from hwmodels.compute_formats import computes_in
-from hwmodels.fits.fit import Fit, elsewhere
-from hwmodels.fits.fit_files import fit_names, is_fit, load_fit
-from hwmodels.laws.families import family_of
+from hwmodels.fits.fit import Fit
+from hwmodels.fits.fit_choice import OF_TABLES, fit_for, fit_named, published_machine
+from hwmodels.fits.fit_files import fit_names
 from hwmodels.quantity import DIMENSIONS, Quantity, ReadOnly, parse_override, real_number
 from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import hardware_names, load_machine
@@ -55,14 +52,8 @@ _BESIDE_THE_POINT = (
 _NAMED = 3
 """So many unverified figures are named in a line; `pregate hardware show` has all."""
 
-_OF_TABLES = ("vllm",)
-"""Stacks that public tables of kernels were fitted for: asked for by name, and lent within a family of cards only."""
-
 _NEVER_FITTED = ("memory_share", *UNPACKING, *BETWEEN_CARDS)
 """Constants that a stack states whatever was measured of it."""
-
-_NEARLY = 1.1
-"""How far beyond the figures of fitted cards another still counts as one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +176,7 @@ def platform_of(fit: Fit, overrides: Mapping[str, float | str] | None = None) ->
 
 def measured_machine(fit: Fit) -> MachineSpec:
     """The machine that a fit was made on: as the fit describes it, or as its makers do, with the link as measured."""
-    return _measured(fit, fit.machine or _published(fit.hardware))
-
-
-@cache
-def _published(hardware: str) -> MachineSpec:
-    """The machine as its makers describe it, read once."""
-    return load_machine(hardware)
+    return _measured(fit, fit.machine or published_machine(fit.hardware))
 
 
 def load_platform(
@@ -206,17 +191,17 @@ def load_platform(
     or text with a unit; `stack.host_memory` is a kind of `HOST_MEMORY`. Raises `UnknownName` for typos,
     `InvalidInput` for impossible values, or a stack that runs on nothing of that maker.
     """
-    found = _fit_of(hardware, stack)
+    found = fit_named(hardware, stack)
     if found is not None:
         return platform_of(found, overrides)
     machine = load_machine(hardware, overrides)
     if stack is None:
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
         usual = DEFAULT_STACK if machine.n_cards == 1 else IN_TURN
-        stack = next((name for name in fitted if name not in _OF_TABLES and machine.n_cards == 1), usual)
+        stack = next((name for name in fitted if name not in OF_TABLES and machine.n_cards == 1), usual)
     ours, theirs, chosen = _split(overrides or {}, _on(machine.accelerator, stack))
     _check_maker(machine.accelerator, chosen)
-    fit = _best_fit(machine.accelerator, stack)
+    fit = fit_for(machine.accelerator, stack)
     if fit is not None and fit.hardware == machine.accelerator.name:
         machine = _measured(fit, machine)
     return Platform(with_overrides(machine, theirs), chosen, fit, ours)
@@ -231,7 +216,9 @@ def machines_of(stack: str | None) -> tuple[str, ...]:
     """The machines that ship and that `stack` runs on; None: all."""
     if stack is None or not load_stack(stack).vendors:
         return hardware_names()
-    return tuple(name for name in hardware_names() if load_stack(stack).runs_on(_published(name).accelerator.vendor))
+    return tuple(
+        name for name in hardware_names() if load_stack(stack).runs_on(published_machine(name).accelerator.vendor)
+    )
 
 
 def _check_maker(accelerator: Accelerator, stack: SoftwareStack) -> None:
@@ -260,69 +247,6 @@ def _measured(fit: Fit, machine: MachineSpec) -> MachineSpec:
     source, figures = f"fitted: {fit.name}", dict[str, Any](fit.link)
     sources = {name: Quantity(x, DIMENSIONS[rules[name].dimension], source) for name, x in figures.items()}
     return replace(machine, link=replace(link, sources={**link.sources, **sources}, **figures))
-
-
-def _fit_of(hardware: str, stack: str | None) -> Fit | None:
-    """The fit that `hardware` names: a file, or a shipped one of a machine that has no description of its own."""
-    path = Path(hardware)
-    found = None
-    if path.suffix in (".yaml", ".yml"):
-        found = load_fit(path) if is_fit(path) else None
-    elif hardware not in hardware_names():
-        names = [name for name in fit_names() if name.rpartition(".")[0] == hardware]
-        asked = f"{hardware}.{stack}"
-        found = load_fit(asked if asked in names else names[0]) if names else None
-    if found is not None and stack not in (None, found.stack):
-        raise InvalidInput(f"{hardware} was fitted with the stack {found.stack}, not {stack}: leave out --stack")
-    return found
-
-
-def _best_fit(accelerator: Accelerator, stack: str) -> Fit | None:
-    """The fit of this very pair, else one of the same stack elsewhere, else None."""
-    candidates = [name for name in fit_names() if name.split(".")[1] == stack]
-    exact = f"{accelerator.name}.{stack}"
-    if exact in candidates:
-        return load_fit(exact)
-    if stack in _OF_TABLES:
-        return _relative_fit(accelerator, [name.split(".")[0] for name in candidates], stack)
-    return load_fit(candidates[0]) if candidates else None
-
-
-def _relative_fit(accelerator: Accelerator, fitted: Sequence[str], stack: str) -> Fit | None:
-    """The fit of the card of the same family whose memory's rate comes next, as uncertain as laws are elsewhere: on a
-    card between those that were fitted, or beyond them.
-    """
-    family = family_of(accelerator.compute_capability)
-    if family is None:
-        return None
-    cards = [_published(name).accelerator for name in fitted]
-    relatives = [card for card in cards if family_of(card.compute_capability) == family]
-    if not relatives:
-        return None
-    apart = {card.name: abs(math.log(card.hbm_bytes_per_s / accelerator.hbm_bytes_per_s)) for card in relatives}
-    nearest = load_fit(f"{min(apart, key=lambda name: (apart[name], name))}.{stack}")
-    return elsewhere(nearest, alike=_lies_between(accelerator, relatives))
-
-
-def _lies_between(card: Accelerator, fitted: Sequence[Accelerator]) -> bool:
-    """Whether memory, arithmetic and multiprocessors of a card are within a tenth of what the fitted ones span."""
-    for figure in (_memory_rate, _arithmetic_rate, _multiprocessors):
-        span = [figure(one) for one in fitted]
-        if not min(span) / _NEARLY <= figure(card) <= max(span) * _NEARLY:
-            return False
-    return True
-
-
-def _memory_rate(card: Accelerator) -> float:
-    return card.hbm_bytes_per_s
-
-
-def _arithmetic_rate(card: Accelerator) -> float:
-    return card.peak_flop_per_s[computes_in("bf16", card.peak_flop_per_s)]
-
-
-def _multiprocessors(card: Accelerator) -> float:
-    return card.n_sm
 
 
 def _split(

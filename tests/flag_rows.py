@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pregate.measured.rows.table import MeasuredRow, read_table
+from pregate.measured.rows.measured_row import MeasuredRow
+from pregate.measured.rows.table import read_table
 
 HEADER = "model,hardware,host,formats,policy,stack,input_tokens,output_tokens,metric,value,unit,set\n"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from offload.execution import EXECUTIONS, Execution
-from offload.placing.footprint import MemoryPlan, Workload, plan_memory
+from offload.placing.footprint import MemoryPlan, plan_memory
+from offload.placing.workload import Workload
 from offload.policies import policy_named
 from tests.small_models import MODELS
 from traces.model.architecture import ModelArchitecture

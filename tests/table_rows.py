@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from pregate.measured.rows.table import MeasuredRow, read_table
+from pregate.measured.rows.measured_row import MeasuredRow
+from pregate.measured.rows.table import read_table
 
 ROW = {
     "source": "a test", "model": "switch-mini-16", "hardware": "rtx-4090", "policy": "on_demand", "stack": "streams",

@@ -15,9 +15,10 @@ from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
+from pregate.ask.calibration_told import describe_calibration
 from pregate.ask.ranked_designs import Standing, are_ranked, told_apart
-from pregate.ask.result_display import html_table
-from pregate.ask.simulation import SimulationResult, describe_calibration, simulate, to_dataframe
+from pregate.ask.result_display import html_table, to_dataframe
+from pregate.ask.simulation import SimulationResult, simulate
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

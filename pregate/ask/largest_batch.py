@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hwmodels.platform import Platform
-from offload.placing.footprint import Workload, measure_workload
+from offload.placing.workload import Workload, measure_workload
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded

@@ -1,15 +1,19 @@
-"""How results show themselves: their fields in order, one line as text, a table in a notebook."""
+"""How results show themselves: their fields in order, one line as text, a table in a notebook, a DataFrame."""
 
 from __future__ import annotations
 
 import dataclasses
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offload.metrics.metric_names import METRICS, Metrics
+from traces.errors import InvalidInput
 
-__all__ = ["COLUMNS", "fields_of", "html_rows", "html_table", "one_line"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["COLUMNS", "fields_of", "html_rows", "html_table", "one_line", "to_dataframe"]
 
 COLUMNS: dict[str, str] = {
     "policy": "policy",
@@ -24,6 +28,15 @@ COLUMNS: dict[str, str] = {
     "calibration": "calibration",
 }
 """What a table shows of a result, by field, with its title."""
+
+
+def to_dataframe(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a pandas DataFrame. Raises `InvalidInput` when pandas is not installed."""
+    try:
+        import pandas as pd
+    except ModuleNotFoundError:
+        raise InvalidInput("pandas is not installed: pip install 'pregate[notebooks]', or use to_dict()") from None
+    return pd.DataFrame(rows)
 
 
 def fields_of(result: Metrics, *, metrics_before: str) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwmodels.compute_formats import computes_in
 from hwmodels.cost import Costs, price_figures
 from hwmodels.figures import figures_of
-from hwmodels.fits.coverage import FitCoverage, beyond_fit, coverage
+from hwmodels.fits.coverage import FitCoverage
 from hwmodels.platform import Platform
 from offload.metrics import run_metrics
 from offload.metrics.prefetches import Prefetches
@@ -19,11 +18,12 @@ from offload.ops import OpKind
 from offload.policy import Cache, Policy
 from offload.schedule import Schedule
 from offload.timeline import Timeline
+from pregate.ask.calibration_told import calibration, coverage_of
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.choices import ENGINES
-from pregate.ask.result_display import fields_of, html_table, one_line
+from pregate.ask.result_display import fields_of, html_table, one_line, to_dataframe
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.timing.intervals import UNCERTAIN, Interval
 from pregate.ask.timing.policy_modes import figures_under, modes_of
@@ -42,13 +42,8 @@ __all__ = [
     "Disagreement",
     "SimulationResult",
     "asked_of",
-    "beyond_fit_of",
-    "calibration",
-    "coverage_of",
-    "describe_calibration",
     "interpret",
     "simulate",
-    "to_dataframe",
 ]
 
 
@@ -124,15 +119,6 @@ class SimulationResult(run_metrics.Metrics):
 
 LONG_TRACE = 50_000
 """Passes times MoE layers beyond which a trace is long: its schedule is some hundred MB, and its timeline as much."""
-
-
-def to_dataframe(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a pandas DataFrame. Raises `InvalidInput` when pandas is not installed."""
-    try:
-        import pandas as pd
-    except ModuleNotFoundError:
-        raise InvalidInput("pandas is not installed: pip install 'pregate[notebooks]', or use to_dict()") from None
-    return pd.DataFrame(rows)
 
 
 def simulate(
@@ -245,11 +231,6 @@ def _check_definition(timeline: Timeline, defined: Timeline) -> None:
         )
 
 
-def calibration(stated: str, beyond: str) -> str:
-    """What a prediction rests on: as its platform says (`stated`), "fitted" only where nothing is beyond the fit."""
-    return "extrapolated" if stated == "fitted" and beyond else stated
-
-
 def asked_of(asked: Request, hw: Platform, covered: FitCoverage) -> dict[str, Any]:
     """What a result says of its question, of the memory granted and of the fit, however the schedule is timed."""
     return {
@@ -269,59 +250,6 @@ def asked_of(asked: Request, hw: Platform, covered: FitCoverage) -> dict[str, An
         "trace_digest": asked.trace.digest,
         "routing": asked.trace.routing,
     }
-
-
-def coverage_of(captured: Captured, hw: Platform) -> FitCoverage:
-    """What of a captured schedule the platform's fit covers, each work as often as it runs."""
-    return coverage(captured.decoded.schedule.works, hw, _runs(captured.decoded.schedule))
-
-
-def beyond_fit_of(captured: Captured, hw: Platform) -> str:
-    """The first thing of a captured schedule that the platform's fit has not seen, in words; "" none."""
-    return beyond_fit(captured.decoded.schedule.works, hw, _runs(captured.decoded.schedule))
-
-
-def _runs(schedule: Schedule) -> list[int]:
-    """How often each work of a schedule runs."""
-    counts: list[int] = np.bincount(schedule.cost, minlength=len(schedule.works)).tolist()
-    return counts
-
-
-_FILE = "all=mxfp4_moe"
-"""What files of a model whose experts were published in mxfp4 are made by (llama.cpp)."""
-
-
-def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult]) -> str:
-    """What the results of one comparison rest on, in plain words."""
-    words = hw.describe_calibration(model.dtype.name)
-    unseen = sorted({result.beyond_fit for result in results if result.beyond_fit})
-    if unseen and hw.calibration(model.dtype.name) == "fitted":
-        words += f", but not {', '.join(unseen)}: extrapolated"
-    if hw.fit is not None and (hw.fit.laws or hw.fit.gemm_tables):
-        words += _told_shares([result.fitted_share for result in results])
-    if hw.stack.packed_compute and _is_as_published(model):
-        words += f"; 16 bits beside the experts of {model.name}: files called MXFP4 have q8_0 there, --formats {_FILE}"
-    asked = dict.fromkeys(model.compute_format(stored) for part, stored in model.formats.items() if part != "kv")
-    stated = hw.machine.accelerator.peak_flop_per_s
-    for wanted in asked:
-        if (wider := computes_in(wanted, stated)) != wanted:
-            words += f"; {hw.hardware} states no {wanted} rate and computes it in {wider}"
-    return words
-
-
-def _is_as_published(model: ModelArchitecture) -> bool:
-    """Whether its experts are in mxfp4 and all else as wide as activations, as gpt-oss is published."""
-    beside = (model.stored_attention_dtype, model.stored_head_dtype)
-    return model.expert_dtype.name == "mxfp4" and not any(stored.is_packed for stored in beside)
-
-
-def _told_shares(shares: Sequence[float]) -> str:
-    """How much of the kernels' time, from the least to the most of several results, a fit was measured on."""
-    if not shares:
-        return ""
-    least, most = f"{min(shares):.0%}".rstrip("%"), f"{max(shares):.0%}".rstrip("%")
-    told = most if least == most else f"{least} to {most}"
-    return f"; {told} % of the kernels' time at measured shapes and formats"
 
 
 def output_of(captured: Captured) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offload.metrics.run_metrics import decode_steps
-from offload.placing.footprint import Workload, measure_workload
+from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
 from pregate.ask.decode_middle import middle_of_decode
 from pregate.routing_traces import synthesize

@@ -184,7 +184,7 @@ class Validation:
 
     def to_dataframe(self) -> pd.DataFrame:
         """The rows as a pandas DataFrame (the extra `notebooks`)."""
-        from pregate.ask.simulation import to_dataframe
+        from pregate.ask.result_display import to_dataframe
 
         return to_dataframe(self.rows())
 

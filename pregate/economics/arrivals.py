@@ -14,10 +14,11 @@ from hwmodels.platform import Platform
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
+from pregate.ask.calibration_told import describe_calibration
 from pregate.ask.choices import BASES
-from pregate.ask.result_display import html_rows
+from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.ask.routing_source import describe_routing
-from pregate.ask.simulation import SimulationResult, describe_calibration, to_dataframe
+from pregate.ask.simulation import SimulationResult
 from pregate.ask.timing.time_errors import summed
 from pregate.economics.assumptions import Assumptions, load_assumptions
 from pregate.economics.cost_draws import Draws, Estimate, estimate

@@ -19,8 +19,7 @@ from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.capturing.request import request as plan_request
 from pregate.ask.choices import BASES
 from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
-from pregate.ask.result_display import html_rows
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions
 from pregate.economics.cost_draws import DrawnCost, Draws, Estimate, estimate
 from pregate.economics.serving import BATCHES, LatencyPromise, RequestShape, Served, Unserved, serve

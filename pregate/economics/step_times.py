@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
-from offload.placing.footprint import Workload, measure_workload
+from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
 from pregate.ask.capturing.capture import capture_request
 from pregate.ask.capturing.request import request

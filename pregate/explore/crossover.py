@@ -19,8 +19,7 @@ import numpy as np
 
 from hwmodels.platform import Platform
 from offload.policy import Cache, Policy
-from pregate.ask.result_display import html_rows
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.explore.axis_scale import Scale, read_scale
 from pregate.explore.axis_winners import AxisWinners, Winner
 from pregate.explore.axis_words import axis_value, axis_words

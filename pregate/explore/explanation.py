@@ -17,8 +17,8 @@ from hwmodels.stack import CONSTANTS
 from offload.metrics.metric_probes import find_probes
 from offload.policy import Cache, Policy
 from pregate.ask.capturing.capture import Captured, capture
-from pregate.ask.result_display import html_rows
-from pregate.ask.simulation import SimulationResult, interpret, to_dataframe
+from pregate.ask.result_display import html_rows, to_dataframe
+from pregate.ask.simulation import SimulationResult, interpret
 from pregate.ask.timing.intervals import measured, prepared
 from simulator.explain.attribution import partition
 from simulator.explain.critical_path import walk

@@ -8,7 +8,7 @@ from functools import cache
 
 from hwmodels.figures import figures_of
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.rows.table import MeasuredRow
+from pregate.measured.rows.measured_row import MeasuredRow
 
 __all__ = ["crossing", "determined_constant"]
 

@@ -15,7 +15,7 @@ from pregate.ask.capturing.own_policy_checks import is_own
 from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_policy
 from pregate.measured.reproduction import published_activation
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.rows.table import COLUMNS, MeasuredRow
+from pregate.measured.rows.measured_row import COLUMNS, MeasuredRow
 from pregate.routing_traces import default_dials
 from traces.errors import PregateError
 

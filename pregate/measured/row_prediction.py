@@ -21,7 +21,7 @@ from offload.lanes import computes
 from offload.metrics import run_metrics
 from offload.metrics.metric_probes import find_probes, no_probes
 from offload.ops import Lane, OpKind, Work
-from offload.placing.footprint import Workload, measure_workload
+from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
 from offload.schedule import Schedule
 from offload.work import expert_copy_work
@@ -37,9 +37,9 @@ from pregate.measured.isca24.published_rows import Row
 from pregate.measured.isca24.table_rows import published_row
 from pregate.measured.kept_traces import KeptTraces
 from pregate.measured.reproduction import published_activation
+from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.microbatches import as_microbatches, without_outputs
 from pregate.measured.rows.several_cards import check_one_card, check_one_model
-from pregate.measured.rows.table import MeasuredRow
 from pregate.named import load_model
 from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.explain.sensitivity import elasticities

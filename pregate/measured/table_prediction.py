@@ -16,13 +16,13 @@ from hwmodels.specs.spread import shipped_spread
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
-from pregate.ask.result_display import html_rows
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.check.scores.rank_agreement import kendall_tau
 from pregate.measured.determined_constant import determined_constant
 from pregate.measured.kept_rows import KeptRows
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.rows.table import COLUMNS, MeasuredRow, predictions_csv
+from pregate.measured.rows.measured_row import COLUMNS, MeasuredRow
+from pregate.measured.rows.table import predictions_csv
 from traces.errors import PregateError
 from traces.foundation.uncollected import uncollected
 

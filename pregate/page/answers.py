@@ -19,7 +19,7 @@ from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload.decode import small_ops
 from offload.ops import KINDS, Lane, OpKind
-from offload.placing.footprint import Workload, measure_workload
+from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate import __version__

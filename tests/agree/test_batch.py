@@ -18,7 +18,7 @@ from offload.execution import EXECUTIONS
 from offload.metrics import run_metrics
 from offload.metrics.metric_probes import Probes, find_probes
 from offload.ops import Lane, OpKind, Work
-from offload.placing.footprint import measure_workload
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule, ScheduleDigest

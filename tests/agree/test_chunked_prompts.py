@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from offload.execution import EXECUTIONS
-from offload.placing.footprint import measure_workload
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from tests.small_models import MODELS, routing
 from tests.written_schedules import POLICIES, assert_written_alike

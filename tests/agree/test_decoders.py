@@ -16,7 +16,7 @@ from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS, Execution
 from offload.fast.compilable import is_compilable
 from offload.ops import OpKind
-from offload.placing.footprint import measure_workload
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.policy import Policy, misses_on_host
 from offload.policy_parts.miss_costs import MissCosts

@@ -14,7 +14,7 @@ from offload.decode import Decoded, DecodeStream, decode
 from offload.execution import EXECUTIONS, Execution
 from offload.fast.decode_compiled import CompiledLoop
 from offload.ops import Lane, OpKind
-from offload.placing.footprint import measure_workload
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.recorder import assemble
 from tests.engines import timed_alike

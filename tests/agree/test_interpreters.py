@@ -16,7 +16,7 @@ from offload.caches.residency import ResidentSet
 from offload.decode import decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
-from offload.placing.footprint import measure_workload
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule

@@ -12,8 +12,9 @@ from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
 from offload.ffn_work import experts_work
 from offload.ops import OpKind, Work
-from offload.placing.footprint import host_bytes, measure_workload, plan_memory
+from offload.placing.footprint import host_bytes, plan_memory
 from offload.placing.placed import place
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.schedule import Schedule
 from offload.work import cpu_expert_work, expert_copy_work

@@ -16,8 +16,8 @@ from offload.decode import Decoded, DecodeStream, decode
 from offload.execution import EXECUTIONS, Execution, Fusing
 from offload.fast.decode_compiled import CompiledLoop
 from offload.ops import OpKind
-from offload.placing.footprint import measure_workload
 from offload.placing.placed import place
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.policy_parts.miss_costs import MissCosts

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from hwmodels.platform import Platform
 from offload.decode import Decoded, decode
-from offload.placing.footprint import MemoryPlan, Workload
+from offload.placing.footprint import MemoryPlan
+from offload.placing.workload import Workload
 from offload.policy import Cache, Policy
 from pregate.ask.capturing.machine_memory import MachineMemory
 from pregate.ask.capturing.own_policy_checks import check_deterministic, check_sees_no_future, is_own

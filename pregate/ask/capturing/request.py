@@ -13,29 +13,23 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload.execution import Execution
-from offload.placing.all_reduces import OF_ONE_CARD
-from offload.placing.copied_attention import sequences_of_copies
-from offload.placing.footprint import (
-    MemoryPlan,
-    Workload,
-    host_bytes,
-    largest_layer_bytes,
-    measure_workload,
-    pass_bytes,
-    plan_memory,
-    with_low_slots,
-)
-from offload.placing.host_side import streams_experts
+from offload.placing.footprint import MemoryPlan, host_bytes, pass_bytes, plan_memory, with_low_slots
 from offload.placing.over_link import check_over_link
 from offload.placing.placed import Placed, place
 from offload.placing.placement import AS_DECIDED
 from offload.placing.tiers import Tier
+from offload.placing.workload import Workload, measure_workload
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
-from offload.policy_parts.decisions import misses_on_host
-from offload.policy_parts.miss_costs import AsksMachine
 from offload.schedule import VERSION
 from offload.slots.memory import CapacityExceeded
+from pregate.ask.capturing.cards_together import (
+    check_sharing_cards,
+    check_streamed_prompt,
+    groups_of_cards,
+    unfilled_bytes,
+    workload_of_one_copy,
+)
 from pregate.ask.capturing.demands import passes_that_ask
 from pregate.ask.capturing.fitting_placement import most_in_hbm
 from pregate.ask.capturing.machine_memory import MachineMemory, memory_of, of_sharing_cards
@@ -149,20 +143,7 @@ def request(
             f"{n_blocks}: look fewer ahead"
         )
     tier_named(expert_tier)
-    n_left_out = 0
-    if chosen.skipping is not None:
-        check_trace(model, trace)
-        given, trace = trace, chosen.skipping.of(trace)
-        n_left_out = int(np.count_nonzero(given.experts >= 0) - np.count_nonzero(trace.experts >= 0))
-    if chosen.speculation is not None:
-        if trace.rejected is None:
-            check_trace(model, trace)
-            trace, workload = chosen.speculation.of(trace), None
-        if model.is_encoder_decoder and chosen.speculation.draft is not None:
-            raise InvalidInput(
-                f"{chosen.name}: the prompt of {model.name} is its encoder's, and a draft that is a decoder has not "
-                f"read it: draft=none or draft=stated"
-            )
+    trace, workload, n_left_out = _as_executed(model, trace, workload, chosen)
     if workload is None:
         check_trace(model, trace)
         workload = measure_workload(model, trace.steps())
@@ -170,7 +151,7 @@ def request(
     if chosen.placement.turns == 1:
         memory = of_sharing_cards(memory)
     if memory.execution.shares_layers:
-        turns, groups, copies = _together(chosen, memory)
+        turns, groups, copies = groups_of_cards(chosen, memory)
         if turns > 1 and model.is_encoder_decoder:
             raise InvalidInput(f"{chosen.name}: layers of an encoder-decoder are not on several cards in turn here")
         model = sharded(model, memory.n_cards // (turns * copies), groups, copies)
@@ -188,6 +169,29 @@ def request(
     return replace(_planned(model, memory, trace, chosen, expert_tier, workload), n_left_out=n_left_out)
 
 
+def _as_executed(
+    model: ModelArchitecture, trace: RoutingTrace, workload: Workload | None, policy: Policy
+) -> tuple[RoutingTrace, Workload | None, int]:
+    """The trace with what `policy` skips left out and what it drafts in, its workload as far as known, and how many
+    choices of tokens are left out.
+    """
+    n_left_out = 0
+    if policy.skipping is not None:
+        check_trace(model, trace)
+        given, trace = trace, policy.skipping.of(trace)
+        n_left_out = int(np.count_nonzero(given.experts >= 0) - np.count_nonzero(trace.experts >= 0))
+    if policy.speculation is not None:
+        if trace.rejected is None:
+            check_trace(model, trace)
+            trace, workload = policy.speculation.of(trace), None
+        if model.is_encoder_decoder and policy.speculation.draft is not None:
+            raise InvalidInput(
+                f"{policy.name}: the prompt of {model.name} is its encoder's, and a draft that is a decoder has not "
+                f"read it: draft=none or draft=stated"
+            )
+    return trace, workload, n_left_out
+
+
 def _planned(
     model: ModelArchitecture,
     memory: MachineMemory,
@@ -198,16 +202,16 @@ def _planned(
 ) -> Request:
     """The request with its memory granted. Raises `CapacityExceeded`."""
     placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
-    turns, groups, copies = _together(chosen, memory)
+    turns, groups, copies = groups_of_cards(chosen, memory)
     placed = replace(placed, n_cards=memory.n_cards, expert_groups=groups, turns=turns, copies=copies)
-    held = workload if copies == 1 else _of_one_copy(model, trace, workload, copies)
+    held = workload if copies == 1 else workload_of_one_copy(model, trace, workload, copies)
     execution = chosen.placement.execution(memory.execution)
     check_over_link(chosen, execution, placed)
     tier, n_host_slots = tier_named(expert_tier), 0
     n_shares = placed.n_sharing if execution.shares_layers else 1
     if n_shares > 1 or turns > 1:
-        _check_shared(chosen, placed, tier, execution)
-        _check_streamed(model, chosen, execution, workload)
+        check_sharing_cards(chosen, placed, tier, execution)
+        check_streamed_prompt(model, chosen, execution, workload)
     takes_rest = memory.is_one and tier.takes_rest(model)
     if tier.on_disk:
         other_bytes = host_bytes(model, workload, chosen, placed, experts=False)
@@ -217,7 +221,7 @@ def _planned(
         on_host = n_shares * host_bytes(model, workload, chosen, placed)
         _check_host_memory(model, memory, chosen, on_host)
     n_in_turn = turns if execution.shares_layers else memory.n_cards
-    hbm_bytes = turns * memory.hbm_bytes - _unfilled(model, held, chosen, placed, n_in_turn)
+    hbm_bytes = turns * memory.hbm_bytes - unfilled_bytes(model, held, chosen, placed, n_in_turn)
     left = memory.dram_bytes - on_host if memory.is_one else hbm_bytes
     try:
         plan = plan_memory(
@@ -247,110 +251,6 @@ def _planned(
         n_host_slots = _host_slots(tier, model, memory, chosen, on_host + in_hbm)
     plan = replace(plan, n_host_slots=n_host_slots)
     return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
-
-
-def _unfilled(model: ModelArchitecture, workload: Workload, policy: Policy, placed: Placed, n_in_turn: int) -> int:
-    """Memory of several cards that whole layers leave free: of each card but the last less than one layer's.
-
-    Raises `InvalidInput` for a policy that moves experts, which no engine does on several.
-    """
-    if n_in_turn == 1:
-        return 0
-    if not policy.resident:
-        raise InvalidInput(
-            f"{policy.name}: experts that are moved are of one card; several take layers in turn: --policies gpu_only, "
-            f"gpu_only@experts=cpu:N, gpu_only@layers=cpu:N"
-        )
-    return (n_in_turn - 1) * largest_layer_bytes(model, workload, placed)
-
-
-def _together(policy: Policy, memory: MachineMemory) -> tuple[int, int, int]:
-    """Of cards that share layers: groups that have layers in turn, groups that hold whole experts (1: a share of each)
-    and copies of attention.
-
-    Raises `InvalidInput` where these are no equal groups, where cards do not share layers, or where anything is not in
-    their HBM.
-    """
-    placement = policy.placement
-    turns, stated, copies = placement.turns or 1, placement.expert_groups, placement.copies
-    for n, clause in ((turns, f"turns={turns}"), (copies, f"copies={copies}")):
-        if n > 1:
-            _check_together(policy, memory, clause)
-            if memory.n_cards % n:
-                raise InvalidInput(
-                    f"{policy.name}: {memory.n_cards} cards are no {n} equal groups: take a number that divides them"
-                )
-    if turns > 1 and copies > 1:
-        raise InvalidInput(f"{policy.name}: copies of attention with layers in turn cannot be said: leave one out")
-    if stated is None:
-        return turns, 1, copies
-    _check_together(policy, memory, "experts=whole")
-    return turns, stated or memory.n_cards // turns, copies
-
-
-def _of_one_copy(model: ModelArchitecture, trace: RoutingTrace, workload: Workload, n_copies: int) -> Workload:
-    """Of several copies of attention what that with the most sequences has: of `trace`, and of all for which memory is
-    planned its part of the sequences.
-    """
-    own = measure_workload(model, (sequences_of_copies(step, n_copies)[0] for step in trace.steps()))
-    n_running = -(-workload.n_running // n_copies)
-    n_cached = -(-workload.n_cached_tokens * n_running // max(workload.n_running, 1))
-    return replace(
-        own,
-        n_cached_tokens=max(own.n_cached_tokens, n_cached),
-        n_context=max(own.n_context, workload.n_context),
-        n_running=max(own.n_running, n_running),
-    )
-
-
-def _check_together(policy: Policy, memory: MachineMemory, clause: str) -> None:
-    """Raise `InvalidInput` where `clause` is of cards that share layers, all weights of them in HBM, and these not."""
-    placement = policy.placement
-    if memory.n_cards == 1 or not memory.execution.shares_layers or memory.execution.may_share_layers:
-        here = "is one card" if memory.n_cards == 1 else "each has whole layers, or a share of each expert"
-        raise InvalidInput(
-            f"{policy.name}: {clause} is of several cards that share layers, and here {here}: --hardware '4x NAME' "
-            f"--stack vllm"
-        )
-    moved = placement.streams or placement.zero_copies or placement.kv != "device" or placement.micro_sequences
-    if moved or placement.host_layers or placement.host_experts or not policy.resident:
-        raise InvalidInput(
-            f"{policy.name}: with {clause} all weights, keys and values stay in HBM here: gpu_only@{clause}"
-        )
-
-
-def _check_shared(policy: Policy, placed: Placed, tier: Tier, execution: Execution) -> None:
-    """Raise `InvalidInput` for what is of one card where several share every layer."""
-    whole = policy.on_miss is misses_on_host or any(one is not None for one in placed.kept)
-    asks = isinstance(policy.on_miss, AsksMachine)
-    if asks or placed.kv == "host" or placed.host_layers or (whole and not execution.first_hands_over):
-        raise InvalidInput(f"{policy.name}: {OF_ONE_CARD}")
-    brought = placed.streamed_layers or placed.streamed_experts or placed.zero_copies or placed.kv == "stream"
-    if execution.may_share_layers and (brought or not policy.resident):
-        raise InvalidInput(
-            f"{policy.name}: no engine that shares layers where it is told to brings weights, keys or values to its "
-            f"cards: take gpu_only@turns=1, with experts=cpu where they do not fit, or --stack vllm"
-        )
-    if tier.on_disk:
-        raise InvalidInput(f"--tier {tier.name}: storage is read for one card, and several share every layer here")
-    if policy.speculation is not None and policy.speculation.draft is not None:
-        raise InvalidInput(
-            f"{policy.name}: a model that drafts is of one card, and several share every layer here: draft=none or "
-            f"draft=stated"
-        )
-
-
-def _check_streamed(model: ModelArchitecture, policy: Policy, execution: Execution, workload: Workload) -> None:
-    """Raise `InvalidInput` where a prompt streams experts of the host in an engine whose cards share layers if told to:
-    which of them computes those is not known.
-    """
-    n_tokens = min(workload.n_tokens, execution.micro_batch or workload.n_tokens)
-    on_host = policy.placement.host_experts is not None
-    if on_host and execution.may_share_layers and streams_experts(execution, model, n_tokens):
-        raise InvalidInput(
-            f"{policy.name}: a prompt that streams experts of the host to cards that share every layer cannot be said: "
-            f"add stream=never, or leave turns=1 out"
-        )
 
 
 def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -> NDArray[np.float64]:

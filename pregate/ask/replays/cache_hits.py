@@ -16,7 +16,7 @@ from offload.caches.ceiling import most_hits
 from offload.caches.trace_events import TraceEvents, trace_events
 from offload.policies import cache_named
 from offload.policy import Cache
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import to_dataframe
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile, popularity_of, shared_popularity

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from offload.predictors.catalogue import GUESSERS
 from offload.predictors.judged_predictors import GuessCounts, Judgement, judge_predictors
 from pregate.ask.choices import GUESS_METRICS
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import to_dataframe
 from traces.errors import InvalidInput, unknown_name
 from traces.routing import RoutingTrace
 from traces.statistics.bootstrap import ratio_intervals

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from offload.caches.replay import CurveRow, curve_csv, residency_curve
-from pregate.ask.result_display import html_rows
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import html_rows, to_dataframe
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 from traces.statistics import hit_curve

@@ -21,8 +21,7 @@ from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.capturing.request import Request
 from pregate.ask.capturing.starting_cache import resident_set
-from pregate.ask.result_display import fields_of
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import fields_of, to_dataframe
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
 from pregate.check.running.devices import Device, capture_on, make_backend, memory_of_device, resolve
 from traces.errors import InvalidInput

@@ -10,8 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pregate.ask.result_display import html_rows
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.extras import require_torch
 from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import read_text

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from offload.timeline import Timeline
-from pregate.ask.result_display import html_rows
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import html_rows, to_dataframe
 from traces.routing import RoutingTrace
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ def explain(
         require_picture(tornado)
     architecture, machine, workload = question.subject()
     (chosen,), cache = question.designs([question.drafting(policy)], architecture)
+    from pregate.ask.calibration_told import describe_calibration
     from pregate.ask.routing_source import describe_routing
-    from pregate.ask.simulation import describe_calibration
     from pregate.explore.explanation import explain as run_explain
 
     with spinner("explaining") as update:

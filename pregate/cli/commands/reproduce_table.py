@@ -17,7 +17,7 @@ from traces.errors import InvalidInput
 from traces.foundation.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from pregate.measured.rows.table import MeasuredRow
+    from pregate.measured.rows.measured_row import MeasuredRow
     from pregate.measured.table_prediction import TablePrediction
 
 __all__ = ["reproduce_table"]

@@ -31,9 +31,9 @@ def simulate(
     name = question.drafting(policy)
     architecture, machine, workload = question.subject()
     (chosen,), cache = question.designs([name], architecture)
+    from pregate.ask.calibration_told import describe_calibration
     from pregate.ask.ranked_designs import kept_in_view
     from pregate.ask.routing_source import describe_routing
-    from pregate.ask.simulation import describe_calibration
     from pregate.ask.simulation import simulate as run_simulate
 
     with spinner("simulating") as update:

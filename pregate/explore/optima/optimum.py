@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pregate.ask.result_display import html_rows
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.draw import render
 from pregate.explore.optima.candidates import Candidates
 from pregate.explore.optima.goals import Goals, Objective, shown

@@ -18,7 +18,7 @@ from hwmodels.figures import MEMORY_FIGURES, figure_keys
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.overrides import with_overrides
-from offload.placing.footprint import Workload, measure_workload
+from offload.placing.workload import Workload, measure_workload
 from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.request import Request, check_trace, request

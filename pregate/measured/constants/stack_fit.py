@@ -10,7 +10,7 @@ import numpy as np
 from hwmodels.figures import figures_of
 from hwmodels.stack import CONSTANTS
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.rows.table import MeasuredRow
+from pregate.measured.rows.measured_row import MeasuredRow
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["fit_stack"]

@@ -16,7 +16,7 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload.metrics import run_metrics
-from offload.placing.footprint import Workload, measure_workload
+from offload.placing.workload import Workload, measure_workload
 from offload.policies import policy_named
 from offload.policy import Cache
 from offload.slots.memory import CapacityExceeded

@@ -11,19 +11,15 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from hwmodels.quantity import ReadOnly
-from hwmodels.specs.set_options import parse_sets
-from offload.placing.placement_clauses import placement_named
-from offload.policies import policy_named
-from offload.policy import Policy
 from pregate.ask.capturing.tier_names import tier_named
-from pregate.engines.reading import told_of_flags, without_flags
+from pregate.engines.reading import without_flags
 from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.engine_words import in_flags, without_power
+from pregate.measured.rows.measured_row import COLUMNS, METRICS, MeasuredRow
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.stated_units import plain_unit
 from pregate.measured.rows.token_origin import tokens_of_row
@@ -31,36 +27,10 @@ from pregate.measured.rows.written_cells import COLUMN_ALIASES, as_written
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import NUMBER, read_text
 
-__all__ = [
-    "COLUMNS", "FIELD_TABLE", "FIELD_TABLES", "METRICS", "RESIDENT_TABLE", "MeasuredRow", "predictions_csv",
-    "read_field", "read_table",
-]  # fmt: skip
+__all__ = ["FIELD_TABLE", "FIELD_TABLES", "RESIDENT_TABLE", "predictions_csv", "read_field", "read_table"]
 
 MAX_TABLE_BYTES = 8 << 20
 MAX_ROWS = 20_000
-
-METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
-    {
-        "decode_tokens_per_s": ("tokens/s", True),
-        "microbatch_tokens_per_s": ("tokens/s", True),
-        "prefill_tokens_per_s": ("tokens/s", True),
-        "tokens_per_s": ("tokens/s", True),
-        "ttft": ("s", False),
-        "tpot": ("s", False),
-        "moe_layer_latency": ("s", False),
-        "peak_hbm_bytes": ("bytes", False),
-        "hit_rate": ("fraction", True),
-        "max_active_experts": ("experts", False),
-        "h2d_bytes_per_s": ("bytes/s", True),
-        "cpu_bytes_per_s": ("bytes/s", True),
-        "model_bytes": ("bytes", False),
-    }
-)
-"""Metrics by name: their unit, and whether more is better. Decode and prefill rates are of one sequence's tokens times
-the batch; `microbatch_tokens_per_s`: of one prompt that is read `batch` tokens at a time, `context_tokens` before each
-pass on average (`pregate.measured.rows.microbatches`); `tokens_per_s` is output tokens over the whole run;
-`max_active_experts`: of one layer in one pass; `h2d_bytes_per_s`: what copies of one expert to the device achieve;
-`cpu_bytes_per_s`: what the host's experts read."""
 
 _TABLES = Path(__file__).parents[1] / "tables"
 
@@ -129,105 +99,8 @@ _COUNTS = {"batch": 1, "input_tokens": 1, "output_tokens": 0, "context_tokens": 
 _DEFAULTS = {"batch": "1", "input_tokens": "1", "output_tokens": "32", "context_tokens": "0"}
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredRow:
-    """One measurement, in the project's words.
-
-    `host`, `link`: of the machine, "" as `hardware` has them; `formats`, `placement`, `policy`, `set`: as the options
-    of the same name take them (no policy: `gpu_only`), `set` with `;` between. `batch`: 0 where the table says max, the
-    largest that memory allows. `context_tokens`: kept from before the
-    prompt. `value` in the unit of the metric. `expert_tier`: where experts wait, dram or ssd. `routing`: "" as typical
-    for text, "random" of tokens that are drawn at random, "isca24" as assumed of that workload, "isca24:4" where four
-    experts a layer were forced. `role`: ""
-    is predicted and scored; "fit KEY" determines the constant KEY of its source and machine ("fit": that of what binds
-    it), "stack" those of its stack (`stack_fit`), and neither is scored; "input" is no measurement of a run. `reason`:
-    why it cannot be said, "" where it can; what is left out may be of any metric.
-    """
-
-    name: str
-    source: str
-    model: str
-    hardware: str
-    host: str
-    link: str
-    formats: str
-    placement: str
-    policy: str
-    stack: str
-    batch: int
-    input_tokens: int
-    output_tokens: int
-    context_tokens: int
-    metric: str
-    value: float
-    unit: str
-    set: str
-    expert_tier: str
-    routing: str
-    role: str
-    reason: str
-    note: str
-
-    @property
-    def machine(self) -> tuple[str, str, str, str]:
-        """The source and the machine: rows of one share a fitted constant."""
-        return self.source, self.hardware, self.host, self.link
-
-    @property
-    def overrides(self) -> dict[str, str]:
-        """The numbers of `set`. Raises `InvalidInput` for one that is no KEY=VALUE or is given twice."""
-        told_of_flags(self._flagged)
-        parts = [part.strip() for part in self.set.split(";") if part.strip()]
-        for part in parts:
-            if part.partition("=")[0].strip() in _NO_NUMBERS:
-                raise InvalidInput(f"{self.name}: set {part[:60]!r} is a column of its own, no number of a machine")
-        return parse_sets(parts, f"{self.name}: set")
-
-    def design(self) -> Policy:
-        """The policy, the model placed as the row says. Raises `InvalidInput` for what is none."""
-        told_of_flags(self._flagged)
-        placement = placement_named(self.placement) if self.placement else None
-        return policy_named(self.policy).with_placement(placement)
-
-    @property
-    def _flagged(self) -> dict[str, str]:
-        """The cells that flags of an engine stand in, or speak of."""
-        return {name: getattr(self, name) for name in ("policy", "model", "stack", "set", "host", "hardware", "metric")}
-
-    @property
-    def is_of_isca24(self) -> bool:
-        """Whether its tokens spread over experts as that workload's."""
-        return self.routing.startswith("isca24")
-
-    @property
-    def is_of_random_tokens(self) -> bool:
-        """Whether what it was fed was drawn at random, and no text."""
-        return self.routing == "random"
-
-    @property
-    def more_is_better(self) -> bool:
-        """Whether a larger value is the better one."""
-        return self.metric in METRICS and METRICS[self.metric][1]
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether the metric is of time, and not of memory or routing alone."""
-        return self.metric in METRICS and METRICS[self.metric][0] in ("s", "tokens/s")
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether it is predicted to be judged."""
-        return not self.reason and not self.role
-
-
-COLUMNS = tuple(field.name for field in fields(MeasuredRow))
-"""The columns of a table, in order; those that a file leaves out are empty."""
-
 _OF_PROMPTS = ("prefill_tokens_per_s", "ttft")
 """Metrics that say nothing without the length of a prompt."""
-
-_NO_NUMBERS = frozenset(COLUMNS) - {"host", "link"}
-"""Columns that `set` can say nothing of."""
 
 _BESIDE = ("date", "author", "user", "os", "driver", "version", "build", "commit", "url")
 """Columns that move no prediction, which become a part of the note."""

@@ -7,7 +7,8 @@ import pytest
 
 from hwmodels.platform import load_platform
 from offload.execution import EXECUTIONS
-from offload.placing.footprint import measure_workload, plan_memory
+from offload.placing.footprint import plan_memory
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture

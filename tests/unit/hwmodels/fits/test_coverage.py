@@ -14,7 +14,7 @@ from hwmodels.fits.fit_files import load_fit
 from hwmodels.platform import Platform, load_platform, platform_of
 from hwmodels.specs.overrides import with_overrides
 from offload.ops import Gemm, OpKind, Work
-from pregate.ask.simulation import describe_calibration
+from pregate.ask.calibration_told import describe_calibration
 from tests import small_fits
 
 A100 = load_platform("a100-sxm4-80gb", "fastertransformer")

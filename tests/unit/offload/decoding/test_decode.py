@@ -18,7 +18,7 @@ from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, DecodeStream, decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
-from offload.placing.footprint import measure_workload
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.policy import BlockView, Fetch, Policy
 from offload.slots.memory import CapacityExceeded

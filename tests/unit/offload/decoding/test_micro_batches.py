@@ -21,8 +21,9 @@ from offload.decoding.work_rows import Works
 from offload.execution import EXECUTIONS
 from offload.metrics.run_metrics import gap_pairs
 from offload.ops import TO_DEVICE, Lane, OpKind
-from offload.placing.footprint import measure_workload, plan_memory
+from offload.placing.footprint import plan_memory
 from offload.placing.placement_clauses import placement_named
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.schedule import Schedule
 from pregate.ask.timing.streaming import stream_request

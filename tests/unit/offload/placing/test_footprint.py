@@ -7,14 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from offload.placing.footprint import (
-    MemoryPlan,
-    Workload,
-    host_bytes,
-    measure_workload,
-    plan_memory,
-)
+from offload.placing.footprint import MemoryPlan, host_bytes, plan_memory
 from offload.placing.placed import Placed
+from offload.placing.workload import Workload, measure_workload
 from offload.policies import policy_named
 from offload.policies.pregate import pregate
 from offload.policy import Buffers, Policy

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 
 from offload.execution import Execution
-from offload.placing.footprint import (
-    LowSlots,
-    MemoryPlan,
-    Workload,
-    host_bytes,
-    plan_memory,
-    with_low_slots,
-)
+from offload.placing.footprint import LowSlots, MemoryPlan, host_bytes, plan_memory, with_low_slots
 from offload.placing.placed import Placed
+from offload.placing.workload import Workload
 from offload.policies import policy_named
 from offload.policy import Buffers
 from offload.policy_parts.speculation import Speculation

@@ -8,10 +8,11 @@ import pytest
 import pregate
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
-from offload.placing.footprint import host_bytes, measure_workload, plan_memory
+from offload.placing.footprint import host_bytes, plan_memory
 from offload.placing.layers import LayerGroups
 from offload.placing.placed import place
 from offload.placing.placement_clauses import placement_named
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.schedule import Schedule
 from tests.placed_schedules import MODEL, TRACE, written

@@ -14,9 +14,10 @@ from offload import work
 from offload.decode import Decoded
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind, Work
-from offload.placing.footprint import measure_workload, plan_memory
+from offload.placing.footprint import plan_memory
 from offload.placing.placed import place
 from offload.placing.placement_clauses import placement_named
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
 from pregate import load_hardware, simulate

@@ -11,7 +11,8 @@ from hwmodels.cost import price
 from offload.decode import Decoded
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
-from offload.placing.footprint import Workload, plan_memory
+from offload.placing.footprint import plan_memory
+from offload.placing.workload import Workload
 from offload.policies import policy_named
 from tests.engines import timed_alike
 from tests.host_side_ops import EXPERT, MODEL, begun, written

@@ -14,10 +14,11 @@ from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
 from offload.metrics.run_metrics import moe_layer_latency_s
 from offload.ops import Lane, OpKind
-from offload.placing.footprint import host_bytes, measure_workload, plan_memory
+from offload.placing.footprint import host_bytes, plan_memory
 from offload.placing.placed import place
 from offload.placing.placement import Placement
 from offload.placing.placement_clauses import placement_named
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from simulator.definition import des
 from simulator.explain.critical_path import slot_edges

@@ -19,7 +19,7 @@ from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
-from offload.placing.footprint import measure_workload
+from offload.placing.workload import measure_workload
 from offload.policies import PRESETS, cache_named, eviction_named, eviction_names, policy_named
 from offload.policies.pregate import pregate
 from offload.policy import BlockView, Cache, Fetch, Policy, fetch_misses

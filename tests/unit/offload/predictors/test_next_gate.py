@@ -14,7 +14,7 @@ from hwmodels.platform import load_platform
 from offload.decode import decode
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind
-from offload.placing.footprint import measure_workload
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.policies.lru_next_gate import lru_next_gate
 from offload.policy import BlockView, Buffers

@@ -8,7 +8,7 @@ import pytest
 
 import pregate
 from offload.metrics.run_metrics import decode_steps
-from offload.placing.footprint import measure_workload
+from offload.placing.workload import measure_workload
 from pregate.card.job import JUDGED, RequestLoad, recorded_job
 from pregate.card.plan import plan
 from traces.errors import InvalidInput

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pregate.ask.simulation import to_dataframe
+from pregate.ask.result_display import to_dataframe
 from pregate.cli import main as command_line
 from pregate.cli.system_limits import limit_reached
 from pregate.extras import _require_address_space

@@ -12,7 +12,8 @@ import pregate
 from pregate.measured.constants.stack_fit import fit_stack
 from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.rows.table import COLUMNS, METRICS, read_field, read_table
+from pregate.measured.rows.measured_row import COLUMNS, METRICS
+from pregate.measured.rows.table import read_field, read_table
 from pregate.measured.table_prediction import predict_table
 from tests.command_line import Run, runner
 from tests.table_rows import ROW, read, table

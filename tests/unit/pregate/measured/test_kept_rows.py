@@ -18,7 +18,7 @@ from pregate.measured.isca24.predicted_rows import Workbench
 from pregate.measured.isca24.published_rows import Row
 from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.rows.table import MeasuredRow
+from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.table_prediction import TablePrediction, predict_table
 from tests.command_line import Run
 from tests.table_rows import ROW, read, table

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.rows.table import MeasuredRow, read_table
+from pregate.measured.rows.measured_row import MeasuredRow
+from pregate.measured.rows.table import read_table
 from traces.errors import UnknownName
 from traces.routing import RoutingTrace
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from pregate.measured.row_prediction import RowBench
+from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.placement_words import placement_in_words
 from pregate.measured.rows.row_names import with_our_names
-from pregate.measured.rows.table import MeasuredRow, read_table
+from pregate.measured.rows.table import read_table
 from pregate.measured.table_prediction import predict_table
 from pregate.spellings.models import formats_as_ours, model_and_format
 from traces.errors import InvalidFile

@@ -10,8 +10,9 @@ import pregate
 from pregate.engines.unpriced import check_engine
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.engine_words import in_flags
+from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.row_names import with_our_names
-from pregate.measured.rows.table import MeasuredRow, read_table
+from pregate.measured.rows.table import read_table
 from pregate.measured.rows.written_cells import host_with_memory
 from traces.errors import InvalidInput
 from traces.model.formats_by_part import parse_formats

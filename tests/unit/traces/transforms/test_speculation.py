@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import pregate
 from offload.ops import Lane, OpKind
-from offload.placing.footprint import measure_workload
+from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.policy_parts.speculation import Speculation, speculation_named
 from pregate.ask.capturing.capture import capture

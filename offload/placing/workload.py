@@ -1,0 +1,91 @@
+"""What a trace asks of memory: the tokens that are cached and pass at once, the experts of a forward pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.decoding.token_mixing import contexts
+from offload.decoding.unions import most_distinct
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
+from traces.routing import Step
+
+__all__ = ["Workload", "measure_workload"]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a trace asks of memory.
+
+    `n_cached_tokens`: KV entries alive at once at most (self-attention); `n_memory_tokens`: encoder outputs alive at
+    once; `n_tokens`: most tokens in one forward pass, `n_context` the most that one of them attends to; `n_active`:
+    most experts in one (step, layer) union of the decoder, `n_decode_active` in its decode steps alone,
+    `n_encoder_active` of the encoder. `n_output_tokens` are made by decode steps, and one a sequence by a prefill
+    without encoder, for `n_sequences`, of which `n_running` at most have a KV cache or a state at once.
+    """
+
+    n_cached_tokens: int
+    n_memory_tokens: int
+    n_tokens: int
+    n_context: int
+    n_active: int
+    n_decode_active: int
+    n_encoder_active: int
+    n_output_tokens: int
+    n_sequences: int
+    n_running: int
+
+
+def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workload:
+    """Walk the steps once. Raises `InvalidInput` for a prompt that is read in more than one step: only its last would
+    make a token, and a stream of steps does not say which that is.
+    """
+    n_tokens = n_active = n_decode_active = n_encoder_active = n_output = 0
+    first = model.n_encoder_moe_layers
+    memory: dict[int, int] = {}
+    context: dict[int, int] = {}
+    n_memory = n_cached = n_context = n_running = 0
+    for step in steps:
+        n_tokens = max(n_tokens, len(step.experts))
+        n_context = max(n_context, int(step.position.max()) + 1)
+        if step.phase == Phase.PREFILL and model.is_encoder_decoder:
+            counts = Counter(step.sequence.tolist())
+            memory |= {sequence: memory.get(sequence, 0) + n for sequence, n in counts.items()}
+            n_encoder_active = _largest_union(step.experts[:, :first], model.n_experts, n_encoder_active)
+            n_memory = max(n_memory, sum(memory[s] for s in counts))
+            continue
+        running, _ = contexts(step)
+        if step.phase == Phase.DECODE:
+            n_decode_active = _largest_union(step.experts[:, first:], model.n_experts, n_decode_active)
+        else:
+            n_active = _largest_union(step.experts[:, first:], model.n_experts, n_active)
+            again = context.keys() & running.keys()
+            if again:
+                raise InvalidInput(
+                    f"sequence {min(again)} is prefilled in several steps (step {step.i_step} again): chunked prefill "
+                    f"is not modelled, record or merge the prompt as one step"
+                )
+        n_output += step.n_kept if step.phase == Phase.DECODE else len(running)
+        context |= running
+        n_memory = max(n_memory, sum(memory.get(sequence, 0) for sequence in running))
+        n_cached, n_running = max(n_cached, sum(running.values())), max(n_running, len(running))
+    n_sequences = len(memory.keys() | context)
+    n_active = max(n_active, n_decode_active)
+    return Workload(
+        n_cached, n_memory, n_tokens, n_context, n_active, n_decode_active, n_encoder_active, n_output, n_sequences,
+        n_running,
+    )  # fmt: skip
+
+
+def _largest_union(experts: NDArray[np.int16], n_experts: int, at_least: int) -> int:
+    """Most distinct experts at one layer of a step, or `at_least`; `experts` (n_tokens, n_layers, top_k)."""
+    n_tokens, n_layers, top_k = experts.shape
+    if not n_layers or n_tokens * top_k <= at_least:
+        return at_least
+    return max(most_distinct(experts, n_experts), at_least)
