@@ -96,7 +96,6 @@ def run_at_home(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, laye
             cost = r[r[COST_STREAM] + moe_layer * (r[N_EXPERTS] + 1) + n_streamed]
             wait_for(w, stream(o, d, w, r, EXPERTS, 0, cost, step, layer, begins))
             w[w[IN_USE] + EXPERTS] = 1
-            w[N_ON_HOST] = 0
         run_ffns(o, d, x, w, r, t, block, low, high, layer, moe_layer, take_waits(w), 0, False, 1)
         return
     arrived = hand_over(o, d, w, r, t, gate, layer)
@@ -107,7 +106,6 @@ def run_at_home(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, laye
         if to > low or r[r[COST_SHARED] + r[r[PARTS] + t]] >= 0:  # the device's share runs beside the host's
             run_ffns(o, d, x, w, r, t, block, low, to, layer, moe_layer, 0, 0, False, 1)
         wait_for(w, experts_on_host(o, d, w, r, t, layer, arrived))
-    w[N_ON_HOST] = 0
 
 
 def run_block_on_host(o: Any, d: Any, w: Any, r: Any, t: int, block: int, layer: int) -> int:
@@ -123,5 +121,4 @@ def run_block_on_host(o: Any, d: Any, w: Any, r: Any, t: int, block: int, layer:
         w[w[HOST_EXPERT] + at - low], w[w[HOST_COST] + at - low] = r[r[UNION_EXPERT] + at], r[r[COST_CPU] + at]
     w[N_ON_HOST] = high - low
     experts_on_host(o, d, w, r, t, layer, NONE)
-    w[N_ON_HOST] = 0
     return gate

@@ -167,8 +167,6 @@ def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
             if cached >= 0:
                 w[w[READER] + cached] = ready
             slot, transient = buffer, True
-            if hit:
-                first = ready
         x[key, HELD_SLOT], x[key, HELD_READY] = slot, ready
         x[key, HELD_FIRST] = first if cached < 0 else -1
         x[key, HELD_HIT], x[key, HELD_TRANSIENT] = hit, transient
@@ -270,7 +268,7 @@ def _no_longer_held(x: Any, w: Any, r: Any, layer: int, expert: int) -> None:
     x[first_key + expert, HELD_SLOT] = -2
 
 
-def _free(x: Any, w: Any, slot: int, reader: int) -> None:
+def _free(w: Any, slot: int, reader: int) -> None:
     """`slot` is free once op `reader` has run."""
     w[w[READER] + slot] = reader
     w[w[FREE] + (w[FREE_HEAD] + w[FREE_N]) % w[FREE_SIZE]] = slot
@@ -283,7 +281,7 @@ def hand_on(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, rea
     slot = x[key, HELD_SLOT]
     w[w[READER] + slot] = reader
     if x[key, HELD_TRANSIENT]:
-        _free(x, w, slot, reader)
+        _free(w, slot, reader)
     _no_longer_held(x, w, r, layer, expert)
     _grant(o, d, x, w, r, layer)
 
@@ -298,7 +296,7 @@ def give_up(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int) -> b
             i += 1
             continue
         ready, slot = x[key, HELD_READY], x[key, HELD_SLOT]
-        _free(x, w, slot, max(ready, w[w[READER] + slot]))
+        _free(w, slot, max(ready, w[w[READER] + slot]))
         at = ready - w[BASE]
         o[at >> BLOCK_BITS, HBM_RELEASED, at & IN_BLOCK] += r[EXPERT_BYTES]
         _no_longer_held(x, w, r, layer, expert)

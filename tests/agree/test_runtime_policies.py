@@ -33,7 +33,8 @@ from runtime.model.weights import Experts  # noqa: E402
 from runtime.programs.precedence import order_of  # noqa: E402
 from runtime.programs.program import ExpertKey, build_program, cached_slots, resident_slots  # noqa: E402
 from runtime.programs.races import UnsafeSchedule  # noqa: E402
-from runtime.run import MeasuredRun, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
+from runtime.run import MeasuredRun, OutputMismatch, check_same_output, execute  # noqa: E402
+from tests.close_outputs import check_close_output  # noqa: E402
 
 HW = load_platform("rtx-4090", "pytorch-eager")
 POLICIES = [

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from traces.transforms.draft_trees import Acceptance, DraftTree, expected_tokens
+from tests.expected_drafts import expected_tokens
+from traces.transforms.draft_trees import Acceptance, DraftTree
 from traces.transforms.grown_trees import GrownTrees
 from traces.transforms.tree_growth import Growth
 

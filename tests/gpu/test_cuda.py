@@ -31,7 +31,8 @@ from runtime.backends.cpu import CpuBackend  # noqa: E402
 from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
 from runtime.programs.program import cached_slots, resident_slots  # noqa: E402
-from runtime.run import MeasuredRun, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
+from runtime.run import MeasuredRun, OutputMismatch, check_same_output, execute  # noqa: E402
+from tests.close_outputs import check_close_output  # noqa: E402
 
 HW = load_platform("rtx-4090", "pytorch-eager")
 POLICIES = ["gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru", "lfu", "on_demand+lru:5:warm"]

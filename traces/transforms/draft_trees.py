@@ -12,7 +12,7 @@ from itertools import count, pairwise
 
 from traces.errors import InvalidInput
 
-__all__ = ["MAX_DEPTH", "MAX_PROPOSALS", "Acceptance", "DraftTree", "branching", "expected_tokens", "most_likely"]
+__all__ = ["MAX_DEPTH", "MAX_PROPOSALS", "Acceptance", "DraftTree", "branching", "most_likely"]
 
 MAX_DEPTH = 64
 """Longest path of a draft: more tokens than any published one verifies."""
@@ -154,16 +154,3 @@ def most_likely(n_proposals: int, acceptance: Acceptance) -> DraftTree:
         number[order] = len(parent) + 1
         parent.append(number[above])
     return DraftTree(tuple(parent))
-
-
-def expected_tokens(tree: DraftTree, acceptance: Acceptance) -> float:
-    """Tokens that a pass makes on average: one, and of each proposal the product of the rates on its path.
-
-    Of a chain with one rate (1 - a ** (gamma + 1)) / (1 - a): Leviathan, Kalman and Matias, "Fast Inference from
-    Transformers via Speculative Decoding", ICML 2023, equation 1; of a tree Sequoia, arXiv:2402.12374, section 3.
-    """
-    likely = [1.0] * len(tree.depth)
-    for children in tree.children:
-        for rank, node in enumerate(children):
-            likely[node] = likely[tree.parent[node - 1]] * acceptance.rate(tree.depth[node], rank)
-    return float(sum(likely))

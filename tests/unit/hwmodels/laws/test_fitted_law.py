@@ -66,7 +66,6 @@ def reordered() -> dict[str, float]:
 
 
 N = len(GEMM.values)
-ZEROS = (0.0,) * N
 
 
 def diagonal(*on: float, n: int = N) -> tuple[tuple[float, ...], ...]:

@@ -30,7 +30,8 @@ from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
 from runtime.programs.precedence import follows_of, order_of  # noqa: E402
 from runtime.programs.program import resident_slots  # noqa: E402
-from runtime.run import STATES_TOLERANCE, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
+from runtime.run import OutputMismatch, check_same_output, execute  # noqa: E402
+from tests.close_outputs import STATES_TOLERANCE, check_close_output  # noqa: E402
 from tests.cuda_standin import Graph, Rounded, StandIn  # noqa: E402
 
 MODEL = MODELS["decoder-only"]

@@ -19,12 +19,13 @@ from offload.policy_parts.speculation import speculation_named
 from offload.schedule import Schedule
 from pregate.ask.capturing.capture import capture, capture_request
 from pregate.ask.capturing.request import request
+from tests.expected_drafts import expected_tokens
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention
 from traces.phase import Phase
 from traces.routing import RoutingTrace, Step
-from traces.transforms.draft_trees import Acceptance, DraftTree, branching, expected_tokens, most_likely
+from traces.transforms.draft_trees import Acceptance, DraftTree, branching, most_likely
 from traces.transforms.grown_trees import GrownTrees
 from traces.transforms.speculation import verified
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 import pregate
 from offload.ops import OpKind
 from pregate.ask.capturing.capture import capture
+from tests.expected_drafts import expected_tokens
 from tests.small_models import decoder_only
 from traces.phase import Phase
 from traces.routing import RoutingTrace
-from traces.transforms.draft_trees import Acceptance, DraftTree, branching, expected_tokens, most_likely
+from traces.transforms.draft_trees import Acceptance, DraftTree, branching, most_likely
 from traces.transforms.grown_trees import GrownTrees
 from traces.transforms.speculation import verified
 from traces.transforms.tree_growth import Growth, confidences

@@ -16,13 +16,14 @@ from offload.policies import policy_named
 from offload.policy_parts.speculation import Speculation, speculation_named
 from pregate.ask.capturing.capture import capture
 from pregate.explore.speculative import drafting_named, with_and_without
+from tests.expected_drafts import expected_tokens
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.storage import load_trace, open_trace, save_trace
-from traces.transforms.draft_trees import Acceptance, branching, expected_tokens
+from traces.transforms.draft_trees import Acceptance, branching
 from traces.transforms.rebatching import rebatch
 from traces.transforms.speculation import verified
 
