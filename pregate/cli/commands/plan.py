@@ -5,24 +5,26 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwmodels.specs.set_options import parse_sets
 from pregate.cli import options
+from pregate.cli.card_question import CardQuestion
 from pregate.cli.left_unsaid import say_as_published, say_cards_in_turn, say_stood_for
-from pregate.cli.option_values import build_model, distinct
+from pregate.cli.option_groups import takes
+from pregate.cli.option_values import build_model
 from pregate.cli.output_paths import require_ledger
 from pregate.cli.progress import spinner
-from pregate.cli.trained_context import longest_of, say_beyond_context
 from pregate.draw import render
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pregate.card.card import Card
     from pregate.economics.machine_ranking import MachineRanking
+    from traces.model.architecture import ModelArchitecture
 
 __all__ = ["here", "plan"]
 
@@ -41,46 +43,10 @@ class CardFormat(StrEnum):
     markdown = "markdown"
 
 
+@takes("question", CardQuestion)
 def plan(
-    model: options.Model,
-    hardware: Annotated[
-        str | None,
-        typer.Option(
-            "--hardware",
-            help="Machine (`pregate hardware`) or YAML file; several by comma are ranked; default: this machine.",
-        ),
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="Host by name or file, in place of the machine's usual one.")] = None,
-    link: Annotated[str | None, typer.Option(help="Link by name or file, in place of the machine's usual one.")] = None,
-    stack: Annotated[
-        str | None, typer.Option(help="Software to look at, by comma; default: all that run such a model.")
-    ] = None,
-    trace: options.TraceFile = None,
-    objective: Annotated[str, typer.Option(help="request, ttft, tpot or throughput.")] = "request",
-    now: Annotated[
-        str | None, typer.Option("--now", help="What runs today: STACK/DESIGN, such as llama-cpp/gpu_only@layers=cpu.")
-    ] = None,
-    policies: Annotated[
-        str | None, typer.Option(help="Designs to judge beside those of the software, by comma: ./mine.py:MyPolicy.")
-    ] = None,
-    input_tokens: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 512,
-    output_tokens: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 256,
-    batch: Annotated[int | None, typer.Option("--batch", "--concurrency", help="Requests at once; default: 1.")] = None,
-    popularity: options.Popularity = None,
-    hbm: options.Hbm = None,
-    dram: Annotated[str | None, typer.Option(help="Memory of the host, such as 96GB.")] = None,
-    sets: options.Sets = None,
-    dtype: options.Dtype = None,
-    formats: options.Formats = None,
-    top_k: options.TopK = None,
-    seed: options.Seed = 0,
-    basis: Annotated[
-        str | None, typer.Option(help="Of several machines: own (bought, with electricity; the default) or rent.")
-    ] = None,
-    assume: Annotated[
-        list[str] | None,
-        typer.Option("--assume", help="Of several machines: a figure of their cost, as of `pregate cost`."),
-    ] = None,
+    *,
+    question: CardQuestion,
     ledger: options.LedgerFile = None,
     details: Annotated[
         bool, typer.Option("--details", help="All that the card knows: each interval, flags and benchmarks to copy.")
@@ -94,14 +60,10 @@ def plan(
 
     Example: pregate plan mixtral-mini-8 --hardware rtx-4090 --input-tokens 64 --output-tokens 16
     """
-    architecture = build_model(model, dtype, top_k, formats)
-    overrides = _overrides(sets, {"host": host, "link": link, "hbm_bytes": hbm, "host.dram_bytes": dram})
+    model, overrides = question.architecture(), question.overrides()
     if ledger is not None:
         require_ledger(ledger)
-    stacks = None if stack is None else [name.strip() for name in stack.split(",")]
-    machines = [] if hardware is None else distinct(hardware, "--hardware")
-    several = len(machines) > 1
-    _check_asked_of(several, now, basis, assume)
+    machines, hardware = question.machines(), question.hardware
     told, brief = [], ""
     if hardware is None:
         from pregate.card.this_machine import find_machine
@@ -109,60 +71,53 @@ def plan(
         found = find_machine()
         hardware, overrides = found.hardware, found.with_given(overrides)
         told, brief = found.told(), found.briefly()
-    from pregate.card.card import Card
-    from pregate.card.job import RequestLoad
-    from pregate.card.plan import plan as run_plan
-    from pregate.routing_traces import load_popularity, load_trace
-
-    recorded = None if trace is None else load_trace(trace, batch=batch, model=architecture)
-    job = None if trace is not None else RequestLoad(input_tokens, output_tokens, batch or 1)
-    say_beyond_context(architecture, input_tokens + output_tokens if recorded is None else longest_of(recorded))
-    counted = None if popularity is None else load_popularity(popularity, model=architecture)
-    asked: dict[str, Any] = {
-        "trace": recorded, "objective": objective, "stacks": stacks, "overrides": overrides, "popularity": counted,
-        "seed": seed, "cache_dir": not no_cache,
-        "policies": [] if policies is None else distinct(policies, "--policies"),
-    }  # fmt: skip
+    asked = question.requests(model) | {"overrides": overrides, "cache_dir": not no_cache}
     answer: Card | MachineRanking
     with spinner("planning") as update:
-        if several:
-            from pregate.cli.option_values import assumed
-            from pregate.economics.machine_ranking import rank_machines
-
-            figures = assumed(None, assume)
-            answer = rank_machines(
-                architecture, machines, job, **asked, basis=basis or "own", assumptions=figures, progress=update
-            )
+        if len(machines) > 1:
+            answer = _ranked(question, model, machines, asked, update)
         else:
-            answer = run_plan(architecture, hardware, job, **asked, now=now, weights=model)
+            answer = _judged(question, model, hardware, asked)
     if ledger is not None:
         from pregate.check.ledger import append_predictions
 
         append_predictions(ledger, answer.predictions())
     _print(answer, format, told, brief, details)
-    say_stood_for(stacks or [])
-    if isinstance(answer, Card) and formats is None and dtype is None:
-        say_as_published(model, architecture, answer)
-    if stack is None:
+    _say_left_unsaid(question, model, answer)
+
+
+def _judged(question: CardQuestion, model: ModelArchitecture, hardware: str, asked: dict[str, Any]) -> Card:
+    from pregate.card.plan import plan as run_plan
+
+    return run_plan(model, hardware, **asked, now=question.now, weights=question.model)
+
+
+def _ranked(
+    question: CardQuestion,
+    model: ModelArchitecture,
+    machines: list[str],
+    asked: dict[str, Any],
+    progress: Callable[[str], None],
+) -> MachineRanking:
+    from pregate.cli.option_values import assumed
+    from pregate.economics.machine_ranking import rank_machines
+
+    figures = assumed(None, question.assume)
+    return rank_machines(
+        model, machines, **asked, basis=question.basis or "own", assumptions=figures, progress=progress
+    )
+
+
+def _say_left_unsaid(question: CardQuestion, model: ModelArchitecture, answer: Card | MachineRanking) -> None:
+    """What a reader of the answer should know and did not ask."""
+    from pregate.card.card import Card
+
+    say_stood_for(question.stacks() or [])
+    if isinstance(answer, Card) and question.formats is None and question.dtype is None:
+        say_as_published(question.model, model, answer)
+    if question.stack is None:
         ranked = [answer] if isinstance(answer, Card) else answer.machines
-        say_cards_in_turn(architecture, [one.best.planned.hw for one in ranked])
-
-
-def _overrides(sets: list[str] | None, given: dict[str, Any]) -> dict[str, float | str]:
-    """What `--set` says, and options of their own that say the same."""
-    found: dict[str, float | str] = {**parse_sets(sets)}
-    for key, value in given.items():
-        if value is not None and found.setdefault(key, value) != value:
-            raise InvalidInput(f"--set {key} is given twice: give it once")
-    return found
-
-
-def _check_asked_of(several: bool, now: str | None, basis: str | None, assume: list[str] | None) -> None:
-    """Raise `InvalidInput` for what is asked of one machine only, or of several only."""
-    if several and now is not None:
-        raise InvalidInput("--now is what runs on one machine: leave it out, or name one machine")
-    if not several and (basis, assume) != (None, None):
-        raise InvalidInput("--basis and --assume are of several machines: name them by comma, or ask `pregate cost`")
+        say_cards_in_turn(model, [one.best.planned.hw for one in ranked])
 
 
 def _print(found: Card | MachineRanking, format: CardFormat, told: list[str], brief: str, details: bool) -> None:
