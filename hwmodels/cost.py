@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
 from hwmodels.kernels.all_reduce import all_reduce_s, send_s
+from hwmodels.kernels.attention_traffic import attention_terms
 from hwmodels.kernels.floors import alone_s, at_floor, fused_s, missing_s
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts
 from hwmodels.kernels.host_prices import host_s
@@ -270,10 +271,10 @@ def _hbm_traffic_s(work: Work, figures: Figures, counts: FusedCounts | RowCounts
 def _kernel_parts(work: Work, figures: Figures, counts: FusedCounts | None = None) -> Parts:
     """Kernels of one op run one after the other: fixed time each, then the roofline of each GEMM.
 
-    Traffic and arithmetic outside the GEMMs (KV cache, attention scores) overlap each other.
+    Traffic and arithmetic outside the GEMMs (KV cache, attention scores) overlap each other where they are fused.
     """
     rate, bandwidth = figures.flop_per_s(figures.multiplied_in(work)), figures.hbm_bytes_per_s
-    compute_s, hbm_s = binding_term(figures.scores_s(work), work.hbm_bytes / figures.context_bytes_per_s(work))
+    compute_s, hbm_s = attention_terms(work, figures)
     fixed_s = figures.stack.launches_of(work) * figures.cycles_s("kernel_s")
     if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
         pairs = _grouped_gemms_s(work, figures, rate, bandwidth)

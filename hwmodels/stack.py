@@ -54,6 +54,9 @@ CONSTANTS: dict[str, str] = {
     "unpack_s": "time",
     "cpu_gemm_efficiency": "ratio",
     "cpu_attention_efficiency": "ratio",
+    "cpu_made_attention_efficiency": "ratio",
+    "cpu_tile_gemm_efficiency": "ratio",
+    "cpu_tile_read_efficiency": "ratio",
     "cpu_packed_speedup": "ratio",
     "cpu_core_bytes_per_s": "bandwidth",
     "cpu_sockets": "count",
@@ -74,6 +77,7 @@ CONSTANTS: dict[str, str] = {
     "draft_s": "time",
     "cpu_kv_copies": "ratio",
     "attention_efficiency": "ratio",
+    "score_bytes": "size",
     "all_reduce_s": "time",
     "ring_step_s": "time",
     "peer_efficiency": "ratio",
@@ -110,9 +114,14 @@ beside_copies_s: how much longer an op takes with copies to the device under way
 split_launch_s: of a launch where a pass is cut between accelerator and host, so that no CUDA graph spans it; left out:
 launch_s.
 draft_s: time to propose one token to verify, where no model of the catalogue does (`draft=stated`).
-cpu_kv_copies: bytes of DRAM moved for each byte of keys and values that the host attends to; left out: 1.
+cpu_made_attention_efficiency: of the host's peak rate, its attention over keys and values made of latents for a prompt;
+left out: cpu_attention_efficiency. cpu_tile_gemm_efficiency: of the peak of matrix units, where the host has them and
+the stack multiplies whole tiles (`host_products`), left out: it has none; cpu_tile_read_efficiency: of what its cores
+read, what these products do. cpu_kv_copies: bytes of DRAM moved for each byte of keys and values that the host
+attends to; left out: 1.
 attention_efficiency: of the memory rate, what attention reads of its keys and values (no latents); left out:
-hbm_efficiency. Of cards that share every layer (`hwmodels.kernels.all_reduce`): all_reduce_s: to begin a sum over cards
+hbm_efficiency. score_bytes: what is moved of a score between kernels of an attention that is not fused; left out:
+nothing, it is. Of cards that share every layer (`hwmodels.kernels.all_reduce`): all_reduce_s: to begin a sum over cards
 that read each other's memory; ring_step_s: of each step where each hands on to the next; peer_efficiency: of the rate
 between cards that do; ring_efficiency: of that of the host's link, which a ring of cards shares. The floors
 (`hwmodels.kernels.floors`): the least device time of a GEMM, of an attention kernel, and of a fused op of experts,
@@ -146,7 +155,11 @@ OPTIONAL = (
     "split_launch_s",
     "draft_s",
     "cpu_kv_copies",
+    "cpu_made_attention_efficiency",
+    "cpu_tile_gemm_efficiency",
+    "cpu_tile_read_efficiency",
     "attention_efficiency",
+    "score_bytes",
     *BETWEEN_CARDS,
     *(f"{kind}_floor_s" for kind in FLOORS),
 )

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from traces.errors import InvalidInput, unknown_name
+from traces.phase import Phase
+from traces.routing import Step
 
 __all__ = ["EXECUTIONS", "Execution", "Fusing", "StreamsFrom"]
 
@@ -34,7 +36,8 @@ class Execution:
     the four weight buffers (n_experts times half an expert) and then allocates that buffer anew. `stores_scores`:
     attention is not fused, so the scores of a forward pass are materialised. `n_host_buffers`, 1 or 2: pinned ones that
     storage is read into; with one, a read waits until the link has emptied it, with two it runs beside the copy before.
-    `decompresses`: latent attention of a prompt makes keys and values of its context; else it is absorbed throughout.
+    `decompress_tokens`: from so many tokens a pass on latent attention of a prompt makes keys and values of all that it
+    sees; 0: it is absorbed throughout. `made_moves`: how often each of their bytes is moved, written and read at least.
     `sorts_on_host`: before each matrix product of fused experts over more than one token the host waits for the ids and
     puts the rows in the order of their experts. `selects_on_host`: before each matrix product of a single expert the
     host waits for the ids of the chosen ones. `loads_prompt_kernels`: the first pass of a run over several tokens is
@@ -78,7 +81,8 @@ class Execution:
     stream_per_expert: bool = False
     streams_from: StreamsFrom = "gate"
     streams_layers: bool = False
-    decompresses: bool = False
+    decompress_tokens: int = 0
+    made_moves: float = 2.0
     workspace_tokens: int = 0
     micro_sequences: int = 0
     sorts_on_host: bool = False
@@ -100,6 +104,7 @@ class Execution:
             min(
                 self.micro_batch,
                 self.stream_tokens,
+                self.decompress_tokens,
                 self.workspace_tokens,
                 self.micro_sequences,
                 self.zero_copy_rows,
@@ -108,13 +113,17 @@ class Execution:
             < 0
         ):
             raise InvalidInput(
-                f"execution {self.name}: micro_batch, stream_tokens, workspace_tokens, micro_sequences, zero_copy_rows "
-                f"and input_copies are counts, 0 or more"
+                f"execution {self.name}: micro_batch, stream_tokens, decompress_tokens, workspace_tokens, "
+                f"micro_sequences, zero_copy_rows and input_copies are counts, 0 or more"
             )
         if self.streams_from not in get_args(StreamsFrom):
             raise unknown_name("start of a stream", self.streams_from, get_args(StreamsFrom), f"execution {self.name}")
         if self.n_host_buffers not in (1, 2):
             raise InvalidInput(f"execution {self.name}: n_host_buffers = {self.n_host_buffers}: must be 1 or 2")
+
+    def decompresses(self, step: Step) -> bool:
+        """Whether latent attention makes keys and values of its context in a pass, where these are on the device."""
+        return step.phase == Phase.PREFILL and 0 < self.decompress_tokens <= len(step.experts)
 
     @property
     def hands_slots_on(self) -> bool:
@@ -181,7 +190,7 @@ EXECUTIONS |= {
         # reads so: CUDA's guide has repeated accesses repeat the transfer.
         # Several cards share every layer: two sums a layer, one of the embeddings, and the logits put together
         # (layers/linear.py: RowParallelLinear, layers/vocab_parallel_embedding.py, layers/logits_processor.py).
-        replace(_FUSED, name="vllm", micro_batch=8192, decompresses=True, zero_copy_rows=64, shares_layers=True),
+        replace(_FUSED, name="vllm", micro_batch=8192, decompress_tokens=1, zero_copy_rows=64, shares_layers=True),
         # ggml's scheduler: layers split by where their tensors are; the thread that issues computes what is on the CPU.
         # llama.cpp: src/llama-graph.cpp (build_moe_ffn), ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows
         # and more are copied to the device).
@@ -217,7 +226,10 @@ EXECUTIONS |= {
         ),
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average. It is built with one copy
         # of what passes are handed (ggml/CMakeLists.txt: GGML_SCHED_MAX_COPIES). With `-sm graph` cards share every
-        # layer and add up twice in each (ggml/src/ggml-cuda/reduce.cu).
+        # layer and add up twice in each (ggml/src/ggml-cuda/reduce.cu). Latents of a pass of 128 tokens and more become
+        # keys and values of every head (src/graphs/build_deepseek2.cpp: pp_opt, all ways to attend but -mla 1): made in
+        # 32 bits, cast to 16, keys put together with repeated rotated parts: of DeepSeek-V3 4,096 bytes a head and
+        # token, whose keys and values are 640.
         replace(
             _FUSED,
             name="ik_llama",
@@ -225,6 +237,8 @@ EXECUTIONS |= {
             micro_batch=512,
             stream_tokens=32,
             stream_per_expert=True,
+            decompress_tokens=128,
+            made_moves=6.4,
             loads_prompt_kernels=True,
             input_copies=1,
             may_share_layers=True,

@@ -225,8 +225,8 @@ class ScheduleDigest:
 
 
 def _works_to_json(works: Sequence[Work]) -> list[list[Any]]:
-    """Rows of plain lists; an attention without a window has no word on it, nor has what asks nothing of a table, does
-    not say how storage is read, is of all of an expert, or unpacks nothing.
+    """Rows of plain lists; an attention without a window has no word on it, nor on what it makes first, nor has what
+    asks nothing of a table, does not say how storage is read, is of all of an expert, or unpacks nothing.
     """
     return [_work_to_json(work) for work in works]
 
@@ -246,6 +246,9 @@ _FLOP = Work._fields.index("flop")
 _N_PLAIN = Work._fields.index("n_entries")
 """Fields before those that a row may lack."""
 
+_N_ATTENDING = Attending._fields.index("window")
+"""The same of an attention."""
+
 
 def _stored(name: object) -> str:
     if not isinstance(name, str):
@@ -254,8 +257,12 @@ def _stored(name: object) -> str:
 
 
 def _attention_to_json(work: Work) -> list[Any] | None:
-    at = work.attending
-    return None if at is None else list(at) if at.window else list(at[:-1])
+    if work.attending is None:
+        return None
+    row = list(work.attending)
+    while len(row) > _N_ATTENDING and not row[-1]:
+        row.pop()
+    return row
 
 
 def _works_from_json(rows: list[list[Any]]) -> tuple[Work, ...]:

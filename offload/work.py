@@ -46,13 +46,15 @@ _IDS_BYTES = 4
 class ContextRates(NamedTuple):
     """What a context costs an attention: FLOP a query-key pair, numbers of an entry of the KV cache, bytes of each.
 
-    `unpacked_bytes`: of a cached token, where latents are decompressed: keys and values written, then read.
+    `unpacked_bytes`: of a cached token, what is moved of keys and values that are made of latents, each of them
+    `made_moves` times.
     """
 
     flop_per_pair: int
     elements: int
     element_bytes: float
     unpacked_bytes: float = 0.0
+    made_moves: float = 0.0
 
     def moved_bytes(self, kv_tokens: int) -> int:
         """HBM traffic of `kv_tokens` cached tokens."""
@@ -63,6 +65,13 @@ class ContextRates(NamedTuple):
         """HBM traffic of one."""
         return self.elements * self.element_bytes + self.unpacked_bytes
 
+    @property
+    def made_share(self) -> float:
+        """Of that, what moves before any score is multiplied: all but reading keys and values once."""
+        if not self.made_moves:
+            return 0.0
+        return (self.token_bytes - self.unpacked_bytes / self.made_moves) / self.token_bytes
+
 
 def self_attention_work(
     model: ModelArchitecture,
@@ -72,25 +81,28 @@ def self_attention_work(
     pairs: int,
     *,
     n_sequences: int = 1,
-    decompressed: bool = False,
+    made_moves: float = 0.0,
 ) -> Work:
     """Self-attention of one layer over `n_tokens` new tokens of `n_sequences`.
 
-    `kv_tokens`: cached tokens read (summed over sequences); `pairs`: query-key pairs scored; `decompressed` as of
+    `kv_tokens`: cached tokens read (summed over sequences); `pairs`: query-key pairs scored; `made_moves` as of
     `mixer_work`.
     """
     return mixer_work(
-        model, stack.attention, n_tokens, kv_tokens, pairs, n_sequences=n_sequences, decompressed=decompressed
+        model, stack.attention, n_tokens, kv_tokens, pairs, n_sequences=n_sequences, made_moves=made_moves
     )
 
 
-def attention_rates(model: ModelArchitecture, attention: Attention, decompressed: bool = False) -> ContextRates:
-    """What a context costs `attention`; latents as they are, or `decompressed` into keys and values of every head."""
+def attention_rates(model: ModelArchitecture, attention: Attention, made_moves: float = 0.0) -> ContextRates:
+    """What a context costs `attention`; latents as they are, or made into keys and values of every head, each byte of
+    which is moved `made_moves` times.
+    """
     stored = attention.entry_elements, model.stored_kv_dtype.bytes_per_param
-    if not decompressed:
+    if not made_moves:
         return ContextRates(attention.score_flop_per_pair, *stored)
     width = attention.n_heads * (attention.head_dim + attention.value_dim)
-    return ContextRates(2 * width, *stored, 2 * width * model.stored_activation_dtype.bytes_per_param)
+    unpacked_bytes = made_moves * width * model.stored_activation_dtype.bytes_per_param
+    return ContextRates(2 * width, *stored, unpacked_bytes, made_moves)
 
 
 def mixer_work(
@@ -102,25 +114,26 @@ def mixer_work(
     *,
     n_sequences: int = 1,
     context_pairs: int = 0,
-    decompressed: bool = False,
+    made_moves: float = 0.0,
 ) -> Work:
     """What mixes tokens in one layer. `kv_tokens` and `pairs` of attention: those within its window or chosen by its
     indexer, which itself scores all `context_pairs`. A linear mixer reads and writes a state for each of `n_sequences`.
 
-    `decompressed`: latent attention makes keys and values of its whole context first, as kernels do for a prompt
-    (DeepSeek-V2, arXiv 2405.04434, section 2.1), in place of absorbing that projection.
+    `made_moves`: latent attention makes keys and values of its whole context first, as kernels do for a prompt
+    (DeepSeek-V2, arXiv 2405.04434, section 2.1), in place of absorbing that projection; each of their bytes is moved so
+    often: written and read at least. 0: it absorbs.
     """
     gemms = tuple(Gemm(n_tokens, n, k) for n, k in mixer.gemm_shapes(model.d_model))
     attending = None
     if isinstance(mixer, LinearMixer):
         flop, moved = n_tokens * mixer.flop_per_token, int(2 * n_sequences * mixer.state_elements * 4.0)
     else:
-        decompressed = decompressed and decompresses(mixer)
-        rates = attention_rates(model, mixer, decompressed)
+        made_moves = made_moves if decompresses(mixer) else 0.0
+        rates = attention_rates(model, mixer, made_moves)
         flop = pairs * rates.flop_per_pair + context_pairs * mixer.index_flop_per_pair
         moved = rates.moved_bytes(kv_tokens)
-        attending = _attending(mixer, n_tokens, n_sequences, rates, decompressed)
-        if decompressed:
+        attending = _attending(mixer, n_tokens, n_sequences, rates, made_moves > 0)
+        if made_moves:
             up = mixer.latent_up
             gemms = tuple(g._replace(m=kv_tokens) if (g.n, g.k) == up else g for g in gemms)
     stored = model.stored_attention_dtype
@@ -151,7 +164,7 @@ def _attending(
     else:
         heads, widths = (attention.n_heads, attention.n_kv_heads), (attention.head_dim, attention.value_dim)
     window = 0 if attention.compression else attention.window
-    return Attending(n_tokens, n_sequences, *heads, *widths, rates.token_bytes, window)
+    return Attending(n_tokens, n_sequences, *heads, *widths, rates.token_bytes, window, rates.made_share)
 
 
 def cross_attention_work(
@@ -262,9 +275,13 @@ def zero_copy_work(n_bytes: int) -> Work:
 
 
 def cpu_layer_work(model: ModelArchitecture, what: Work) -> Work:
-    """An op of a layer, computed by the host: what it reads of HBM elsewhere (keys and values) is read of DRAM."""
+    """An op of a layer, computed by the host: what it reads of HBM elsewhere (keys and values) is read of DRAM.
+
+    The shape of an attention is kept where keys and values are made of latents first.
+    """
     stored = _unpacked_by_core(_dtype_of(model, what.kind)) if what.gemms else ""
-    return what._replace(kind=OpKind.CPU_LAYER, slots_bytes=0, attending=None, fused=None, stored=stored)
+    made = what.attending if what.attending is not None and what.attending.made_share else None
+    return what._replace(kind=OpKind.CPU_LAYER, slots_bytes=0, attending=made, fused=None, stored=stored)
 
 
 def _dtype_of(model: ModelArchitecture, kind: OpKind) -> Dtype:

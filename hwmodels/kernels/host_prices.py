@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 
 from hwmodels.figures import Figures, Number, slower
+from hwmodels.kernels.attention_traffic import beside_scores
 from hwmodels.kernels.floors import NARROW_BITS
-from hwmodels.kernels.roofline import binding_term
 from offload.ops import Work
 
 __all__ = ["host_s"]
+
+_TILE_SPEEDUP = 8
+"""A matrix unit of AMX does 2,048 operations of int8 a core and cycle, eight times as many as AVX-512, and half of that
+in bf16 (KTransformers, doc/en/AMX.md)."""
 
 
 def host_s(work: Work, figures: Figures) -> tuple[Any, Any]:
@@ -39,7 +43,12 @@ def host_s(work: Work, figures: Figures) -> tuple[Any, Any]:
     rate = slower(rate, cores)
     kv_bytes = work.hbm_bytes * figures.values.get("stack.cpu_kv_copies", 1.0)
     gemm_flop = work.total_flop - work.flop
-    flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
+    tiles = figures.values.get("stack.cpu_tile_gemm_efficiency") if _fills_tiles(work, figures) else None
+    if tiles is None:
+        flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
+    else:
+        flop_s = gemm_flop / (tiles * _TILE_SPEEDUP)
+        weights_rate = weights_rate * figures.values.get("stack.cpu_tile_read_efficiency", 1.0)
     if work.weight_bits <= NARROW_BITS and work.compute != "fp8":
         flop_s = flop_s / figures.stack_constant("cpu_packed_speedup")
     elif work.compute in ("bf16", "fp8"):  # no processor has products of fp8: it is widened to bf16, or further
@@ -47,9 +56,21 @@ def host_s(work: Work, figures: Figures) -> tuple[Any, Any]:
     unpack_s = None if unpacking is None else work.weight_bytes / unpacking
     products = figures.stack.host_products.on("host.tile_rows" in figures.values)
     compute_s, dram_s = products.seconds(_mean_rows(work), flop_s / peak, work.weight_bytes / weights_rate, unpack_s)
-    attention_s = work.flop / figures.stack_constant("cpu_attention_efficiency") / peak
-    more_compute_s, more_dram_s = binding_term(attention_s, kv_bytes / rate)
+    scores_s = work.flop / _attention_share(work, figures) / peak
+    more_compute_s, more_dram_s = beside_scores(work, scores_s, kv_bytes / rate)
     return compute_s + more_compute_s, dram_s + more_dram_s
+
+
+def _attention_share(work: Work, figures: Figures) -> Number:
+    """Of the peak rate, what scores reach: over keys and values that were made of latents where the stack says so."""
+    made = None if work.attending is None else figures.values.get("stack.cpu_made_attention_efficiency")
+    return figures.stack_constant("cpu_attention_efficiency") if made is None else made
+
+
+def _fills_tiles(work: Work, figures: Figures) -> bool:
+    """Whether the host has matrix units, and its stack multiplies so many rows in them."""
+    at_least = figures.stack.host_products.padded_from
+    return "host.tile_rows" in figures.values and 0 < at_least <= _mean_rows(work)
 
 
 def _mean_rows(work: Work) -> float:

@@ -172,7 +172,7 @@ class DecodeLoop:
         self, parts: Sequence[Step], stack: LayerStack, encoding: bool, step: Step
     ) -> list[list[list[Work]]]:
         """The works that mix the tokens of each micro-batch, by layer."""
-        found = [one.of_parts(parts, stack, encoding, self._decompresses(step)) for one in self._mixing]
+        found = [one.of_parts(parts, stack, encoding, self._made_moves(step)) for one in self._mixing]
         if len(found) == 1:
             return found[0]
         return [[of[form][layer] for layer, form in enumerate(self._whole.form_of)] for of in zip(*found, strict=True)]
@@ -262,10 +262,10 @@ class DecodeLoop:
             self._of_pass[encoding, n, works] = found
         return found
 
-    def _decompresses(self, step: Step) -> bool:
-        """Whether latent attention makes keys and values of its context in this pass, on the device."""
-        prompt = step.phase == Phase.PREFILL and self.execution.decompresses
-        return prompt and self.host_side.placed.kv == "device"
+    def _made_moves(self, step: Step) -> float:
+        """Of keys and values that latent attention makes of its context in this pass; 0: none on the device."""
+        makes = self.execution.decompresses(step) and self.host_side.placed.kv == "device"
+        return self.execution.made_moves if makes else 0.0
 
     def compute(
         self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0, expert: int = -1

@@ -86,34 +86,34 @@ def contexts_of(steps: Sequence[Step]) -> Contexts:
 
 
 def mixing_works(
-    model: ModelArchitecture, stack: LayerStack, seen: Contexts, decompressed: Sequence[bool]
+    model: ModelArchitecture, stack: LayerStack, seen: Contexts, made_moves: Sequence[float]
 ) -> dict[Attention | LinearMixer, list[Work]]:
     """By mixer of `stack` the work of a layer that has it, of each pass.
 
-    `decompressed`: of each pass, as of `mixer_work`.
+    `made_moves`: of each pass, as of `mixer_work`.
     """
     mixers = [mixer for mixer in dict.fromkeys(stack.all_mixers) if mixer is not None]
-    return {mixer: _works(model, mixer, seen, decompressed) for mixer in mixers}
+    return {mixer: _works(model, mixer, seen, made_moves) for mixer in mixers}
 
 
 def _works(
-    model: ModelArchitecture, mixer: Attention | LinearMixer, seen: Contexts, decompressed: Sequence[bool]
+    model: ModelArchitecture, mixer: Attention | LinearMixer, seen: Contexts, made_moves: Sequence[float]
 ) -> list[Work]:
     n_tokens = np.bincount(seen.of, minlength=seen.n_passes)
     none = np.zeros(seen.n_passes, np.int64)
     spans, pairs, scored = (none, none, none) if isinstance(mixer, LinearMixer) else _attended(mixer, seen)
     columns = (n_tokens, spans, pairs, seen.n_sequences, scored)
-    keys = list(zip(*(column.tolist() for column in columns), decompressed, strict=True))
+    keys = list(zip(*(column.tolist() for column in columns), made_moves, strict=True))
     made = {key: _work(model, mixer, *key) for key in dict.fromkeys(keys)}
     return [made[key] for key in keys]
 
 
 def _work(
     model: ModelArchitecture, mixer: Attention | LinearMixer, n_tokens: int, span: int, pairs: int, n_sequences: int,
-    scored: int, decompressed: bool,
+    scored: int, made_moves: float,
 ) -> Work:  # fmt: skip
     return mixer_work(
-        model, mixer, n_tokens, span, pairs, n_sequences=n_sequences, context_pairs=scored, decompressed=decompressed
+        model, mixer, n_tokens, span, pairs, n_sequences=n_sequences, context_pairs=scored, made_moves=made_moves
     )
 
 

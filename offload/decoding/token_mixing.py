@@ -30,36 +30,36 @@ class TokenMixing:
         self._memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
         self._projected: set[int] = set()  # sequences whose cross-attention keys and values exist
 
-    def of(self, step: Step, stack: LayerStack, encoding: bool, decompresses: bool) -> list[list[Work]]:
+    def of(self, step: Step, stack: LayerStack, encoding: bool, made_moves: float) -> list[list[Work]]:
         """The works of a pass or a micro-batch, by layer.
 
-        `decompresses`: whether latent attention makes keys and values of its context in this pass.
+        `made_moves`: of keys and values that latent attention makes of its context in this pass, as of `mixer_work`.
         """
         if stack.is_uniform or encoding:
-            attention = self._attention(step, stack, encoding, decompresses)
+            attention = self._attention(step, stack, encoding, made_moves)
             if stack.is_uniform:
                 return [attention] * stack.n_layers
-        works = mixing_works(self._model, stack, contexts_of([step]), [decompresses])
+        works = mixing_works(self._model, stack, contexts_of([step]), [made_moves])
         return [[] if mixer is None else works[mixer] for mixer in stack.all_mixers]
 
     def of_parts(
-        self, parts: Sequence[Step], stack: LayerStack, encoding: bool, decompresses: bool
+        self, parts: Sequence[Step], stack: LayerStack, encoding: bool, made_moves: float
     ) -> list[list[list[Work]]]:
         """`of` each of several micro-batches of one pass; an encoder's is never split."""
         if len(parts) == 1 or not stack.is_uniform or stack.cross_attention:
-            return [self.of(part, stack, encoding, decompresses) for part in parts]
+            return [self.of(part, stack, encoding, made_moves) for part in parts]
         seen = contexts_of(parts)
         columns = seen.by_pair(seen.longest), seen.by_token(seen.context), seen.n_sequences
         keys = list(zip((len(part.experts) for part in parts), *(column.tolist() for column in columns), strict=True))
         made = {
             (n_tokens, kv_tokens, pairs, n): [
-                self._works.self_attention(stack, n_tokens, kv_tokens, pairs, n, decompresses)
+                self._works.self_attention(stack, n_tokens, kv_tokens, pairs, n, made_moves)
             ]
             for n_tokens, kv_tokens, pairs, n in dict.fromkeys(keys)
         }
         return [[made[key]] * stack.n_layers for key in keys]
 
-    def _attention(self, step: Step, stack: LayerStack, encoding: bool, decompresses: bool) -> list[Work]:
+    def _attention(self, step: Step, stack: LayerStack, encoding: bool, made_moves: float) -> list[Work]:
         """The attention ops of each layer of this pass, the same for every layer."""
         n_tokens = len(step.experts)
         if encoding:  # every token sees every token of its sequence
@@ -70,7 +70,7 @@ class TokenMixing:
             longest, pairs = contexts(step)
             kv_tokens, running = sum(longest.values()), list(longest)
         n = len(running)
-        works = [self._works.self_attention(stack, n_tokens, kv_tokens, pairs, n, decompresses)]
+        works = [self._works.self_attention(stack, n_tokens, kv_tokens, pairs, n, made_moves)]
         if stack.cross_attention and not encoding:
             new = [sequence for sequence in running if sequence not in self._projected]
             self._projected.update(new)

@@ -90,14 +90,14 @@ class Works:
         kv_tokens: int,
         pairs: int,
         n_sequences: int = 1,
-        decompressed: bool = False,
+        made_moves: float = 0.0,
     ) -> Work:
         """Only its GEMMs are kept: in a long sequence every step has a context of its own."""
-        if decompressed and work.decompresses(stack.attention):  # one of its GEMMs is over the context
+        if made_moves and work.decompresses(stack.attention):  # one of its GEMMs is over the context
             return self._once(
-                ("decompressed", id(stack), n_tokens, kv_tokens, pairs, n_sequences),
+                ("made", id(stack), n_tokens, kv_tokens, pairs, n_sequences, made_moves),
                 lambda: work.self_attention_work(
-                    self._model, stack, n_tokens, kv_tokens, pairs, n_sequences=n_sequences, decompressed=True
+                    self._model, stack, n_tokens, kv_tokens, pairs, n_sequences=n_sequences, made_moves=made_moves
                 ),
             )
         alike = self._once(

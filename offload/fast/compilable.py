@@ -26,8 +26,8 @@ _EVICTIONS = (Lru, Fifo, Lifo, HotLru, Static, Lfu, ReleasedLfu, ReleasedLifo)
 """The evictions that the kernel knows."""
 
 _KNOWN = frozenset(field.name for field in fields(Execution) if field.default is MISSING) | {
-    "host_computes", "micro_batch", "stream_tokens", "stream_per_expert", "streams_from", "decompresses",
-    "workspace_tokens", "micro_sequences", "sorts_on_host", "selects_on_host",
+    "host_computes", "micro_batch", "stream_tokens", "stream_per_expert", "streams_from", "decompress_tokens",
+    "made_moves", "workspace_tokens", "micro_sequences", "sorts_on_host", "selects_on_host",
     "loads_prompt_kernels", "gathers_cells", "zero_copy_rows", "fills_mask", "input_copies", "streams_layers",
     "shares_layers", "may_share_layers", "first_hands_over",
 }  # fmt: skip

@@ -247,6 +247,7 @@ class CompiledLoop:
         size = 0 if encoding else self._job.execution.micro_sequences
         parts_of = [micro_batches_of(step, size) for step in batch]
         parts = [part for of in parts_of for part in of]
+        made_moves = [self._made_moves(step) for step, of in zip(batch, parts_of, strict=True) for _ in of]
         of_parts = np.array([len(part.experts) for part in parts])
         shape = plan["FIRST"], len(stack.moe_layers), self._model.n_experts, self._model.n_shared_experts > 0
         unions = block_unions_of(batch, parts_of, *shape)
@@ -260,7 +261,7 @@ class CompiledLoop:
         mixer_of = [-1 if one is None else mixers[one] for one in mixed]
         most, n_each = int(unions.n_parts.max()), 1 + len(stack.bare_layers)
         hosts = None if plan["ANSWER"] != layout.FETCHED or plan["AWAY"] else 0
-        tables = self._mixing(placed, parts, stack, encoding, of_parts, tuple(mixers)) | {
+        tables = self._mixing(placed, parts, made_moves, stack, encoding, of_parts, tuple(mixers)) | {
             "I_STEP": np.array([step.i_step for step in batch], np.int64),
             "PHASE": np.array([step.phase == Phase.PREFILL for step in batch], np.int64),
             "PARTS": np.append(0, np.cumsum(unions.n_parts)),
@@ -362,6 +363,7 @@ class CompiledLoop:
         self,
         placed: PlacedTables,
         parts: list[Step],
+        made_moves: list[float],
         stack: LayerStack,
         encoding: bool,
         n_tokens: NDArray[np.int64],
@@ -372,9 +374,8 @@ class CompiledLoop:
         if encoding:
             for member, count in zip(seen.sequence.tolist(), seen.counts.tolist(), strict=True):
                 self._memory_tokens[member] += count
-        unpacks = [self._decompresses(part) for part in parts]
         if not stack.is_uniform:
-            found = {one: mixing_works(one.model, stack, seen, unpacks) for one in self._works.each}
+            found = {one: mixing_works(one.model, stack, seen, made_moves) for one in self._works.each}
             whats = [found[one.works][one.mixer] for one in mixers]
             return placed.of_mixing(list(chain(*zip(*whats, strict=True))), cross, [one.works for one in mixers])
         if encoding:  # every token sees every token of its sequence
@@ -382,7 +383,7 @@ class CompiledLoop:
         else:  # causal: a token sees itself and what came before it
             kv_tokens, pairs = seen.by_pair(seen.longest), seen.by_token(seen.context)
         columns = (n_tokens, kv_tokens, pairs, seen.n_sequences)
-        keys = list(zip(*(column.tolist() for column in columns), unpacks, strict=True))
+        keys = list(zip(*(column.tolist() for column in columns), made_moves, strict=True))
         if stack.cross_attention and not encoding:
             memory, fresh = self._cross_memory(seen)
             crossing = list(zip(n_tokens.tolist(), memory, fresh, seen.n_sequences.tolist(), strict=True))
@@ -392,10 +393,11 @@ class CompiledLoop:
         made = {key: [works.self_attention(stack, *key) for works in each] for key in dict.fromkeys(keys)}
         return placed.of_mixing([what for key in keys for what in made[key]], cross, each)
 
-    def _decompresses(self, step: Step) -> bool:
-        """Whether latent attention makes keys and values of its context, on the device."""
+    def _made_moves(self, step: Step) -> float:
+        """Of keys and values that latent attention makes of its context; 0 where none are on the device."""
         assert self._job.placed is not None
-        return self._job.execution.decompresses and step.phase == Phase.PREFILL and self._job.placed.kv == "device"
+        execution = self._job.execution
+        return execution.made_moves if execution.decompresses(step) and self._job.placed.kv == "device" else 0.0
 
     def _cross_memory(self, seen: Contexts) -> tuple[list[int], list[int]]:
         """Encoder outputs that each pass reads, and of them those projected for the first time."""

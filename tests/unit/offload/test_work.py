@@ -55,21 +55,27 @@ LATENT = Attention(
 def test_a_prompt_of_latents_is_decompressed_over_its_whole_context() -> None:
     """Three new tokens after four: keys and values of seven are made, written, read; scores are as wide as a head."""
     model = small(decoder=LayerStack(2, (1,), LATENT, False, d_ff_dense=12, n_dense_matrices=3))
-    what = work.self_attention_work(model, model.decoder, 3, 7, 18, n_sequences=1, decompressed=True)
+    what = work.self_attention_work(model, model.decoder, 3, 7, 18, n_sequences=1, made_moves=2.0)
     assert what.gemms == (Gemm(3, 12, 8), Gemm(3, 7, 8), Gemm(7, 14, 5), Gemm(3, 8, 6))
     assert what.flop == 18 * 2 * 2 * (6 + 3)
     token_bytes = (5 + 2) * 2 + 2 * 2 * (6 + 3) * 2  # the latent, and twice two heads of a key and a value in bf16
     assert what.hbm_bytes == 7 * token_bytes
-    assert what.attending == Attending(3, 1, 2, 2, 6, 3, token_bytes)
+    assert what.attending == Attending(3, 1, 2, 2, 6, 3, token_bytes, made_share=(14 + 36) / 86)  # but read once
+    moved = work.self_attention_work(model, model.decoder, 3, 7, 18, n_sequences=1, made_moves=5.0)
+    assert moved.hbm_bytes == 7 * (14 + 5 * 36)
+    assert moved.attending == Attending(3, 1, 2, 2, 6, 3, 14 + 5 * 36, made_share=(14 + 4 * 36) / (14 + 5 * 36))
+    on_host = work.cpu_layer_work(model, moved)
+    assert on_host.attending == moved.attending
     absorbed = work.self_attention_work(model, model.decoder, 2, 9, 9, n_sequences=2)
     assert absorbed.attending == Attending(2, 2, 2, 1, 5 + 2, 5, 14.0)
+    assert work.cpu_layer_work(model, absorbed).attending is None
 
 
 def test_only_latents_without_an_indexer_are_decompressed() -> None:
     indexed = dataclasses.replace(LATENT, index_heads=3, index_dim=2, index_topk=2)
     for attention in (indexed, MODEL.decoder.attention):
         model = small(decoder=LayerStack(2, (1,), attention, False, d_ff_dense=12, n_dense_matrices=3))
-        both = (work.mixer_work(model, attention, 3, 5, 6, decompressed=it) for it in (True, False))
+        both = (work.mixer_work(model, attention, 3, 5, 6, made_moves=it) for it in (2.0, 0.0))
         assert next(both) == next(both)
 
 

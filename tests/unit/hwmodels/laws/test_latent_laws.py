@@ -223,7 +223,7 @@ def test_latents_of_a_model_cost_what_a_table_of_them_says() -> None:
     assert kernel.total_s == pytest.approx(151e-6, rel=0.15)
     assert within
     prompt = work.self_attention_work(
-        DEEPSEEK, DEEPSEEK.decoder, 2048, 2048, 2048 * 1024, n_sequences=1, decompressed=True
+        DEEPSEEK, DEEPSEEK.decoder, 2048, 2048, 2048 * 1024, n_sequences=1, made_moves=2.0
     )
     kernel, within = list(kernels_of(prompt, figures_of(hw)))[len(prompt.gemms)]
     assert kernel.compute_s > 2048 * 1024 * 2 * 128 * 320 / figures_of(hw).peak_flop_per_s("bf16")

@@ -195,14 +195,17 @@ def test_the_first_prompt_of_several_tokens_loads_the_kernels_of_prompts() -> No
 
 
 def test_only_a_prompt_makes_keys_and_values_of_its_latents_and_only_on_a_stack_that_does() -> None:
+    """Of ik_llama.cpp from 128 tokens of a pass on, which moves each of their bytes 6.4 times."""
     model = load_model("deepseek-v2-lite")
     chosen = [list(range(model.top_k))] * model.n_moe_layers
-    steps = [step(0, Phase.PREFILL, [(4, 0), (4, 1)], [chosen] * 2), step(1, Phase.DECODE, [(4, 2)], [chosen])]
-    for stack, decompressed in (("vllm", True), ("streams", False)):
+    for stack, n, made_moves in (("vllm", 2, 2.0), ("streams", 2, 0.0), ("ik_llama", 127, 0.0), ("ik_llama", 128, 6.4)):
+        rows = [(4, position) for position in range(n)]
+        steps = [step(0, Phase.PREFILL, rows, [chosen] * n), step(1, Phase.DECODE, [(4, n)], [chosen])]
         decoded = written(model, steps, "gpu_only", stack, n_buffers=0)
         prompt, token = (set(asked(decoded, OpKind.SELF_ATTENTION, i)) for i in (0, 1))
-        assert prompt == {work.self_attention_work(model, model.decoder, 2, 2, 3, decompressed=decompressed)}
-        assert token == {work.self_attention_work(model, model.decoder, 1, 3, 3)}
+        pairs = n * (n + 1) // 2
+        assert prompt == {work.self_attention_work(model, model.decoder, n, n, pairs, made_moves=made_moves)}
+        assert token == {work.self_attention_work(model, model.decoder, 1, n + 1, n + 1)}
 
 
 def test_micro_batches_of_layers_that_differ_mix_what_each_would_alone() -> None:

@@ -108,14 +108,14 @@ def test_an_encoder_reads_all_sequences_at_once_and_a_decoder_micro_batch_by_mic
 
 
 @pytest.mark.parametrize("name", ["olmoe-1b-7b", "deepseek-v2-lite", "gpt-oss-20b"])
-@pytest.mark.parametrize("decompresses", [False, True])
+@pytest.mark.parametrize("made_moves", [0.0, 2.0])
 @settings(max_examples=20, deadline=None)
 @given(
     sequence=st.lists(st.integers(0, 5), min_size=1, max_size=12).map(sorted), seed=st.integers(0, 99),
     size=st.integers(1, 3), drafted=st.booleans(),
 )  # fmt: skip
 def test_what_mixes_the_tokens_of_micro_batches_is_what_mixes_those_of_each_alone(
-    sequence: list[int], seed: int, size: int, name: str, drafted: bool, decompresses: bool
+    sequence: list[int], seed: int, size: int, name: str, drafted: bool, made_moves: float
 ) -> None:
     model, n = pregate.load_model(name), len(sequence)
     position = np.random.default_rng(seed).integers(0, 50, n).astype(np.int32)
@@ -124,8 +124,8 @@ def test_what_mixes_the_tokens_of_micro_batches_is_what_mixes_those_of_each_alon
     parts, works = micro_batches_of(step, size), Works(model, 0)
     mixing = TokenMixing(model, works)
     assert sum(part.n_kept for part in parts) == step.n_kept
-    alone = [mixing.of(part, model.decoder, False, decompresses) for part in parts]
-    assert mixing.of_parts(parts, model.decoder, False, decompresses) == alone
+    alone = [mixing.of(part, model.decoder, False, made_moves) for part in parts]
+    assert mixing.of_parts(parts, model.decoder, False, made_moves) == alone
 
 
 @pytest.mark.parametrize("policy", POLICIES)
