@@ -74,12 +74,12 @@ def test_a_module_is_judged_by_verdicts_and_the_list(tmp_path: Path, monkeypatch
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("target", mutation.TARGETS)
-def test_the_configuration_names_the_module_and_its_tests(target: str) -> None:
-    said = tomllib.loads(mutation.configuration(target))["tool"]["mutmut"]
-    assert said["only_mutate"] == [target]
-    for path in (target, *said["pytest_add_cli_args_test_selection"]):
-        assert (mutation.ROOT / path).is_file()
+def test_the_configuration_names_the_module_and_its_tests() -> None:
+    for target in mutation.TARGETS:
+        said = tomllib.loads(mutation.configuration(target))["tool"]["mutmut"]
+        assert said["only_mutate"] == [target], target
+        for path in (target, *said["pytest_add_cli_args_test_selection"]):
+            assert (mutation.ROOT / path).is_file(), target
 
 
 def test_the_committed_figures_are_of_these_modules_and_add_up() -> None:

@@ -322,10 +322,10 @@ def test_families_are_architectures() -> None:
     assert family("mi300x") is None
 
 
-@pytest.mark.parametrize("name", hardware_names())
-def test_every_card_that_runs_cuda_says_its_capability(name: str) -> None:
-    card = load_machine(name).accelerator
-    assert bool(card.compute_capability) == (card.vendor == "NVIDIA")
+def test_every_card_that_runs_cuda_says_its_capability() -> None:
+    for name in hardware_names():
+        card = load_machine(name).accelerator
+        assert bool(card.compute_capability) == (card.vendor == "NVIDIA"), name
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 import pregate
 from hwmodels.platform import load_platform
-from hwmodels.specs.checked_specs import CHECKED, CheckedFigure, checked_figures, unverified_figures
+from hwmodels.specs.checked_specs import CHECKED, checked_figures, unverified_figures
 from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import component_names, load_component, load_machine, machine_document, read_machine
 from tests.command_line import Run
@@ -25,10 +25,10 @@ def test_the_table_has_every_figure_once() -> None:
     assert len(set(keys)) == len(keys) >= 440
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.spec}-{row.figure}")
-def test_a_figure_is_what_was_checked(row: CheckedFigure) -> None:
-    assert row.stated.value == pytest.approx(row.si_value, rel=2e-4)
-    assert row.stated.unverified == (row.verdict == "unverified")
+def test_a_figure_is_what_was_checked() -> None:
+    for row in ROWS:
+        assert row.stated.value == pytest.approx(row.si_value, rel=2e-4), (row.spec, row.figure)
+        assert row.stated.unverified == (row.verdict == "unverified"), (row.spec, row.figure)
 
 
 def test_what_is_unverified_is_in_the_table() -> None:

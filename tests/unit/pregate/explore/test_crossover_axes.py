@@ -263,11 +263,11 @@ def test_a_value_is_shown_in_the_unit_of_its_axis(axis: str, value: float, told:
     assert axis_value(axis, value) == told
 
 
-@pytest.mark.parametrize("axis", figure_keys())
-def test_every_number_of_a_machine_has_a_unit_in_words_and_pictures(axis: str) -> None:
-    unit = axis_unit(axis)
-    assert axis_value(axis, 2.5).endswith({"1": "2.5", "count": "2.5"}.get(unit, unit)), unit
-    assert ("(" in axis_label(axis)) is (unit not in ("1", "count"))
+def test_every_number_of_a_machine_has_a_unit_in_words_and_pictures() -> None:
+    for axis in figure_keys():
+        unit = axis_unit(axis)
+        assert axis_value(axis, 2.5).endswith({"1": "2.5", "count": "2.5"}.get(unit, unit)), unit
+        assert ("(" in axis_label(axis)) is (unit not in ("1", "count")), axis
 
 
 @pytest.mark.parametrize(
