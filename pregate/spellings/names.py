@@ -58,7 +58,7 @@ _VERSION = re.compile(
     r"-(?:(?:version|build|release|v|b)-?)?(?:v?\d{1,2}-\d{1,3}(?:-\w{1,8})*|(?<=b)\d{3,5}|(?<=build-)\d{3,5})$"
 )
 """Of an engine: `0.10.1`, `b6100`, their dots as dashes."""
-_FAMILIES = re.compile(r"\b(?:radeon-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
+_FAMILIES = re.compile(r"\b(?:radeon-pro|arc-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
 _APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
 _SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
 _GIGABYTES = re.compile(r"-(\d{1,3})(?:-gi?b|gi?b?)$")
@@ -89,6 +89,8 @@ CARDS: Mapping[str, str] = {
     "gh200-480gb": "gh200",
     "h100": "h100-sxm",
     "h200": "h200-sxm",
+    "h800": "h800-sxm",
+    "a800": "a800-sxm4-80gb",
     "h200-141gb": "h200-sxm",
     "rtx-6000-blackwell": "rtx-pro-6000",
     "rtx-pro-6000-se": "rtx-pro-6000",
@@ -97,6 +99,9 @@ CARDS: Mapping[str, str] = {
     "rtx-2050": "rtx-2050-mobile",
     "rtx-2060": "rtx-2060-6gb",
     "2060": "rtx-2060-6gb",
+    "rtx-5090d": "rtx-5090-d",
+    "rtx-5090d-v2": "rtx-5090-d-v2",
+    "vega-64": "rx-vega-64",
     "r9700": "radeon-ai-pro-r9700",
     "p6000": "quadro-p6000",
     "rtx-8000": "quadro-rtx-8000",
@@ -112,7 +117,7 @@ CARDS: Mapping[str, str] = {
     "m4-pro": "apple-m4-pro",
 }
 """Other names of accelerators, as `_plain` writes them. A driver's 480 GB of a GH200 are of the processor beside it; an
-H100 or H200 of which nothing more is said is the module.
+H100, H200, H800 or A800 of which nothing more is said is the module.
 """
 
 STACKS: Mapping[str, str] = {
@@ -175,12 +180,19 @@ def card_and_memory(text: str) -> tuple[str, dict[str, str]]:
     if card not in component_names("accelerator") or _has_bytes(card, n_gib):
         return "", {}
     found = load_component("accelerator", card)
-    given = isinstance(found, Accelerator) and found.hbm_bytes <= n_gib * 2**30 <= _MOST_GIVEN * found.hbm_bytes
+    given = (
+        isinstance(found, Accelerator)
+        and found.hbm_bytes <= n_gib * 2**30 <= _MOST_GIVEN * found.hbm_bytes
+        and found.hbm_bytes_per_s < _ON_THE_PACKAGE_BYTES_PER_S
+    )
     return (card, {"accelerator.hbm_bytes": f"{n_gib}GiB"}) if given else ("", {})
 
 
 _MOST_GIVEN = 2.1
 """What boards were given at most, over what they are sold with, a little more for what drivers keep."""
+
+_ON_THE_PACKAGE_BYTES_PER_S = 1.9e12
+"""From here on it is HBM on the package, which no board maker adds to: more of it is another product, and faster."""
 
 
 def _of_one_memory(name: str, n_gib: int) -> tuple[str, dict[str, str]]:
@@ -261,7 +273,9 @@ def our_name(column: str, text: str) -> str:
             found = [name for name in _by_number(wanted[: size.start()], names) if _has_bytes(name, int(size["gb"]))]
     if not found and column == "model":
         found = _model_of(wanted, names)
-    if not found and column == "host" and re.search(r"\dp(?:-2s)?$", wanted):  # a 7402P is a 7402 for one socket
+    if (
+        not found and column == "host" and re.search(r"^epyc-.*\dp(?:-2s)?$", wanted)
+    ):  # a 7402P is a 7402 for one socket
         found = [name for name in names if name == re.sub(r"p(-2s)?$", r"\1", wanted)]
     if not found and column == "host" and re.search(r"^xeon-\d{4}(?:-2s)?$", wanted):  # there is no 8480, but an 8480+
         found = [name for name in names if name == re.sub(r"(?<=\d{4})", "+", wanted, count=1)]
@@ -284,7 +298,7 @@ def _spelled(column: str, text: str) -> str:
         case "hardware":
             plain = _GIGABYTES.sub(r"-\1gb", plain)
             apple = _APPLE.search(plain)
-            if re.search(r"\bai-max\+?-(?:pro-)?3[89]5\b|^strix-halo\b|^framework-desktop|\bevo-x2\b", plain):
+            if re.search(r"\bai-max\+?-(?:pro-)?395\b|^strix-halo\b|^framework-desktop|\bevo-x2\b", plain):
                 return "strix-halo"
             if re.search(r"\bgx10\b", plain):
                 return "dgx-spark"
@@ -298,6 +312,7 @@ def _spelled(column: str, text: str) -> str:
             name = _BESIDE_CPU.sub("", re.sub(r"\bxeon-cpu-(?=e)", "xeon-", name))
             name = re.sub(r"(?<=\d)v(?=\d$)", "-v", re.sub(r"^tr-(?=pro-)", "threadripper-", _CODENAMES.sub("", name)))
             name = _SERIES.sub(_kept, re.sub(r"^(?=i[3579]-|ultra-[579]-)", "core-", name))
+            name = re.sub(r"^xeon-6-(?=\d{4}[pe])", "xeon-", name)
             name = re.sub(r"^(?=w[3579]?-\d{4}x?e?$)", "xeon-", name)
             name = re.sub(r"^threadripper-(?=[3-9]\d{3}wx\b)", "threadripper-pro-", name)  # from 3000WX on all are
             return f"{name}-2s" if both else name
@@ -354,7 +369,7 @@ def _of_one_size(wanted: str, names: Iterable[str]) -> list[str]:
 
 def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
     """The card that a driver names so, `NVIDIA H100 80GB HBM3`: by the words that tell cards apart, and its memory."""
-    words = words_of(text)
+    words = words_of(re.sub(r"\b(\d{2,3})G\b", r"\1GB", text, flags=re.IGNORECASE))
     if _AND.search(text):  # of several cards
         return []
     size = next((int(word.removesuffix("gb")) for word in words if re.fullmatch(r"\d{1,3}gb", word)), 0)
@@ -363,8 +378,13 @@ def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
     if size:
         found = [name for name in found if _has_bytes(name, size)]
     if size or "pcie" in words:  # a driver that says no PCIe means the module
-        found = [name for name in found if ("pcie" in words_of(name)) == ("pcie" in words)] or found
+        alike = [name for name in found if ("pcie" in words_of(name)) == ("pcie" in words)]
+        found = alike or [name for name in found if not ("pcie" in words and _MODULE & words_of(name))]
     return found if len(found) == 1 and telling else []
+
+
+_MODULE = frozenset(("sxm", "sxm2", "sxm4", "sxm5"))
+"""Words of modules, which no card with a slot is."""
 
 
 def _has_bytes(name: str, n_gb: int) -> bool:

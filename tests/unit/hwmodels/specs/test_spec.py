@@ -18,24 +18,25 @@ LANES_OF_CAPABILITY = dict.fromkeys(("6.0", "7.0", "7.5", "8.0"), 64)
 LANES_OF_UNIT = dict.fromkeys(
     (
         "mi50", "mi60", "mi100", "mi210", "radeon-vii", "rx-6700-xt", "rx-6800", "rx-6800-xt", "rx-6900-xt",
-        "rx-6950-xt",
+        "rx-6950-xt", "rx-580-8gb", "rx-vega-64", "mi25", "rx-5700-xt", "rx-6600-xt", "rx-6750-xt", "radeon-pro-v620",
+        "radeon-pro-w6800",
     ),
     64,
 )  # fmt: skip
 """fp32 lanes of a multiprocessor: 64 on GP100, Volta, Turing and GA100, 128 on all later ones, on Maxwell and GP102; of
-a compute unit 64 on Vega, CDNA 1 and 2 and RDNA 2, 128 on CDNA 3, on RDNA with dual issue, and on Apple's and Intel's
-cores."""
+a compute unit 64 on GCN, CDNA 1 and 2 and RDNA 1 and 2, 128 on CDNA 3, on RDNA with dual issue, and on Apple's and
+Intel's cores."""
 
 UNIFIED = tuple(name for name in hardware_names() if load_machine(name).link.name.startswith("unified-"))
 """Machines whose accelerator and host share one memory, which the link stands for."""
 
 NOT_SOLD_ALONE_FOR_DOLLARS = {
     "rtx-4090d", "rtx-pro-6000", "rtx-pro-6000-max-q", "rtx-pro-5000", "rtx-pro-5000-72gb", "rtx-pro-4500",
-    "rtx-pro-4000",
+    "rtx-pro-4000", "rtx-pro-2000",
 }  # fmt: skip
 WITHOUT_A_LAUNCH_PRICE = {
     "rtx-2060-12gb", "rtx-3080-12gb", "gtx-1060-6gb", "gtx-1660-super", "gtx-1660-ti", "rtx-2060-6gb", "rtx-3050-6gb",
-    "rtx-3050-8gb",
+    "rtx-3050-8gb", "gtx-1650", "gtx-1660", "gtx-980-ti",
 }  # fmt: skip
 """Cards that NVIDIA left to its partners to price, and those whose launch nobody has re-read."""
 

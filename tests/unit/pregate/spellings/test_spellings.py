@@ -57,6 +57,15 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("RTX PRO 6000 Blackwell Max-Q", "rtx-pro-6000-max-q"),
         ("Radeon AI PRO R9700", "radeon-ai-pro-r9700"),
         ("Ryzen AI Max+ PRO 395", "strix-halo"),
+        ("H800 PCIe", "h800-pcie"),
+        ("NVIDIA A800 80GB PCIe", "a800-pcie-80gb"),
+        ("NVIDIA H800", "h800-sxm"),
+        ("A100-80G PCIe", "a100-pcie-80gb"),
+        ("V100 32G", "v100-sxm2-32gb"),
+        ("NVIDIA GH200 144G HBM3e", "gh200-144gb"),
+        ("AMD Instinct MI355X", "mi355x"),
+        ("B60", "arc-pro-b60"),
+        ("RTX 5090D v2", "rtx-5090-d-v2"),
     ],
 )
 def test_a_machine_is_loaded_by_what_people_call_it(written: str, ours: str) -> None:
@@ -126,6 +135,14 @@ def test_hosts_links_and_software_are_loaded_by_what_people_call_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "ours"), [("Xeon 6530P", "xeon-6530p"), ("Xeon 6 6787P", "xeon-6787p"), ("EPYC 7402P", "epyc-7402")]
+)
+def test_a_letter_that_makes_another_processor_is_kept(written: str, ours: str) -> None:
+    """A Xeon Gold 6530 is two generations before the 6530P; an EPYC 7402P is a 7402 for one socket."""
+    assert pregate.load_hardware("rtx-4090", overrides={"host": written}).machine.host.name == ours
+
+
+@pytest.mark.parametrize(
     ("written", "told"),
     [
         ("RTX 9999 Ti", "did you mean 'rtx-"),
@@ -133,6 +150,8 @@ def test_hosts_links_and_software_are_loaded_by_what_people_call_them() -> None:
         ("M5 Max", "did you mean 'apple-m"),
         ("rtx-3090+rtx-4090", "cards that differ cannot be said"),
         ("3090 + 4090", "cards that differ cannot be said"),
+        ("H20 141GB", "unknown hardware"),
+        ("Ryzen AI Max 385", "unknown hardware"),
         ("none", "gpu_only@layers=cpu of --stack llama-cpp"),
         ("CPU only", "gpu_only@layers=cpu of --stack llama-cpp"),
     ],
