@@ -5,11 +5,12 @@ What is no name of ours in other letters stays as it is, and is told of where th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from hwmodels.specs.processors import channels_of, is_processor
 from pregate.measured.rows.several_cards import on_one_card
-from pregate.measured.rows.written_cells import host_with_memory
+from pregate.measured.rows.written_cells import apart, host_with_memory
 from pregate.spellings.models import formats_of_file, model_and_format
 from pregate.spellings.names import KNOWN, card_and_memory, our_name, several
 
@@ -19,6 +20,7 @@ __all__ = ["with_our_names"]
 def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     """A row's cells, names of models, machines and stacks as we write them, a bare format as that of all matrices."""
     cells = {**cells, **_of_file(cells)}
+    cells |= _host_beside(cells)
     named = {column: our_name(column, cells[column]) for column in KNOWN if cells.get(column)}
     cells |= _with_more_memory(cells, named)
     memory = cells.pop("memory", "")
@@ -26,6 +28,25 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
         named["host"] = host_with_memory(named["host"], memory, *channels_of(named["host"]))
     named["formats"] = formats_of_file(named.get("model", ""), cells.get("formats", ""), named.get("stack", ""))
     return on_one_card({**cells, **named}, our_name("hardware", several(cells.get("hardware", ""))[1]))
+
+
+_BESIDE = re.compile(r"\s*(?:\+|,|;|/|\bwith\b|\band\b|&)\s*", re.IGNORECASE)
+
+
+def _host_beside(cells: Mapping[str, str]) -> dict[str, str]:
+    """A host and its memory in cells of their own where they stand beside the card: `RTX 3090 + EPYC 7763`."""
+    parts = [part for part in _BESIDE.split(cells.get("hardware", "")) if part]
+    if cells.get("host") or len(parts) < 2:
+        return {}
+    for i in range(1, len(parts)):
+        host, memory = apart(" ".join(parts[i:]))
+        if is_processor(our_name("host", host)):
+            return {
+                "hardware": " + ".join(parts[:i]),
+                "host": host,
+                "memory": cells.get("memory", "") or memory,
+            }
+    return {}
 
 
 def _with_more_memory(cells: Mapping[str, str], named: dict[str, str]) -> dict[str, str]:

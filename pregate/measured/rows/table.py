@@ -20,10 +20,19 @@ from pregate.engines.reading import without_flags
 from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.engine_words import in_flags, without_power
 from pregate.measured.rows.measured_row import COLUMNS, METRICS, MeasuredRow
+from pregate.measured.rows.other_tables import (
+    METRIC_MARK,
+    cells_of_bench,
+    is_of_bench,
+    melted,
+    with_flags,
+)
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.stated_units import plain_unit
+from pregate.measured.rows.table_header import BESIDE, MEMORY, column_names
 from pregate.measured.rows.token_origin import tokens_of_row
-from pregate.measured.rows.written_cells import COLUMN_ALIASES, as_written
+from pregate.measured.rows.told_in_vain import told_in_vain
+from pregate.measured.rows.written_cells import as_written
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import NUMBER, read_text
 
@@ -102,11 +111,9 @@ _DEFAULTS = {"batch": "1", "input_tokens": "1", "output_tokens": "32", "context_
 _OF_PROMPTS = ("prefill_tokens_per_s", "ttft")
 """Metrics that say nothing without the length of a prompt."""
 
-_BESIDE = ("date", "author", "user", "os", "driver", "version", "build", "commit", "url")
-"""Columns that move no prediction, which become a part of the note."""
-_MEMORY = "memory"
-"""A column of the memory of the host, which becomes a part of its name."""
 _REQUIRED = ("model", "hardware", "metric", "value")
+_IN_HEADERS = ("metric", "value")
+"""Columns that a table with a column a metric has no need of."""
 
 
 def read_table(path: Path) -> list[MeasuredRow]:
@@ -118,16 +125,17 @@ def read_table(path: Path) -> list[MeasuredRow]:
     reader = csv.DictReader(io.StringIO(read_text(path, MAX_TABLE_BYTES)), strict=True)
     try:
         header = list(reader.fieldnames or ())
-        theirs = tuple(header) == PUBLISHED_COLUMNS
-        header = list(COLUMNS) if theirs else [_column(name, str(path)) for name in header]
-        if not theirs and reader.fieldnames:
+        theirs, bench = tuple(header) == PUBLISHED_COLUMNS, is_of_bench(header)
+        header = list(COLUMNS) if theirs or bench else column_names(header, COLUMNS, str(path))
+        if not theirs and not bench and reader.fieldnames:
             reader.fieldnames = header
-        missing = [column for column in _REQUIRED if column not in header]
+        wide = any(column.startswith(METRIC_MARK) for column in header)
+        missing = [column for column in _REQUIRED if column not in header and not (wide and column in _IN_HEADERS)]
         if missing or len(set(header)) != len(header):
             raise InvalidFile(f"{path}: columns are {','.join(header)[:200]!r}: missing or twice {', '.join(missing)}")
         if theirs:
             from pregate.measured.isca24.table_rows import cells_of  # with all that predicts their rows: on use
-        rows = []
+        rows: list[MeasuredRow] = []
         for cells in reader:
             if None in cells or None in cells.values():
                 raise InvalidFile(
@@ -135,7 +143,11 @@ def read_table(path: Path) -> list[MeasuredRow]:
                     f"expected: a cell with a comma stands in quotes, and numbers of set are parted by ;"
                 )
             where = f"{path} line {reader.line_num}"
-            rows.append(_row(cells_of(list(cells.values()), where) if theirs else cells, where))
+            if bench:
+                cells = cells_of_bench(cells)
+            elif theirs:
+                cells = cells_of(list(cells.values()), where)
+            rows += [_row(one, where) for one in melted(with_flags(cells))]
             if len(rows) > MAX_ROWS:
                 raise InvalidFile(f"{path}: more than {MAX_ROWS} rows: split it")
     except csv.Error as error:
@@ -160,10 +172,13 @@ def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object
 
 
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
-    text = as_written({column: cells.get(column, "").strip() for column in (*COLUMNS, _MEMORY)})
-    told = [f"{column} {cells[column].strip()}" for column in _BESIDE if cells.get(column, "").strip()]
+    text = as_written({column: cells.get(column, "").strip() for column in (*COLUMNS, MEMORY)})
+    told = [f"{column} {cells[column].strip()}" for column in BESIDE if cells.get(column, "").strip()]
     text["note"] = "; ".join(filter(None, (text["note"], *told)))
     metric = text["metric"] = _metric(text["metric"])
+    if not text["unit"] and METRICS.get(metric, ("",))[0] == "tokens/s":
+        text["unit"] = "tokens/s"
+    text["reason"] = text["reason"] or told_in_vain(text)
     left_out = bool(text["reason"]) or text["role"] == "input"
     if metric not in METRICS and not (metric and left_out):
         raise unknown_name("metric", metric, METRICS, where)
@@ -206,20 +221,6 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
 def _plain(text: str) -> str:
     """A name as ours are written."""
     return re.sub(r"[\s_-]+", "_", text.strip().lower())
-
-
-def _column(text: str, where: str) -> str:
-    """A column by its name. Raises `InvalidFile` for a header that is not parted by commas, `UnknownName` otherwise."""
-    name = _plain(text)
-    name = COLUMN_ALIASES.get(name, name)
-    if name in (*COLUMNS, *_BESIDE, _MEMORY):
-        return name
-    parted = next((mark for mark in (";", "\t", "|") if mark in text), None)
-    if parted is not None:
-        raise InvalidFile(
-            f"{where}: columns are parted by {parted!r}, not by commas: save it as comma-separated values"
-        )
-    raise unknown_name("column", text, COLUMNS, where)
 
 
 def _metric(text: str) -> str:

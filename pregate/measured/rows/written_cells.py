@@ -9,10 +9,11 @@ from hwmodels.quantity import ReadOnly
 from pregate.measured.rows.placement_words import placement_in_words
 from pregate.measured.rows.stated_units import metric_and_unit, value_and_unit
 
-__all__ = ["COLUMN_ALIASES", "as_written", "host_with_memory"]
+__all__ = ["COLUMN_ALIASES", "apart", "as_written", "host_with_memory", "is_metric", "unit_of_header"]
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "hardware": ("gpu", "card", "accelerator", "device"),
+    "model": ("model_name", "llm", "checkpoint"),
+    "hardware": ("gpu", "gpus", "card", "accelerator", "device", "machine"),
     "host": ("cpu", "processor"),
     "memory": ("ram", "dram", "host_memory", "system_memory", "dimms"),
     "name": ("id", "row"),
@@ -20,7 +21,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "formats": ("quant", "quantization", "quantisation", "format", "dtype", "precision"),
     "stack": ("engine", "framework", "software", "backend", "runtime"),
     "policy": ("flags", "args", "arguments", "command", "design"),
-    "batch": ("batch_size", "concurrency", "bs"),
+    "batch": ("batch_size", "concurrency", "bs", "parallel", "n_parallel"),
     "input_tokens": (
         "input",
         "isl",
@@ -69,6 +70,10 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
         "gen",
         "text_generation",
         "generation_throughput",
+        "generation_tps",
+        "decode_tps",
+        "gen_tps",
+        "tg_tps",
         "decode_rate",
     ),
     "prefill_tokens_per_s": (
@@ -83,6 +88,9 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
         "prompt",
         "prefill_rate",
         "prompt_throughput",
+        "prompt_tps",
+        "prefill_tps",
+        "pp_tps",
     ),
     "tokens_per_s": ("tokens/s", "token/s", "tok/s", "t/s", "tps", "output_throughput", "output_token_throughput"),
     "ttft": ("time_to_first_token", "mean_ttft", "first_token_latency"),
@@ -93,6 +101,8 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
         "mean_tpot",
         "mean_itl",
         "latency_per_token",
+        "latency/token",
+        "ms/token",
         "per_token_latency",
         "token_latency",
         "time_per_token",
@@ -136,11 +146,27 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
     row["unit"] = row.get("unit") or unit
     row["placement"] = placement_in_words(row.get("placement", ""))
     row |= _memory_apart(row)
-    if not row.get("unit") and row["metric"].endswith("tokens_per_s"):
-        row["unit"] = "tokens/s"
     for column in ("batch", "input_tokens", "output_tokens", "context_tokens"):
         row[column] = _count(row.get(column, ""))
     return row
+
+
+def is_metric(header: str) -> bool:
+    """Whether the header of a column names a metric, with or without its unit: `decode t/s`, `TTFT (ms)`, `pp512`."""
+    if _BENCH.fullmatch(header.strip()):
+        return True
+    metric, _ = metric_and_unit(header)
+    return any(_plain(text) in (*_WORDS, *_METRICS) for text in (header, metric))
+
+
+def unit_of_header(header: str) -> bool:
+    """Whether the header of a column is no more than a unit, or a word for a value with one: `t/s`, `Result (ms)`."""
+    metric, unit = metric_and_unit(header)
+    plain = _plain(header)
+    return plain in (*_WORDS_OF_RATES, "ms") or (bool(unit) and _plain(metric) in (*_COLUMNS["value"], "value", "avg"))
+
+
+_WORDS_OF_RATES = (*_METRICS["tokens_per_s"][:5], "tokens/sec", "tok/sec", "tokens_per_second")
 
 
 def _plain(text: str) -> str:
@@ -148,15 +174,22 @@ def _plain(text: str) -> str:
 
 
 _BESIDE_HOST = re.compile(
-    r"(?P<host>[^,;(]+?)\s*(?:[,;(]|\bw/|\bwith\b|\+)\s*(?P<memory>[^()]*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?GB)[^()]*)\)?",
+    r"(?P<host>[^,;(]+?)\s*(?:[,;(]|\bw/|\bwith\b|\+|\s(?=\d{1,2}[\s-]?ch|\d{1,2}\s?x\s?\d{1,3}\s?G|\d{2,4}\s?GB|L?P?DDR\d|"
+    r"\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>[^()]*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?GB)[^()]*)\)?",
     re.IGNORECASE,
 )
 
 
+def apart(text: str) -> tuple[str, str]:
+    """A host and the memory that stands beside it, "" where none does: `EPYC 7763 8ch DDR4-3200`."""
+    told = _BESIDE_HOST.fullmatch(text.strip())
+    return (told["host"], told["memory"]) if told else (text.strip(), "")
+
+
 def _memory_apart(row: Mapping[str, str]) -> dict[str, str]:
-    """A host's memory in a cell of its own where it stands beside the host: `EPYC 7763, 8ch DDR4-3200`."""
-    told = _BESIDE_HOST.fullmatch(row.get("host", "").strip())
-    return {"host": told["host"], "memory": told["memory"]} if told and not row.get("memory") else {}
+    """A host's memory in a cell of its own where it stands beside the host."""
+    host, memory = apart(row.get("host", ""))
+    return {"host": host, "memory": memory} if memory and not row.get("memory") else {}
 
 
 def _count(text: str) -> str:

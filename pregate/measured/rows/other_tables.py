@@ -1,0 +1,122 @@
+"""Tables of another shape than a row a measurement: a column a metric, a column a flag, and what llama-bench writes.
+
+Each becomes rows of cells by our columns, which are read as those of any table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from hwmodels.quantity import ReadOnly
+
+__all__ = ["FLAG_COLUMNS", "METRIC_MARK", "cells_of_bench", "is_of_bench", "melted", "with_flags"]
+
+METRIC_MARK = "metric:"
+"""Before the header of a column whose cells are values of the metric that it names."""
+
+_NOTHING = ("", "-", "--", "n/a", "na", "none", "oom", "x", "?")
+"""Cells of a column of values that hold none."""
+
+_BENCH = frozenset(("model_type", "gpu_info", "n_prompt", "n_gen", "avg_ts"))
+"""Columns that llama-bench alone writes together (`-o csv`: tools/llama-bench of ggml-org/llama.cpp)."""
+
+_FLAGS: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
+    ("n_gpu_layers", "-ngl", lambda value: True),
+    ("n_cpu_moe", "-ncmoe", lambda value: value != "0"),
+    ("tensor_buft_overrides", "-ot", lambda value: value != "none"),
+    ("split_mode", "-sm", lambda value: value != "layer"),
+    ("n_batch", "-b", lambda value: True),
+    ("n_ubatch", "-ub", lambda value: True),
+    ("n_threads", "-t", lambda value: True),
+    ("type_k", "-ctk", lambda value: value != "f16"),
+    ("type_v", "-ctv", lambda value: value != "f16"),
+    ("flash_attn", "-fa", lambda value: True),
+    ("use_mmap", "-mmp", lambda value: True),
+    ("no_kv_offload", "-nkvo", lambda value: value == "1"),
+    ("no_op_offload", "-nopo", lambda value: value == "1"),
+)
+"""A column of llama-bench, its flag, and which values say anything."""
+
+
+FLAG_COLUMNS: Mapping[str, str] = ReadOnly(
+    {
+        "ngl": "-ngl", "gpu_layers": "-ngl", "ncmoe": "-ncmoe", "ub": "-ub", "ubatch": "-ub", "threads": "-t",
+        "fa": "-fa", "ot": "-ot", **{column: flag for column, flag, _ in _FLAGS if column != "n_batch"},
+    }
+)  # fmt: skip
+"""Columns of a flag of llama.cpp, as its benchmark prints them."""
+
+_BACKENDS = ("cuda", "rocm", "hip", "metal", "vulkan", "sycl", "mtl", "blas")
+"""What llama-bench prints as the backend of its one engine."""
+
+
+def with_flags(cells: Mapping[str, str]) -> dict[str, str]:
+    """A row whose flags of llama.cpp have columns of their own, as one of that engine with them in its policy."""
+    told = {column: cell.strip() for column, cell in cells.items() if column in FLAG_COLUMNS and cell.strip()}
+    made = {column: cell for column, cell in cells.items() if column not in FLAG_COLUMNS}
+    if not told:
+        return made
+    says = {column: says for column, _, says in _FLAGS}
+    flags = [
+        f"{FLAG_COLUMNS[column]} {cell}" for column, cell in told.items() if column not in says or says[column](cell)
+    ]
+    if made.get("stack", "").strip().lower().split("+")[0].split(",")[0] in _BACKENDS:
+        made["note"] = "; ".join(filter(None, (made.get("note", ""), f"backend {made['stack']}")))
+        made["stack"] = "llama-cpp"
+    made["policy"] = " ".join((made.get("policy", "").strip(), *flags)).strip()
+    made["stack"] = made.get("stack", "") or "llama-cpp"
+    return made
+
+
+def is_of_bench(header: Sequence[str]) -> bool:
+    """Whether llama-bench wrote a table."""
+    return set(header) >= _BENCH
+
+
+def cells_of_bench(theirs: Mapping[str, str]) -> dict[str, str]:
+    """One row of `llama-bench -o csv` by our columns; a test of prompt and answer together has a rate of neither."""
+    n_prompt, n_gen = (theirs[column].strip() for column in ("n_prompt", "n_gen"))
+    cards = [card.strip() for card in theirs["gpu_info"].split(",") if card.strip()]
+    alike = len(set(cards)) == 1
+    both = "0" not in (n_prompt, n_gen)
+    said = [
+        f"{flag} {value}"
+        for column, flag, says in _FLAGS
+        if (value := theirs.get(column, "").strip()) and says(value) and not (column == "split_mode" and len(cards) < 2)
+    ]
+    build = (f"{what} {theirs[column]}" for what, column in (("build", "build_commit"), ("backend", "backends"))
+             if theirs.get(column))  # fmt: skip
+    return {
+        "model": theirs["model_type"],
+        "hardware": f"{len(cards)}x {cards[0]}" if alike and len(cards) > 1 else " + ".join(cards) or "none",
+        "host": theirs.get("cpu_info", "").split(",")[0].strip(),
+        "stack": "llama-cpp",
+        "policy": " ".join(said),
+        "input_tokens": n_prompt if n_prompt != "0" else "",
+        "output_tokens": n_gen if n_gen != "0" else "",
+        "context_tokens": theirs.get("n_depth", ""),
+        "metric": "tokens_per_s" if both else "prefill_tokens_per_s" if n_gen == "0" else "decode_tokens_per_s",
+        "value": theirs["avg_ts"],
+        "unit": "tokens/s",
+        "routing": "random",
+        "note": "; ".join(build),
+        "reason": "a rate of prompt and answer together, counted as tokens of both: a test each" if both else "",
+    }
+
+
+def melted(cells: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """The rows of one line of a table with a column a metric: one for each of its cells that holds a value."""
+    shared = {column: cell for column, cell in cells.items() if not column.startswith(METRIC_MARK)}
+    columns = [column for column in cells if column.startswith(METRIC_MARK)]
+    if not columns:
+        yield shared
+    for column in columns:
+        if cells[column].strip().lower() not in _NOTHING:
+            metric = column.removeprefix(METRIC_MARK)
+            name = {"name": f"{shared['name']}, {_plain(metric)}"} if shared.get("name") else {}
+            yield shared | name | {"metric": metric, "value": cells[column]}
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text.strip())

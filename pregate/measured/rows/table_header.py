@@ -1,0 +1,65 @@
+"""The header of a table of measured rows: its columns by our names, whatever others call them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pregate.measured.rows.other_tables import FLAG_COLUMNS, METRIC_MARK
+from pregate.measured.rows.stated_units import metric_and_unit
+from pregate.measured.rows.written_cells import COLUMN_ALIASES, is_metric, unit_of_header
+from traces.errors import InvalidFile, unknown_name
+
+__all__ = ["BESIDE", "MEMORY", "column_names"]
+
+BESIDE = (
+    "date", "author", "user", "os", "driver", "version", "build", "commit", "url", "motherboard", "size", "params",
+)  # fmt: skip
+"""Columns that move no prediction, which become a part of the note."""
+_SIZES_OF_CONTEXT = ("ctx", "n_ctx", "ctx_size", "context", "context_length", "context_size", "max_model_len")
+"""Columns of which nobody knows whether so many tokens were there."""
+MEMORY = "memory"
+"""A column of the memory of the host, which becomes a part of its name."""
+
+
+def column_names(header: Sequence[str], ours: Sequence[str], where: str) -> list[str]:
+    """The columns that a header names, those of values under the name of their metric or unit too (`decode t/s`)."""
+    known = [_known_column(text, ours) for text in header]
+    named, valued = "metric" in known, "value" in known
+    made = []
+    for text, column in zip(header, known, strict=True):
+        if not column and named and not valued and unit_of_header(text):
+            column, valued = "value", True
+        if not column and not named and not valued and (is_metric(text) or unit_of_header(text)):
+            column = f"{METRIC_MARK}{text if is_metric(text) else metric_and_unit(text)[1]}"
+        made.append(column or _column(text, ours, where))
+    return made
+
+
+def _known_column(text: str, ours: Sequence[str]) -> str:
+    """Our name of a column, "" of one that is none."""
+    name = COLUMN_ALIASES.get(_plain(text), _plain(text))
+    return name if name in (*ours, *BESIDE, MEMORY, *FLAG_COLUMNS) else ""
+
+
+def _column(text: str, ours: Sequence[str], where: str) -> str:
+    """A column by its name. Raises `InvalidFile` for a header that is not parted by commas, `UnknownName` otherwise."""
+    name = _known_column(text, ours)
+    if name:
+        return name
+    if _plain(text) in _SIZES_OF_CONTEXT:
+        raise InvalidFile(
+            f"{where}: column {text[:40]!r}: call tokens that were there before context_tokens; leave the size out "
+            f"that was set aside for them"
+        )
+    parted = next((mark for mark in (";", "\t", "|") if mark in text), None)
+    if parted is not None:
+        raise InvalidFile(
+            f"{where}: columns are parted by {parted!r}, not by commas: save it as comma-separated values"
+        )
+    raise unknown_name("column", text, ours, where)
+
+
+def _plain(text: str) -> str:
+    """A name as ours are written."""
+    return re.sub(r"[\s_-]+", "_", text.strip().lower())
