@@ -39,7 +39,8 @@ __all__ = [
 
 ROUTED = (
     "routed_experts", "experts", "topk_ids", "topk_indices", "selected_experts", "expert_ids", "expert_indices",
-    "router_indices", "topk_experts", "expert_mask", "routing_map", "dispatch_mask", "arr_0", "",
+    "router_indices", "topk_experts", "expert_idx", "indices", "topk_idx", "topk", "routing", "choices",
+    "selected", "assignments", "expert_mask", "routing_map", "dispatch_mask", "arr_0", "",
 )  # fmt: skip
 """Names of an array of chosen experts; the empty one of a file that holds one array alone."""
 _BESIDE = ("topk_weights", "weights", "gate_weights", "scores", "selected_probs", "routing_weights")

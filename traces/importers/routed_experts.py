@@ -67,7 +67,13 @@ def import_vllm_npz(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrac
 
 def trace_of_tokens(path: Path, array: NDArray[np.int64], shape: ModelShape) -> RoutingTrace:
     """The routing of experts [tokens, layers, k], all of it decode. Raises `InvalidFile`."""
-    return _trace(path, [[(0, Phase.DECODE, array)]], shape, notes=("phases are not recorded: every token is decode",))
+    notes = ["phases are not recorded: every token is decode"]
+    if shape.n_moe_layers is None and shape.n_layers is None:
+        n_tokens, n_layers = array.shape[:2]
+        notes.append(
+            f"taken as {n_tokens} tokens of {n_layers} layers: the model (--model NAME) says which axis is which"
+        )
+    return _trace(path, [[(0, Phase.DECODE, array)]], shape, notes=tuple(notes))
 
 
 def _answers(path: Path) -> list[dict[str, Any]]:

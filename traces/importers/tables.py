@@ -2,10 +2,10 @@
 
 One row a choice (`layer,token,expert`), a row a token and layer with its experts in one cell (`"[3, 7]"` or `3 7`) or
 in columns of their own (`expert_0,expert_1`), or a row a token with a cell a layer (`layer_0,layer_1`), by commas,
-semicolons or tabs; or such rows as JSON lines. `step` is the position where no column is; `token_id` too, where its
-numbers are 0 to n - 1, as no ids of a vocabulary are. Columns that nobody knows here are left out; without a phase
-every token counts as decode, without a sequence all rows are of one, without a slot experts stand in the order of
-their rows.
+semicolons or tabs; or such rows as JSON, a line each or in a list. `step` is the position where no column is;
+`token_id` too, where its numbers are 0 to n - 1, as no ids of a vocabulary are. Columns that nobody knows here are left
+out; without a phase every token counts as decode, without a sequence all rows are of one, without a slot experts stand
+in the order of their rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
-from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_lines, text_lines, whole_numbers
+from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_records, text_lines, whole_numbers
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
@@ -31,12 +31,12 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "phase": ("phase", "stage"),
     "position": ("position", "pos", "token", "token_idx", "token_index", "token_pos", "token_position", "t"),
     "token_id": ("token_id",),
-    "step": ("step", "step_idx", "i_step", "iteration", "decode_step"),
-    "layer": ("layer", "layer_id", "layer_idx", "layer_index", "moe_layer", "l"),
+    "step": ("step", "step_idx", "i_step", "iteration", "iter", "decode_step"),
+    "layer": ("layer", "layer_id", "layer_idx", "layer_index", "moe_layer", "l", "block", "block_idx"),
     "slot": ("slot", "rank", "k", "topk_idx", "choice"),
     "experts": (
         "expert", "expert_id", "expert_idx", "expert_index", "experts", "expert_ids", "topk_ids", "selected_experts",
-        "topk_experts", "top_k_experts", "topk_indices", "router_indices", "selected", "chosen", "e",
+        "topk_experts", "top_k_experts", "topk_indices", "router_indices", "selected", "chosen", "e", "indices", "topk",
     ),
     "weight": (
         "weight", "gate_weight", "score", "prob", "probability", "router_weight", "weights", "gate_weights", "scores",
@@ -52,7 +52,10 @@ _PHASES = {
 }  # fmt: skip
 _MAX_SLOTS = 256
 _CELL = re.compile(r"[^\s,;|\[\]()]+")
-_OF_A_LAYER = re.compile(r"\s*(?:moe_?)?(?:layer|l)_?(\d{1,4})(?:_experts?|_ids?)?\s*", re.ASCII | re.IGNORECASE)
+_OF_A_LAYER = re.compile(
+    r"\s*(?:\w+\.)*(?:moe_?)?(?:layers?|l|blk|block)[_. ]?(\d{1,4})(?:[_.](?:experts?|ids?))?\s*",
+    re.ASCII | re.IGNORECASE,
+)
 _OF_A_SLOT = re.compile(r"(?:expert|e|topk|top)_?(\d{1,3})(?:_id)?", re.ASCII)
 
 
@@ -65,7 +68,7 @@ def columns(header: str) -> dict[str, int] | None:
         return None
     for place, word in enumerate(words):
         for name, spellings in _NAMES.items():
-            if word.strip().lower() in spellings:
+            if _plain(word) in spellings:
                 if name in found:
                     return None
                 found[name] = place
@@ -85,8 +88,12 @@ def columns(header: str) -> dict[str, int] | None:
     return found
 
 
+def _plain(word: str) -> str:
+    return re.sub(r"[\s-]+", "_", word.strip().lower())
+
+
 def _of_slot(word: str) -> re.Match[str] | None:
-    return _OF_A_SLOT.fullmatch(word.strip().lower())
+    return _OF_A_SLOT.fullmatch(_plain(word))
 
 
 def _rows(number: int, fields: list[str], places: dict[str, int]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -113,7 +120,7 @@ def json_names(record: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    for number, record in json_lines(path):
+    for number, record in json_records(path):
         places = json_names(record)
         if places is None or not {"position", "layer", "experts"} <= set(places):
             raise refused(path, "a token, a layer and its experts are needed, once each", number)
@@ -156,7 +163,7 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
     slots: dict[tuple[int, int, int, int], int] = {}
     phased = False
     positions: set[int] = set()
-    json_text = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))[1].startswith("{")
+    json_text = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))[1].lstrip().startswith(("{", "["))
     for number, row in _json_rows(path) if json_text else named_rows(path, ("position", "layer", "experts")):
         position, layer = whole_numbers(path, number, [row["position"], row["layer"]])
         experts = whole_numbers(path, number, _CELL.findall(row["experts"]))

@@ -12,7 +12,15 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.foundation.documents import open_regular
 
-__all__ = ["MAX_LINE_CHARACTERS", "json_document", "json_lines", "regular_file", "text_lines", "whole_numbers"]
+__all__ = [
+    "MAX_LINE_CHARACTERS",
+    "json_document",
+    "json_lines",
+    "json_records",
+    "regular_file",
+    "text_lines",
+    "whole_numbers",
+]
 
 MAX_TEXT_BYTES = 1 << 30
 MAX_DOCUMENT_BYTES = 256 << 20
@@ -56,6 +64,19 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise InvalidFile(f"{path}: line {number} is not valid JSON: cut short?") from error
         if not isinstance(record, dict):
             raise InvalidFile(f"{path}: line {number} is not a JSON object")
+        yield number, record
+
+
+def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered JSON objects, one a line, or one after the other in a list. Raises `InvalidFile` for what is neither."""
+    _, first = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))
+    if not first.lstrip().startswith("["):
+        yield from json_lines(path)
+        return
+    document = json_document(path)
+    for number, record in enumerate(document if isinstance(document, list) else (), 1):
+        if not isinstance(record, dict):
+            raise InvalidFile(f"{path}: entry {number} of its list is not a JSON object")
         yield number, record
 
 

@@ -1,0 +1,78 @@
+"""Routing in layouts that a stranger would write: other headers, lists of rows, arrays under other names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from traces.errors import InvalidFile
+from traces.importers.tables import columns
+from traces.importers import import_trace as load_trace
+
+N_TOKENS, N_LAYERS = 5, 2
+CHOSEN = np.array([[[(t + layer) % 4, (t + layer + 1) % 4] for layer in range(N_LAYERS)] for t in range(N_TOKENS)])
+PLACES = [(t, layer) for t in range(N_TOKENS) for layer in range(N_LAYERS)]
+
+
+def cell(t: int, layer: int, mark: str) -> str:
+    return mark.join(map(str, CHOSEN[t, layer]))
+
+
+LAYOUTS: dict[str, Callable[[], str]] = {
+    "words with spaces": lambda: (
+        "Token Index,MoE Layer,Selected Experts\n"
+        + "".join(f"{t},{layer},{cell(t, layer, ' ')}\n" for t, layer in PLACES)
+    ),
+    "blocks and passes": lambda: (
+        "iter,block,e1,e2,w1,w2\n" + "".join(f"{t},{layer},{cell(t, layer, ',')},.6,.4\n" for t, layer in PLACES)
+    ),
+    "modules": lambda: (
+        "token,model.layers.3,model.layers.4\n"
+        + "".join(f'{t},"{cell(t, 0, ",")}","{cell(t, 1, ",")}"\n' for t in range(N_TOKENS))
+    ),
+    "tensors of llama.cpp": lambda: (
+        "token,blk.3,blk.4\n" + "".join(f"{t},{cell(t, 0, ' ')},{cell(t, 1, ' ')}\n" for t in range(N_TOKENS))
+    ),
+    "a list of rows": lambda: json.dumps(
+        [{"layer": layer, "token": t, "experts": CHOSEN[t, layer].tolist()} for t, layer in PLACES]
+    ),
+    "a list over many lines": lambda: json.dumps(
+        [{"layer": layer, "token": t, "experts": CHOSEN[t, layer].tolist()} for t, layer in PLACES], indent=1
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_table_is_read_in_any_of_these_layouts(layout: str, tmp_path: Path) -> None:
+    path = tmp_path / "theirs"
+    path.write_text(LAYOUTS[layout](), encoding="utf-8")
+    assert np.array_equal(np.sort(load_trace(path).experts, axis=2), np.sort(CHOSEN, axis=2))
+
+
+@pytest.mark.parametrize("name", ["indices", "routing", "topk_idx", "expert_idx", "choices", "assignments"])
+def test_an_array_of_choices_is_one_under_any_of_these_names(name: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "theirs.npz", **{name: CHOSEN, "num_experts": np.array(4)})
+    trace = load_trace(tmp_path / "theirs.npz")
+    assert np.array_equal(trace.experts, CHOSEN)
+    assert "taken as 5 tokens of 2 layers" in str(trace.provenance)
+
+
+def test_counts_under_such_a_name_are_none(tmp_path: Path) -> None:
+    np.savez(tmp_path / "counts.npz", routing=np.full((3, 2, 4), 7))
+    with pytest.raises(InvalidFile, match="counts of experts, not a routing trace"):
+        load_trace(tmp_path / "counts.npz")
+
+
+def test_an_entry_of_a_list_that_is_no_row_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('[{"layer": 0, "token": 0, "experts": [0, 1]}, 3]', encoding="utf-8")
+    with pytest.raises(InvalidFile, match="entry 2 of its list is not a JSON object"):
+        load_trace(path)
+
+
+def test_a_column_twice_is_none() -> None:
+    assert columns("token,Token Index,layer,expert") is None
