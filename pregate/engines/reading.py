@@ -290,6 +290,10 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
             _take_of_machine(said, what, flag, value)
 
 
+_OF_SHAPE = re.compile(r"expert|layers|hidden_size|intermediate|window|heads")
+"""Fields of a model that change what a token costs."""
+
+
 def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
     """Flags of memory and cards. Raises `InvalidInput` for what cannot be said, with the way out."""
     if what in ("in_memory", "mapped", "load_mode"):
@@ -315,7 +319,11 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
         raise InvalidInput(
             f"policy: {flag} {value[:20]}: of layers that are brought only those of the host can be said"
         )
-    if what == "fewer_experts" or (what == "model_changed" and "expert" in value):
+    if what == "nodes" and value != "1":
+        raise InvalidInput(
+            f"policy: {flag} {value[:20]}: cards of several machines cannot be said: give the row a reason"
+        )
+    if what == "fewer_experts" or (what == "model_changed" and _OF_SHAPE.search(value)):
         raise InvalidInput(f"policy: {flag} {value[:20]}: experts a token are of the model, NAME?top_k=6")
 
 

@@ -29,6 +29,11 @@ _ONE_PASS = 512
 """Tokens of a prompt that pass at once where nothing else is said (`-ub` of both engines)."""
 _SHARE_ROWS = re.compile(r"(?:-sm|--split-mode)[ =]+row")
 _SHARE_LAYERS = re.compile(rf"(?:-sm|--split-mode)[ =]+(?:{'|'.join(SHARING_MODES.values())})|@turns=1")
+_ONE_OF_THEM = re.compile(
+    r"(?:-sm|--split-mode)[ =]+none\b|CUDA_VISIBLE_DEVICES=[\"']?\d\b(?!,)|(?:-dev|--device)[ =]+[A-Za-z]+\d+\b(?!,)"
+    r"|(?:-ts|--tensor-split)[ =]+(?:1(?:[,/]0)+|(?:0[,/])+1)\b"
+)
+"""What leaves all cards but one idle."""
 _MODELS = re.compile(r"\S\s*[;,]\s*\S|\S\s+(?:\+|and|&)\s+\S", re.IGNORECASE)
 
 
@@ -47,6 +52,8 @@ def on_one_card(cells: Mapping[str, str], named: str) -> dict[str, str]:
     design = f"{cells.get('policy', '')} {cells.get('placement', '')} {numbers}"
     if "hbm_bytes" in numbers or "n_cards" in numbers or _SHARE_ROWS.search(design):
         return dict(cells)
+    if _ONE_OF_THEM.search(design):
+        return {**cells, "hardware": named}
     together = f"accelerator.hbm_bytes={n * load_machine(named).accelerator.hbm_bytes:.0f}"
     told = told or _SHARE_LAYERS.search(design) is not None
     if engine.engine in _SHARING or told or _takes_turns(cells, design):

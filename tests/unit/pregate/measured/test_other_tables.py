@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pregate.measured.rows.table import MeasuredRow, read_table
-from traces.errors import InvalidFile, UnknownName
+from traces.errors import InvalidFile, InvalidInput, UnknownName
 
 
 def rows_of(folder: Path, *lines: str) -> list[MeasuredRow]:
@@ -71,7 +71,7 @@ def test_a_table_that_llama_bench_printed_has_its_flags_in_columns(tmp_path: Pat
         f"{MODEL},17.28 GiB,30.53 B,CUDA,99,20,1,tg128,80,RTX 3060",
     )  # fmt: skip
     assert (row.stack, row.policy) == ("llama-cpp", "gpu_only@experts=cpu:20")
-    assert "backend CUDA" in row.note and "size 17.28 GiB" in row.note
+    assert "backend CUDA; size 17.28 GiB; params 30.53 B" in row.note
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,8 @@ def test_memory_may_follow_its_host_without_a_mark(host: str, tmp_path: Path) ->
 )
 def test_what_a_note_alone_says_is_a_reason(cells: str, reason: str, tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path, "model,gpu,batch,metric,notes,value", f"Qwen3-30B-A3B,L40S,{cells},30")
-    assert reason in row.reason and not row.is_scored
+    assert reason in row.reason
+    assert not row.is_scored
 
 
 @pytest.mark.parametrize(
@@ -129,3 +130,49 @@ def test_a_size_of_context_is_asked_after_and_an_unknown_column_named(tmp_path: 
         rows_of(tmp_path, "model,gpu,colour,tg128", "Qwen3-30B-A3B,4090,red,1")
     with pytest.raises(InvalidFile, match="missing or twice metric, value"):
         rows_of(tmp_path, "model,gpu", "Qwen3-30B-A3B,4090")
+
+
+def flagged(folder: Path, hardware: str, engine: str, flags: str) -> MeasuredRow:
+    cell = flags.replace('"', '""')
+    (row,) = rows_of(folder, "model,gpu,engine,flags,metric,value", f'Qwen3-30B-A3B,{hardware},{engine},"{cell}",tg,9')
+    return row
+
+
+@pytest.mark.parametrize(
+    ("flags", "both"),
+    [
+        ("-ngl 99 -sm none -mg 1", False),
+        ("CUDA_VISIBLE_DEVICES=0 ./llama-bench -ngl 99", False),
+        ("-ngl 99 -dev CUDA0", False),
+        ("-ngl 99 -ts 0,1", False),
+        ("CUDA_VISIBLE_DEVICES=0,1 ./llama-bench -ngl 99", True),
+        ("-ngl 99 -dev CUDA0,CUDA1", True),
+        ("-ngl 99 -ts 1,1", True),
+        ("-ngl 99", True),
+    ],
+)
+def test_cards_that_flags_leave_idle_lend_no_memory(flags: str, both: bool, tmp_path: Path) -> None:
+    row = flagged(tmp_path, "2x RTX 3090", "llama.cpp", flags)
+    assert (row.hardware, "accelerator.hbm_bytes" in row.set) == ("rtx-3090", both)
+
+
+@pytest.mark.parametrize(
+    ("engine", "flags", "reason"),
+    [
+        ("vllm", "--hf-overrides '{\"num_experts_per_tok\": 4}'", "top_k=6"),
+        ("sglang", "--json-model-override-args '{\"num_experts_per_tok\": 4}'", "top_k=6"),
+        ("sglang", "--nnodes 2 --tp 16", "cards of several machines cannot be said"),
+        ("vllm", "--nnodes 2 -tp 16", "cards of several machines cannot be said"),
+    ],
+)
+def test_a_model_that_flags_change_and_machines_together_are_told_of(
+    engine: str, flags: str, reason: str, tmp_path: Path
+) -> None:
+    row = flagged(tmp_path, "H100", engine, flags)
+    with pytest.raises(InvalidInput, match=reason):
+        row.design()
+
+
+@pytest.mark.parametrize("flags", ["--hf-overrides '{\"rope_scaling\": {}}'", "--nnodes 1 --node-rank 0"])
+def test_what_changes_nothing_is_passed_over(flags: str, tmp_path: Path) -> None:
+    assert flagged(tmp_path, "H100", "sglang", flags).policy == "gpu_only"
