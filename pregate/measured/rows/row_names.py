@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from hwmodels.specs.processors import channels_of, is_processor
 from pregate.measured.rows.several_cards import on_one_card
-from pregate.measured.rows.written_cells import apart, host_with_memory
+from pregate.measured.rows.written_cells import host_and_memory, host_with_memory
 from pregate.spellings.models import formats_of_file, model_and_format
 from pregate.spellings.names import KNOWN, card_and_memory, our_name, several
 
@@ -39,7 +39,7 @@ def _host_beside(cells: Mapping[str, str]) -> dict[str, str]:
     if cells.get("host") or len(parts) < 2:
         return {}
     for i in range(1, len(parts)):
-        host, memory = apart(" ".join(parts[i:]))
+        host, memory = host_and_memory(" ".join(parts[i:]))
         if is_processor(our_name("host", host)):
             return {
                 "hardware": " + ".join(parts[:i]),

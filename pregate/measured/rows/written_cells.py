@@ -9,7 +9,7 @@ from hwmodels.quantity import ReadOnly
 from pregate.measured.rows.placement_words import placement_in_words
 from pregate.measured.rows.stated_units import metric_and_unit, value_and_unit
 
-__all__ = ["COLUMN_ALIASES", "apart", "as_written", "host_with_memory", "is_metric", "unit_of_header"]
+__all__ = ["COLUMN_ALIASES", "as_written", "host_and_memory", "host_with_memory", "is_metric", "unit_of_header"]
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "model": ("model_name", "llm", "checkpoint"),
@@ -180,7 +180,7 @@ _BESIDE_HOST = re.compile(
 )
 
 
-def apart(text: str) -> tuple[str, str]:
+def host_and_memory(text: str) -> tuple[str, str]:
     """A host and the memory that stands beside it, "" where none does: `EPYC 7763 8ch DDR4-3200`."""
     told = _BESIDE_HOST.fullmatch(text.strip())
     return (told["host"], told["memory"]) if told else (text.strip(), "")
@@ -188,7 +188,7 @@ def apart(text: str) -> tuple[str, str]:
 
 def _memory_apart(row: Mapping[str, str]) -> dict[str, str]:
     """A host's memory in a cell of its own where it stands beside the host."""
-    host, memory = apart(row.get("host", ""))
+    host, memory = host_and_memory(row.get("host", ""))
     return {"host": host, "memory": memory} if memory and not row.get("memory") else {}
 
 
