@@ -32,6 +32,11 @@ _ALL_FORCED = re.compile(_WEIGHTS, re.IGNORECASE)
 _SOME_FORCED = re.compile(
     rf"(?:number of )?layers (?:for which to )?{_WEIGHTS}\s*[:=]?\s*(\d{{1,3}})", re.IGNORECASE | re.ASCII
 )
+_BARE = re.compile(
+    r"(?:\S*/)?(?:vllm\s+serve|llama-(?:server|cli|bench)|python3?\s+-m\s+(?:vllm|sglang)\S*)(?:\s+[^-\s]\S*)*",
+    re.IGNORECASE,
+)
+"""A command of an engine that is told nothing."""
 _RUN = re.compile(r"\s*ollama\s+(?:run|serve)(?:\s+[^-\s]\S*)*(?:\s+--verbose)?", re.IGNORECASE)
 _ENVIRONMENT = re.compile(r"(?<!\S)(?:LLAMA_ARG|OLLAMA)_(?P<name>[A-Z_]+)=(?P<value>\S*)\s*", re.ASCII)
 _VARIABLES = {
@@ -81,6 +86,8 @@ def _in_llama_words(policy: str) -> str:
     """What Ollama and LM Studio are told, and variables of the environment, as flags of llama.cpp; else as it is."""
     variables = [_as_flag(one["name"], one["value"]) for one in _ENVIRONMENT.finditer(policy)]
     policy = _ENVIRONMENT.sub("", policy)
+    if _BARE.fullmatch(policy.strip()):
+        policy = "gpu_only"
     if _RUN.match(policy):
         policy = _RUN.sub("", policy) or "gpu_only"
     layers = _LAYERS.search(policy)

@@ -173,6 +173,14 @@ def test_a_model_that_flags_change_and_machines_together_are_told_of(
         row.design()
 
 
-@pytest.mark.parametrize("flags", ["--hf-overrides '{\"rope_scaling\": {}}'", "--nnodes 1 --node-rank 0"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "vllm serve Qwen/Qwen3-30B-A3B",
+        "python -m sglang.launch_server",
+        "--hf-overrides '{\"rope_scaling\": {}}'",
+        "--nnodes 1 --node-rank 0",
+    ],
+)
 def test_what_changes_nothing_is_passed_over(flags: str, tmp_path: Path) -> None:
     assert flagged(tmp_path, "H100", "sglang", flags).policy == "gpu_only"

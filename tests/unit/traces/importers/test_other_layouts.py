@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from traces.errors import InvalidFile
-from traces.importers.tables import columns
 from traces.importers import import_trace as load_trace
+from traces.importers.tables import columns
 
 N_TOKENS, N_LAYERS = 5, 2
 CHOSEN = np.array([[[(t + layer) % 4, (t + layer + 1) % 4] for layer in range(N_LAYERS)] for t in range(N_TOKENS)])
