@@ -1,0 +1,97 @@
+"""Parts of a stream by machine code are what they are in NumPy: every list, sum and gradient, bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+import pregate
+from hwmodels.cost import price_figures
+from hwmodels.figures import figures_of
+from offload.decode import DecodeStream
+from offload.metrics.run_metrics import decode_steps
+from offload.recorder import Recorder
+from pregate.ask.capturing.request import Request, request
+from pregate.ask.capturing.starting_cache import resident_set
+from pregate.ask.capturing.starting_host_cache import storage_of
+from simulator import stream
+from simulator.settled import Settled, Times
+from simulator.stream_parts import Carried, Seen, by_paths, walk_compiled, walk_small
+
+ONE, TWO = "rtx-4090", "2x rtx-3090"
+
+
+@pytest.mark.parametrize(
+    ("model", "machine", "design", "tier"),
+    [
+        ("switch-base-8", ONE, "gpu_only", "dram"),
+        ("switch-base-8", ONE, "on_demand+lru:0.3", "ssd"),
+        ("switch-base-8", ONE, "prefetch_all", "dram"),
+        ("olmoe-1b-7b", ONE, "pregate", "dram"),
+        ("olmoe-1b-7b", ONE, "pregate(2)+lfu:0.2", "dram"),
+        ("olmoe-1b-7b", ONE, "gpu_only@experts=cpu:5", "dram"),
+        ("olmoe-1b-7b", ONE, "on_demand@layers=cpu:2", "dram"),
+        ("olmoe-1b-7b", ONE, "gpu_only@kv=stream", "dram"),
+        ("olmoe-1b-7b", TWO, "gpu_only", "dram"),
+    ],
+)
+def test_machine_code_sees_of_every_part_what_numpy_sees(
+    model: str, machine: str, design: str, tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offload.fast.decode_compiled._PART_OPS", 1500)
+    monkeypatch.setattr("offload.fast.decode_compiled._PART_CELLS", 300)
+    hw = pregate.load_hardware(machine, stack="llama-cpp" if machine == TWO else None)
+    architecture = pregate.load_model(model)
+    trace = pregate.synthesize(architecture, 6, 20, batch=2)
+    asked = request(architecture, hw, trace, design, expert_tier=tier)
+    figures, steps = figures_of(hw), decode_steps(trace)[3:]  # steps that do not count, too
+    before, again = Carried.nothing(), Carried.nothing()
+    settled, compiled, n_parts = Settled(1000), Settled(1000), 0
+    for part in _parts(asked):
+        costs, n_parts = price_figures(part.works, figures), n_parts + 1
+        one = walk_small(part, costs, before, settled.left, steps)
+        other = walk_compiled(part, costs, again, compiled.left, steps)
+        _same(one, other)
+        for mine, theirs in zip(by_paths(part, one, small=True), by_paths(part, other, small=False), strict=True):
+            assert mine.issue_s.tolist() == theirs.issue_s.tolist()
+            assert mine.duration_s.tolist() == theirs.duration_s.tolist()
+        settled.add(one.times, float(before.free_s[0]))
+        compiled.add(other.times, float(again.free_s[0]))
+        before, again = before.after(part, one), again.after(part, other)
+        for name in ("live", "end_s", "chain_s", "moves", "free_s"):
+            assert getattr(before, name).tolist() == getattr(again, name).tolist(), name
+    assert n_parts > 2
+    assert (settled.peak_hbm_bytes, settled.transfer_s) == (compiled.peak_hbm_bytes, compiled.transfer_s)
+    assert settled.exposed_s == compiled.exposed_s
+
+
+def test_a_part_without_ops_adds_nothing() -> None:
+    part = Recorder().take()
+    for small_ops in (-1, 10):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stream, "_SMALL_OPS", small_ops)
+            found = stream.Stream(np.zeros(0, np.int32), 5, with_paths=True)
+            found.feed(part, price_figures(part.works, figures_of(pregate.load_hardware(ONE))))
+            assert (found.makespan_s, found.peak_hbm_bytes, found.n_layers, found.transfer_s) == (0.0, 5, 0, 0.0)
+
+
+def _parts(asked: Request) -> DecodeStream:
+    return DecodeStream(
+        asked.model, asked.trace.steps(), asked.policy, asked.execution, n_buffers=asked.plan.n_buffers,
+        cache=resident_set(asked), disk=asked.tier.on_disk, placed=asked.placed, through=storage_of(asked),
+        low=asked.plan.low, compiled=True,
+    )  # fmt: skip
+
+
+def _same(one: Seen, other: Seen) -> None:
+    for field in fields(Seen):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(mine, Times):
+            for name in ("taken", "given", "moving", "stalls"):
+                assert [x.tolist() for x in getattr(mine, name)] == [x.tolist() for x in getattr(theirs, name)], name
+        elif isinstance(mine, np.ndarray):
+            assert (mine.tolist(), mine.dtype) == (theirs.tolist(), theirs.dtype), field.name
+        else:
+            assert mine == theirs, field.name
