@@ -196,6 +196,8 @@ class ScheduleDigest:
     def __init__(self) -> None:
         self._columns = {name: hashlib.sha256() for name in COLUMNS}
         self._around_context: dict[tuple[Any, ...], tuple[str, str]] = {}
+        self._last_rest: tuple[Any, ...] = ()
+        self._last_around = "", ""
 
     def update(self, columns: Mapping[str, NDArray[Any]], works: Sequence[Work]) -> None:
         """The next ops in order; `dep_ptr` (n + 1,) may start anywhere, `dep` and `cancelled_by` count from op 0."""
@@ -212,11 +214,18 @@ class ScheduleDigest:
         if not work.flop:
             return json.dumps(_work_to_json(work))
         rest = work[:_FLOP] + work[_FLOP + 2 :]
-        around = self._around_context.get(rest)
-        if around is None:
-            row = _work_to_json(work)
-            around = self._around_context[rest] = json.dumps(row[:_FLOP])[:-1], json.dumps(row[_FLOP + 2 :])[1:]
-        return f"{around[0]}, {json.dumps(work[_FLOP : _FLOP + 2])[1:-1]}, {around[1]}"
+        if rest != self._last_rest:  # mostly the same objects, which is found at once
+            around = self._around_context.get(rest)
+            if around is None:
+                row = _work_to_json(work)
+                around = self._around_context[rest] = json.dumps(row[:_FLOP])[:-1], json.dumps(row[_FLOP + 2 :])[1:]
+            self._last_rest, self._last_around = rest, around
+        flop, hbm_bytes = work[_FLOP : _FLOP + 2]
+        if type(flop) is int and type(hbm_bytes) is int:
+            context = f"{flop}, {hbm_bytes}"
+        else:
+            context = json.dumps([flop, hbm_bytes])[1:-1]
+        return f"{self._last_around[0]}, {context}, {self._last_around[1]}"
 
     def of(self, static_bytes: int) -> str:
         """16 hex digits of all ops so far with `static_bytes` of HBM in use throughout."""

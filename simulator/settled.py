@@ -4,7 +4,7 @@ before which nothing later can start.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,8 @@ class Settled:
         loaded(kernel.LEVEL)(*times.taken, *times.given, settled_s, levels)
         self._level, self._peak, n_taken, n_given = levels.tolist()
         (taken_s, taken), (given_s, given) = times.taken, times.given
-        return (taken_s[n_taken:], taken[n_taken:]), (given_s[n_given:], given[n_given:])
+        late, later = slice(n_taken, None), slice(n_given, None)
+        return _copies((taken_s[late], taken[late])), _copies((given_s[later], given[later]))
 
     def _covered(self, times: Times, settled_s: float) -> tuple[Intervals, Intervals]:
         done, moving = _cut(times.moving, settled_s)
@@ -89,7 +90,7 @@ class Settled:
         n_done, n_left, n_waited, n_waits = counts.tolist()
         self._moving_s += float(apart[kernel.APART_S, :n_done].sum())
         self._exposed_s += float(within[:n_waited].sum())
-        return (begin[:n_left], end[:n_left]), (begins[:n_waits], until[:n_waits])
+        return _copies((begin[:n_left], end[:n_left])), _copies((begins[:n_waits], until[:n_waits]))
 
     @property
     def peak_hbm_bytes(self) -> int:
@@ -107,6 +108,11 @@ class Settled:
     def exposed_s(self) -> float:
         """Of it, while the compute lane waited for a transfer."""
         return self._exposed_s + overlap_s(self.left.moving, self.left.stalls)
+
+
+def _copies(values: tuple[NDArray[Any], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The same, so that the tables that they are of need not be kept."""
+    return values[0].copy(), values[1].copy()
 
 
 def _cut(intervals: Intervals, at_s: float) -> tuple[Intervals, Intervals]:

@@ -39,6 +39,8 @@ MAX_EXPERTS = 32767
 MAX_EXPERT_BYTES = 1 << 40
 """Largest expert of a trace: 1 TiB."""
 
+_PHASES = tuple(Phase)
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -236,15 +238,18 @@ class RoutingTrace:
         """The forward passes in order."""
         edges = np.flatnonzero(np.diff(self.step)) + 1
         bounds = [0, *edges.tolist(), self.n_tokens]
-        for start, stop in pairwise(bounds):
+        experts, sequence, position = self.experts, self.sequence, self.position
+        weights, rejected = self.gate_weights, self.rejected
+        numbers, phases = self.step[bounds[:-1]].tolist(), self.phase[bounds[:-1]].tolist()
+        for number, phase, (start, stop) in zip(numbers, phases, pairwise(bounds), strict=True):
             yield Step(
-                int(self.step[start]),
-                Phase(int(self.phase[start])),
-                self.experts[start:stop],
-                self.sequence[start:stop],
-                self.position[start:stop],
-                None if self.gate_weights is None else self.gate_weights[start:stop],
-                None if self.rejected is None else self.rejected[start:stop],
+                number,
+                _PHASES[phase],
+                experts[start:stop],
+                sequence[start:stop],
+                position[start:stop],
+                None if weights is None else weights[start:stop],
+                None if rejected is None else rejected[start:stop],
             )
 
     def select(self, *, phase: Phase) -> RoutingTrace:

@@ -68,6 +68,8 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
     by_rows = tile is not None and not (stack.row_blocks.passes or stack.graph_tokens)
     groups: dict[Any, list[int]] = {}
     fused: dict[tuple[Any, ...], list[int]] = {}
+    last: Any = None
+    group: list[int] = []
     for i, work in enumerate(works):
         if tile is not None and work.fused is not None:
             n_shared = len(work.gemms) - work.fused.n_gemms
@@ -78,7 +80,10 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
             shape = up.n, up.k, up.n_gemms // down.n_gemms
             fused.setdefault((beside, *shape, *_launched(work.fused, stack)), []).append(i)
         else:
-            groups.setdefault(_but_context(work, by_rows), []).append(i)
+            key = _but_context(work, by_rows)
+            if key != last:  # mostly the same objects, which is found at once
+                last, group = key, groups.setdefault(key, [])
+            group.append(i)
     listed: GemmCells | None = None
     for each in fused.values():
         for rows in (each[i : i + _AT_ONCE] for i in range(0, len(each), _AT_ONCE)) if by_law else (each,):

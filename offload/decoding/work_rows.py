@@ -21,6 +21,9 @@ __all__ = ["Rows", "Works", "works_of"]
 
 _Ints = NDArray[np.int64]
 
+_FLOP = Work._fields.index("flop")
+"""The first of two fields that a context is in; bytes of HBM follow."""
+
 _MOST_WORKS = 1 << 16
 """Works of one model that are kept for the next schedule."""
 
@@ -119,7 +122,8 @@ class Works:
         rates = self._rates.get(id(stack))
         if rates is None:
             rates = self._rates[id(stack)] = work.attention_rates(self._model, stack.attention)
-        return alike._replace(flop=pairs * rates.flop_per_pair, hbm_bytes=rates.moved_bytes(kv_tokens))
+        context = pairs * rates.flop_per_pair, rates.moved_bytes(kv_tokens)
+        return tuple.__new__(Work, (*alike[:_FLOP], *context, *alike[_FLOP + 2 :]))  # a third of what `_replace` takes
 
     def gate(self, n_tokens: int) -> Work:
         """The gate over `n_tokens`."""

@@ -124,20 +124,21 @@ class CompiledLoop:
 
     def _batches(self, steps: Iterable[Step]) -> Iterator[list[tuple[Step, int]]]:
         """Consecutive passes through the same stack, with the sequences that each makes tokens for; of bounded size."""
+        model, execution, decode = self._model, self._job.execution, Phase.DECODE
+        most_each = 1 << 62 if execution.micro_sequences else model.n_experts
         batch: list[tuple[Step, int]] = []
-        n_cells = 0
+        n_cells, encodes = 0, False
         for whole in steps:
-            for step, n_heads in passes_of(whole, self._model, self._job.execution):
+            one = whole.phase == decode  # of which a long trace has many
+            for step, n_heads in [(whole, len(whole.experts))] if one else passes_of(whole, model, execution):
                 n_tokens, n_layers, top_k = step.experts.shape
-                n_each = n_tokens * top_k
-                if not self._job.execution.micro_sequences:
-                    n_each = min(n_each, self._model.n_experts)
-                ends = n_cells + n_each * n_layers > _PART_CELLS
-                if batch and (ends or self._encodes(step) != self._encodes(batch[0][0])):
+                more, other = min(n_tokens * top_k, most_each) * n_layers, encodes
+                encodes = not one and self._encodes(step)
+                if batch and (n_cells + more > _PART_CELLS or encodes != other):
                     yield batch
                     batch, n_cells = [], 0
                 batch.append((step, n_heads))
-                n_cells += n_each * n_layers
+                n_cells += more
         if batch:
             yield batch
 
@@ -306,13 +307,13 @@ class CompiledLoop:
 
     def _steps(self, rows: Rows, batch: list[Step], n_heads: list[int]) -> NDArray[np.int64]:
         """Costs of what ends passes; the first prompt of a run may have kernels to load."""
-        costs = []
+        loads = []
         for step, n in zip(batch, n_heads, strict=True):
             if not self._has_loaded and step.phase == Phase.PREFILL and len(step.experts) > 1:
                 self._loads = self._has_loaded = True
-            costs.append(rows.of(FIRST_STEP if self._loads else STEP))
+            loads.append(self._loads)
             self._loads = self._loads and not n
-        return np.array(costs, np.int64)
+        return rows.each(lambda first: FIRST_STEP if first else STEP, loads)
 
     def _masks(self, rows: Rows, batch: list[Step], encoding: bool) -> NDArray[np.int64]:
         """Costs of what begins passes, of a decoder whose host fills a mask for several tokens."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.decoding.token_mixing import contexts
+from offload.decoding.mixer_works import contexts_of
 from offload.decoding.unions import most_distinct
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -17,6 +16,9 @@ from traces.phase import Phase
 from traces.routing import Step
 
 __all__ = ["Workload", "measure_workload"]
+
+_TOGETHER = 1 << 12
+"""Tokens of decode steps that are looked at together, or one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +51,62 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
     n_tokens = n_active = n_decode_active = n_encoder_active = n_output = 0
     first = model.n_encoder_moe_layers
     memory: dict[int, int] = {}
-    context: dict[int, int] = {}
+    context: set[int] = set()
     n_memory = n_cached = n_context = n_running = 0
-    for step in steps:
-        n_tokens = max(n_tokens, len(step.experts))
-        n_context = max(n_context, int(step.position.max()) + 1)
+    for passes in _alike(steps):
+        step, sizes = passes[0], np.array([len(step.experts) for step in passes])
+        seen = contexts_of(passes)
+        n_tokens, n_context = max(n_tokens, int(sizes.max())), max(n_context, int(seen.context.max()))
         if step.phase == Phase.PREFILL and model.is_encoder_decoder:
-            counts = Counter(step.sequence.tolist())
+            counts = dict(zip(seen.sequence.tolist(), seen.counts.tolist(), strict=True))
             memory |= {sequence: memory.get(sequence, 0) + n for sequence, n in counts.items()}
             n_encoder_active = _largest_union(step.experts[:, :first], model.n_experts, n_encoder_active)
             n_memory = max(n_memory, sum(memory[s] for s in counts))
             continue
-        running, _ = contexts(step)
+        running = set(seen.sequence.tolist())
         if step.phase == Phase.DECODE:
-            n_decode_active = _largest_union(step.experts[:, first:], model.n_experts, n_decode_active)
+            for i in np.flatnonzero(sizes * step.experts.shape[2] > n_decode_active).tolist():
+                n_decode_active = _largest_union(passes[i].experts[:, first:], model.n_experts, n_decode_active)
+            n_output += int(sizes.sum()) - sum(int(one.rejected.sum()) for one in passes if one.rejected is not None)
         else:
             n_active = _largest_union(step.experts[:, first:], model.n_experts, n_active)
-            again = context.keys() & running.keys()
+            again = context & running
             if again:
                 raise InvalidInput(
                     f"sequence {min(again)} is prefilled in several steps (step {step.i_step} again): chunked prefill "
                     f"is not modelled, record or merge the prompt as one step"
                 )
-        n_output += step.n_kept if step.phase == Phase.DECODE else len(running)
+            n_output += len(running)
         context |= running
-        n_memory = max(n_memory, sum(memory.get(sequence, 0) for sequence in running))
-        n_cached, n_running = max(n_cached, sum(running.values())), max(n_running, len(running))
+        if memory:
+            left = np.array([memory.get(sequence, 0) for sequence in seen.sequence.tolist()], np.int64)
+            n_memory = max(n_memory, int(seen.by_pair(left).max()))
+        n_cached = max(n_cached, int(seen.by_pair(seen.longest).max()))
+        n_running = max(n_running, int(seen.n_sequences.max()))
     n_sequences = len(memory.keys() | context)
     n_active = max(n_active, n_decode_active)
     return Workload(
         n_cached, n_memory, n_tokens, n_context, n_active, n_decode_active, n_encoder_active, n_output, n_sequences,
         n_running,
     )  # fmt: skip
+
+
+def _alike(steps: Iterable[Step]) -> Iterator[list[Step]]:
+    """Each prefill by itself, and decode steps that follow one another together, up to some thousand tokens."""
+    run: list[Step] = []
+    n = 0
+    prefill = Phase.PREFILL  # an attribute of an enumeration takes longer than all else of a step
+    for step in steps:
+        if run and (n > _TOGETHER or step.phase == prefill):
+            yield run
+            run, n = [], 0
+        if step.phase == prefill:
+            yield [step]
+            continue
+        run.append(step)
+        n += len(step.experts)
+    if run:
+        yield run
 
 
 def _largest_union(experts: NDArray[np.int16], n_experts: int, at_least: int) -> int:

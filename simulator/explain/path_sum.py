@@ -26,18 +26,19 @@ class PathSum:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[tuple[Any, ...], bool], tuple[Work, list[float]]] = {}
+        self._sums: dict[tuple[Any, ...], tuple[Work, list[float]]] = {}
 
     def add(self, works: Sequence[Work], by: Gradient) -> None:
         """More of the metric: the derivative by the costs of `works`."""
         counted = np.flatnonzero((by.issue_s != 0) | (by.duration_s != 0)).tolist()
+        last: tuple[Any, ...] = ()
+        sums: list[float] = []
         for i, issues, runs in zip(counted, by.issue_s[counted].tolist(), by.duration_s[counted].tolist(), strict=True):
-            work, flop, hbm_bytes = works[i], works[i].flop, works[i].hbm_bytes
-            key = work[:_FLOP] + work[_FLOP + 1 : _HBM_BYTES] + work[_HBM_BYTES + 1 :], runs < 0
-            known = self._sums.get(key)
-            if known is None:
-                known = self._sums[key] = work, [0.0] * 4
-            sums = known[1]
+            work = works[i]
+            flop, hbm_bytes = work[_FLOP], work[_HBM_BYTES]
+            key = (*work[:_FLOP], *work[_FLOP + 1 : _HBM_BYTES], *work[_HBM_BYTES + 1 :], runs < 0)
+            if key != last:  # mostly the same objects, which is found at once
+                last, sums = key, self._sums.setdefault(key, (work, [0.0] * 4))[1]
             sums[0] += issues
             sums[1] += runs
             sums[2] += runs * flop
