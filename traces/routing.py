@@ -59,7 +59,7 @@ class Provenance:
         object.__setattr__(self, "versions", ReadOnly(self.versions))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # a long trace has a hundred thousand, and a frozen one takes three times as long
 class Step:
     """One forward pass: `experts` (n_tokens_of_step, n_moe_layers, top_k) int16 is a read-only view.
 

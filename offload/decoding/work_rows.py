@@ -109,6 +109,18 @@ class Works:
         )
         return self._of_context(alike, stack, kv_tokens, pairs)
 
+    def self_attentions(self, stack: LayerStack, keys: Sequence[tuple[int, int, int, int, bool]]) -> list[Work]:
+        """`self_attention` of each of `keys`: its arguments in order. Of many that are alike but for a context."""
+        found: list[Work] = []
+        alike: tuple[int, int] | None = None
+        for n_tokens, kv_tokens, pairs, n_sequences, decompressed in keys:
+            if decompressed or alike != (n_tokens, n_sequences):
+                found.append(self.self_attention(stack, n_tokens, kv_tokens, pairs, n_sequences, decompressed))
+                alike = None if decompressed else (n_tokens, n_sequences)
+            else:
+                found.append(self._of_context(found[-1], stack, kv_tokens, pairs))
+        return found
+
     def cross_attention(self, stack: LayerStack, n_tokens: int, memory: int, fresh: int, n_sequences: int = 1) -> Work:
         """The same: `memory` encoder outputs read, `fresh` of them projected now."""
         alike = self._once(

@@ -193,7 +193,7 @@ class CompiledLoop:
         sizes = np.array([what.copy_bytes for what in works], np.int64)
         columns |= {"kind": kinds[columns["cost"]], "bytes": sizes[columns["cost"]]}
         columns |= {
-            "dep_ptr": np.append(0, _column(o, layout.DEP_END, n_ops, np.int64)),
+            "dep_ptr": _column(o, layout.DEP_END, n_ops, np.int64, n_before=1),
             "dep": d[: w[layout.DEPS]].copy(),
         }
         last = w[[layout.LAST_FETCH, layout.EARLIER_FETCH, layout.HOST_LAST]]
@@ -391,8 +391,9 @@ class CompiledLoop:
             crosses = {key: self._works.cross_attention(stack, *key) for key in dict.fromkeys(crossing)}
             cross = [crosses[key] for key in crossing]
         each = [one.works for one in mixers]
-        made = {key: [works.self_attention(stack, *key) for works in each] for key in dict.fromkeys(keys)}
-        return placed.of_mixing([what for key in keys for what in made[key]], cross, each)
+        distinct = list(dict.fromkeys(keys))
+        made = [dict(zip(distinct, works.self_attentions(stack, distinct), strict=True)) for works in each]
+        return placed.of_mixing([of[key] for key in keys for of in made], cross, each)
 
     def _made_moves(self, step: Step) -> float:
         """Of keys and values that latent attention makes of its context; 0 where none are on the device."""
@@ -410,12 +411,13 @@ class CompiledLoop:
         return seen.by_pair(tokens[place]).tolist(), fresh.tolist()
 
 
-def _column(o: NDArray[np.int64], column: int, n_ops: int, dtype: Any) -> NDArray[Any]:
-    """A column of the ops written, (n_ops,), put together of its blocks."""
-    found = np.empty(n_ops, dtype)
+def _column(o: NDArray[np.int64], column: int, n_ops: int, dtype: Any, n_before: int = 0) -> NDArray[Any]:
+    """A column of the ops written, (n_before + n_ops,), put together of its blocks, after zeros."""
+    whole = np.empty(n_before + n_ops, dtype)
+    whole[:n_before], found = 0, whole[n_before:]
     n_block = layout.IN_BLOCK + 1
     n_whole, rest = divmod(n_ops, n_block)
     found[: n_ops - rest].reshape(n_whole, n_block)[:] = o[:n_whole, column, :n_block]
     if rest:
         found[n_ops - rest :] = o[n_whole, column, :rest]
-    return found
+    return whole
