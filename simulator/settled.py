@@ -13,16 +13,16 @@ from compiled.machine_code import loaded
 from offload.metrics.run_metrics import overlap_s, union_s
 from simulator import stream_kernel as kernel
 
-__all__ = ["Intervals", "Listed", "Settled", "Times"]
+__all__ = ["Intervals", "Listed", "PartTimes", "Settled"]
 
 Intervals = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Starts and ends, (n,)."""
 
 Listed = tuple[NDArray[np.float64], NDArray[np.int64]]
-"""Times and bytes, (n,)."""
+"""PartTimes and bytes, (n,)."""
 
 
-class Times(NamedTuple):
+class PartTimes(NamedTuple):
     """When HBM is taken and given back, when experts move, and when the compute lane waits for them, in issue order.
 
     `levels_in_order`, `moving_in_order`: whether machine code may settle it, its times being in order.
@@ -45,15 +45,15 @@ class Settled:
         self._level = self._peak = static_bytes
         self._moving_s = self._exposed_s = 0.0
         none, nothing = np.zeros(0), np.zeros(0, dtype=np.int64)
-        self.left = Times((none, nothing), (none, nothing), (none, none), (none, none))
+        self.left = PartTimes((none, nothing), (none, nothing), (none, none), (none, none))
 
-    def add(self, times: Times, settled_s: float) -> None:
+    def add(self, times: PartTimes, settled_s: float) -> None:
         """More times, after those left, which are written over; nothing after them can be before `settled_s`."""
         levels = self._levels_in_order if times.levels_in_order else self._levels
         moving = self._covered_in_order if times.moving_in_order else self._covered
-        self.left = Times(*levels(times, settled_s), *moving(times, settled_s))
+        self.left = PartTimes(*levels(times, settled_s), *moving(times, settled_s))
 
-    def _levels(self, times: Times, settled_s: float) -> tuple[Listed, Listed]:
+    def _levels(self, times: PartTimes, settled_s: float) -> tuple[Listed, Listed]:
         (taken_s, taken), (given_s, given) = times.taken, times.given
         at, deltas = np.concatenate([given_s, taken_s]), np.concatenate([-given, taken])
         order = np.lexsort((deltas, at))  # at one instant what is given back comes before what is taken
@@ -67,7 +67,7 @@ class Settled:
             levels = self._level + np.cumsum(deltas)
             self._level, self._peak = int(levels[-1]), max(self._peak, int(levels.max()))
 
-    def _levels_in_order(self, times: Times, settled_s: float) -> tuple[Listed, Listed]:
+    def _levels_in_order(self, times: PartTimes, settled_s: float) -> tuple[Listed, Listed]:
         levels = np.array([self._level, self._peak, 0, 0], np.int64)
         loaded(kernel.LEVEL)(*times.taken, *times.given, settled_s, levels)
         self._level, self._peak, n_taken, n_given = levels.tolist()
@@ -75,14 +75,14 @@ class Settled:
         late, later = slice(n_taken, None), slice(n_given, None)
         return _copies((taken_s[late], taken[late])), _copies((given_s[later], given[later]))
 
-    def _covered(self, times: Times, settled_s: float) -> tuple[Intervals, Intervals]:
+    def _covered(self, times: PartTimes, settled_s: float) -> tuple[Intervals, Intervals]:
         done, moving = _cut(times.moving, settled_s)
         waited, stalls = _cut(times.stalls, settled_s)
         self._moving_s += union_s(*done)
         self._exposed_s += overlap_s(done, waited)
         return moving, stalls
 
-    def _covered_in_order(self, times: Times, settled_s: float) -> tuple[Intervals, Intervals]:
+    def _covered_in_order(self, times: PartTimes, settled_s: float) -> tuple[Intervals, Intervals]:
         (begin, end), (begins, until) = times.moving, times.stalls
         apart, within = np.empty((kernel.N_APART, len(begin))), np.empty(len(begins))
         counts = np.zeros(4, np.int64)

@@ -15,7 +15,7 @@ from offload.ops import MOST_LANES, Lane
 from offload.recorder import Part
 from simulator.explain.path_sum import PathSum
 from simulator.settled import Settled
-from simulator.stream_parts import Carried, by_paths, walk_compiled, walk_small
+from simulator.stream_parts import CarriedOps, by_paths, walk_compiled, walk_small
 
 __all__ = ["Stream"]
 
@@ -37,7 +37,7 @@ class Stream:
     def __init__(self, steps: NDArray[np.int32], static_bytes: int, *, with_paths: bool = False) -> None:
         self.paths = (PathSum(), PathSum()) if with_paths else None
         self._steps = np.ascontiguousarray(steps, np.int32)
-        self._carried, self._settled = Carried.nothing(), Settled(static_bytes)
+        self._carried, self._settled = CarriedOps.nothing(), Settled(static_bytes)
         self.layers_s, self.n_layers = 0.0, 0
         self._ends: list[tuple[NDArray[np.int32], NDArray[np.float64]]] = []
         self.makespan_s = self.stall_s = self.critical_path_s = 0.0

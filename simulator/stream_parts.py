@@ -19,9 +19,9 @@ from simulator import stream_kernel as kernel
 from simulator.explain.bounds import chains_s
 from simulator.explain.critical_path import Gradient, pulled_back
 from simulator.recurrence import walk_on
-from simulator.settled import Intervals, Times
+from simulator.settled import Intervals, PartTimes
 
-__all__ = ["Carried", "Seen", "by_paths", "walk_compiled", "walk_small"]
+__all__ = ["CarriedOps", "WalkedPart", "by_paths", "walk_compiled", "walk_small"]
 
 _MOVES = np.isin(list(OpKind), TRANSFERS)
 """By kind of op whether it moves experts."""
@@ -40,7 +40,7 @@ _EACH_KIND = np.array(list(OpKind), np.int8)
 
 
 @dataclass(slots=True, eq=False)
-class Carried:
+class CarriedOps:
     """What later parts begin with: ops `live` (n,) ascending, their ends and longest chains, and whether each moves
     experts. `free_s`: by lane, when it is free.
     """
@@ -52,21 +52,21 @@ class Carried:
     free_s: NDArray[np.float64]
 
     @classmethod
-    def nothing(cls) -> Carried:
+    def nothing(cls) -> CarriedOps:
         """Before the first part."""
         none = np.zeros(0)
         return cls(none.astype(np.int64), none, none, none.astype(np.bool_), np.zeros(MOST_LANES))
 
-    def after(self, part: Part, seen: Seen) -> Carried:
+    def after(self, part: Part, seen: WalkedPart) -> CarriedOps:
         """What is carried on from a part."""
         places = part.live - part.base + len(self.live)
         older = part.live < part.base
         places[older] = np.searchsorted(self.live, part.live[older])
-        return Carried(part.live, seen.end_s[places], seen.chain_s[places], seen.moves[places], self.free_s)
+        return CarriedOps(part.live, seen.end_s[places], seen.chain_s[places], seen.moves[places], self.free_s)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class WalkedPart:
     """What was found of a part.
 
     `end_s`, `chain_s`, `moves`: of the ops carried over and those of the part, when each ended, the longest chain to
@@ -89,10 +89,10 @@ class Seen:
     layers_s: float
     ended: NDArray[np.int32]
     ended_s: NDArray[np.float64]
-    times: Times
+    times: PartTimes
 
 
-def walk_small(part: Part, costs: Costs, before: Carried, left: Times, steps: NDArray[np.int32]) -> Seen:
+def walk_small(part: Part, costs: Costs, before: CarriedOps, left: PartTimes, steps: NDArray[np.int32]) -> WalkedPart:
     """A part from where parts `before` were left, in NumPy; `steps`: those whose MoE layers count."""
     columns, n_live = {**part.columns, "dep": _places(part, before.live)}, len(before.live)
     lane, kind, cost = columns["lane"], columns["kind"], columns["cost"]
@@ -104,13 +104,13 @@ def walk_small(part: Part, costs: Costs, before: Carried, left: Times, steps: ND
     stalls = _stalls(columns, start, end, moves, compute_free_s)
     first, last = moe_layers(lane, kind, columns["step"], columns["layer"], steps)
     ends, moving, lane_s = kind == OpKind.STEP, moves[n_live:], np.bincount(lane, duration_s, MOST_LANES)
-    times = Times(
+    times = PartTimes(
         _joined(left.taken, (start[taken > 0], taken[taken > 0])),
         _joined(left.given, (mine[given > 0], given[given > 0])),
         _joined(left.moving, (start[moving], mine[moving])),
         _joined(left.stalls, stalls),
     )
-    return Seen(
+    return WalkedPart(
         end, chain, moves, np.where(bound_by >= 0, np.maximum(bound_by - n_live, -1), bound_by),
         lane_s.astype(np.float64), float(costs.issue_s[cost][lane != Lane.HOST].sum()),
         float((stalls[1] - stalls[0]).sum()), moved_bytes(kind, columns["bytes"]), first, last,
@@ -150,7 +150,9 @@ def _stalls(
     return free[waits], until[waits]
 
 
-def walk_compiled(part: Part, costs: Costs, before: Carried, left: Times, steps: NDArray[np.int32]) -> Seen:
+def walk_compiled(
+    part: Part, costs: Costs, before: CarriedOps, left: PartTimes, steps: NDArray[np.int32]
+) -> WalkedPart:
     """The same by machine code, bit for bit."""
     columns, n, n_live = part.columns, len(part), len(before.live)
     step, layer = columns["step"], columns["layer"]
@@ -182,10 +184,10 @@ def walk_compiled(part: Part, costs: Costs, before: Carried, left: Times, steps:
     n_stalls, n_moving, n_taken, n_given, n_ended, n_issued, n_found, *mixed = tally[: kernel.BYTES].tolist()
     sizes = n_taken, n_given, n_moving, n_stalls
     cut: Any = [tuple(row[:size] for row in rows) for rows, size in zip(tables, sizes, strict=True)]
-    times = Times(*cut)._replace(moving_in_order=not mixed[0], levels_in_order=not mixed[1])
+    times = PartTimes(*cut)._replace(moving_in_order=not mixed[0], levels_in_order=not mixed[1])
     stalled = slice(len(left.stalls[0]), n_stalls)
     stall_s = seconds[kernel.STALL_UNTIL, stalled] - seconds[kernel.STALL_FROM, stalled]
-    return Seen(
+    return WalkedPart(
         end, chain, moves, bound_by, longest_s[kernel.BUSY_S :], float(seconds[kernel.ISSUED, :n_issued].sum()),
         float(stall_s.sum()), moved_bytes(_EACH_KIND, tally[kernel.BYTES :]), layer_at[kernel.FIRST, :n_found],
         layer_at[kernel.LAST, :n_found], float(layer_s[kernel.BEGAN_S, :n_found].sum()),
@@ -193,7 +195,7 @@ def walk_compiled(part: Part, costs: Costs, before: Carried, left: Times, steps:
     )  # fmt: skip
 
 
-def by_paths(part: Part, seen: Seen, *, small: bool) -> tuple[Gradient, Gradient]:
+def by_paths(part: Part, seen: WalkedPart, *, small: bool) -> tuple[Gradient, Gradient]:
     """The derivatives, by the costs of the works of a part, of when the host is free and of `layers_s`.
 
     One part ends and the next begins where its last op on the host ends.

@@ -264,7 +264,7 @@ class CompiledLoop:
         hosts = None if plan["ANSWER"] != layout.FETCHED or plan["AWAY"] else 0
         tables = self._mixing(placed, parts, made_moves, stack, encoding, of_parts, tuple(mixers)) | {
             "I_STEP": np.array([step.i_step for step in batch], np.int64),
-            "PHASE": np.array([step.phase == Phase.PREFILL for step in batch], np.int64),
+            "PHASE": (np.array([step.phase for step in batch], np.int64) == Phase.PREFILL).astype(np.int64),
             "PARTS": np.append(0, np.cumsum(unions.n_parts)),
             "PART_WAITS": np.zeros(most * n_each, np.int64),
             "NO_COSTS": np.full(most, -1, np.int64),

@@ -172,16 +172,20 @@ def stall_intervals(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np
     return free[waits], until[waits]
 
 
-def stall_s(timeline: Timeline) -> float:
-    """Time the compute lane waited for a transfer: the sum of `stall_intervals`."""
-    begin_s, end_s = stall_intervals(timeline)
+_Intervals = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def stall_s(timeline: Timeline, stalls: _Intervals | None = None) -> float:
+    """Time the compute lane waited for a transfer: the sum of `stall_intervals`, which may be at hand."""
+    begin_s, end_s = stall_intervals(timeline) if stalls is None else stalls
     return float((end_s - begin_s).sum())
 
 
-def exposed_s(timeline: Timeline) -> float:
+def exposed_s(timeline: Timeline, stalls: _Intervals | None = None) -> float:
     """Time in which experts moved while the compute lane waited for a transfer: at most `transfer_s`, or `stall_s`."""
     moving = _TRANSFERS[timeline.schedule.kind]
-    return overlap_s((timeline.start_s[moving], timeline.end_s[moving]), stall_intervals(timeline))
+    moves = timeline.start_s[moving], timeline.end_s[moving]
+    return overlap_s(moves, stall_intervals(timeline) if stalls is None else stalls)
 
 
 def overlap_s(
@@ -269,11 +273,12 @@ def of_timeline(
 ) -> dict[str, Any]:
     """Every metric by its name in a result, virtual or real; `lookups`: experts looked up in decoding, and found."""
     schedule, ends = timeline.schedule, timeline.schedule.kind == OpKind.STEP
+    stalls = stall_intervals(timeline)
     seen = Totals(
         makespan_s=timeline.makespan_s,
         moe_layer_latency_s=moe_layer_latency_s(timeline, decode_steps(trace)),
-        stall_s=stall_s(timeline),
-        exposed_s=exposed_s(timeline),
+        stall_s=stall_s(timeline, stalls),
+        exposed_s=exposed_s(timeline, stalls),
         transfer_s=transfer_s(timeline),
         peak_hbm_bytes=timeline.peak_hbm_bytes,
         moved=moved_bytes(schedule.kind, timeline.moved_bytes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import Figures
 from offload.ops import Work
 from simulator.explain.critical_path import Gradient
+from traces.foundation.kept_values import ByIdentity
 
 __all__ = ["PathSum"]
 
@@ -26,19 +28,19 @@ class PathSum:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[Any, ...], tuple[Work, list[float]]] = {}
+        self._sums: dict[tuple[tuple[Any, ...], bool], tuple[Work, list[float]]] = {}
 
     def add(self, works: Sequence[Work], by: Gradient) -> None:
         """More of the metric: the derivative by the costs of `works`."""
         counted = np.flatnonzero((by.issue_s != 0) | (by.duration_s != 0)).tolist()
         last: tuple[Any, ...] = ()
         sums: list[float] = []
+        below, keys = False, _but_contexts(ByIdentity(works))
         for i, issues, runs in zip(counted, by.issue_s[counted].tolist(), by.duration_s[counted].tolist(), strict=True):
-            work = works[i]
-            flop, hbm_bytes = work[_FLOP], work[_HBM_BYTES]
-            key = (*work[:_FLOP], *work[_FLOP + 1 : _HBM_BYTES], *work[_HBM_BYTES + 1 :], runs < 0)
-            if key != last:  # mostly the same objects, which is found at once
-                last, sums = key, self._sums.setdefault(key, (work, [0.0] * 4))[1]
+            flop, hbm_bytes = works[i][_FLOP], works[i][_HBM_BYTES]
+            if keys[i] is not last or (runs < 0) != below:
+                last, below = keys[i], runs < 0
+                sums = self._sums.setdefault((last, below), (works[i], [0.0] * 4))[1]
             sums[0] += issues
             sums[1] += runs
             sums[2] += runs * flop
@@ -54,3 +56,16 @@ class PathSum:
         sums = np.array([sums for _, sums in self._sums.values()]).reshape(-1, 4)
         value: NDArray[np.float64] = sums[:, 0] @ costs.issue_s + sums[:, 1] @ costs.duration_s
         return value
+
+
+@lru_cache(1)
+def _but_contexts(works: ByIdentity) -> list[tuple[Any, ...]]:
+    """All of each work but its context: where the one before has the same, the same object."""
+    found: list[tuple[Any, ...]] = []
+    last: tuple[Any, ...] = ()
+    for work in works.one:
+        key = (*work[:_FLOP], *work[_FLOP + 1 : _HBM_BYTES], *work[_HBM_BYTES + 1 :])
+        if key != last:
+            last = key
+        found.append(last)
+    return found

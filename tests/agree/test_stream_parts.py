@@ -17,8 +17,8 @@ from pregate.ask.capturing.request import Request, request
 from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.capturing.starting_host_cache import storage_of
 from simulator import stream
-from simulator.settled import Settled, Times
-from simulator.stream_parts import Carried, Seen, by_paths, walk_compiled, walk_small
+from simulator.settled import PartTimes, Settled
+from simulator.stream_parts import CarriedOps, WalkedPart, by_paths, walk_compiled, walk_small
 
 ONE, TWO = "rtx-4090", "2x rtx-3090"
 
@@ -47,7 +47,7 @@ def test_machine_code_sees_of_every_part_what_numpy_sees(
     trace = pregate.synthesize(architecture, 6, 20, batch=2)
     asked = request(architecture, hw, trace, design, expert_tier=tier)
     figures, steps = figures_of(hw), decode_steps(trace)[3:]  # steps that do not count, too
-    before, again = Carried.nothing(), Carried.nothing()
+    before, again = CarriedOps.nothing(), CarriedOps.nothing()
     settled, compiled, n_parts = Settled(1000), Settled(1000), 0
     for part in _parts(asked):
         costs, n_parts = price_figures(part.works, figures), n_parts + 1
@@ -85,10 +85,10 @@ def _parts(asked: Request) -> DecodeStream:
     )  # fmt: skip
 
 
-def _same(one: Seen, other: Seen) -> None:
-    for field in fields(Seen):
+def _same(one: WalkedPart, other: WalkedPart) -> None:
+    for field in fields(WalkedPart):
         mine, theirs = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(mine, Times):
+        if isinstance(mine, PartTimes):
             for name in ("taken", "given", "moving", "stalls"):
                 assert [x.tolist() for x in getattr(mine, name)] == [x.tolist() for x in getattr(theirs, name)], name
         elif isinstance(mine, np.ndarray):

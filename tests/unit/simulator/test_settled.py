@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from simulator import settled, stream_kernel
-from simulator.settled import Settled, Times
+from simulator.settled import PartTimes, Settled
 
-BY_HAND = Times(
+BY_HAND = PartTimes(
     taken=(np.array([0.0, 2.0, 4.0]), np.array([10, 20, 5])),
     given=(np.array([2.0, 9.0]), np.array([10, 20])),
     moving=(np.array([1.0, 2.0, 6.0]), np.array([3.0, 5.0, 8.0])),
@@ -56,8 +56,8 @@ def test_machine_code_settles_what_numpy_settles(monkeypatch: pytest.MonkeyPatch
             assert one.peak_hbm_bytes == other.peak_hbm_bytes
 
 
-def _more(rng: np.random.Generator, from_s: float) -> Times:
-    """Times in order, none before `from_s`; every second of them whole, so that some are the same."""
+def _more(rng: np.random.Generator, from_s: float) -> PartTimes:
+    """PartTimes in order, none before `from_s`; every second of them whole, so that some are the same."""
 
     def ascending(n: int) -> NDArray[np.float64]:
         times = np.where(rng.random(n) < 0.5, rng.integers(0, 15, n), 15 * rng.random(n))
@@ -68,19 +68,19 @@ def _more(rng: np.random.Generator, from_s: float) -> Times:
     length = np.where(rng.random(n) < 0.2, 0.0, rng.integers(1, 4, n))
     taken, given = ascending(n), ascending(n)
     stalls = edges[::2], edges[1::2]
-    return Times((taken, rng.integers(1, 90, n)), (given, rng.integers(1, 90, n)), (begin, begin + length), stalls)
+    return PartTimes((taken, rng.integers(1, 90, n)), (given, rng.integers(1, 90, n)), (begin, begin + length), stalls)
 
 
-def _after(left: Times, more: Times, in_order: bool) -> Times:
+def _after(left: PartTimes, more: PartTimes, in_order: bool) -> PartTimes:
     """What is left, and more; in order of time by list, as one lane has them."""
     lists: list[Any] = []
     for one, two in zip(left[:4], more[:4], strict=True):
         first, second = np.concatenate([one[0], two[0]]), np.concatenate([one[1], two[1]])
         order = np.argsort(first, kind="stable")
         lists.append((first[order], second[order]))
-    return Times(*lists)._replace(levels_in_order=in_order, moving_in_order=in_order)
+    return PartTimes(*lists)._replace(levels_in_order=in_order, moving_in_order=in_order)
 
 
-def _copy(times: Times) -> Times:
+def _copy(times: PartTimes) -> PartTimes:
     lists: list[Any] = [tuple(values.copy() for values in rows) for rows in times[:4]]
-    return Times(*lists)
+    return PartTimes(*lists)
