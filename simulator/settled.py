@@ -19,7 +19,7 @@ Intervals = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Starts and ends, (n,)."""
 
 Listed = tuple[NDArray[np.float64], NDArray[np.int64]]
-"""PartTimes and bytes, (n,)."""
+"""Times and bytes, (n,)."""
 
 
 class PartTimes(NamedTuple):
