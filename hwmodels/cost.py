@@ -178,6 +178,8 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
             return Parts(work.n_copies * _issue_s(Work(OpKind.FETCH), figures))
         case OpKind.STEP:
             return Parts(constant("step_s") + work.n_entries * figures.values.get("stack.load_s", 0.0))
+        case OpKind.SCHEDULE:
+            return Parts(figures.values.get("stack.schedule_s", 0.0))
         case OpKind.SORT:
             sorted_s = work.n_entries * figures.values.get("stack.sort_s", 0.0)
             return Parts(work.n_copies * _given_back_s(figures) + sorted_s)

@@ -43,6 +43,7 @@ CONSTANTS: dict[str, str] = {
     "kernel_s": "time",
     "sync_s": "time",
     "step_s": "time",
+    "schedule_s": "time",
     "copy_issue_s": "time",
     "copy_latency_s": "time",
     "gemm_efficiency": "ratio",
@@ -90,7 +91,8 @@ CONSTANTS: dict[str, str] = {
 """Constants a stack owns, by dimension.
 
 launch_s: host time to launch a kernel. kernel_s: device time of a kernel beyond its roofline (start-up, drain,
-dependent launch). sync_s: host time to wake up from a blocking wait. step_s: host time once a forward pass.
+dependent launch). sync_s: host time to wake up from a blocking wait. step_s: host time once a forward pass, which
+nothing hides; schedule_s: host time once a pass while the one before computes, where the execution schedules ahead.
 copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The efficiencies: achieved over
 claimed rate; dequant_efficiency: of the memory rate, where weights of 4 bits are unpacked (`Figures.read_bits`); in its
 place unpack_s: to unpack a weight, as long on every card, by kernels that wait for what each of their steps loads.
@@ -141,6 +143,7 @@ UNPACKING = ("dequant_efficiency", "unpack_s")
 
 OPTIONAL = (
     *UNPACKING,
+    "schedule_s",
     "memory_share",
     "tiled_gemm_s",
     "kernel_clock_hz",

@@ -44,6 +44,9 @@ class Execution:
     the first to launch what prompts run, which the driver loads then. `gathers_cells`: before a layer's keys and values
     are streamed, the host lists the cells of the cache and sorts them. `fills_mask`: before a pass of several tokens of
     a decoder the host looks at each cell of the cache for each of them, which it may attend to.
+    `schedules_ahead`: the host decides on the next pass that makes tokens while this one computes (asynchronous
+    scheduling), and waits with nothing to hide behind before the first alone.
+    `mixes_prompts`: a server of it has prompts pass beside tokens of other requests, in parts.
     `workspace_tokens`: a pass holds the activations inside a layer of so many tokens at a time, 0 of all.
 
     Of what a placement puts on the host: `host_computes`: the issuing thread computes it, and issues nothing meanwhile;
@@ -95,6 +98,8 @@ class Execution:
     shares_layers: bool = False
     may_share_layers: bool = False
     first_hands_over: bool = False
+    schedules_ahead: bool = False
+    mixes_prompts: bool = False
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
@@ -190,14 +195,27 @@ EXECUTIONS |= {
         # reads so: CUDA's guide has repeated accesses repeat the transfer.
         # Several cards share every layer: two sums a layer, one of the embeddings, and the logits put together
         # (layers/linear.py: RowParallelLinear, layers/vocab_parallel_embedding.py, layers/logits_processor.py).
-        replace(_FUSED, name="vllm", micro_batch=8192, decompress_tokens=1, zero_copy_rows=64, shares_layers=True),
+        # A step has a token of all that run, then prompts in parts (v1/core/sched/scheduler.py: schedule).
+        # The next step is scheduled while this one runs (v1/engine/core.py: step_with_batch_queue), by default from
+        # 0.14 of January 2026 on (its release notes; pull request 27614); SGLang's scheduler does so since 0.4.
+        replace(
+            _FUSED,
+            name="vllm",
+            micro_batch=8192,
+            decompress_tokens=1,
+            zero_copy_rows=64,
+            shares_layers=True,
+            schedules_ahead=True,
+            mixes_prompts=True,
+        ),
         # ggml's scheduler: layers split by where their tensors are; the thread that issues computes what is on the CPU.
         # llama.cpp: src/llama-graph.cpp (build_moe_ffn), ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows
         # and more are copied to the device).
         # Whoever warms up with one token (llama-sweep-bench) finds the kernels of prompts to be loaded, which takes
         # nothing where it is not stated (stack.load_s). On several cards passes of a prompt follow each other
         # (src/llama-context.cpp: pipeline_parallel; GGML_SCHED_MAX_COPIES); with `-sm tensor` they share every layer
-        # (docs/multi-gpu.md).
+        # (docs/multi-gpu.md). Its server batches a token of each slot that generates, then prompts up to n_batch
+        # (update_slots).
         replace(
             _FUSED,
             name="llama_cpp",
@@ -206,6 +224,7 @@ EXECUTIONS |= {
             stream_tokens=32,
             streams_layers=True,
             loads_prompt_kernels=True,
+            mixes_prompts=True,
             input_copies=4,
             may_share_layers=True,
         ),
@@ -222,6 +241,7 @@ EXECUTIONS |= {
             sorts_on_host=True,
             loads_prompt_kernels=True,
             fills_mask=True,
+            mixes_prompts=True,
             input_copies=4,
         ),
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average. It is built with one copy
@@ -240,6 +260,7 @@ EXECUTIONS |= {
             decompress_tokens=128,
             made_moves=6.4,
             loads_prompt_kernels=True,
+            mixes_prompts=True,
             input_copies=1,
             may_share_layers=True,
         ),

@@ -111,6 +111,8 @@ class OpKind(IntEnum):
     """What cards that share every layer have computed, added up over them, or put together."""
     SEND = 26
     """Activations, from the card of one layer to that of the next."""
+    SCHEDULE = 27
+    """Host work: the next forward pass decided and its inputs prepared, while this one computes."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -187,6 +189,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.JOIN: KindRow(Lane.COMPUTE, "sync", "zero-copy read", "#ACD410"),
         OpKind.ALL_REDUCE: KindRow(Lane.COMPUTE, "sync", "all-reduce", "#5A1900"),
         OpKind.SEND: KindRow(Lane.COMPUTE, "sync", "send", "#2E0D00"),
+        OpKind.SCHEDULE: KindRow(Lane.HOST, "host", "host", "#999999"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""

@@ -1,9 +1,14 @@
 """Requests that arrive while others are served: when each gets its first token and its last, from the time of a step.
 
-A server has `slots`. Between two passes it looks who waits: where a slot is free the next pass is a prompt's, of the
-requests that came first, as many as have slots and `pass_tokens` together, and of one at least; else it is a token of
-every request that runs. A pass is never interrupted. Times of passes are known by their size alone (`StepTimes`), so
-that no schedule is written here. `simulator.definition.arrivals_des` is the definition, and agrees bit for bit.
+A server has `slots`, and decides on one pass after the other, of who is there then (`Batching`). Where prompts pass
+alone and one waits for which a slot is free, the next pass is that of the requests that came first, as many as have
+slots and `pass_tokens` together, and of one at least; else it is a token of every request that runs. Where prompts mix,
+every pass has a token of every request that runs, then as much of the prompts of those that came first as makes
+`pass_tokens` in all: the last of them may be passed in part, and goes on in the next pass. A server that decides ahead
+does so as the pass before begins: who comes meanwhile waits for one more, and a slot is taken again a pass later.
+
+A pass is never interrupted, and no request loses its slot. Times of passes are known by their size alone (`StepTimes`),
+so that no schedule is written here. `simulator.definition.arrivals_des` is the definition, and agrees bit for bit.
 """
 
 from __future__ import annotations
@@ -15,11 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiled.machine_code import are_kept, are_loaded, loaded
-from simulator.server_kernel import SERVE, prompt_pass_s, serve
+from simulator.server_kernel import N_WORDS, SERVE, prompt_pass_s, serve
 from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace
 
-__all__ = ["PASS_TOKENS", "RequestTimes", "StepTimes", "capacity", "check_server", "serve_arrivals"]
+__all__ = [
+    "PASS_TOKENS", "PROMPTS_ALONE", "Batching", "RequestTimes", "StepTimes", "capacity", "check_server",
+    "serve_arrivals",
+]  # fmt: skip
 
 PASS_TOKENS = 2048
 """Tokens of prompts that a pass takes together: what llama-server (`-b`) and vLLM (`--max-num-batched-tokens`) take."""
@@ -34,16 +42,43 @@ _GOLDEN = (5**0.5 - 1) / 2
 """Its multiples, without their whole parts, fill 0 to 1 evenly at every length (Knuth, volume 3, 6.4)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How a server makes passes. `mixes`: prompts pass beside tokens of others, in parts of what a pass has room for
+    (vLLM since its V1, vllm/v1/core/sched/scheduler.py; llama-server, update_slots), else alone and whole (SGLang
+    without --enable-mixed-chunk). `ahead`: a pass is decided on as the one before begins (asynchronous scheduling).
+    """
+
+    mixes: bool = False
+    ahead: bool = False
+
+
+PROMPTS_ALONE = Batching()
+"""Whole prompts before tokens of others, each pass decided on when the one before has ended."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTimes:
-    """Seconds of a pass. A prompt pass of n tokens takes `prompt_s` at `prompt_tokens` (n_points,), linear between; a
-    token of b requests `token_s[b]` and `context_s[b]` for each token of their mean context, (1 + most requests,).
+    """Seconds of a pass. A prompt pass of n tokens takes `prompt_s` at `prompt_tokens` (n_points,), linear between, and
+    `before_s`, (n_points,), for each token of the prompt that an earlier pass has had; a token of b requests
+    `token_s[b]` and `context_s[b]` for each token of their mean context, (1 + most requests,). A pass of both takes
+    what a prompt pass of all their tokens does, and what the contexts add.
     """
 
     prompt_tokens: NDArray[np.float64]
     prompt_s: NDArray[np.float64]
     token_s: NDArray[np.float64]
     context_s: NDArray[np.float64]
+    before_s: NDArray[np.float64] | None = None
+
+    @property
+    def each_before_s(self) -> NDArray[np.float64]:
+        """`before_s`, or as many zeros."""
+        return np.zeros(len(self.prompt_s)) if self.before_s is None else self.before_s
+
+    def of_token_before(self, n_tokens: int) -> float:
+        """Seconds more of a pass of `n_tokens` of a prompt, for each token of it that lies before."""
+        return float(prompt_pass_s(self.prompt_tokens, self.each_before_s, n_tokens))
 
     def of_prompt(self, n_tokens: int) -> float:
         """Seconds of a pass of `n_tokens`; beyond the points as of a line through the last two."""
@@ -52,8 +87,8 @@ class StepTimes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestTimes:
-    """When each request had its first and last token, (n,) seconds, and what passes took: `prompt_s` and `token_s`
-    seconds in all, `n_steps` of tokens.
+    """When each request had its first and last token, (n,) seconds, and what passes took: `prompt_s` seconds
+    of those with prompts in them, `token_s` of the `n_steps` others.
     """
 
     first_s: NDArray[np.float64]
@@ -72,44 +107,55 @@ class RequestTimes:
         return (self.last_s[more] - self.first_s[more]) / (requests.output_tokens[more] - 1)
 
 
-def check_server(times: StepTimes, slots: int, pass_tokens: int) -> None:
+def check_server(times: StepTimes, slots: int, pass_tokens: int, batching: Batching = PROMPTS_ALONE) -> None:
     """Raise `InvalidInput` for a server that cannot be."""
     if slots < 1 or pass_tokens < 1 or not slots < len(times.token_s) == len(times.context_s):
         raise InvalidInput(
             f"{slots} slots, passes of {pass_tokens} tokens: at least one each, with a time for each batch"
         )
-    every = np.concatenate([times.prompt_s, times.token_s[1:], times.context_s[1:]])
-    if not np.all(np.isfinite(every)) or every.min() < 0 or times.token_s[1:].min() <= 0:
+    if batching.mixes and pass_tokens < slots:
+        raise InvalidInput(
+            f"passes of {pass_tokens} tokens: each of {slots} requests has one in a pass that prompts share, so at "
+            f"least {slots} are needed, or fewer slots"
+        )
+    if len(times.each_before_s) != len(times.prompt_s):
+        raise InvalidInput(f"{len(times.each_before_s)} times of tokens before, {len(times.prompt_s)} of prompts")
+    every = np.concatenate([times.prompt_s, times.token_s[1:], times.context_s[1:], times.each_before_s])
+    if not np.all(np.isfinite(every)) or every.min() < 0 or min(times.token_s[1:].min(), times.prompt_s.min()) <= 0:
         raise InvalidInput("a pass takes finite seconds above 0")
 
 
 def serve_arrivals(
-    requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS
-) -> RequestTimes:
+    requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS,
+    batching: Batching = PROMPTS_ALONE,
+) -> RequestTimes:  # fmt: skip
     """Serve `requests`. Raises `InvalidInput` for a server that cannot be."""
-    check_server(times, slots, pass_tokens)
+    check_server(times, slots, pass_tokens, batching)
     asked = (requests.arrival_s, requests.input_tokens, requests.output_tokens)
-    return _served(*asked, times, slots, pass_tokens, is_small=int(requests.output_tokens.sum()) <= _SMALL_TOKENS)
+    is_small = int(requests.output_tokens.sum()) <= _SMALL_TOKENS
+    return _served(*asked, times, slots, pass_tokens, batching, is_small=is_small)
 
 
 def _served(
     arrival_s: NDArray[np.float64], input_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64],
-    times: StepTimes, slots: int, pass_tokens: int, *, is_small: bool,
+    times: StepTimes, slots: int, pass_tokens: int, batching: Batching, *, is_small: bool,
 ) -> RequestTimes:  # fmt: skip
     """`serve`, as machine code where it is there or pays."""
     run = loaded(SERVE) if not is_small or are_loaded(SERVE) or are_kept(SERVE) else serve
     first_s, last_s, spent_s = np.zeros(len(arrival_s)), np.zeros(len(arrival_s)), np.zeros(2)
-    done_step, who = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
+    words, (who, first_step, done_step) = np.zeros(N_WORDS, np.int64), np.zeros((3, slots), np.int64)
     n_steps = run(
-        arrival_s, input_tokens, output_tokens, times.prompt_tokens, times.prompt_s, times.token_s, times.context_s,
-        slots, pass_tokens, done_step, who, first_s, last_s, spent_s,
+        arrival_s, input_tokens, output_tokens, times.prompt_tokens, times.prompt_s, times.each_before_s, times.token_s,
+        times.context_s, slots, pass_tokens, int(batching.mixes), int(batching.ahead), words, who, first_step,
+        done_step, first_s, last_s, spent_s,
     )  # fmt: skip
     return RequestTimes(first_s, last_s, float(spent_s[0]), float(spent_s[1]), int(n_steps))
 
 
 def capacity(
-    requests: ArrivalTrace, machines: Sequence[StepTimes], slots: int, pass_tokens: int = PASS_TOKENS
-) -> NDArray[np.float64]:
+    requests: ArrivalTrace, machines: Sequence[StepTimes], slots: int, pass_tokens: int = PASS_TOKENS,
+    batching: Batching = PROMPTS_ALONE,
+) -> NDArray[np.float64]:  # fmt: skip
     """Requests a second of a server that always has some like `requests` waiting, (n_machines,): beyond this rate its
     queue grows. Raises `InvalidInput` for a server that cannot be.
 
@@ -118,7 +164,7 @@ def capacity(
     would let their prompts share passes for ever. Counted is from where all of these are done to where nobody waits.
     """
     for times in machines:
-        check_server(times, slots, pass_tokens)
+        check_server(times, slots, pass_tokens, batching)
     by_length = np.lexsort((requests.input_tokens, requests.output_tokens))
     n = max(_FOR_CAPACITY, 4 * slots)
     rows = by_length[(np.arange(n) * _GOLDEN % 1.0 * len(requests)).astype(np.int64)]
@@ -127,6 +173,7 @@ def capacity(
     is_small = len(machines) * int(outputs.sum()) <= _SMALL_TOKENS
     found = np.empty(len(machines))
     for i, times in enumerate(machines):
-        done = np.sort(_served(np.zeros(n), inputs, outputs, times, slots, pass_tokens, is_small=is_small).last_s)
+        served = _served(np.zeros(n), inputs, outputs, times, slots, pass_tokens, batching, is_small=is_small)
+        done = np.sort(served.last_s)
         found[i] = (n - 2 * slots) / (done[n - slots - 1] - done[slots - 1])
     return found

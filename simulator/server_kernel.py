@@ -6,17 +6,26 @@ from typing import Any
 
 from compiled.machine_code import Kernel
 
-__all__ = ["SERVE", "prompt_pass_s", "serve"]
+__all__ = ["N_WORDS", "SERVE", "prompt_pass_s", "serve"]
 
 SERVE = Kernel(
     __name__,
     "serve",
     (
-        "float64[1]", "int64[1]", "int64[1]", *["float64[1]"] * 4, "int64", "int64", "int64[1]", "int64[1]",
+        "float64[1]", "int64[1]", "int64[1]", *["float64[1]"] * 5, *["int64"] * 4, *["int64[1]"] * 4,
         *["float64[1]"] * 3,
     ),
     returns=True,
 )  # fmt: skip
+
+# What is decided so far: passes, who came and who holds a slot; of those that decode how many, the tokens before theirs
+# together and the pass in which the first of them ends; of a prompt that is passed in part who, and what is left.
+_STEP, _CAME, _HELD, _DECODING, _CONTEXT, _UNTIL, _WHO, _LEFT = range(8)
+# Of the pass decided on last: whether prompts are in it, how many requests have their first token of it, their last.
+_HAS_PROMPTS, _BEGINS, _ENDS = range(8, 11)
+N_WORDS = 11
+
+_NEVER = 1 << 62
 
 
 def prompt_pass_s(tokens: Any, seconds: Any, n_tokens: int) -> float:
@@ -36,69 +45,172 @@ def prompt_pass_s(tokens: Any, seconds: Any, n_tokens: int) -> float:
     return slope * (n_tokens - tokens[i]) + seconds[i]  # type: ignore[no-any-return]
 
 
+def _holds_slot(w: Any, one: int, n_outputs: int, n_inputs: int, who: Any, first_step: Any, done_step: Any) -> None:
+    """The prompt of `one` ends in the pass decided on now: it has a token of it and of each pass from there on."""
+    i = w[_HELD]
+    who[i], first_step[i], done_step[i] = one, w[_STEP], w[_STEP] + n_outputs - 1
+    w[_HELD] += 1
+    w[_BEGINS] += 1
+    if n_outputs == 1:
+        w[_ENDS] += 1
+        return
+    w[_DECODING] += 1
+    w[_CONTEXT] += n_inputs
+    w[_UNTIL] = min(w[_UNTIL], done_step[i])
+
+
+def _decode(w: Any, input_tokens: Any, output_tokens: Any, who: Any, done_step: Any) -> None:
+    """All that decode have a token of the pass decided on now; those whose last it is decode no longer."""
+    w[_CONTEXT] += w[_DECODING]
+    if w[_UNTIL] > w[_STEP]:
+        return
+    w[_UNTIL] = _NEVER
+    for i in range(w[_HELD]):
+        if done_step[i] == w[_STEP]:
+            one = who[i]
+            w[_DECODING] -= 1
+            w[_CONTEXT] -= input_tokens[one] + output_tokens[one] - 1
+            w[_ENDS] += 1
+        elif done_step[i] > w[_STEP]:
+            w[_UNTIL] = min(w[_UNTIL], done_step[i])
+
+
+def _prompts_alone(
+    w: Any, clock: float, arrival_s: Any, input_tokens: Any, output_tokens: Any, slots: int, pass_tokens: int,
+    who: Any, first_step: Any, done_step: Any,
+) -> int:  # fmt: skip
+    """Decide on whole prompts of those that wait; returns their tokens. Who decodes meanwhile has no token of it."""
+    begun, total = w[_CAME], 0
+    w[_STEP] += 1
+    if w[_DECODING] > 0:
+        w[_UNTIL] += 1
+        for i in range(w[_HELD]):
+            if done_step[i] >= w[_STEP]:
+                done_step[i] += 1
+    while (
+        w[_CAME] < arrival_s.size
+        and arrival_s[w[_CAME]] <= clock
+        and w[_HELD] < slots
+        and (w[_CAME] == begun or total + input_tokens[w[_CAME]] <= pass_tokens)
+    ):
+        one = w[_CAME]
+        total += input_tokens[one]
+        _holds_slot(w, one, output_tokens[one], input_tokens[one], who, first_step, done_step)
+        w[_CAME] += 1
+    return total
+
+
+def _decided_s(
+    w: Any, clock: float, arrival_s: Any, input_tokens: Any, output_tokens: Any, prompt_tokens: Any, prompt_s: Any,
+    before_s: Any, token_s: Any, context_s: Any, slots: int, pass_tokens: int, mixes: int, who: Any, first_step: Any,
+    done_step: Any,
+) -> float:  # fmt: skip
+    """Decide on a pass of those that are there at `clock`; returns its seconds, -1 where there is nothing to do."""
+    waits = w[_CAME] < arrival_s.size and arrival_s[w[_CAME]] <= clock and w[_HELD] < slots
+    w[_HAS_PROMPTS], w[_BEGINS], w[_ENDS] = 0, 0, 0
+    if waits and mixes == 0:
+        w[_HAS_PROMPTS] = 1
+        total = _prompts_alone(
+            w, clock, arrival_s, input_tokens, output_tokens, slots, pass_tokens, who, first_step, done_step
+        )
+        return prompt_pass_s(prompt_tokens, prompt_s, total)
+    n, context = w[_DECODING], w[_CONTEXT]
+    if n == 0 and w[_LEFT] == 0 and not waits:
+        return -1.0
+    w[_STEP] += 1
+    _decode(w, input_tokens, output_tokens, who, done_step)
+    if mixes == 0 or (w[_LEFT] == 0 and not waits):
+        return token_s[n] + context_s[n] * (context / n)  # type: ignore[no-any-return]
+    w[_HAS_PROMPTS] = 1
+    room, passed, seconds = pass_tokens - n, 0, 0.0
+    if w[_LEFT] > 0:
+        one = w[_WHO]
+        passed = min(w[_LEFT], room)
+        seconds = prompt_pass_s(prompt_tokens, before_s, passed) * (input_tokens[one] - w[_LEFT])
+        w[_LEFT] -= passed
+        if w[_LEFT] == 0:
+            _holds_slot(w, one, output_tokens[one], input_tokens[one], who, first_step, done_step)
+    while (
+        w[_LEFT] == 0
+        and passed < room
+        and w[_CAME] < arrival_s.size
+        and arrival_s[w[_CAME]] <= clock
+        and w[_HELD] < slots
+    ):
+        one = w[_CAME]
+        part = min(input_tokens[one], room - passed)
+        passed += part
+        w[_CAME] += 1
+        w[_WHO], w[_LEFT] = one, input_tokens[one] - part
+        if w[_LEFT] == 0:
+            _holds_slot(w, one, output_tokens[one], input_tokens[one], who, first_step, done_step)
+    seconds += prompt_pass_s(prompt_tokens, prompt_s, passed + n)
+    if n > 0:
+        seconds += context_s[n] * (context / n)
+    return seconds
+
+
 def serve(
     arrival_s: Any,  # (n,) float64, ascending
     input_tokens: Any,  # (n,) int64
     output_tokens: Any,  # (n,) int64
     prompt_tokens: Any,  # (n_points,) float64, as of `prompt_pass_s`
     prompt_s: Any,
+    before_s: Any,  # (n_points,) float64: more for each token that lies before those of a prompt
     token_s: Any,  # (1 + most requests,) float64: of a token of so many requests
     context_s: Any,  # the same, for each token of their mean context
     slots: int,
     pass_tokens: int,
-    done_step: Any,  # (slots,) int64, for use here: the step at which each that runs is done
-    who: Any,  # (slots,) int64, for use here: which it is
+    mixes: int,  # whether prompts pass beside tokens, in parts
+    ahead: int,  # whether a pass is decided on as the one before begins
+    w: Any,  # (N_WORDS,) int64 zeros, for use here
+    who: Any,  # (slots,) int64, for use here: who holds a slot
+    first_step: Any,  # (slots,) int64, for use here: the pass of its first token
+    done_step: Any,  # (slots,) int64, for use here: and of its last
     first_s: Any,  # (n,) float64, written: the first token of each
     last_s: Any,  # (n,) float64, written: its last
-    spent_s: Any,  # (2,) float64, written: seconds of all prompt passes, and of all tokens
+    spent_s: Any,  # (2,) float64, written: seconds of all passes with prompts, and of all others
 ) -> int:
-    """Serve requests pass by pass and token by token; returns how many steps of tokens there were."""
-    n = arrival_s.size
-    clock, prompts_s, tokens_s = 0.0, 0.0, 0.0
-    step, context, came, running = 0, 0, 0, 0
-    while came < n or running > 0:
-        if came < n and running < slots and arrival_s[came] <= clock:
-            begun, total = came, 0
-            while (
-                came < n
-                and arrival_s[came] <= clock
-                and running + came - begun < slots
-                and (came == begun or total + input_tokens[came] <= pass_tokens)
-            ):
-                total += input_tokens[came]
-                came += 1
-            pass_s = prompt_pass_s(prompt_tokens, prompt_s, total)
-            clock += pass_s
-            prompts_s += pass_s
-            for one in range(begun, came):
-                first_s[one], last_s[one] = clock, clock
-                if output_tokens[one] > 1:
-                    done_step[running], who[running] = step + output_tokens[one] - 1, one
-                    running += 1
-                    context += input_tokens[one]
-        elif running > 0:
-            until, began = done_step[0], clock
-            for i in range(1, running):
-                until = min(until, done_step[i])
-            may_come = came < n and running < slots
-            while step < until:
-                clock += token_s[running] + context_s[running] * (context / running)
-                step += 1
-                context += running
-                if may_come and arrival_s[came] <= clock:
-                    break
-            tokens_s += clock - began
-            i = 0
-            while i < running:
-                if done_step[i] > step:
-                    i += 1
-                    continue
-                one = who[i]
-                last_s[one] = clock
-                context -= input_tokens[one] + output_tokens[one] - 1
-                running -= 1
-                done_step[i], who[i] = done_step[running], who[running]
+    """Serve requests pass by pass; returns how many passes had no prompt in them."""
+    clock, prompts_s, tokens_s, seconds = 0.0, 0.0, 0.0, -1.0
+    n_token_passes = 0
+    w[_UNTIL] = _NEVER
+    while True:
+        if seconds < 0.0:
+            seconds = _decided_s(
+                w, clock, arrival_s, input_tokens, output_tokens, prompt_tokens, prompt_s, before_s, token_s,
+                context_s, slots, pass_tokens, mixes, who, first_step, done_step,
+            )  # fmt: skip
+            if seconds < 0.0 and w[_CAME] >= arrival_s.size:
+                break
+        if seconds < 0.0:
+            clock = max(clock, arrival_s[w[_CAME]])
         else:
-            clock = max(clock, arrival_s[came])
+            step, has_prompts, begins, ends = w[_STEP], w[_HAS_PROMPTS], w[_BEGINS], w[_ENDS]
+            next_s = -1.0
+            if ahead != 0:
+                next_s = _decided_s(
+                    w, clock, arrival_s, input_tokens, output_tokens, prompt_tokens, prompt_s, before_s, token_s,
+                    context_s, slots, pass_tokens, mixes, who, first_step, done_step,
+                )  # fmt: skip
+            clock += seconds
+            if has_prompts != 0:
+                prompts_s += seconds
+            else:
+                tokens_s += seconds
+                n_token_passes += 1
+            seconds = next_s
+            if begins + ends > 0:
+                i = 0
+                while i < w[_HELD]:
+                    if first_step[i] == step:
+                        first_s[who[i]] = clock
+                    if done_step[i] != step:
+                        i += 1
+                        continue
+                    last_s[who[i]] = clock
+                    w[_HELD] -= 1
+                    at = w[_HELD]
+                    who[i], first_step[i], done_step[i] = who[at], first_step[at], done_step[at]
     spent_s[0], spent_s[1] = prompts_s, tokens_s
-    return step
+    return n_token_passes

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from offload import work
 from offload.caches.residency import count_slots
 from offload.decoding.decode_job import DecodeJob
-from offload.decoding.decoding_pass import FIRST_STEP, STEP, PassWorks
+from offload.decoding.decoding_pass import FIRST_STEP, SCHEDULE, STEP, PassWorks
 from offload.decoding.drafting import Draft
 from offload.decoding.micro_batches import MicroBatches, micro_batches_of, tokens_of
 from offload.decoding.mixer_works import contexts_of
@@ -99,6 +99,7 @@ class DecodeLoop:
         self.n_changed = 0
         self._loads = False  # a prompt of this run has kernels to load, and no head has run since
         self._has_loaded = not execution.loads_prompt_kernels
+        self._is_first = execution.schedules_ahead
         self.new_request = True  # none of the sequences of this pass was in the one before
         self._running: set[int] = set()
         self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one
@@ -123,6 +124,9 @@ class DecodeLoop:
     def run(self, step: Step, n_heads: int) -> None:
         """One forward pass, which ends with the head over `n_heads` sequences."""
         layers = self._begin(step)
+        if self._is_first:
+            self.host(SCHEDULE, (), -1)
+            self._is_first = False
         if self.execution.fills_mask and layers.stack is self.model.decoder:
             entries = int(contexts_of([step]).mask_entries[0])
             if entries:
@@ -140,6 +144,8 @@ class DecodeLoop:
         if n_heads:
             what = self.works.head(n_heads)
             head = self.host_side.compute(what, -1) if stays else self.compute(what, -1)
+            if self.execution.schedules_ahead:
+                self.host(SCHEDULE, (), -1)
             self.host(FIRST_STEP if self._loads else STEP, (head,), -1)
             self._loads = False
         if self.draft is not None:

@@ -17,7 +17,7 @@ from offload.slots.memory import ExpertMemory
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 
-__all__ = ["FIRST_STEP", "HOST_WAITS", "STEP", "DecodingPass", "PassWorks", "read_back"]
+__all__ = ["FIRST_STEP", "HOST_WAITS", "SCHEDULE", "STEP", "DecodingPass", "PassWorks", "read_back"]
 
 HOST_WAITS = Work(OpKind.WAIT)
 """The host blocks until something is done."""
@@ -27,6 +27,9 @@ STEP = Work(OpKind.STEP)
 
 FIRST_STEP = Work(OpKind.STEP, n_entries=1)
 """The same of the prompt whose kernels nothing has launched before."""
+
+SCHEDULE = Work(OpKind.SCHEDULE)
+"""What decides on a pass, by a host that does so while the pass before computes."""
 
 
 class PassWorks(NamedTuple):

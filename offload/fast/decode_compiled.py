@@ -22,7 +22,7 @@ from offload.caches.eviction import HotLru, Lfu, Lifo, Lru, Static
 from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.caches.residency import count_slots
 from offload.decoding.decode_job import DecodeJob
-from offload.decoding.decoding_pass import FIRST_STEP, STEP
+from offload.decoding.decoding_pass import FIRST_STEP, SCHEDULE, STEP
 from offload.decoding.micro_batches import micro_batches_of
 from offload.decoding.mixer_works import Contexts, contexts_of, mixing_works
 from offload.decoding.prompt_chunks import passes_of
@@ -110,6 +110,7 @@ class CompiledLoop:
         self._memory_tokens: Counter[int] = Counter()
         self._projected: set[int] = set()
         self._loads, self._has_loaded = False, not job.execution.loads_prompt_kernels
+        self._is_first = job.execution.schedules_ahead
 
     @property
     def lookups(self) -> dict[Phase, list[int]]:
@@ -172,7 +173,7 @@ class CompiledLoop:
         """Ops of a pass of so many micro-batches at most, and what these wait for."""
         n_blocks, n_layers, n_experts = len(stack.moe_layers), stack.n_layers, self._model.n_experts
         n_asks = 3 * self._model.n_expert_matrices * n_experts  # of the host, before products
-        n_ops = n_layers * (8 * n_parts + 8) + n_blocks * (20 + 5 * n_experts + n_asks + n_parts * (2 + n_experts)) + 8
+        n_ops = n_layers * (8 * n_parts + 8) + n_blocks * (20 + 5 * n_experts + n_asks + n_parts * (2 + n_experts)) + 10
         n_deps = n_layers * (10 * n_parts + 12) + n_blocks * (20 + 12 * n_experts + 3 * n_asks) + 8
         return n_ops, n_deps + n_blocks * n_parts * (2 * n_experts + n_layers + 4)
 
@@ -284,6 +285,7 @@ class CompiledLoop:
             "COST_HEAD": rows.of_counts(lambda n: self._works.head(n) if n else None, np.array(n_heads)),
             "COST_STEP": self._steps(rows, batch, n_heads),
             "COST_MASK": self._masks(rows, batch, encoding),
+            **self._schedules(rows, len(batch)),
             "BLOCK_OF": block_of,
             "MIXER_OF": np.array(mixer_of, np.int64),
             "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
@@ -314,6 +316,15 @@ class CompiledLoop:
             loads.append(self._loads)
             self._loads = self._loads and not n
         return rows.each(lambda first: FIRST_STEP if first else STEP, loads)
+
+    def _schedules(self, rows: Rows, n_passes: int) -> dict[str, NDArray[np.int64]]:
+        """Costs of deciding on passes, where the host does so while the one before computes."""
+        first, each = (np.full(n_passes, -1, np.int64) for _ in range(2))
+        if self._job.execution.schedules_ahead:
+            each[:] = rows.of(SCHEDULE)
+        if self._is_first:
+            first[0], self._is_first = each[0], False
+        return {"COST_FIRST_SCHEDULE": first, "COST_SCHEDULE": each}
 
     def _masks(self, rows: Rows, batch: list[Step], encoding: bool) -> NDArray[np.int64]:
         """Costs of what begins passes, of a decoder whose host fills a mask for several tokens."""

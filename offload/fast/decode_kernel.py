@@ -28,11 +28,13 @@ from offload.fast.kernel_layout import (
     BLOCK_OF,
     COST_CROSS_ATTENTION,
     COST_DENSE,
+    COST_FIRST_SCHEDULE,
     COST_GATE,
     COST_HEAD,
     COST_MASK,
     COST_READ_FFN,
     COST_READ_MIXING,
+    COST_SCHEDULE,
     COST_SELF_ATTENTION,
     COST_STEP,
     COST_WAIT,
@@ -264,6 +266,8 @@ def _run_pass(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int) -> bool:
     """One forward pass; False for a failure."""
     step, n_revealed, away = r[r[I_STEP] + t], 0, r[AWAY]
     w[LAST_OP], w[STREAMED_NEXT], w[N_PART_WAITS] = NONE, NONE, 0
+    if r[r[COST_FIRST_SCHEDULE] + t] >= 0:
+        issue(o, w, r, _HOST, r[r[COST_FIRST_SCHEDULE] + t], step, NONE, NONE, NONE)
     if r[r[COST_MASK] + t] >= 0:
         issue(o, w, r, _HOST, r[r[COST_MASK] + t], step, NONE, NONE, NONE)
     for layer in range(r[N_LAYERS]):
@@ -296,6 +300,8 @@ def _run_pass(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int) -> bool:
             head = compute_on_host(o, d, w, r, r[r[CPU_HEAD] + t], step, NONE)
         else:
             head = compute(o, d, w, r, r[r[COST_HEAD] + t], step, NONE, NONE)
+        if r[r[COST_SCHEDULE] + t] >= 0:
+            issue(o, w, r, _HOST, r[r[COST_SCHEDULE] + t], step, NONE, NONE, NONE)
         after(d, w, head)
         issue(o, w, r, _HOST, r[r[COST_STEP] + t], step, NONE, NONE, NONE)
     return True

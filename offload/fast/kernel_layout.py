@@ -85,7 +85,9 @@ COST_JOIN = 98
 STREAMS_LAYERS, COST_HOST_WEIGHTS, COST_HOST_CACHE = range(99, 102)
 # By layer where its costs begin in tables that have one of each part for every way in which layers are stored.
 OF_LAYER = 102
-N_PART_WORDS = 103
+# What deciding on a pass costs, by pass before its layers (the first of a run) and before its end, -1 none.
+COST_FIRST_SCHEDULE, COST_SCHEDULE = range(103, 105)
+N_PART_WORDS = 105
 
 KV_DEVICE, KV_HOST, KV_STREAM = range(3)
 """In `KV`: where keys and values are."""

@@ -21,11 +21,12 @@ from pregate.ask.routing_source import describe_routing
 from pregate.ask.simulation import SimulationResult
 from pregate.ask.timing.time_errors import summed
 from pregate.economics.assumptions import Assumptions, load_assumptions
+from pregate.economics.batching import batching_of, usual_pass_tokens
 from pregate.economics.cost_draws import Draws, Estimate, estimate
 from pregate.economics.serving import LatencyPromise, RequestShape, Served, Unserved
 from pregate.economics.step_times import PassTime, PassTimes, pass_times, pass_traces
 from pregate.routing_traces import synthesize
-from simulator.arrivals import PASS_TOKENS, RequestTimes, StepTimes, capacity, serve_arrivals
+from simulator.arrivals import PROMPTS_ALONE, Batching, RequestTimes, StepTimes, capacity, serve_arrivals
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.requests import ArrivalTrace
@@ -112,6 +113,15 @@ class ArrivalReport:
     rows: tuple[UnderArrivals, ...]
     unserved: tuple[Unserved, ...]
     no_cost: str = ""
+    batching: Batching = PROMPTS_ALONE
+
+    @property
+    def how_prompts_pass(self) -> str:
+        """A sentence of how passes are made."""
+        ahead = ", each pass decided on as the one before begins" if self.batching.ahead else ""
+        if self.batching.mixes:
+            return f"Prompts pass beside tokens of others, in parts, {self.pass_tokens:,} tokens a pass at most{ahead}."
+        return f"Prompts pass before tokens, {self.pass_tokens:,} tokens together{ahead}."
 
     def verdict(self) -> list[str]:
         """A sentence a rate: who is quickest at the 99th percentile of TTFT, who keeps the promise at least cost."""
@@ -149,6 +159,7 @@ class ArrivalReport:
         return {
             "model": self.model, "hardware": self.hardware, "arrivals": self.source, "requests": self.n_requests,
             "left_out": self.n_left_out, "slots": self.slots, "pass_tokens": self.pass_tokens,
+            "prompts": "beside" if self.batching.mixes else "alone", "decided_ahead": self.batching.ahead,
             "promise": {"ttft_s": self.promise.ttft_s, "tpot_s": self.promise.tpot_s}, "basis": self.basis,
             "calibration": self.calibration, "routing": self.routing, "rows": [row.to_dict() for row in self.rows],
             "unserved": [{"design": one.design, "reason": one.reason} for one in self.unserved],
@@ -174,7 +185,8 @@ def under_arrivals(
     rates: Sequence[float] = (),
     *,
     slots: int = 8,
-    pass_tokens: int = PASS_TOKENS,
+    pass_tokens: int | None = None,
+    prompts: str | None = None,
     promise: LatencyPromise = LatencyPromise(),  # noqa: B008 (frozen)
     basis: str = "own",
     assumptions: Assumptions | None = None,
@@ -183,17 +195,26 @@ def under_arrivals(
 ) -> ArrivalReport:
     """Have each design serve `requests` at each of `rates` (requests a second; none: as they arrive).
 
-    A pass is a prompt's or a token's of all that run (`simulator.arrivals`); its time is that of a schedule of its
-    size, between sizes a line. `slots`: requests side by side, each with memory for the longest; `pass_tokens`: of
-    prompts that share a pass. Routing is made up. An interval is over `N_DRAWS` machines as far off as the prediction
-    may be, each with other runs of the same requests. Raises `InvalidInput`, and as `simulate`; a design for which
+    The time of a pass (`simulator.arrivals`) is that of a schedule of its size, between sizes a line. `slots`: requests
+    side by side, each with memory for the longest; `prompts`: "beside" tokens of others, in parts, or "alone" and whole
+    before these; `pass_tokens`: that pass together; None of either: as the engine of the stack has it. Routing is made
+    up. An interval is over `N_DRAWS` machines as far off as the prediction may be, each with other runs of the same
+    requests. Raises `InvalidInput`, and as `simulate`; a design for which
     memory is too small is among `unserved`.
     """
     if basis not in BASES:
         raise unknown_name("basis", basis, BASES)
+    batching = batching_of(machine, model, prompts)
+    if pass_tokens is None:
+        pass_tokens = max(usual_pass_tokens(machine), slots)
     if not policies or not 1 <= slots <= _MOST_SLOTS or pass_tokens < 1:
         told = f"{len(policies)} designs, {slots} slots, passes of {pass_tokens} tokens"
         raise InvalidInput(f"{told}: at least one of each, and {_MOST_SLOTS:,} slots at most")
+    if batching.mixes and pass_tokens < slots:
+        raise InvalidInput(
+            f"passes of {pass_tokens} tokens for {slots} slots: each request has one in a pass that prompts share, so "
+            f"take {slots} tokens at least, or fewer slots"
+        )
     at_rates = [(rate, requests.at_rate(rate)) for rate in dict.fromkeys(rates or (requests.rate,))]
     rows: list[UnderArrivals] = []
     ttfts: list[NDArray[np.float64]] = []
@@ -202,7 +223,7 @@ def under_arrivals(
     draws = Draws(machine, basis, assumptions or load_assumptions())
     no_cost = ""
     designs = [policy_named(one) if isinstance(one, str) else one for one in policies]
-    passes = pass_traces(model, requests, slots, pass_tokens, seed)
+    passes = pass_traces(model, requests, slots, pass_tokens, seed, mixes=batching.mixes)
     for design in designs:
         progress(design.name)
         try:
@@ -212,9 +233,9 @@ def under_arrivals(
             continue
         results += found.results
         machines = found.drawn(_normal(seed))
-        most = {n: capacity(requests, machines, n, pass_tokens) for n in found.batches}
+        most = {n: capacity(requests, machines, n, pass_tokens, batching) for n in found.batches}
         for rate, one in at_rates:
-            row, ttft, served, shape = _served(found, machines, most, rate, one, pass_tokens, promise, seed)
+            row, ttft, served, shape = _served(found, machines, most, rate, one, pass_tokens, batching, promise, seed)
             cost: Estimate | None = None
             if not row.grows:
                 try:
@@ -227,7 +248,7 @@ def under_arrivals(
     return ArrivalReport(
         model.name, machine.hardware, requests.source, len(requests), requests.n_left_out, slots, pass_tokens, promise,
         basis, describe_calibration(machine, model, results), describe_routing(model, made_up, results),
-        _with_shares(rows, ttfts), tuple(unserved), no_cost,
+        _with_shares(rows, ttfts), tuple(unserved), no_cost, batching,
     )  # fmt: skip
 
 
@@ -263,20 +284,20 @@ def _normal(seed: int) -> Callable[[str], NDArray[np.float64]]:
 
 def _served(
     found: PassTimes, machines: Sequence[StepTimes], most_of: Mapping[int, NDArray[np.float64]], rate: float,
-    requests: ArrivalTrace, pass_tokens: int, promise: LatencyPromise, seed: int,
+    requests: ArrivalTrace, pass_tokens: int, batching: Batching, promise: LatencyPromise, seed: int,
 ) -> tuple[UnderArrivals, NDArray[np.float64], Served, RequestShape]:  # fmt: skip
     """A design at the `rate` of `requests`, without its cost; its p99 TTFT in each draw; and what it costs by.
 
     `most_of`: by slots, the capacity of each machine.
     """
-    slots = _slots(most_of, machines[0], rate, requests, pass_tokens, promise)
+    slots = _slots(most_of, machines[0], rate, requests, pass_tokens, batching, promise)
     most = most_of[slots]
     ttft, tpot = (np.full((len(machines), len(PERCENTILES)), np.inf) for _ in range(2))
-    run = serve_arrivals(requests, machines[0], slots, pass_tokens)
+    run = serve_arrivals(requests, machines[0], slots, pass_tokens, batching)
     for draw, times in enumerate(machines):
         if rate < most[draw]:
             came = requests if draw == 0 else requests.resampled(np.random.default_rng([seed, draw]))
-            seen = run if draw == 0 else serve_arrivals(came, times, slots, pass_tokens)
+            seen = run if draw == 0 else serve_arrivals(came, times, slots, pass_tokens, batching)
             for array, each in ((ttft, seen.ttft_s(came)), (tpot, seen.tpot_s(came))):
                 array[draw] = np.percentile(each, PERCENTILES) if len(each) else np.nan
     ttfts, tpots = (
@@ -294,13 +315,13 @@ def _served(
 
 def _slots(
     most_of: Mapping[int, NDArray[np.float64]], times: StepTimes, rate: float, requests: ArrivalTrace, pass_tokens: int,
-    promise: LatencyPromise,
+    batching: Batching, promise: LatencyPromise,
 ) -> int:  # fmt: skip
     """How many run side by side best, the most of those as good: more share a pass, and ask for more experts."""
     ranked: list[tuple[bool, float, int]] = []
     for n, most in most_of.items():
         if rate < most[0]:
-            run = serve_arrivals(requests, times, n, pass_tokens)
+            run = serve_arrivals(requests, times, n, pass_tokens, batching)
             ttft, tpot = (
                 float(np.percentile(each, 99)) if len(each) else 0.0
                 for each in (run.ttft_s(requests), run.tpot_s(requests))

@@ -31,6 +31,9 @@ __all__ = ["PassTime", "PassTimes", "PassTraces", "pass_times", "pass_traces"]
 _PROMPTS = 5
 """Lengths of prompts that are simulated, apart by equal factors."""
 
+_PARTS = 10
+"""The same of parts of prompts, which may be short; the shortest and the longest prompt are beside them."""
+
 
 @dataclass(frozen=True, slots=True)
 class PassTime:
@@ -47,7 +50,8 @@ class PassTime:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PassTimes:
-    """Of a design with memory for `slots` requests. `prompts`: of passes of `prompt_tokens`; `tokens`: of a token of
+    """Of a design with memory for `slots` requests. `prompts`: of passes of `prompt_tokens`; `after`: of the same with
+    `n_before` tokens of the prompt before them, none where no prompt is passed in parts; `tokens`: of a token of
     `batches` requests, each at two contexts, `contexts`; `results`: of their schedules. `n_at_once`: cards that compute
     at the same time.
     """
@@ -61,6 +65,8 @@ class PassTimes:
     tokens: tuple[tuple[PassTime, PassTime], ...]
     results: tuple[SimulationResult, ...]
     n_at_once: int = 1
+    after: tuple[PassTime, ...] = ()
+    n_before: int = 1
 
     @property
     def peak_hbm_bytes(self) -> int:
@@ -69,14 +75,22 @@ class PassTimes:
 
     def drawn(self, normal: Callable[[str], NDArray[np.float64]]) -> list[StepTimes]:
         """The times in every draw of `normal` (`TimeError.drawn`), the first of them without an error."""
-        prompts = np.array([one.seconds * one.error.drawn(normal, f"{self.design}, prompts") for one in self.prompts])
+        prompts, after = (
+            np.array([one.seconds * one.error.drawn(normal, f"{self.design}, prompts") for one in each])
+            for each in (self.prompts, self.after or self.prompts)
+        )
         tokens = np.array([
             [one.seconds * one.error.drawn(normal, f"{self.design}, tokens") for one in pair] for pair in self.tokens
         ])  # fmt: skip
-        return [self._steps(prompts[:, draw], tokens[:, :, draw]) for draw in range(prompts.shape[1])]
+        before = np.maximum(after - prompts, 0.0) / self.n_before
+        return [self._steps(prompts[:, draw], before[:, draw], tokens[:, :, draw]) for draw in range(prompts.shape[1])]
 
-    def _steps(self, prompt_s: NDArray[np.float64], token_s: NDArray[np.float64]) -> StepTimes:
-        """`prompt_s` (n_prompts,), `token_s` (n_batches, 2), by batch a line over the context, none that falls."""
+    def _steps(
+        self, prompt_s: NDArray[np.float64], before_s: NDArray[np.float64], token_s: NDArray[np.float64]
+    ) -> StepTimes:
+        """`prompt_s` and `before_s` (n_prompts,), `token_s` (n_batches, 2), by batch a line over the context, none that
+        falls.
+        """
         short, long = self.contexts
         slopes = np.maximum(token_s[:, 1] - token_s[:, 0], 0.0) / (long - short)
         at_none = np.maximum(token_s[:, 0] - slopes * short, token_s[:, 0] / 100)
@@ -87,12 +101,14 @@ class PassTimes:
             np.maximum.accumulate(prompt_s),
             np.interp(each, self.batches, at_none),
             np.interp(each, self.batches, slopes),
+            np.ascontiguousarray(before_s),
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PassTraces:
-    """What passes of a model are simulated, whatever the design. `prompts`: of `prompt_tokens`; `tokens`: of each of
+    """What passes of a model are simulated, whatever the design. `prompts`: of `prompt_tokens`; `after`: the same with
+    `n_before` tokens before them, where prompts are passed in parts; `tokens`: of each of
     `batches` at a short and a long context, `contexts`; `warmed`: the same after a part of a prompt; `whole`: what
     memory must hold beside the weights.
     """
@@ -106,6 +122,8 @@ class PassTraces:
     tokens: tuple[tuple[RoutingTrace, RoutingTrace], ...]
     warmed: tuple[tuple[RoutingTrace, RoutingTrace], ...]
     whole: Workload
+    after: tuple[RoutingTrace, ...] = ()
+    n_before: int = 1
 
     def tokens_for(self, policy: Policy) -> tuple[tuple[RoutingTrace, RoutingTrace], ...]:
         """What tokens of a design are timed with."""
@@ -113,18 +131,25 @@ class PassTraces:
 
 
 def pass_traces(
-    model: ModelArchitecture, requests: ArrivalTrace, slots: int, pass_tokens: int, seed: int = 0
-) -> PassTraces:
-    """Passes of the sizes that `requests` ask for, with memory for `slots` of the longest. Routing is made up
-    (`pregate.synthesize`).
+    model: ModelArchitecture, requests: ArrivalTrace, slots: int, pass_tokens: int, seed: int = 0, *,
+    mixes: bool = False,
+) -> PassTraces:  # fmt: skip
+    """Passes of the sizes that `requests` ask for, with memory for `slots` of the longest; `mixes`: prompts share them
+    with tokens of others, in parts. Routing is made up (`pregate.synthesize`).
     """
     lengths, longest = requests.input_tokens, int((requests.input_tokens + requests.output_tokens).max())
-    most = max(int(lengths.max()), min(pass_tokens, int(np.sort(lengths)[-slots:].sum())))
-    prompt_tokens = _apart(int(lengths.min()), most, _PROMPTS)
+    most = min(pass_tokens, int(np.sort(lengths)[-slots:].sum()))
+    prompt_tokens, n_before = _apart(int(lengths.min()), max(int(lengths.max()), most), _PROMPTS), int(lengths.max())
+    if mixes:
+        ends = {min(int(n), most) for n in (lengths.min(), lengths.max())}
+        prompt_tokens = tuple(sorted({*_apart(1, most, _PARTS), *ends}))
     short = int(np.quantile(lengths, 0.1))
     contexts = (short, max(int(np.quantile(lengths + requests.output_tokens, 0.9)), short + DECODED))
     batches = tuple(dict.fromkeys((*(2**i for i in range(slots.bit_length())), slots)))
     prompts = tuple(synthesize(model, n, 2, 1, seed) for n in prompt_tokens)
+    after = tuple(
+        dataclasses.replace(one, position=one.position + np.int32(n_before)) for one in (prompts if mixes else ())
+    )
 
     def at_both(n: int, *, warmed: bool) -> tuple[RoutingTrace, RoutingTrace]:
         short, long = (middle_of_decode(model, one, DECODED, n, seed, warmed=warmed) for one in contexts)
@@ -137,7 +162,7 @@ def pass_traces(
         whole, n_cached_tokens=max(slots * longest, whole.n_cached_tokens), n_context=max(longest, whole.n_context),
         n_running=slots,
     )  # fmt: skip
-    return PassTraces(model, slots, prompt_tokens, prompts, batches, contexts, tokens, warmed, whole)
+    return PassTraces(model, slots, prompt_tokens, prompts, batches, contexts, tokens, warmed, whole, after, n_before)
 
 
 def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
@@ -162,12 +187,14 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
 
     middle = 0 if model.is_encoder_decoder else DECODED // 2 - 1  # the mean of those tokens, where keys are of decoding
     found = [timed(trace, "ttft_s") for trace in prompts]
+    after = [timed(trace, "ttft_s")[0] for trace in passes.after]
     rows = [[timed(trace, "tpot_s") for trace in pair] for pair in passes.tokens_for(policy)]
     results = [result for _, result, _ in (*found, *(one for pair in rows for one in pair))]
     return PassTimes(
         policy.name, passes.slots, passes.prompt_tokens, tuple(one for one, *_ in found), passes.batches,
         (contexts[0] + middle, contexts[1] + middle),
         tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results), found[0][2],
+        tuple(after), passes.n_before,
     )  # fmt: skip
 
 

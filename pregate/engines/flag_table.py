@@ -63,6 +63,7 @@ class EngineFlags:
     layers there. `experts_on_host`: the host computes all experts where no flag says which. `capability`: of an NVIDIA
     card at least, by the start of the format of experts, "any" for all. `refused`: by flag why it cannot be said.
     `launch_without_graphs`: what the host takes for a kernel where passes are no graphs, as `stack.launch_s` has it.
+    `step_between`: what the host takes between two passes where it schedules none ahead, as `stack.step_s` has it.
     `benchmark_draws`: where its own benchmark draws the tokens at random that it feeds; "" where it has none that does.
     """
 
@@ -77,6 +78,7 @@ class EngineFlags:
     refused: Mapping[str, str]
     benchmark_draws: str = ""
     launch_without_graphs: str = ""
+    step_between: str = ""
 
     def why_refused(self, name: str) -> str:
         """Why a flag cannot be said; "" of another. Names may end in `*`."""
@@ -140,10 +142,7 @@ def _engine(engine: str, section: Section, lender: EngineFlags | None, shared: M
         read |= found
         if part == "flags":
             written |= {flag.says: flag.name for flag in found.values()}
-    graphs = section.optional_section("without_graphs")
-    launch = "" if graphs is None else graphs.text("launch")
-    if graphs is not None:
-        graphs.text("source")
+    launch, between = _stated(section, "without_graphs", "launch"), _stated(section, "scheduled_between", "step")
     stacks = tuple(section.take("stacks"))
     counting, pinning = (tuple(section.take(key, optional=True) or ()) for key in ("output_is_a_layer", "pins_placed"))
     on_host = section.flag("experts_on_host")
@@ -161,4 +160,14 @@ def _engine(engine: str, section: Section, lender: EngineFlags | None, shared: M
         ReadOnly(refused),
         section.text("benchmark_draws", ""),
         launch or ("" if lender is None else lender.launch_without_graphs),
+        between,
     )
+
+
+def _stated(section: Section, name: str, what: str) -> str:
+    """What a section of an engine states with its source, as text; "" without the section."""
+    stated = section.optional_section(name)
+    if stated is None:
+        return ""
+    stated.text("source")
+    return stated.text(what)

@@ -66,6 +66,7 @@ class _Said:
     watts: float | None = None
     clock_hz: float | None = None
     has_no_graphs: bool = False
+    schedules_between: bool = False
     is_fitted: bool = False
     is_pageable: bool = False
     on_host_gib: float = 0.0
@@ -142,6 +143,8 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
         said.numbers |= at_power(cells["hardware"], said.watts, metric)
     if said.clock_hz is not None:
         said.numbers |= least(at_clock(cells["hardware"], said.clock_hz), said.numbers)
+    if said.schedules_between:
+        said.numbers["stack.step_s"] = engine.step_between
     if said.has_no_graphs:
         said.numbers["stack.launch_s"] = engine.launch_without_graphs
     n_cards = said.cards.n_cards(engine, dict(part.split("=", 1) for part in _parts(cells) if "=" in part))
@@ -306,6 +309,8 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
         said.clock_hz = _number(flag, value.rpartition(",")[2]) * 1e6
     if what == "no_graphs" or (what == "compilation" and _NO_GRAPHS.search(value)):
         said.has_no_graphs = True
+    if what == "schedules_between":
+        said.schedules_between = True
     if what == "pools":  # of threads, each on the memory of its own socket
         said.numbers["stack.cpu_sockets"] = str(_count(flag, value) or 1)
     if what == "offloaded_ops":

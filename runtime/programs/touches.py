@@ -40,6 +40,7 @@ _REFUSED = {
     OpKind.SEND: "sends activations to another card: the runtime runs one card, simulate it instead",
     OpKind.SORT: f"sorts rows by expert on the host: the runtime sorts on the device, {WAY_OUT}",
     OpKind.MASK: f"fills a mask on the host: the runtime's attention is told lengths alone, {WAY_OUT}",
+    OpKind.SCHEDULE: f"decides on a pass while another computes: the runtime decides between passes, {WAY_OUT}",
     OpKind.STAGE: f"copies an expert within HBM: the runtime reads experts where they land, {WAY_OUT}",
 }
 """What an op of a kind does that the runtime does not, and the way out."""

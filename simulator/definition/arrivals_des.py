@@ -1,37 +1,63 @@
-"""The definition of a server of requests that arrive, on SimPy: a process that serves, pass by pass, token by token."""
+"""The definition of a server of requests that arrive, on SimPy: a process that serves, pass by pass."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import simpy
 
-from simulator.arrivals import PASS_TOKENS, RequestTimes, StepTimes, check_server
+from simulator.arrivals import PASS_TOKENS, PROMPTS_ALONE, Batching, RequestTimes, StepTimes, check_server
 from traces.requests import ArrivalTrace
 
 __all__ = ["serve_arrivals"]
 
 
 def serve_arrivals(
-    requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS
-) -> RequestTimes:
+    requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS,
+    batching: Batching = PROMPTS_ALONE,
+) -> RequestTimes:  # fmt: skip
     """As `simulator.arrivals.serve_arrivals`, whose rules these are. Raises `InvalidInput` as that does."""
-    check_server(times, slots, pass_tokens)
-    server = _Server(requests, times, slots, pass_tokens)
+    check_server(times, slots, pass_tokens, batching)
+    server = _Server(requests, times, slots, pass_tokens, batching)
     server.env.run()
     return RequestTimes(server.first_s, server.last_s, server.prompt_s, server.token_s, server.n_steps)
 
 
+@dataclass
+class _Request:
+    """A request that has a slot: tokens of its prompt that passes were decided on for, and tokens it then has made."""
+
+    one: int
+    read: int = 0
+    made: int = 0
+
+
+@dataclass
+class _Pass:
+    """Who has how many tokens of a prompt in a pass, with how many before them, and who a token of his answer."""
+
+    prompts: list[tuple[_Request, int, int]] = field(default_factory=list)
+    tokens: list[tuple[_Request, int]] = field(default_factory=list)
+    """Each with the tokens before it."""
+    first: list[_Request] = field(default_factory=list)
+    last: list[_Request] = field(default_factory=list)
+
+
 class _Server:
-    def __init__(self, requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int) -> None:
+    def __init__(
+        self, requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int, batching: Batching
+    ) -> None:
         self.env, self._times, self._slots, self._pass_tokens = simpy.Environment(), times, slots, pass_tokens
+        self._batching = batching
         self._inputs, self._outputs = requests.input_tokens.tolist(), requests.output_tokens.tolist()
         self.first_s, self.last_s = np.zeros(len(requests)), np.zeros(len(requests))
         self.prompt_s = self.token_s = 0.0
         self.n_steps = 0
         self._waiting: list[int] = []
+        self._running: list[_Request] = []
         self._came = self.env.event()
         for one, arrival_s in enumerate(requests.arrival_s.tolist()):
             self.env.process(self._arrive(one, arrival_s))
@@ -44,39 +70,77 @@ class _Server:
             self._came.succeed()
 
     def _serve(self, n: int) -> Generator[simpy.Event, Any, None]:
-        made: dict[int, int] = {}  # tokens that each running request has
-        n_done = 0
+        n_done, decided = 0, None
         while n_done < n:
-            if self._waiting and len(made) < self._slots:
-                taken, total = [self._waiting.pop(0)], 0
-                total = self._inputs[taken[0]]
-                while (
-                    self._waiting
-                    and len(made) + len(taken) < self._slots
-                    and total + self._inputs[self._waiting[0]] <= self._pass_tokens
-                ):
-                    taken.append(self._waiting.pop(0))
-                    total += self._inputs[taken[-1]]
-                pass_s = self._times.of_prompt(total)
-                yield self.env.timeout(pass_s)
-                self.prompt_s += pass_s
-                for one in taken:
-                    self.first_s[one] = self.last_s[one] = self.env.now
-                    made[one] = 1
-            elif made:
-                batch = len(made)
-                mean = sum(self._inputs[one] + tokens - 1 for one, tokens in made.items()) / batch
-                began = self.env.now
-                yield self.env.timeout(self._times.token_s[batch] + self._times.context_s[batch] * mean)
-                self.token_s += self.env.now - began
-                self.n_steps += 1
-                for one in made:
-                    made[one] += 1
-                    self.last_s[one] = self.env.now
-            else:
+            now = decided if decided is not None else self._decide()
+            decided = None
+            if now is None:
                 self._came = self.env.event()
                 yield self._came
-            done = [one for one, tokens in made.items() if tokens == self._outputs[one]]
-            n_done += len(done)
-            for one in done:
-                del made[one]
+                continue
+            if self._batching.ahead:
+                decided = self._decide()
+            began = self.env.now
+            yield self.env.timeout(self._seconds(now))
+            if now.prompts:
+                self.prompt_s += self.env.now - began
+            else:
+                self.token_s += self.env.now - began
+                self.n_steps += 1
+            for request in now.first:
+                self.first_s[request.one] = self.env.now
+            for request in now.last:
+                self.last_s[request.one] = self.env.now
+                self._running.remove(request)
+                n_done += 1
+
+    def _decide(self) -> _Pass | None:
+        """The next pass, of those that are there now; None where there is nothing to do."""
+        made, free = _Pass(), self._slots - len(self._running)
+        if self._waiting and free and not self._batching.mixes:
+            total = 0
+            while self._waiting and free and (not total or total + self._inputs[self._waiting[0]] <= self._pass_tokens):
+                total += self._inputs[self._waiting[0]]
+                self._read(made, self._admitted(), total)
+                free -= 1
+            return made
+        room = self._pass_tokens
+        for request in self._running:  # in the order in which they came
+            if request.read < self._inputs[request.one]:
+                room -= self._read(made, request, room)
+            elif request.made < self._outputs[request.one]:
+                made.tokens.append((request, self._inputs[request.one] + request.made - 1))
+                room -= self._batching.mixes
+                self._make(made, request)
+        while self._batching.mixes and self._waiting and free and room:
+            room -= self._read(made, self._admitted(), room)
+            free -= 1
+        return made if made.prompts or made.tokens else None
+
+    def _admitted(self) -> _Request:
+        self._running.append(_Request(self._waiting.pop(0)))
+        return self._running[-1]
+
+    def _read(self, made: _Pass, request: _Request, room: int) -> int:
+        """As much of the prompt of `request` as there is room for; its end makes a token. Returns how much."""
+        n: int = min(self._inputs[request.one] - request.read, room)
+        made.prompts.append((request, n, request.read))
+        request.read += n
+        if request.read == self._inputs[request.one]:
+            made.first.append(request)
+            self._make(made, request)
+        return n
+
+    def _make(self, made: _Pass, request: _Request) -> None:
+        request.made += 1
+        if request.made == self._outputs[request.one]:
+            made.last.append(request)
+
+    def _seconds(self, made: _Pass) -> float:
+        """What a pass takes."""
+        n, times = len(made.tokens), self._times
+        of_context = float(times.context_s[n] * (sum(before for _, before in made.tokens) / n)) if n else 0.0
+        if not made.prompts:
+            return float(times.token_s[n] + of_context)
+        seconds = sum(times.of_token_before(of) * before for _, of, before in made.prompts if before)
+        return seconds + times.of_prompt(sum(of for _, of, _ in made.prompts) + n) + of_context

@@ -168,8 +168,8 @@ def test_random_placements_are_written_alike(
     assert_alike(model, trace, policy, run, spare=seed % 5)
 
 
-@pytest.mark.parametrize("asks", [{"sorts_on_host": True}, {"selects_on_host": True}, {"fills_mask": True}])
-def test_a_host_that_is_asked_before_products_is_written_alike(asks: dict[str, Any]) -> None:
+@pytest.mark.parametrize("asks", ["sorts_on_host", "selects_on_host", "fills_mask", "schedules_ahead"])
+def test_a_host_that_is_asked_something_is_written_alike(asks: str) -> None:
     for text in ("on_demand", "pregate(2)", "gpu_only", "gpu_only@experts=cpu:keep=3", "on_demand@micro=2"):
         ways: tuple[Fusing, ...] = ("each", "layer")
         for fuses in ways:
@@ -177,7 +177,7 @@ def test_a_host_that_is_asked_before_products_is_written_alike(asks: dict[str, A
             policy = policy_named(text)
             for model in (MODELS["decoder-only"], MODELS["shared experts, three matrices"]):
                 trace = routing(model, batch=4)
-                assert_alike(model, trace, policy, dataclasses.replace(run, **asks))
+                assert_alike(model, trace, policy, dataclasses.replace(run, **{asks: True}))
 
 
 @pytest.mark.parametrize("placement", ["kv=cpu", "experts=cpu:2", "layers=cpu:1-2", "weights=stream@kv=stream"])

@@ -161,13 +161,14 @@ def test_each_group_computes_its_own_experts_and_all_are_waited_for(case: Case) 
 @given(cases)
 @settings(max_examples=25, deadline=None)
 def test_the_slowest_group_counts_and_what_is_sent_is_on_the_way_of_every_pass(case: Case) -> None:
-    """With issuing free and one pass at a time, a step takes what one card does with the slowest group of each layer in
-    place of all experts, and what is sent between.
+    """With issuing and scheduling free and one pass at a time, a step takes what one card does with the slowest group
+    of each layer in place of all experts, and what is sent between.
     """
     model, trace, _, _ = asked(case)
     together = schedule_of((*case[:2], 10**6, *case[3:]))
     rng = np.random.default_rng(case[-1])
     duration_s = rng.random(len(together.works))
+    duration_s[[work.kind is OpKind.SCHEDULE for work in together.works]] = 0.0
     timeline = recurrence.simulate(together, Costs(np.zeros(len(duration_s)), duration_s))
     taken = 0.0
     ops = np.flatnonzero(np.isin(together.lane, (Lane.HOST,)) | (together.kind != OpKind.EXPERTS))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simulator.arrivals import StepTimes, capacity, serve_arrivals
+from simulator.arrivals import Batching, StepTimes, capacity, serve_arrivals
+from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace, poisson_arrivals
 
 
@@ -58,6 +59,73 @@ def test_a_server_by_hand() -> None:
     assert found.ttft_s(requests).tolist() == pytest.approx([1.0, prompt - 1.2])
     assert found.tpot_s(requests).tolist() == pytest.approx([(alone - 1) / 3, both - prompt])
     assert (found.prompt_s, found.token_s, found.n_steps) == (2.0, pytest.approx(alone - 2), 3)
+
+
+LINE = StepTimes(
+    np.array([1.0, 100.0]), np.array([0.1, 10.0]), np.array([0.0, 1.0, 1.5]), np.array([0.0, 0.01, 0.02]),
+    np.array([0.0005, 0.05]),
+)  # fmt: skip
+"""A tenth of a second a token of a prompt, and .0005 for each token that lies before it; a token of one request takes a
+second, of two 1.5, and .01 and .02 for each of their mean context."""
+
+
+def test_prompts_that_mix_pass_in_what_tokens_leave_of_a_pass() -> None:
+    """Passes of ten tokens. The first request, of four, has its token at .4; the second comes at once, and has nine of
+    25 beside each token of the first, after 0, 9 and 18 of its own.
+    """
+    requests = ArrivalTrace(np.array([0.0, 0.1]), np.array([4, 25]), np.array([4, 2]))
+    found = serve_arrivals(requests, LINE, 2, 10, Batching(mixes=True))
+    second = 0.4 + 1.0 + 0.01 * 4
+    third = second + 1.0 + 0.0005 * 9 * 9 + 0.01 * 5
+    fourth = third + 0.8 + 0.0005 * 7 * 18 + 0.01 * 6  # the seven that are left, and the last token of the first
+    fifth = fourth + 1.0 + 0.01 * 25
+    assert found.first_s.tolist() == pytest.approx([0.4, fourth])
+    assert found.last_s.tolist() == pytest.approx([fourth, fifth])
+    assert (found.prompt_s, found.n_steps) == (pytest.approx(fourth), 1)
+
+
+def test_who_comes_while_a_pass_runs_that_was_decided_ahead_waits_for_one_more() -> None:
+    """Prompts of a token pass in a tenth of a second; the second comes within the first's token, and the next of these
+    was decided on before.
+    """
+    requests = ArrivalTrace(np.array([0.0, 0.5]), np.array([1, 1]), np.array([9, 1]))
+    flat = StepTimes(np.array([1.0, 2.0]), np.array([0.1, 0.1]), np.array([0.0, 1.0, 1.0]), np.zeros(3))
+    for batching, told in ((Batching(), 1.2), (Batching(ahead=True), 2.2)):
+        assert serve_arrivals(requests, flat, 2, 10, batching).first_s[1] == pytest.approx(told)
+    alone = ArrivalTrace(np.array([0.0, 50.0]), np.array([1, 1]), np.array([9, 9]))
+    for batching in (Batching(ahead=True), Batching(True, True), Batching(True)):
+        assert serve_arrivals(alone, flat, 2, 10, batching).first_s[1] == pytest.approx(50.1), "nobody runs"
+
+
+def test_a_slot_is_taken_again_a_pass_later_where_passes_are_decided_ahead() -> None:
+    """Two of three have slots, and one of these a single token more."""
+    requests = ArrivalTrace(np.zeros(3), np.ones(3, int), np.array([9, 2, 1]))
+    flat = StepTimes(np.array([1.0, 9.0]), np.array([0.1, 0.1]), np.array([0.0, 1.0, 1.0]), np.zeros(3))
+    for batching, told in ((Batching(), 1.2), (Batching(ahead=True), 2.2), (Batching(True), 1.2)):
+        assert serve_arrivals(requests, flat, 2, 10, batching).first_s[2] == pytest.approx(told)
+    assert serve_arrivals(requests, flat, 2, 10, Batching(True, True)).first_s[2] == pytest.approx(2.2)
+    alone = ArrivalTrace(np.zeros(2), np.ones(2, int), np.array([3, 1]))
+    for batching in (Batching(), Batching(ahead=True), Batching(True), Batching(True, True)):
+        assert serve_arrivals(alone, flat, 1, 10, batching).first_s[1] == pytest.approx(2.2), "nothing else runs"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_capacity_of_a_server_whose_prompts_mix(ahead: bool) -> None:
+    """One slot, prompts of 100 tokens in passes of 50, 10 tokens: two passes of 5 s, the second with 50 tokens before
+    its own, and nine tokens of a second.
+    """
+    requests = ArrivalTrace(np.arange(300.0), np.full(300, 100), np.full(300, 10))
+    line = StepTimes(
+        np.array([1.0, 100.0]), np.array([0.1, 10.0]), np.array([0.0, 1.0]), np.zeros(2), np.array([0.001, 0.001])
+    )
+    most = capacity(requests, [line], 1, 50, Batching(True, ahead))
+    assert most == pytest.approx(1 / (5 + 5 + 50 * 0.001 + 9), rel=0.01)
+
+
+def test_a_pass_that_prompts_share_has_room_for_a_token_of_each_request() -> None:
+    requests = ArrivalTrace(np.zeros(2), np.array([4, 4]), np.array([2, 2]))
+    with pytest.raises(InvalidInput, match=r"passes of 1 tokens: each of 2 requests has one .* at least 2 are needed"):
+        serve_arrivals(requests, LINE, 2, 1, Batching(mixes=True))
 
 
 def test_beyond_its_capacity_a_queue_grows_with_the_trace_and_below_it_does_not() -> None:

@@ -48,8 +48,19 @@ def arrivals(
     output_tokens: options.OutputTokens = 256,
     slots: Annotated[int, typer.Option(help="Most requests side by side: -np, --max-num-seqs.")] = 8,
     pass_tokens: Annotated[
-        int, typer.Option(help="Tokens of prompts that share a pass: -b, --max-num-batched-tokens.")
-    ] = 2048,
+        int | None,
+        typer.Option(
+            help="Tokens that pass together at most (-b, --max-num-batched-tokens); default: 2,048, under vLLM 8,192 "
+            "on cards of 70 GiB and more but the A100."
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="How prompts pass: beside tokens of other requests, in parts (vLLM, llama-server), or alone, whole "
+            "and before these (SGLang); default: as the stack's engine does."
+        ),
+    ] = None,
     max_ttft: Annotated[
         str | None, typer.Option(help="Promised 99th percentile of the time to the first token: 2s.")
     ] = None,
@@ -86,6 +97,7 @@ def arrivals(
             _rates(arrivals, rates),
             slots=slots,
             pass_tokens=pass_tokens,
+            prompts=prompts,
             promise=objective_of(max_ttft, max_tpot),
             basis=basis,
             assumptions=assumed(assumptions, assume),
@@ -147,7 +159,7 @@ def _print(report: ArrivalReport) -> None:
         print(f"No cost: {report.no_cost}.")
     print(
         "In brackets: 95 % over what predictions may be off by and which requests come; grows: the queue may. At once: "
-        f"as many as give the least p99 TTFT. Prompts pass before tokens, {report.pass_tokens:,} tokens together."
+        f"as many as give the least p99 TTFT. {report.how_prompts_pass}"
     )
     print(f"Machine constants: {report.calibration}.")
     print(f"Routing: {report.routing}.")

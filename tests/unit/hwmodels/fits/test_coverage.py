@@ -119,13 +119,15 @@ def test_laws_of_kernels_know_no_link(hardware: str) -> None:
     hw, model = load_platform(hardware, "vllm"), pregate.load_model("switch-base-8")
     trace = pregate.synthesize(model, 4, 4)
     resident, fetched = (pregate.simulate(model, hw, trace, policy) for policy in ("gpu_only", "on_demand"))
+    assert hw.fit is not None
     assert "link" not in resident.beyond_fit
     assert (fetched.beyond_fit, fetched.calibration) == ("copies over the link", "extrapolated")
     assert resident.tokens_per_s_ci95 is not None
     assert fetched.tokens_per_s_ci95 is not None
     low, high = fetched.tokens_per_s_ci95
     assert low < fetched.tokens_per_s / 1.3 < 1.3 * fetched.tokens_per_s < high
-    assert high / low > resident.tokens_per_s_ci95[1] / resident.tokens_per_s_ci95[0]
+    if hardware == hw.fit.hardware:  # its own kernels were measured, surer than any claim
+        assert high / low > resident.tokens_per_s_ci95[1] / resident.tokens_per_s_ci95[0]
     assert coverage([Work(OpKind.FETCH)], A100).beyond == ""  # its copies were measured
 
 

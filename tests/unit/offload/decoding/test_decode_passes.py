@@ -12,7 +12,7 @@ from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
 from offload.decoding import decode_loop, token_mixing, unions
 from offload.execution import EXECUTIONS
-from offload.ops import OpKind, Work
+from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.policy import BlockView, Fetch, Policy
 from offload.recorder import assemble
@@ -137,6 +137,18 @@ def test_an_engine_that_fills_a_mask_looks_at_whole_blocks_of_cells_for_each_tok
     assert not asked(decoded, OpKind.MASK, 1), "one token has one row"
     plain = decode(DECODER, [several, alone], policy_named("gpu_only"), EXECUTIONS["streams"], n_buffers=8)
     assert len(plain.schedule) == len(decoded.schedule) - 1
+
+
+def test_a_pass_is_decided_on_before_the_one_before_it_ends_and_the_first_of_a_run_before_anything() -> None:
+    ahead = dataclasses.replace(EXECUTIONS["streams"], name="ahead", schedules_ahead=True, micro_batch=2)
+    steps = [step(0, Phase.PREFILL, [(0, i) for i in range(3)], np.zeros((3, 3, 2), int))]
+    steps += [step(i, Phase.DECODE, [(0, 2 + i)], np.zeros((1, 3, 2), int)) for i in (1, 2)]
+    schedule = decode(DECODER, steps, policy_named("gpu_only"), ahead, n_buffers=8).schedule
+    of_host = schedule.kind[schedule.lane == Lane.HOST].tolist()
+    assert of_host == [OpKind.SCHEDULE, *[OpKind.SCHEDULE, OpKind.STEP] * 3], "chunks make no token"
+    assert schedule.kind[0] == OpKind.SCHEDULE
+    for op in np.flatnonzero(schedule.kind == OpKind.SCHEDULE).tolist():
+        assert not len(schedule.deps(op)), "it waits for nothing that the device does"
 
 
 def test_an_encoder_has_no_mask_of_what_came_before() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -12,11 +13,15 @@ import pregate
 from offload.policies import policy_named
 from pregate.ask.decode_middle import DECODED, middle_of_decode
 from pregate.economics.arrivals import ArrivalReport, under_arrivals
+from pregate.economics.batching import batching_of, usual_pass_tokens
 from pregate.economics.serving import LatencyPromise
 from pregate.economics.step_times import pass_times, pass_traces
+from simulator.arrivals import Batching
 from tests.command_line import Run
 from traces.errors import InvalidInput
+from traces.phase import Phase
 from traces.requests import ArrivalTrace, poisson_arrivals
+from traces.routing import RoutingTrace
 
 MODEL = pregate.load_model("mixtral-mini-8")
 HW = pregate.load_hardware("rtx-4090", "llama-cpp")
@@ -47,6 +52,66 @@ def test_the_time_of_a_pass_is_that_of_its_schedule() -> None:
     whole = pregate.simulate(MODEL, HW, pregate.synthesize(MODEL, 24, 8), "gpu_only")
     assert alone.ttft_s[50].value == pytest.approx(whole.ttft_s, rel=0.01)
     assert alone.tpot_s[99].value == pytest.approx(whole.tpot_s, rel=0.02)
+
+
+def shared_pass(n_decoding: int, context: int, n_tokens: int, before: int) -> RoutingTrace:
+    """A pass of part of a prompt, with so many of its tokens before, beside a token of each of some requests."""
+    trace = pregate.synthesize(MODEL, n_tokens, 2)
+    others = pregate.synthesize(MODEL, 1, 2, n_decoding).select(phase=Phase.DECODE)
+    return dataclasses.replace(
+        trace,
+        experts=np.concatenate([others.experts, trace.experts]),
+        position=np.concatenate([np.full(n_decoding, context), trace.position + before]),
+        phase=np.concatenate([np.zeros(n_decoding, np.int8), trace.phase]),
+        sequence=np.concatenate([others.sequence, trace.sequence + n_decoding]),
+        step=np.concatenate([np.zeros(n_decoding, np.int32), trace.step]),
+    )
+
+
+@pytest.mark.parametrize("asked", [(4, 300, 60, 0), (4, 300, 20, 200), (2, 250, 100, 100), (1, 256, 250, 6)])
+def test_a_pass_of_prompts_and_tokens_takes_what_its_schedule_does(
+    asked: tuple[int, int, int, int],
+) -> None:
+    """Between the sizes that are simulated within a tenth."""
+    some = poisson_arrivals(60, 1.0, 256, 64)
+    found = pass_times(pass_traces(MODEL, some, 4, 256, mixes=True), HW, policy_named("gpu_only"))
+    (steps,) = found.drawn(flat)
+    n_decoding, context, n_tokens, before = asked
+    said = steps.of_prompt(n_tokens + n_decoding) + steps.of_token_before(n_tokens) * before
+    said += float(steps.context_s[n_decoding]) * context
+    assert said == pytest.approx(pregate.simulate(MODEL, HW, shared_pass(*asked), "gpu_only").ttft_s, rel=0.1)
+
+
+def test_a_server_batches_as_the_engine_of_its_stack_does() -> None:
+    t5 = pregate.load_model("switch-base-8")
+    for stack, hardware, batching, n_tokens in (
+        ("vllm", "h100-sxm", Batching(True, True), 8192),
+        ("vllm", "a100-sxm4-80gb", Batching(True, True), 2048),
+        ("vllm", "rtx-4090", Batching(True, True), 2048),
+        ("llama-cpp", "h100-sxm", Batching(True), 2048),
+        ("ktransformers", "rtx-4090", Batching(), 2048),
+        ("streams", "rtx-4090", Batching(), 2048),
+    ):
+        machine = pregate.load_hardware(hardware, stack)
+        assert (batching_of(machine, MODEL), usual_pass_tokens(machine)) == (batching, n_tokens), (stack, hardware)
+        assert not batching_of(machine, t5).mixes, "an encoder reads its prompt whole"
+    sglang = batching_of(pregate.load_hardware("h100-sxm", "vllm"), MODEL, "alone")
+    assert sglang == Batching(mixes=False, ahead=True)
+    with pytest.raises(InvalidInput, match="unknown way of prompts 'first'"):
+        batching_of(HW, MODEL, "first")
+
+
+def test_a_prompt_in_parts_is_read_later_and_holds_tokens_of_others_up_less() -> None:
+    some = poisson_arrivals(60, 1.0, 1024, 64)
+    alone, beside = (
+        under_arrivals(MODEL, HW, ["gpu_only"], some, [6.0], slots=4, pass_tokens=64, prompts=prompts)
+        for prompts in ("alone", "beside")
+    )
+    assert beside.rows[0].ttft_s[50].value > alone.rows[0].ttft_s[50].value
+    assert beside.rows[0].tpot_s[99].value < alone.rows[0].tpot_s[99].value
+    assert (alone.to_dict()["prompts"], beside.to_dict()["prompts"]) == ("alone", "beside")
+    assert "in parts, 64 tokens a pass at most" in beside.how_prompts_pass
+    assert alone.how_prompts_pass == "Prompts pass before tokens, 64 tokens together."
 
 
 def test_the_context_of_a_token_is_the_mean_of_those_that_are_simulated() -> None:

@@ -53,6 +53,21 @@ def test_passes_without_graphs_are_launched_by_the_host(stack: str, command: str
     assert row(tmp_path, command, stack=stack, hardware="h100-sxm").overrides["stack.launch_s"] == "35us"
 
 
+@pytest.mark.parametrize(
+    ("stack", "command"),
+    [
+        ("vllm", "vllm serve Qwen/Qwen3-30B-A3B --no-async-scheduling"),
+        ("sglang", "sglang serve --model-path m --disable-overlap-schedule"),
+    ],
+)
+def test_steps_that_are_not_scheduled_ahead_have_the_host_between_them(
+    stack: str, command: str, tmp_path: Path
+) -> None:
+    assert row(tmp_path, command, stack=stack, hardware="h100-sxm").overrides["stack.step_s"] == "1ms"
+    ahead = command.rsplit(" ", 1)[0] + (" --async-scheduling" if stack == "vllm" else "")
+    assert "stack.step_s" not in row(tmp_path, ahead, stack=stack, hardware="h100-sxm").overrides
+
+
 def test_graphs_stay_where_nothing_turns_them_off(tmp_path: Path) -> None:
     for flags in ("-O3", "--compilation-config 3", """--compilation-config '{"cudagraph_mode": "FULL_DECODE_ONLY"}'"""):
         assert "stack.launch_s" not in row(tmp_path, f"vllm serve m {flags}", stack="vllm").overrides

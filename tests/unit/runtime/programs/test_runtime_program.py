@@ -211,6 +211,7 @@ def test_schedules_that_are_not_of_the_trace_are_refused() -> None:
         (OpKind.DRAFT, "op 0 is a DRAFT: the runtime executes none, simulate it instead"),
         (OpKind.SORT, "op 0 sorts rows by expert on the host"),
         (OpKind.MASK, "op 0 fills a mask on the host"),
+        (OpKind.SCHEDULE, "op 0 decides on a pass while another computes"),
         (OpKind.STREAM, "op 0 streams weights, keys or values: the runtime executes experts=cpu and layers=cpu"),
         (OpKind.ISSUE, "op 0 issues a run of copies"),
     ],
