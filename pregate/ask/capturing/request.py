@@ -218,7 +218,8 @@ def _planned(
         n_host_slots = 0 if takes_rest else _host_slots(tier, model, memory, chosen, other_bytes)
         on_host = other_bytes + n_host_slots * tier.reads.expert_bytes(model)
     else:
-        on_host = n_shares * host_bytes(model, workload, chosen, placed)
+        in_shares = host_bytes(model, workload, chosen, placed) - model.table_bytes
+        on_host = n_shares * in_shares + model.table_bytes  # tables of n-grams are whole, for the cards of all shares
         _check_host_memory(model, memory, chosen, on_host)
     n_in_turn = turns if execution.shares_layers else memory.n_cards
     hbm_bytes = turns * memory.hbm_bytes - unfilled_bytes(model, held, chosen, placed, n_in_turn)

@@ -132,6 +132,18 @@ def test_one_card_that_is_stated_is_the_card_to_the_bit(model: ModelArchitecture
         assert len(ends) == 1
 
 
+def test_tables_of_n_grams_are_in_host_memory_once_however_many_cards_share_layers() -> None:
+    model = pregate.load_model("deepseek-v4.1-flash")
+    trace = pregate.synthesize(model, 4, 2)
+    for dram_bytes, fits in ((1.01 * model.table_bytes, True), (0.99 * model.table_bytes, False)):
+        hw = pregate.load_hardware("8x h200-sxm", "vllm", {"host.dram_bytes": dram_bytes})
+        if fits:
+            assert request(model, hw, trace, "gpu_only").plan.static_bytes > 0
+            continue
+        with pytest.raises(CapacityExceeded, match=f"{model.table_bytes / 1e9:.1f} GB of host memory"):
+            request(model, hw, trace, "gpu_only")
+
+
 @pytest.mark.parametrize(
     ("hardware", "stack", "policy", "told"),
     [
