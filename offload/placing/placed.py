@@ -18,32 +18,40 @@ __all__ = ["Placed", "place"]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A placement of one model.
-
-    `host_layers`, `streamed_layers`: of the decoder. `kept`: by MoE layer (numbered through the model) the experts in
-    HBM where the others run on the host; None where a policy decides. `zero_copy_experts`, `zero_copy_weights`: layers
-    of the decoder whose kernels read such weights in host memory. `streamed_experts`: those whose routed experts are
-    streamed, `ahead` layers before. `streamed_share`, `kv_share`, `expert_share`: of the
-    bytes of each layer that is streamed or read so, of the KV cache, and of each expert that is read so, what is not in
-    HBM. `n_cards` hold whole layers each, or a share of every layer; of those, `expert_groups` hold whole experts each.
-    In `turns` of them each group has layers of its own. Attention is there in `copies`.
-    """
+    """A placement of one model."""
 
     host_layers: frozenset[int]
+    """Layers of the decoder that live and run on the host."""
     streamed_layers: frozenset[int]
+    """Layers of the decoder whose weights outside the routed experts pass through HBM."""
     kept: tuple[frozenset[int] | None, ...]
+    """By MoE layer, numbered through the model: the experts in HBM where the others run on the host; None where a
+    policy decides.
+    """
     kv: str
+    """Where the KV cache of the other layers is, as of `Placement`."""
     streamed_share: float = 1.0
+    """Of the bytes of each layer that is streamed or read in host memory, what is not in HBM."""
     kv_share: float = 1.0
+    """Of the bytes of the KV cache, what is not in HBM."""
     zero_copy_experts: frozenset[int] = frozenset()
+    """Layers of the decoder whose kernels read their routed experts in host memory."""
     zero_copy_weights: frozenset[int] = frozenset()
+    """Layers whose other weights are read so."""
     expert_share: float = 1.0
+    """Of the bytes of each expert that is read so, what is not in HBM."""
     streamed_experts: frozenset[int] = frozenset()
+    """Layers of the decoder whose routed experts are streamed."""
     ahead: int | None = None
+    """Layers of those streamed that are brought before they are needed, as of `Placement`."""
     n_cards: int = 1
+    """Cards that hold whole layers each, or a share of every layer."""
     expert_groups: int = 1
+    """Groups of these cards that hold whole experts each."""
     turns: int = 1
+    """Groups of these cards with layers of their own, through which a token passes in turn."""
     copies: int = 1
+    """Copies of attention, for sequences of their own."""
 
     @property
     def n_sharing(self) -> int:

@@ -23,25 +23,28 @@ _TOGETHER = 1 << 12
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a trace asks of memory.
-
-    `n_cached_tokens`: KV entries alive at once at most (self-attention); `n_memory_tokens`: encoder outputs alive at
-    once; `n_tokens`: most tokens in one forward pass, `n_context` the most that one of them attends to; `n_active`:
-    most experts in one (step, layer) union of the decoder, `n_decode_active` in its decode steps alone,
-    `n_encoder_active` of the encoder. `n_output_tokens` are made by decode steps, and one a sequence by a prefill
-    without encoder, for `n_sequences`, of which `n_running` at most have a KV cache or a state at once.
-    """
+    """What a trace asks of memory."""
 
     n_cached_tokens: int
+    """Entries of the KV cache of self-attention that are alive at once, at most."""
     n_memory_tokens: int
+    """Encoder outputs that are alive at once, at most."""
     n_tokens: int
+    """Most tokens in one forward pass."""
     n_context: int
+    """Most tokens that one of them attends to."""
     n_active: int
+    """Most experts in the union of one step and layer of the decoder."""
     n_decode_active: int
+    """The same of decode steps alone."""
     n_encoder_active: int
+    """The same of the encoder."""
     n_output_tokens: int
+    """Made by decode steps, and one a sequence by a prefill without encoder."""
     n_sequences: int
+    """Sequences that these tokens are of."""
     n_running: int
+    """Most sequences that have a KV cache or a state at once."""
 
 
 def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workload:

@@ -41,41 +41,46 @@ pass on average (`pregate.measured.rows.microbatches`); `tokens_per_s` is output
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRow:
-    """One measurement, in the project's words.
-
-    `host`, `link`: of the machine, "" as `hardware` has them; `formats`, `placement`, `policy`, `set`: as the options
-    of the same name take them (no policy: `gpu_only`), `set` with `;` between. `batch`: 0 where the table says max, the
-    largest that memory allows. `context_tokens`: kept from before the
-    prompt. `value` in the unit of the metric. `expert_tier`: where experts wait, dram or ssd. `routing`: "" as typical
-    for text, "random" of tokens that are drawn at random, "isca24" as assumed of that workload, "isca24:4" where four
-    experts a layer were forced. `role`: ""
-    is predicted and scored; "fit KEY" determines the constant KEY of its source and machine ("fit": that of what binds
-    it), "stack" those of its stack (`stack_fit`), and neither is scored; "input" is no measurement of a run. `reason`:
-    why it cannot be said, "" where it can; what is left out may be of any metric.
-    """
+    """One measurement, in the project's words."""
 
     name: str
     source: str
     model: str
     hardware: str
     host: str
+    """Of the machine, and so `link`; empty as `hardware` has it."""
     link: str
     formats: str
+    """As the option of the same name takes it, and so `placement`, `policy` and `set`."""
     placement: str
     policy: str
+    """`gpu_only` where a table says none."""
     stack: str
     batch: int
+    """0 where the table says max: the largest that memory allows."""
     input_tokens: int
     output_tokens: int
     context_tokens: int
+    """Tokens kept from before the prompt."""
     metric: str
+    """A name of `METRICS`; of a row that cannot be said, any."""
     value: float
+    """In the unit of the metric."""
     unit: str
     set: str
+    """Overrides, with `;` between."""
     expert_tier: str
+    """Where experts wait: dram or ssd."""
     routing: str
+    """Empty: as typical for text; random: of tokens drawn at random; isca24: as assumed of that workload; isca24:4:
+    with four experts a layer forced.
+    """
     role: str
+    """Empty: predicted and scored. `fit KEY`: determines the constant KEY of its source and machine, `fit` that of what
+    binds it, `stack` those of its stack (`stack_fit`); none of these is scored. `input`: no measurement of a run.
+    """
     reason: str
+    """Why the row cannot be said; empty where it can."""
     note: str
 
     @property
