@@ -24,7 +24,7 @@ from pregate.ask.comparison import DoesNotFit
 from pregate.ask.replays.cache_hits import CacheRow
 from pregate.check.outcome import OpTime, Validation
 from pregate.check.scores.validation_summary import summarise_validation
-from pregate.draw.sweep_plot import _best_map, _value_map
+from pregate.draw.sweep_map import best_map, value_map
 from pregate.economics.arrivals import ArrivalReport, UnderArrivals
 from pregate.economics.cost_draws import Estimate
 from pregate.economics.serving import LatencyPromise
@@ -249,8 +249,8 @@ DRAWN: dict[str, Callable[[], Figure | None]] = {
     "winners": lambda: draw.winners(*crossing()),
     "sweep-map": lambda: draw.sweep_map(swept(), "tpot_s"),
     "sweep-map-one": lambda: draw.sweep_map(swept().sel(batch=1)),
-    "sweep-best": lambda: _best_map(table_of(swept().sel(batch=1)), *MAPPED),
-    "sweep-tokens": lambda: _value_map(table_of(swept().sel(batch=1)), *MAPPED),
+    "sweep-best": lambda: best_map(table_of(swept().sel(batch=1)), *MAPPED),
+    "sweep-tokens": lambda: value_map(table_of(swept().sel(batch=1)), *MAPPED),
     "sweep-lines": lambda: draw.sweep_lines(along_the_link(), "tpot_s"),
     "front": lambda: draw.draw_front(searched()),
     "expert-heat": lambda: draw.expert_heat(traced()),
