@@ -18,8 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, are_kept, are_loaded, loaded
-from offload.caches.eviction import HotLru, Lfu, Lifo, Lru, Static
-from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.caches.residency import count_slots
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decoding_pass import FIRST_STEP, SCHEDULE, STEP
@@ -29,13 +27,12 @@ from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.work_rows import Rows, Works, works_of
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
-from offload.fast.block_unions import GROUPS, UNIONS, BlockUnions, block_unions_of
-from offload.fast.compilable import answer_of
+from offload.fast.block_unions import GROUPS, UNIONS, block_unions_of
+from offload.fast.expert_tables import expert_tables, run_tables
 from offload.fast.placed_tables import PlacedTables
+from offload.fast.plan_words import plan_words
 from offload.ops import OpKind, Work
 from offload.placing.host_side import JOIN
-from offload.policies.prefetch_all import whole_next_block
-from offload.policy import no_prefetch
 from offload.recorder import Part
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
@@ -65,8 +62,6 @@ RUN_STEPS = Kernel(
     ),
     unrolls=False,
 )  # fmt: skip
-
-_EXECUTION_FLAGS = ("stage", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn")
 
 _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
@@ -205,47 +200,13 @@ class CompiledLoop:
         w[layout.BASE] += n_ops
         return Part(base, columns, works, np.unique(live[live >= 0]))
 
-    def _plan(self, stack: LayerStack, encoding: bool) -> dict[str, int]:
-        """What policy and stack decide, by the name of the kernel's word for it."""
-        policy, execution, cache = self._job.policy, self._job.execution, self._job.cache
-        plain = encoding and policy.encoder == "on_demand" and not policy.resident
-        prefetch = 0 if plain or policy.prefetch is no_prefetch else 1
-        if prefetch and policy.prefetch is whole_next_block:
-            prefetch = 2
-        kind = None if cache is None else cache.eviction_kind
-        flags = {name.upper(): int(getattr(execution, name)) for name in _EXECUTION_FLAGS}
-        return flags | {
-            "N_EXPERTS": self._model.n_experts,
-            "FIRST": 0 if encoding else self._model.n_encoder_moe_layers,
-            "N_LAYERS": stack.n_layers,
-            "EXPERT_BYTES": self._model.expert_bytes,
-            "N_BUFFERS": self._job.n_buffers,
-            "LOOKAHEAD": 0 if plain else policy.lookahead,
-            "PREFETCH": prefetch,
-            "RESIDENT": int(policy.resident),
-            "NEEDS_IDS": int(plain or policy.needs_ids),
-            "DISK": self._job.execution.n_host_buffers if self._job.disk else 0,
-            "CACHED": int(cache is not None),
-            "N_POOLS": 1 if cache is None else cache.n_pools,
-            "BY_RECENCY": int(kind in (Lru, HotLru)),
-            "NEWEST_FIRST": int(kind in (Lifo, ReleasedLifo)),
-            "COUNTING": int(kind in (Lfu, ReleasedLfu)),
-            "RELEASED": int(kind in (ReleasedLfu, ReleasedLifo)),
-            "NOBODY_GOES": int(kind is Static),
-            "ANSWER": answer_of(policy),
-            "HOST_COMPUTES": int(execution.host_computes),
-            "N_ENCODER_KEYS": self._model.n_encoder_moe_layers * self._model.n_experts,
-            "FUSED": int((execution.resident if policy.resident else execution.arriving) != "each"),
-            "IN_RUNS": int(execution.arriving != "each" and not self._job.disk and prefetch == 2),
-        }
-
     def _prepare(
         self, rows: Rows, batch: list[Step], n_heads: list[int], stack: LayerStack, encoding: bool
     ) -> NDArray[np.int64]:
         """What the kernel reads of the steps: the plan, costs by candidate row and the unions of experts."""
         n_tokens = np.array([len(step.experts) for step in batch])
         placed = PlacedTables(self._job, self._works, rows, stack, encoding, n_tokens)
-        plan, works = self._plan(stack, encoding) | placed.plan(), self._works
+        plan, works = plan_words(self._job, stack, encoding) | placed.plan(), self._works
         size = 0 if encoding else self._job.execution.micro_sequences
         parts_of = [micro_batches_of(step, size) for step in batch]
         parts = [part for of in parts_of for part in of]
@@ -277,8 +238,8 @@ class CompiledLoop:
             "COST_NOTHING": rows.of_forms(lambda one, n: one.grouped(0, ()), works, of_parts),
             "COST_FETCH": rows.of_moe_layers(Works.copy, works, (OpKind.FETCH,)),
             "COST_STAGE": rows.of_moe_layers(Works.copy, works, (OpKind.STAGE,)),
-            **self._experts_of(rows, unions, placed, plan),
-            **self._runs(rows, bool(plan["IN_RUNS"])),
+            **expert_tables(works, rows, unions, placed, plan),
+            **run_tables(self._job, works, rows, bool(plan["IN_RUNS"])),
             "UNION_TOKENS": unions.tokens[:hosts],
             "COST_HANDOVER": rows.of_counts(works.handover, of_parts[:hosts]),
             "COST_RETURN": rows.of_counts(works.back, of_parts[:hosts]),
@@ -331,45 +292,6 @@ class CompiledLoop:
         if encoding or not self._job.execution.fills_mask:
             return np.full(len(batch), -1, np.int64)
         return rows.each(lambda n: self._works.mask(n) if n else None, contexts_of(batch).mask_entries.tolist())
-
-    def _experts_of(
-        self, rows: Rows, unions: BlockUnions, placed: PlacedTables, plan: dict[str, int]
-    ) -> dict[str, NDArray[np.int64]]:
-        """The unions, and what their experts cost on the device: one by one, and of each block in one op those that are
-        neither of the host nor one by one.
-        """
-        i_pass, block = np.divmod(unions.union, unions.n_blocks)
-        layer = plan["FIRST"] + block
-        here = placed.on_device(layer, unions.experts, i_pass)
-        at_home, each = placed.home[layer], np.zeros(0, np.int64)
-        works, form_of = self._works, self._works.moe_form_of[plan["FIRST"] :][: unions.n_blocks]
-        form = np.repeat(np.array(form_of)[block], unions.n_parts[i_pass])
-        others = unions.tokens
-        if plan["ANSWER"] == layout.FETCHED:
-            others = others[:0] if here.all() else np.where(here, 0, others)
-        if plan["RESIDENT"]:
-            at_home = np.ones_like(at_home)
-        shares = np.where(at_home, plan["FUSED_AT_HOME"], plan["FUSED"]) > 0
-        if not (plan["FUSED"] and plan["FUSED_AT_HOME"]):
-            each = rows.of_layers(lambda one, n: one.single(n) if n else None, works, unions.tokens, form)
-        return {
-            "UNION_PTR": unions.ptr,
-            "UNION_EXPERT": unions.experts,
-            "ENTRY_AT": unions.first_cost,
-            "COST_SINGLE": each,
-            "COST_CPU": rows.of_layers(lambda one, n: one.cpu_expert(n) if n else None, works, others, form),
-            "COST_GROUPED": unions.grouped(rows, works, shares & here, form_of),
-        }
-
-    def _runs(self, rows: Rows, in_runs: bool) -> dict[str, NDArray[np.int64]]:
-        """Costs of runs of copies, by how many copies; nothing where there are no runs."""
-        sizes = range(self._model.n_experts + 1) if in_runs else range(0)
-        n_hops = 2 if self._job.execution.stage else 1
-        return {
-            "COST_FETCH_RUN": rows.of_moe_layers(lambda one, n: one.run(OpKind.FETCH, n), self._works, sizes),
-            "COST_STAGE_RUN": rows.of_moe_layers(lambda one, n: one.run(OpKind.STAGE, n), self._works, sizes),
-            "COST_ISSUE": rows.each(lambda n: Work(OpKind.ISSUE, n_copies=(n - 1) * n_hops), sizes),
-        }
 
     def _mixing(
         self,
