@@ -23,16 +23,16 @@ from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from offload.schedule import VERSION
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capturing.cards_together import (
+from pregate.ask.capturing.demands import passes_that_ask
+from pregate.ask.capturing.fitting_placement import most_in_hbm
+from pregate.ask.capturing.machine_memory import MachineMemory, memory_of, of_sharing_cards
+from pregate.ask.capturing.several_cards import (
     check_sharing_cards,
     check_streamed_prompt,
     groups_of_cards,
     unfilled_bytes,
     workload_of_one_copy,
 )
-from pregate.ask.capturing.demands import passes_that_ask
-from pregate.ask.capturing.fitting_placement import most_in_hbm
-from pregate.ask.capturing.machine_memory import MachineMemory, memory_of, of_sharing_cards
 from pregate.ask.capturing.tier_names import tier_named
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
