@@ -6,7 +6,7 @@ import dataclasses
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,8 @@ from traces.foundation.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from pregate.explore.sweeps.sweep_table import SweepTable
 
 
 _ADDRESS = re.compile(r"[a-z]+://\S+|\S+:\d+")
@@ -52,16 +54,10 @@ def sweep(
 
     Example: pregate sweep sweep.yaml -o sweep.nc --jobs 2 --plot pictures
     """
-    from pregate.explore.sweeps.dataset_files import check_output, write_table
+    from pregate.explore.sweeps.dataset_files import write_table
 
     target = output if output is not None else Path(file.with_suffix(".nc").name)
-    check_output(target)
-    refuse_overwriting(target, file)
-    for folder in (plot, checkpoint, cache_dir):
-        if folder is not None:
-            require_folder_to_be(folder)
-    if dask is not None and not _ADDRESS.fullmatch(dask):
-        raise InvalidInput(f"--dask {dask}: not of the form tcp://HOST:PORT, where a scheduler listens")
+    _check_where(target, file, (plot, checkpoint, cache_dir), dask)
     from pregate.explore.sweeps.sweep_file import read_sweep
 
     arguments = read_sweep(file, None if policies is None else distinct(policies, "--policies"))
@@ -77,7 +73,6 @@ def sweep(
     from offload.policies import policy_named
     from pregate.ask.capturing.schedule_cache import is_lasting
     from pregate.explore.sweeps.checkpoint import Checkpoint
-    from pregate.explore.sweeps.summary import apart, summarise
     from pregate.explore.sweeps.sweep import sweep_table
 
     kept: Path | None = checkpoint if checkpoint is not None else target.with_name(f"{target.name}.partial")
@@ -92,12 +87,7 @@ def sweep(
         write_table(table, target)
     if checkpoint is None and kept is not None:
         Checkpoint(kept, table.attrs["sweep_digest"]).clear()
-    rows = summarise(table)
-    if not render.print_data(format, {"policies": rows, "attributes": dict(table.attrs)}, rows):
-        render.print_table(_table(rows, f"{table.attrs['model']} on {table.attrs['hardware']}"))
-        print(" ".join([f"Machine constants: {table.attrs['calibration']}.", *apart(table)]))
-    for note in notes:
-        print(f"note: {note.message}", file=sys.stderr if format is not options.Format.table else sys.stdout)
+    _tell(table, notes, format)
     written = [target]
     if plot is not None:
         from pregate.draw.sweep_plot import draw_sweep
@@ -105,6 +95,31 @@ def sweep(
         written += draw_sweep(table, plot)
     for path in written:
         typer.echo(f"wrote {path}", err=True)
+
+
+def _check_where(target: Path, file: Path, folders: Iterable[Path | None], dask: str | None) -> None:
+    """Raise for a result, a folder or a scheduler that cannot be, before anything is computed."""
+    from pregate.explore.sweeps.dataset_files import check_output
+
+    check_output(target)
+    refuse_overwriting(target, file)
+    for folder in folders:
+        if folder is not None:
+            require_folder_to_be(folder)
+    if dask is not None and not _ADDRESS.fullmatch(dask):
+        raise InvalidInput(f"--dask {dask}: not of the form tcp://HOST:PORT, where a scheduler listens")
+
+
+def _tell(table: SweepTable, notes: Iterable[warnings.WarningMessage], format: options.Format) -> None:
+    """Print which policy is best where; notes beside data, where that is for a program."""
+    from pregate.explore.sweeps.summary import apart, summarise
+
+    rows = summarise(table)
+    if not render.print_data(format, {"policies": rows, "attributes": dict(table.attrs)}, rows):
+        render.print_table(_table(rows, f"{table.attrs['model']} on {table.attrs['hardware']}"))
+        print(" ".join([f"Machine constants: {table.attrs['calibration']}.", *apart(table)]))
+    for note in notes:
+        print(f"note: {note.message}", file=sys.stderr if format is not options.Format.table else sys.stdout)
 
 
 def _add_drafting(arguments: dict[str, Any], text: str) -> None:
