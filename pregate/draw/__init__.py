@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pregate.draw.pareto_plot import draw_front
     from pregate.draw.predictor_plot import predictor_curves
     from pregate.draw.style import save_figure
-    from pregate.draw.sweep_map import sweep_map
+    from pregate.draw.sweep_maps import sweep_map
     from pregate.draw.sweep_plot import sweep_lines
     from pregate.draw.timelines import gantt
     from pregate.draw.tornado_plot import tornado
@@ -62,7 +62,7 @@ _HOMES = {
     "residency_curves": "pregate.draw.trace_plots",
     "save_figure": "pregate.draw.style",
     "sweep_lines": "pregate.draw.sweep_plot",
-    "sweep_map": "pregate.draw.sweep_map",
+    "sweep_map": "pregate.draw.sweep_maps",
     "tornado": "pregate.draw.tornado_plot",
     "winners": "pregate.draw.crossover_plot",
 }

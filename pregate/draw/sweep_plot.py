@@ -1,4 +1,4 @@
-"""Pictures of a sweep: lines by policy along one axis; over two, maps (`pregate.draw.sweep_map`).
+"""Pictures of a sweep: lines by policy along one axis; over two, maps (`pregate.draw.sweep_maps`).
 
 A sweep is an `xarray.Dataset` as `pregate.sweep` returns it, or the table of the same; a part that was selected of one
 is drawn too.
@@ -14,7 +14,7 @@ import numpy as np
 
 from pregate.draw.palette import styles_of
 from pregate.draw.style import bare, picture, save_figure
-from pregate.draw.sweep_map import best_map, value_map
+from pregate.draw.sweep_maps import best_map, value_map
 from pregate.draw.swept_axes import check_swept_metric, drawn_axes, metric_scale, scale_axis, scaled_axis, sweep_title
 from pregate.explore.sweeps.sweep_table import SweepTable, table_of
 from traces.errors import InvalidFile, InvalidInput
