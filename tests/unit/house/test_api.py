@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -238,7 +239,10 @@ def test_policies_are_compared_once_each(trace: pregate.RoutingTrace) -> None:
         pregate.compare(model, hw, trace, [])
 
 
-def test_no_module_hides_a_function_of_the_same_name() -> None:
+@pytest.mark.parametrize("package", [pregate, draw], ids=["pregate", "draw"])
+def test_no_module_hides_a_function_of_the_same_name(package: ModuleType) -> None:
     """`import pregate.x` would replace the attribute `pregate.x`."""
-    modules = {path.stem for path in (ROOT / "pregate").iterdir()}
-    assert not modules & set(pregate.__all__)
+    assert package.__file__ is not None
+    modules = {path.stem for path in Path(package.__file__).parent.iterdir()}
+    assert len(modules) > 10
+    assert not modules & set(package.__all__)
