@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ _FILE = "all=mxfp4_moe"
 def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult]) -> str:
     """What the results of one comparison rest on, in plain words."""
     words = hw.describe_calibration(model.dtype.name)
-    unseen = sorted({result.beyond_fit for result in results if result.beyond_fit})
+    unseen = _of_several(sorted({result.beyond_fit for result in results if result.beyond_fit}))
     if unseen and hw.calibration(model.dtype.name) == "fitted":
         words += f", but not {', '.join(unseen)}: extrapolated"
     if hw.fit is not None and (hw.fit.laws or hw.fit.gemm_tables):
@@ -61,6 +62,23 @@ def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequen
         if (wider := computes_in(wanted, stated)) != wanted:
             words += f"; {hw.hardware} states no {wanted} rate and computes it in {wider}"
     return words
+
+
+_SHARE = re.compile(r"(.+) \((\d+)% of their time\)")
+
+
+def _of_several(told: Sequence[str]) -> list[str]:
+    """What a fit has not seen, each thing once, with its least and its most share of the time."""
+    shares: dict[str, list[int]] = {}
+    for one in told:
+        match = _SHARE.fullmatch(one)
+        shares.setdefault(match[1] if match else one, []).extend([int(match[2])] if match else [])
+    return [name + (f" ({_span(found)}% of their time)" if found else "") for name, found in shares.items()]
+
+
+def _span(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _is_as_published(model: ModelArchitecture) -> bool:

@@ -19,6 +19,7 @@ from pregate.ask.calibration_told import describe_calibration
 from pregate.ask.ranked_designs import Standing, are_ranked, told_apart
 from pregate.ask.result_display import html_table, to_dataframe
 from pregate.ask.simulation import SimulationResult, simulate
+from pregate.ask.timing.time_errors import holds_one, interval_of_ratio
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -27,7 +28,7 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Comparison", "DoesNotFit", "compare", "what_binds", "what_binds_it"]
+__all__ = ["Comparison", "DoesNotFit", "compare", "not_told_from", "what_binds", "what_binds_it"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +95,31 @@ class Comparison:
         """Tokens per second over the best's, 1 for the best; above it only of what is not `ranked`."""
         return result.tokens_per_s / self.best.tokens_per_s if self.best else 0.0
 
-    def verdict(self) -> str:
-        """Which policy wins and what binds it, in plain words."""
+    @property
+    def rivals(self) -> tuple[SimulationResult, ...]:
+        """The `ranked` that cannot be told from the best: the interval of the ratio of their rates holds 1."""
         best = self.best
+        if best is None or best.rate_error is None:
+            return ()
+        return tuple(
+            one
+            for one in sorted(self.ranked, key=lambda r: -r.tokens_per_s)
+            if one is not best and one.rate_error is not None and _straddles(best, one)
+        )
+
+    def verdict(self) -> str:
+        """Which policy wins, or leads where it cannot be told from others, and what binds it, in plain words."""
+        best, rivals = self.best, self.rivals
         if best is None:
             return "Nothing fits: " + "; ".join(unfit.reason for unfit in self.unfit)
         others = sorted((r for r in self.ranked if r is not best), key=lambda r: -r.tokens_per_s)
-        lead = f"{best.policy} wins with {best.tokens_per_s:.4g} tokens/s"
+        lead = f"{best.policy} {'leads' if rivals else 'wins'} with {best.tokens_per_s:.4g} tokens/s"
         if others:
             lead += f", {best.tokens_per_s / others[0].tokens_per_s:.2f}x {others[0].policy}"
         if self.unfit:
             lead += f" ({', '.join(unfit.policy for unfit in self.unfit)} would not fit)"
+        if rivals:
+            lead += f"; {not_told_from([one.policy for one in rivals])}"
         return " ".join([f"{lead}; {what_binds(best)}.", *self._told_apart()])
 
     def _told_apart(self) -> Iterator[str]:
@@ -129,6 +144,19 @@ class Comparison:
         rows = {row["policy"]: row for row in self.to_dict()["results"]}
         rows |= {u.policy: u.to_dict() | {"fits": False} for u in self.unfit}
         return to_dataframe([rows[name] for name in self.order])
+
+
+def _straddles(best: SimulationResult, one: SimulationResult) -> bool:
+    assert best.rate_error is not None
+    assert one.rate_error is not None
+    times = best.tokens_per_s / one.tokens_per_s
+    return holds_one(interval_of_ratio(times, best.rate_error, one.rate_error, shared=True))
+
+
+def not_told_from(rivals: Sequence[str]) -> str:
+    """That what leads cannot be told from `rivals`, the nearest first."""
+    more = f" and {len(rivals) - 1} more" if len(rivals) > 1 else ""
+    return f"it cannot be told from {rivals[0]}{more}: intervals straddle"
 
 
 def what_binds(result: SimulationResult) -> str:

@@ -40,8 +40,10 @@ def to_dataframe(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def fields_of(result: Metrics, *, metrics_before: str) -> dict[str, Any]:
-    """Every field of a result but its timeline, the metrics together where `metrics_before` comes next."""
-    own = [field.name for field in dataclasses.fields(result) if field.name not in (*METRICS, "timeline")]
+    """Every field of a result but its timeline and the error of its rate, the metrics together where `metrics_before`
+    comes next.
+    """
+    own = [field.name for field in dataclasses.fields(result) if field.name not in (*METRICS, "timeline", "rate_error")]
     place = own.index(metrics_before)
     return {name: getattr(result, name) for name in (*own[:place], *METRICS, *own[place:])}
 

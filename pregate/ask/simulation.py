@@ -27,7 +27,7 @@ from pregate.ask.result_display import fields_of, html_table, one_line, to_dataf
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.timing.intervals import UNCERTAIN, Interval
 from pregate.ask.timing.policy_modes import figures_under, modes_of
-from pregate.ask.timing.time_errors import run_intervals
+from pregate.ask.timing.time_errors import Doubt, TimeError, run_doubts
 from simulator.explain.bounds import Bounds, lower_bounds
 from simulator.explain.critical_path import walk
 from simulator.modes import FIFO, Modes
@@ -70,7 +70,8 @@ class SimulationResult(run_metrics.Metrics):
     `storage_bytes`: read from storage; `n_host_slots`: experts that host
     memory keeps above it, `host_hit_rate`: of those looked up there, what it had. `prefetches`: what a policy that
     guesses brought ahead, else None.
-    `timeline`: start and end of every op; None of a streamed simulation, which keeps none.
+    `timeline`: start and end of every op; None of a streamed simulation, which keeps none. `rate_error`: what ln of
+    `tokens_per_s` may be off by, None where it has no interval.
     """
 
     policy: str
@@ -100,6 +101,7 @@ class SimulationResult(run_metrics.Metrics):
     tokens_per_s_ci95: Interval | None
     prefetches: Prefetches | None
     timeline: Timeline | None
+    rate_error: TimeError | None = None
 
     def __repr__(self) -> str:
         return one_line("SimulationResult", self.to_dict())
@@ -108,7 +110,7 @@ class SimulationResult(run_metrics.Metrics):
         return html_table([self.to_dict()], f"{self.model} on {self.hardware} ({self.stack})")
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field but the timeline, JSON-ready."""
+        """Every field but the timeline and the error of the rate, JSON-ready."""
         values = fields_of(self, metrics_before="bound_s")
         return values | {"prefetches": None if self.prefetches is None else self.prefetches.to_dict()}
 
@@ -194,9 +196,9 @@ def interpret(
     timeline = explained.timeline if explained else _timeline(schedule, costs, hw, engine, modes, turns)
     if check:
         _check_definition(timeline, _timeline(schedule, costs, hw, "des", modes, turns))
-    found: Mapping[str, Interval | None] = dict.fromkeys(UNCERTAIN)
+    found: Mapping[str, Doubt] = dict.fromkeys(UNCERTAIN, Doubt(None, None))
     if with_intervals and modes.is_fifo:
-        found = run_intervals(captured, hw, UNCERTAIN, explained)
+        found = run_doubts(captured, hw, UNCERTAIN, explained)
     return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
 
 
@@ -281,7 +283,7 @@ def host_figures_of(captured: Captured) -> dict[str, Any]:
 
 
 def _result(
-    captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Interval | None]
+    captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Doubt]
 ) -> SimulationResult:
     decoded = captured.decoded
     return SimulationResult(
@@ -293,8 +295,9 @@ def _result(
         **host_figures_of(captured),
         schedule_digest=decoded.schedule.digest,
         changed_share=changed_share(decoded.n_changed, captured.request),
-        moe_layer_latency_ci95_s=found["moe_layer_latency_s"],
-        tokens_per_s_ci95=found["tokens_per_s"],
+        moe_layer_latency_ci95_s=found["moe_layer_latency_s"].interval,
+        tokens_per_s_ci95=found["tokens_per_s"].interval,
         prefetches=prefetches_of(captured, timeline),
         timeline=timeline,
+        rate_error=found["tokens_per_s"].error,
     )

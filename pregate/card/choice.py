@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pregate.ask.comparison import not_told_from
 from pregate.ask.timing.intervals import Interval
-from pregate.ask.timing.time_errors import interval_of_ratio
+from pregate.ask.timing.time_errors import holds_one, interval_of_ratio
 from pregate.card.designs import RESEARCH
 from pregate.card.judged_design import TAGS, Expected, Judged
 
 __all__ = [
     "Ranking",
     "between_machines",
-    "holds_one",
     "ranking_of",
     "ratio",
     "span_of",
@@ -70,8 +70,7 @@ class Ranking:
         told = self.advice(str(self.now.design))
         near = [one for one in self.rivals if one is not self.now]
         if near:
-            more = f" and {len(near) - 1} more" if len(near) > 1 else ""
-            told += f"; it cannot be told from {near[0].design}{more}: intervals straddle"
+            told += f"; {not_told_from([str(one.design) for one in near])}"
         return f"{told}.{self._possibility()}"
 
     def advice(self, now: str) -> str:
@@ -165,11 +164,6 @@ def times_with_interval(here: Expected, there: Expected, objective: str, *, shar
 
 def _times_as_good(here: Expected, there: Expected, objective: str) -> float:
     return here.value / there.value if objective == "throughput" else there.value / here.value
-
-
-def holds_one(interval: Interval) -> bool:
-    """Whether the interval of a ratio holds 1."""
-    return interval[0] <= 1 <= interval[1]
 
 
 def weakest(*tags: str) -> str:

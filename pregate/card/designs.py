@@ -25,7 +25,9 @@ __all__ = [
     "EngineDesign",
     "Planned",
     "all_planned",
+    "brings_weights",
     "designs_of",
+    "engine_offers",
     "n_together",
     "offered",
     "plan_design",
@@ -171,7 +173,12 @@ def _reads(stack: str, model: ModelArchitecture) -> bool:
 
 def offered(stack: str) -> tuple[str, ...]:
     """What an engine offers that `stack` is, in whatever build, or code that was released; none where it is neither."""
-    return ENGINES.get(_engine(stack), ()) or _RELEASED.get(stack, ())
+    return engine_offers(stack) or _RELEASED.get(stack, ())
+
+
+def engine_offers(stack: str) -> tuple[str, ...]:
+    """What an engine offers that `stack` is, in whatever build; none where it is no engine's."""
+    return ENGINES.get(_engine(stack), ())
 
 
 def _engine(stack: str) -> str:
@@ -290,7 +297,7 @@ def all_planned(
             model, stack, work.job.batch * work.job.input_tokens, beside_engines=any(map(offered, platforms)),
             n_sharing=n_together(hw),
         )  # fmt: skip
-        for name in (*(one for one in named if not (hw.machine.has_one_memory and _copies(one))),
+        for name in (*(one for one in named if not (hw.machine.has_one_memory and brings_weights(one))),
                      *(more if stack in free else ())):  # fmt: skip
             if "{" in name and fits_whole:
                 continue
@@ -309,7 +316,7 @@ def all_planned(
                 yield planned
 
 
-def _copies(name: str) -> bool:
+def brings_weights(name: str) -> bool:
     """Whether a design is about weights that are brought to the accelerator as it runs."""
     brought = ("=stream", "=zerocopy", "@stream=", "@ubatch=")
     return not name.startswith("gpu_only") or any(word in name for word in brought)

@@ -25,6 +25,7 @@ from pregate.card.speed_limit import limit_of, speed_limit
 from pregate.card.turning_points import turning_points
 from pregate.engines.writing import flags_of, named
 from pregate.named import load_hardware, load_model
+from pregate.spellings.figures import figure_named
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.model.dtypes import find_dtype
@@ -75,8 +76,7 @@ def plan(
 
     Raises `InvalidInput` where no design fits or an argument is wrong, and what `load_model` and `load_hardware` raise.
     """
-    if objective not in OBJECTIVES:
-        raise unknown_name("objective", objective, OBJECTIVES)
+    objective = figure_named("objective", objective, OBJECTIVES)
     architecture = model if isinstance(model, ModelArchitecture) else load_model(model)
     platforms = platforms_of(architecture, hw, stacks, overrides)
     work = work_of(architecture, job, trace, popularity, seed)

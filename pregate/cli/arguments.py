@@ -7,9 +7,17 @@ from typing import Any
 
 from traces.errors import InvalidInput
 
-__all__ = ["check_arguments", "check_recorded", "is_typed"]
+__all__ = ["check_arguments", "check_together", "is_typed"]
 
 _OF_SYNTHESIS = ("--input-tokens", "--output-tokens", "--active")
+_OWN_SEED = ("optimize", "validate")
+"""Commands whose seed is of more than a synthetic trace."""
+
+_OF_SUITES = (
+    "--policies", "--trace", "--link", "--storage", "--tier", "--batch", "--dtype", "--seed", *_OF_SYNTHESIS,
+)  # fmt: skip
+
+_OF_RUNS = ("--backend", "--graphs", "--go-on", "--budget-s")
 
 
 def check_arguments(params: Sequence[Any], words: Sequence[str]) -> None:
@@ -27,13 +35,25 @@ def check_arguments(params: Sequence[Any], words: Sequence[str]) -> None:
             raise InvalidInput(f"{name} {value!r} is not a number: write it in the digits 0 to 9")
 
 
-def check_recorded(typed: set[str]) -> None:
-    """Raise `InvalidInput` for options of a synthetic trace, or of Poisson arrivals, beside what was recorded."""
-    of_no_use = [name for name in _OF_SYNTHESIS if name in typed]
-    if "--trace" in typed and of_no_use:
-        raise InvalidInput(f"{of_no_use[0]} makes a synthetic trace: leave it out, or leave out --trace")
-    if "--arrivals" in typed and of_no_use:
-        raise InvalidInput(f"{of_no_use[0]} is of Poisson arrivals: leave it out, or leave out --arrivals")
+def check_together(command: str | None, typed: set[str]) -> None:
+    """Raise `InvalidInput` for options of `command` of which one makes the other of no use, its default included:
+    those of a synthetic trace, or of Poisson arrivals, beside what was recorded, those that a suite states itself, and
+    those of runs beside runs that were recorded.
+    """
+    of_trace = [name for name in (*_OF_SYNTHESIS, *(() if command in _OWN_SEED else ("--seed",))) if name in typed]
+    if "--trace" in typed and of_trace:
+        raise InvalidInput(f"{of_trace[0]} makes a synthetic trace: leave it out, or leave out --trace")
+    of_poisson = [name for name in _OF_SYNTHESIS if name in typed]
+    if "--arrivals" in typed and of_poisson:
+        raise InvalidInput(f"{of_poisson[0]} is of Poisson arrivals: leave it out, or leave out --arrivals")
+    of_suite = [name for name in _OF_SUITES if name in typed]
+    if "--suite" in typed and of_suite:
+        raise InvalidInput(
+            f"{of_suite[0]}: a suite has its own policies, traces, sizes, formats, links and tier: leave it out, or "
+            f"give --model"
+        )
+    if "--recorded" in typed and typed.intersection(_OF_RUNS):
+        raise InvalidInput(f"--recorded FOLDER: nothing is run, leave out {', '.join(_OF_RUNS)}")
 
 
 def is_typed(context: Any, name: str) -> bool:

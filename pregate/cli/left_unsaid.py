@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pregate.card.card import Card
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["say_as_published", "say_cards_in_turn", "say_stood_for"]
+__all__ = ["say_as_published", "say_cards_in_turn", "say_scale_of_fp8", "say_stood_for"]
 
 _WIDE = 16
 """Bits a weight of what few run at home as it was published."""
@@ -29,6 +29,22 @@ def say_as_published(name: str, model: ModelArchitecture, card: Card) -> None:
         typer.echo(
             f"note: weights are as published, {si(model.total_bytes, 'B')} in {model.expert_dtype.name}, and do not "
             f"all fit in HBM: --formats says another, such as all=q4_k_m",
+            err=True,
+        )
+
+
+_BARE_FP8 = re.compile(r"(?:^|[=,\s])fp8\s*(?:,|$)", re.IGNORECASE)
+
+
+def say_scale_of_fp8(asked: Sequence[str | None], machines: Sequence[Platform]) -> None:
+    """One line on standard error where fp8 was `asked` for, and a stack was measured with blocks of it too."""
+    if not any(text is not None and _BARE_FP8.search(text) for text in asked):
+        return
+    both = [hw.stack.name for hw in machines if hw.fit is not None and {"fp8", "fp8-b128"} <= set(hw.fit.dtypes)]
+    if both:
+        typer.echo(
+            f"note: fp8 is taken as one scale a tensor; what makers store in blocks is fp8-b128, which {both[0]} "
+            f"computes with other kernels",
             err=True,
         )
 

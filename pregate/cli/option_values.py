@@ -130,17 +130,10 @@ def build_trace(
     popularity: Path | None = None,
     yes: bool = True,
 ) -> RoutingTrace:
-    """The trace of the options: a file (its sequences run at the batch asked for) or a synthetic one.
-
-    Raises `InvalidInput` for options that only the other has.
-    """
+    """The trace of the options: a file (its sequences run at the batch asked for) or a synthetic one."""
     from pregate import routing_traces
 
     if path is not None:
-        if active is not None:
-            raise InvalidInput("--active forces a synthetic trace: leave it out, or leave out --trace")
-        if (input_tokens, output_tokens, seed) != (256, 256, 0):
-            raise InvalidInput("--input-tokens, --output-tokens and --seed make a synthetic trace: leave out --trace")
         return routing_traces.load_trace(path, batch=batch, model=model)
     if not yes:
         from pregate.cli.consent import require_consent

@@ -13,8 +13,8 @@ __all__ = [
     "CHECKED", "Active", "BackendName", "Batch", "BatchOrMax", "CacheText", "Check", "Designs", "Dtype", "Engine",
     "Format", "Formats", "Gantt", "Graphs", "Hardware", "Hbm", "InputTokens", "Jobs", "LedgerFile", "LinkSpeed",
     "Metric", "Model", "ModesText", "NoSchedules", "OutputFormat", "OutputTokens", "Page", "PlacementText",
-    "Policy", "Popularity", "Seed", "Sets", "Speculative", "Stack", "Tier", "TimelineFile", "TopK", "TraceFile",
-    "Yes",
+    "Policy", "PolicyOrUsual", "Popularity", "Seed", "Sets", "Speculative", "Stack", "Tier", "TimelineFile",
+    "TopK", "TraceFile", "Yes",
 ]  # fmt: skip
 
 
@@ -35,6 +35,14 @@ Stack = Annotated[
 ]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="Routing trace; default: a synthetic one.")]
 Policy = Annotated[str, typer.Option(help="Design: pregate, pregate(2), on_demand+lru:0.1, ./mine.py:MyPolicy.")]
+PolicyOrUsual = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        help="Design: pregate(2), on_demand+lru:0.1, ./mine.py:MyPolicy; default: pregate, or of an engine the first "
+        "that fits.",
+    ),
+]
 Popularity = Annotated[
     Path | None,
     typer.Option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from offload.policies import policy_named
 from pregate.cli import options
+from pregate.cli.left_unsaid import say_scale_of_fp8
 from pregate.cli.option_groups import Command, given_as, options_of
 from pregate.cli.option_values import as_recorded, build_cache, build_machine, build_model, build_trace
 from pregate.cli.trained_context import longest_of, say_beyond_context
@@ -89,6 +90,22 @@ class Question:
 
         return with_and_without([self.design(text) for text in texts], drafting_of(self.speculative))
 
+    def usual(self, usual: str, model: ModelArchitecture, machine: Platform, trace: RoutingTrace) -> list[str]:
+        """The names of the designs where none is named: `usual`, or those that an engine runs, unless a placement, a
+        cache or a tier says that what engines do by default is not what is asked about.
+        """
+        from pregate.cli.usual_designs import along_axes, of_trace
+
+        if self.placement is not None or self.cache is not None or self.tier != "dram":
+            return usual.split(",")
+        if self.fills_memory:
+            return along_axes(usual, model, [machine.stack.name])
+        return of_trace(usual, model, machine, trace)
+
+    def one_design(self, policy: str | None, model: ModelArchitecture, machine: Platform, trace: RoutingTrace) -> str:
+        """The name of the design of `--policy`, placed and drafting as the options say; None: the first of `usual`."""
+        return self.drafting(policy if policy is not None else self.usual("pregate", model, machine, trace)[0])
+
     def subject(self) -> tuple[ModelArchitecture, Platform, RoutingTrace]:
         """Model, machine and trace; experts are of the size that the trace recorded. With `--batch max` the trace is
         as short as can be, and `trace_of` gives a design the one that fills its memory.
@@ -101,6 +118,7 @@ class Question:
             input_tokens=self.input_tokens, output_tokens=self.output_tokens,
             active=self.active, seed=self.seed, popularity=self.popularity, yes=self.yes,
         )  # fmt: skip
+        say_scale_of_fp8((self.formats, self.dtype), [machine])
         say_beyond_context(model, longest_of(trace))
         return as_recorded(model, trace, self.model, self.dtype, self.formats), machine, trace
 

@@ -14,7 +14,6 @@ from pregate.draw.palette import SeriesStyle, styles_of
 from pregate.draw.style import log_axis, picture
 from pregate.draw.swept_axes import (
     cell_edges,
-    check_swept_metric,
     drawn_axes,
     metric_label,
     metric_scale,
@@ -22,6 +21,7 @@ from pregate.draw.swept_axes import (
     scale_axis,
     scaled_axis,
     sweep_title,
+    swept_metric,
 )
 from pregate.explore.sweeps.summary import best_policy
 from pregate.explore.sweeps.sweep_table import SweepTable, table_of
@@ -49,7 +49,7 @@ def sweep_map(dataset: xr.Dataset, metric: str = "tokens_per_s") -> Figure:
     from matplotlib.figure import Figure
 
     table = table_of(dataset)
-    check_swept_metric(table, metric)
+    metric = swept_metric(table, metric)
     (names, others), columns = drawn_axes(table), [table]
     if len(names) != 2 or len(others) > 1:
         raise InvalidInput(

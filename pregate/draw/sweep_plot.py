@@ -15,7 +15,7 @@ import numpy as np
 from pregate.draw.palette import styles_of
 from pregate.draw.style import bare, picture, save_figure
 from pregate.draw.sweep_maps import best_map, value_map
-from pregate.draw.swept_axes import check_swept_metric, drawn_axes, metric_scale, scale_axis, scaled_axis, sweep_title
+from pregate.draw.swept_axes import drawn_axes, metric_scale, scale_axis, scaled_axis, sweep_title, swept_metric
 from pregate.explore.sweeps.sweep_table import SweepTable, table_of
 from traces.errors import InvalidFile, InvalidInput
 
@@ -94,7 +94,7 @@ def sweep_lines(dataset: xr.Dataset, metric: str = "tokens_per_s") -> Figure:
 def _lines(table: SweepTable, metric: str) -> Figure:
     from matplotlib.figure import Figure
 
-    check_swept_metric(table, metric)
+    metric = swept_metric(table, metric)
     names, others = drawn_axes(table)
     if len(names) != 1 or others:
         has = ", ".join([*names, *others]) or "none"

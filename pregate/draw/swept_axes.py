@@ -12,25 +12,31 @@ from pregate.draw.style import log_axis
 from pregate.explore.axis_words import axis_label, axis_value, axis_words, scale_of
 from pregate.explore.sweeps.summary import apart
 from pregate.explore.sweeps.sweep_table import SweepTable
-from traces.errors import unknown_name
+from pregate.spellings.figures import figure_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
-    "cell_edges", "check_swept_metric", "drawn_axes", "metric_label", "metric_scale", "point_words", "scale_axis",
-    "scaled_axis", "sweep_title",
+    "cell_edges",
+    "drawn_axes",
+    "metric_label",
+    "metric_scale",
+    "point_words",
+    "scale_axis",
+    "scaled_axis",
+    "sweep_title",
+    "swept_metric",
 ]  # fmt: skip
 
 _METRIC_SCALES = {"s": (1e-3, "ms"), "B": (1e9, "GB")}
 """What a metric in SI is drawn in."""
 
 
-def check_swept_metric(table: SweepTable, metric: str) -> None:
-    """Raise `UnknownName` for a metric that the sweep does not have."""
+def swept_metric(table: SweepTable, metric: str) -> str:
+    """The metric as the sweep has it. Raises `UnknownName` for one that it does not have."""
     known = [name for name, found in table.variables.items() if found.data.dtype.kind == "f"]
-    if metric not in known:
-        raise unknown_name("metric", metric, known)
+    return figure_named("metric", metric, known)
 
 
 def metric_scale(table: SweepTable, metric: str) -> tuple[float, str]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["tornado"]
 
+_SEEN = 1 / 200
+"""The least bar, of the widest: about two pixels."""
+
 _SIDES = {"low": ("a tenth less", PALETTE[3], ""), "high": ("a tenth more", PALETTE[0], "///")}
 
 
@@ -24,14 +27,16 @@ _SIDES = {"low": ("a tenth less", PALETTE[3], ""), "high": ("a tenth more", PALE
 def tornado(explanation: Explanation, path: str | Path | None = None, *, n_bars: int = 12) -> Figure:
     """What a tenth less and a tenth more of each number does to the metric, the `n_bars` that matter most.
 
-    In per cent of the metric, each recomputed with all other numbers as they are. Saved to `path` (PNG, SVG or PDF)
-    when given. Raises `InvalidInput` for fewer than one bar, `InvalidFile` when `path` cannot be written.
+    In per cent of the metric, each recomputed with all other numbers as they are; one too narrow to be seen beside the
+    widest has no bar. Saved to `path` (PNG, SVG or PDF) when given. Raises `InvalidInput` for fewer than one bar,
+    `InvalidFile` when `path` cannot be written.
     """
     from matplotlib.figure import Figure
 
     if n_bars < 1:
         raise InvalidInput(f"n_bars = {n_bars} is below 1")
-    moved = {key: swing for key, swing in explanation.swings.items() if swing.span > 1e-9 * abs(explanation.value)}
+    widest = max((swing.span for swing in explanation.swings.values()), default=0.0)
+    moved = {key: swing for key, swing in explanation.swings.items() if swing.span > _SEEN * widest}
     order = sorted(moved, key=lambda key: -moved[key].span)[:n_bars]
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(order)), layout="constrained")
     axes = figure.subplots()

@@ -20,6 +20,7 @@ from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.ask.routing_source import describe_routing
 from pregate.ask.simulation import SimulationResult
 from pregate.ask.timing.time_errors import summed
+from pregate.card.engine_defaults import settled_designs
 from pregate.economics.assumptions import Assumptions, load_assumptions
 from pregate.economics.batching import batching_of, usual_pass_tokens
 from pregate.economics.cost_draws import Draws, Estimate, estimate
@@ -34,7 +35,7 @@ from traces.requests import ArrivalTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PERCENTILES", "ArrivalReport", "UnderArrivals", "under_arrivals"]
+__all__ = ["PERCENTILES", "USUAL", "ArrivalReport", "UnderArrivals", "under_arrivals"]
 
 PERCENTILES = (50, 99)
 """Percentiles over requests that are reported."""
@@ -46,6 +47,9 @@ _ALIKE = 0.02
 """Costs that differ by less are called alike: a machine of one rate costs what it costs, whatever runs on it."""
 
 _MOST_SLOTS = 1024
+
+USUAL = ("on_demand", "pregate", "pregate+lru", "gpu_only")
+"""Designs that serve where none is named, on stacks that are no engine's."""
 
 N_DRAWS = 100
 """Draws of an interval: each is another machine and other requests of the same kind."""
@@ -180,7 +184,7 @@ class ArrivalReport:
 def under_arrivals(
     model: ModelArchitecture,
     machine: Platform,
-    policies: Sequence[str | Policy],
+    policies: Sequence[str | Policy] | None,
     requests: ArrivalTrace,
     rates: Sequence[float] = (),
     *,
@@ -195,7 +199,8 @@ def under_arrivals(
 ) -> ArrivalReport:
     """Have each design serve `requests` at each of `rates` (requests a second; none: as they arrive).
 
-    The time of a pass (`simulator.arrivals`) is that of a schedule of its size, between sizes a line. `slots`: requests
+    The time of a pass (`simulator.arrivals`) is that of a schedule of its size, between sizes a line. `policies`: None:
+    `USUAL`, or what an engine runs that the stack is. `slots`: requests
     side by side, each with memory for the longest; `prompts`: "beside" tokens of others, in parts, or "alone" and whole
     before these; `pass_tokens`: that pass together; None of either: as the engine of the stack has it. Routing is made
     up. An interval is over `N_DRAWS` machines as far off as the prediction may be, each with other runs of the same
@@ -207,8 +212,9 @@ def under_arrivals(
     batching = batching_of(machine, model, prompts)
     if pass_tokens is None:
         pass_tokens = max(usual_pass_tokens(machine), slots)
-    if not policies or not 1 <= slots <= _MOST_SLOTS or pass_tokens < 1:
-        told = f"{len(policies)} designs, {slots} slots, passes of {pass_tokens} tokens"
+    n_named = len(USUAL if policies is None else policies)
+    if not n_named or not 1 <= slots <= _MOST_SLOTS or pass_tokens < 1:
+        told = f"{n_named} designs, {slots} slots, passes of {pass_tokens} tokens"
         raise InvalidInput(f"{told}: at least one of each, and {_MOST_SLOTS:,} slots at most")
     if batching.mixes and pass_tokens < slots:
         raise InvalidInput(
@@ -222,8 +228,10 @@ def under_arrivals(
     results: list[SimulationResult] = []
     draws = Draws(machine, basis, assumptions or load_assumptions())
     no_cost = ""
-    designs = [policy_named(one) if isinstance(one, str) else one for one in policies]
     passes = pass_traces(model, requests, slots, pass_tokens, seed, mixes=batching.mixes)
+    if policies is None:
+        policies = settled_designs(model, machine, passes.as_work(), few=True) or USUAL
+    designs = [policy_named(one) if isinstance(one, str) else one for one in policies]
     for design in designs:
         progress(design.name)
         try:

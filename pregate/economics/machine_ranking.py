@@ -15,8 +15,9 @@ from offload.policies import policy_named
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import BASES, OBJECTIVES
 from pregate.ask.timing.intervals import Interval
+from pregate.ask.timing.time_errors import holds_one
 from pregate.card.card import named_parts, predictions_of
-from pregate.card.choice import Ranking, between_machines, holds_one, span_of, times_of, weakest
+from pregate.card.choice import Ranking, between_machines, span_of, times_of, weakest
 from pregate.card.job import RequestLoad
 from pregate.card.judged_design import Judged
 from pregate.card.plan import NothingFits, platforms_of, ranked_on, routing_of, work_of
@@ -25,6 +26,7 @@ from pregate.economics.assumptions import Assumption, Assumptions, load_assumpti
 from pregate.economics.cost_draws import DrawnCost, Draws, Estimate, estimate
 from pregate.economics.serving import RequestShape, served_of
 from pregate.named import load_model
+from pregate.spellings.figures import figure_named
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
@@ -252,8 +254,7 @@ def rank_machines(
 
     Raises `InvalidInput` where no machine or one twice is named, where the model fits none of them, or as `plan` does.
     """
-    if objective not in OBJECTIVES:
-        raise unknown_name("objective", objective, OBJECTIVES)
+    objective = figure_named("objective", objective, OBJECTIVES)
     if basis not in BASES:
         raise unknown_name("basis", basis, BASES)
     if not machines:

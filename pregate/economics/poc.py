@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.timing.time_errors import OWN_ERROR, SCATTER
 from pregate.draw.render import si
 from pregate.economics.assumptions import load_assumptions
@@ -103,9 +104,10 @@ def plan_poc(
     """
     asked = read_poc(Path(path), policies)
     model = load_model(asked.model, formats=parse_formats(asked.formats))
+    hw = load_hardware(asked.hardware, asked.stack)
     report = costs(
         model,
-        load_hardware(asked.hardware, asked.stack),
+        hw,
         [asked.now, *asked.candidates],
         input_tokens=asked.input_tokens,
         output_tokens=asked.output_tokens,
@@ -119,7 +121,8 @@ def plan_poc(
     others = [one for one in report.ranked if one.served.design != asked.now]
     chosen = min(others, key=lambda one: one.total.value, default=None)
     now = _running_now(report)
-    return Poc(asked, report, chosen, _measurements(report), () if chosen is None else _thresholds(asked, chosen, now))
+    thresholds = () if chosen is None else _thresholds(asked, chosen, now, memory_of(hw).hbm_bytes)
+    return Poc(asked, report, chosen, _measurements(report), thresholds)
 
 
 def _measurements(report: CostReport) -> tuple[ToMeasure, ...]:
@@ -136,8 +139,10 @@ def _how(name: str) -> str:
     return HOW.get(name) or _HOW_LAST[name.rpartition(".")[2]]
 
 
-def _thresholds(asked: PocFile, chosen: DesignCost, now: DesignCost | None) -> tuple[Threshold, ...]:
-    """Accepted is what was promised, or else what the prediction can be off by; back goes what serves less than now."""
+def _thresholds(asked: PocFile, chosen: DesignCost, now: DesignCost | None, hbm_bytes: int) -> tuple[Threshold, ...]:
+    """Accepted is what was promised, or else what the prediction can be off by, of memory no more than the `hbm_bytes`
+    that there are; back goes what serves less than now.
+    """
     served = chosen.served
     slower = _slowest(asked, chosen)
     ttft = asked.ttft_s or served.ttft_s * slower
@@ -147,6 +152,7 @@ def _thresholds(asked: PocFile, chosen: DesignCost, now: DesignCost | None) -> t
     if now is not None:
         back = f"below {now.served.requests_per_s:.3g} for an hour: what runs now serves that"
     link = f"{si(served.link_bytes_per_s, 'B')}/s"
+    most_bytes = min(1.05 * served.peak_hbm_bytes, hbm_bytes)
     return (
         Threshold(
             "time to the first token, 95th percentile", si(served.ttft_s, "s"), f"at most {si(ttft, 's')}",
@@ -161,7 +167,7 @@ def _thresholds(asked: PocFile, chosen: DesignCost, now: DesignCost | None) -> t
             "requests finished, a counter",
         ),
         Threshold(
-            "HBM in use", si(served.peak_hbm_bytes, "B"), f"at most {si(1.05 * served.peak_hbm_bytes, 'B')}",
+            "HBM in use", si(served.peak_hbm_bytes, "B"), f"at most {si(most_bytes, 'B')}",
             "any request that fails for memory", "nvidia-smi --query-gpu=memory.used --format=csv -l 10",
         ),
         Threshold(

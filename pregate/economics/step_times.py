@@ -17,14 +17,14 @@ from pregate.ask.capturing.request import request
 from pregate.ask.decode_middle import DECODED, middle_of_decode
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.ask.timing.time_errors import TimeError, time_error
-from pregate.card.job import largest_workload
+from pregate.card.job import RequestLoad, Workpiece, largest_workload
 from pregate.economics.serving import use_of
 from pregate.routing_traces import synthesize
 from simulator.arrivals import StepTimes
 from traces.model.architecture import ModelArchitecture
 from traces.requests import ArrivalTrace
 from traces.routing import RoutingTrace
-from traces.statistics.popularity import popularity_of, shared_popularity
+from traces.statistics.popularity import PopularityProfile, popularity_of, shared_popularity
 
 __all__ = ["PassTime", "PassTimes", "PassTraces", "pass_times", "pass_traces"]
 
@@ -129,6 +129,18 @@ class PassTraces:
         """What tokens of a design are timed with."""
         return self.tokens if policy.cache is None else self.warmed
 
+    @property
+    def popularity(self) -> PopularityProfile:
+        """By which experts are kept in HBM: that of the middle prompt."""
+        counted = self.prompts[len(self.prompts) // 2]
+        return shared_popularity(counted) or popularity_of(counted)
+
+    def as_work(self) -> Workpiece:
+        """The largest passes of each kind, with the memory of all."""
+        longest = RequestLoad(self.prompt_tokens[-1])
+        tokens, warmed = self.tokens[-1][1], self.warmed[-1][1]
+        return Workpiece(longest, self.prompts[-1], tokens, warmed, self.whole, self.popularity)
+
 
 def pass_traces(
     model: ModelArchitecture, requests: ArrivalTrace, slots: int, pass_tokens: int, seed: int = 0, *,
@@ -170,8 +182,7 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
     as `simulate`.
     """
     model, prompts, contexts = passes.model, passes.prompts, passes.contexts
-    counted = prompts[len(prompts) // 2]
-    placed = policy.placed(shared_popularity(counted) or popularity_of(counted))
+    placed = policy.placed(passes.popularity)
 
     def timed(trace: RoutingTrace, metric: str) -> tuple[PassTime, SimulationResult, int]:
         captured = capture_request(request(model, hw, trace, placed, workload=passes.whole))

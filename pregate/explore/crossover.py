@@ -26,8 +26,9 @@ from pregate.explore.axis_words import axis_value, axis_words
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
 from pregate.explore.sweeps.planning import Subject, read_subject, with_figures
 from pregate.explore.sweeps.workloads import TraceRecipe
+from pregate.spellings.figures import figure_named
 from simulator.explain.explained_metrics import METRICS
-from traces.errors import InvalidInput, unknown_name
+from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
@@ -152,8 +153,7 @@ def crossovers(
     no policy can be anywhere.
     """
     scale = read_scale(axis, low, high)
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
+    metric = figure_named("metric", metric, METRICS)
     if not 2 <= n_scan <= MAX_SCAN:
         raise InvalidInput(f"n_scan = {n_scan}: a scan has 2 to {MAX_SCAN:,} points")
     key = scale.axis.key

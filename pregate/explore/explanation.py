@@ -20,11 +20,12 @@ from pregate.ask.capturing.capture import Captured, capture
 from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.ask.timing.intervals import measured, prepared
+from pregate.spellings.figures import figure_named
 from simulator.explain.attribution import partition
 from simulator.explain.critical_path import walk
 from simulator.explain.explained_metrics import METRICS
 from simulator.explain.sensitivity import elasticities
-from traces.errors import InvalidInput, unknown_name
+from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
@@ -64,6 +65,10 @@ class Swing:
     def span(self) -> float:
         """How far apart the two metrics are."""
         return abs(self.high - self.low)
+
+
+_LEAST_ELASTICITY, _LEAST_SPAN = 5e-4, 1e-4
+"""What 1 % of a number does, in per cent, and a tenth of it, as a share: below both nobody sees an effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,11 @@ class Explanation:
         """Every number with its elasticity, the largest first."""
         return sorted(self.elasticities.items(), key=lambda item: -abs(item[1]))
 
+    def that_matter(self) -> list[str]:
+        """The numbers with an effect that anyone would see, the largest elasticity first."""
+        moved = {key for key, swing in self.swings.items() if swing.span >= _LEAST_SPAN * abs(self.value)}
+        return [key for key, elasticity in self.by_size() if key in moved or abs(elasticity) >= _LEAST_ELASTICITY]
+
     def rows(self) -> list[dict[str, Any]]:
         """One row a number, the largest elasticity first."""
         rows = []
@@ -168,8 +178,7 @@ def explain(
     `metric`: one of `simulator.explain.sensitivity.METRICS`. Raises `UnknownName` for another, `InvalidInput` for a 0
     (a time per token with one token), and what `simulate` raises.
     """
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
+    metric = figure_named("metric", metric, METRICS)
     captured = capture(model, hw, trace, policy, cache=cache, expert_tier=expert_tier)
     result = interpret(captured, hw, "recurrence", with_intervals=False)
     if not getattr(result, metric):

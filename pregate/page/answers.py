@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,12 @@ from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.ranked_designs import are_ranked, standing_of, told_apart
 from pregate.ask.timing.intervals import compiled, measured_at
-from pregate.ask.timing.time_errors import run_intervals
+from pregate.ask.timing.time_errors import TimeError, run_doubts
 from pregate.draw.palette import colours_of, hatch_number
 from pregate.draw.timelines import LANE_NAMES
 from pregate.page.page_arrays import ArrayBlock
 from pregate.page.priced_works import PricedWorks
+from pregate.page.rivals import rivals
 from pregate.page.subject import AS_ROUTED, PageSubject, Stop, active_experts, link_stops, with_hbm
 from pregate.routing_traces import synthesize
 from simulator.batched.batch import Compiled
@@ -47,7 +48,17 @@ __all__ = ["METRICS", "document"]
 METRICS = ("tpot_s", "ttft_s", "moe_layer_latency_s", "tokens_per_s")
 """What a page answers, in the order of its cube."""
 
-FORMAT, VERSION = "pregate.page", 1
+FORMAT, VERSION = "pregate.page", 2
+
+
+class _Answers(NamedTuple):
+    """Of a schedule on a machine: its metrics, (n_metrics, n_links), and on the link that the machine has the ends of
+    95 % intervals, (n_metrics, 2), and what each metric is off by.
+    """
+
+    cube: NDArray[np.float32]
+    ends: NDArray[np.float32]
+    errors: tuple[TimeError | None, ...]
 
 
 @dataclass(slots=True)
@@ -58,10 +69,8 @@ class _Page:
     block: ArrayBlock = field(default_factory=ArrayBlock)
     schedules: list[dict[str, Any]] = field(default_factory=list)
     of_digest: dict[str, int] = field(default_factory=dict)
-    answered: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=dict)
-    """By schedule and machine: (n_metrics, n_links), and on the link that the machine has the ends of 95 % intervals,
-    (n_metrics, 2).
-    """
+    answered: dict[tuple[int, int], _Answers] = field(default_factory=dict)
+    """By schedule and machine."""
     priced: list[PricedWorks] = field(default_factory=list)
     """By machine."""
     ready: dict[int, Compiled] = field(default_factory=dict)
@@ -123,7 +132,7 @@ def _machine(page: _Page, machine: Platform) -> dict[str, Any]:
         "name": machine.hardware,
         "stack": machine.stack.name,
         "links": page.block.add(links),
-        "own_link": int(np.flatnonzero(links == machine.machine.link.h2d_bytes_per_s)[0]),
+        "own_link": _own_link(machine),
         "own_hbm": int(np.argmin(np.abs(np.array(page.subject.hbm_factors) - 1))),
         "hbm": [with_hbm(machine, factor) for factor in page.subject.hbm_factors],
         "calibration": machine.describe_calibration(page.subject.models[0].dtype.name),
@@ -148,7 +157,7 @@ def _points(page: _Page, model: ModelArchitecture) -> list[list[list[dict[str, A
             for factor in subject.hbm_factors:
                 memory = replace(memory_of(machine), hbm_bytes=with_hbm(machine, factor))
                 asked = [captured.of(model, memory, trace, design, workload) for design in subject.designs]
-                found[i].append([_answer(page, one, i) for one in asked])
+                found[i].append(_with_alike(page, [_answer(page, one, i) for one in asked], i))
     return found
 
 
@@ -203,16 +212,26 @@ def _answer(page: _Page, captured: Captured | str, i_machine: int) -> dict[str, 
         costs, parts = page.priced[i_machine].of(captured.decoded.schedule.works)
         found = measured_at(page.ready.get(i_schedule) or compiled(captured), captured, costs)
         cube = np.array([np.broadcast_to(found[name], costs.duration_s.shape[1]) for name in METRICS], np.float32)
-        answers = page.answered[i_schedule, i_machine] = cube, _ends(captured, page.subject.machines[i_machine])
+        doubts = run_doubts(captured, page.subject.machines[i_machine], METRICS, None)
+        ends = np.array([doubts[name].interval or (np.nan, np.nan) for name in METRICS], np.float32)
+        answers = _Answers(cube, ends, tuple(doubts[name].error for name in METRICS))
+        page.answered[i_schedule, i_machine] = answers
         page.schedules[i_schedule]["prices"][i_machine] = _prices(page.block, costs, parts)
-    cube, ends = answers
-    return {"schedule": i_schedule, "cube": page.block.add(cube), "ends": page.block.add(ends)}
+    return {"schedule": i_schedule, "cube": page.block.add(answers.cube), "ends": page.block.add(answers.ends)}
 
 
-def _ends(captured: Captured, machine: Platform) -> NDArray[np.float32]:
-    """The ends of the 95 % interval of each metric, (n_metrics, 2); NaN where there is none."""
-    found = run_intervals(captured, machine, METRICS, None)
-    return np.array([found[name] or (np.nan, np.nan) for name in METRICS], np.float32)
+def _with_alike(page: _Page, found: list[dict[str, Any]], i_machine: int) -> list[dict[str, Any]]:
+    """Designs at a point, each with the others that it cannot be told from on the machine's own link, by metric."""
+    at_own = _own_link(page.subject.machines[i_machine])
+    answers = [page.answered[one["schedule"], i_machine] if "schedule" in one else None for one in found]
+    known = [None if one is None else (one.cube[:, at_own], one.errors) for one in answers]
+    near = rivals(known, len(METRICS))
+    return [one | {"alike": near[i]} if "schedule" in one else one for i, one in enumerate(found)]
+
+
+def _own_link(machine: Platform) -> int:
+    """The stop of the link that the machine has."""
+    return int(np.flatnonzero(link_stops(machine) == machine.machine.link.h2d_bytes_per_s)[0])
 
 
 def _schedule(page: _Page, captured: Captured) -> int:

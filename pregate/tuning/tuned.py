@@ -23,9 +23,10 @@ from pregate.card.choice import times_with_interval
 from pregate.card.designs import plan_design
 from pregate.card.job import Workpiece, recorded_job
 from pregate.card.judged_design import Judged, judge
+from pregate.spellings.figures import figure_named
 from pregate.tuning.settings import CHUNKS_MIB, CPU_S_PER_OP, CPU_S_PER_SETTING, DEFAULT, designs_to_try
 from simulator.modes import FIFO, Modes
-from traces.errors import InvalidInput, unknown_name
+from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -145,8 +146,7 @@ def tune(
     one, by its prompt. `cache_dir`: a folder for what is found of settings (None: the usual one, False: none). Raises
     `InvalidInput` where nothing fits, and for `now` that does not.
     """
-    if objective not in OBJECTIVES:
-        raise unknown_name("objective", objective, OBJECTIVES)
+    objective = figure_named("objective", objective, OBJECTIVES)
     if not budget_s > 0:
         raise InvalidInput(f"budget = {budget_s:g} CPU seconds: above 0")
     drift, kept = None if before is None else drift_between(before, trace), schedules_in(cache_dir)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidFile, InvalidInput
+from traces.importers.choice_arrays import as_choices
 from traces.importers.model_shape import ModelShape
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
@@ -133,7 +134,9 @@ class TokenRows:
         """One token's choice at a layer; `first_slot` where a row is one slot. Raises `InvalidFile` naming `line`."""
         if weights is None:
             weights = (float("nan"),) * len(experts)
-        experts = [int(one) if type(one) is float and one.is_integer() else one for one in experts]
+        experts = [
+            int(one) if type(one) is bool or (type(one) is float and one.is_integer()) else one for one in experts
+        ]
         if not experts or len(weights) != len(experts):
             raise refused(self.path, f"{len(experts)} experts and {len(weights)} weights", line)
         for name, value in (("sequence", sequence), ("token", position), ("layer", layer), *_named(experts)):
@@ -165,6 +168,11 @@ class TokenRows:
         experts, weights = np.full(dims, -1, np.int16), np.full(dims, np.nan, np.float32)
         experts.reshape(-1)[at] = cells[:, 5]
         weights.reshape(-1)[at] = np.frombuffer(self._weights, dtype=np.float32)
+        ids = as_choices(experts, 3)
+        if ids is not experts:  # masks over all experts
+            weights = np.take_along_axis(weights, ids, axis=2)
+            experts, origin = ids.astype(np.int16), replace(origin, n_experts=origin.n_experts or dims[2])
+            dims = experts.shape
         chosen = (experts >= 0).sum(axis=2)
         short = (chosen > 0) & (chosen < dims[2])
         if short.any():

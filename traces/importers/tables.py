@@ -132,9 +132,9 @@ def _field(path: Path, number: int, item: Any) -> str:
     """A value as the text that a table has for it."""
     if not isinstance(item, list):
         return "" if item is None else str(item)
-    if not all(type(one) in (int, float) for one in item):
+    if not all(type(one) in (int, float, bool) for one in item):
         raise refused(path, f"{str(item)[:40]} is no list of numbers", number)
-    return " ".join(map(str, item))
+    return " ".join(str(int(one) if type(one) is bool else one) for one in item)
 
 
 def named_rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -20,7 +20,7 @@ from traces.model.layer_stack import LayerStack, every_layer
 from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.published_counts import PublishedCount, PublishedCounts
-from traces.model.same_models import SAME_AS
+from traces.model.same_models import SAME_AS, TRAINED_CONTEXTS
 
 __all__ = [
     "DTYPES",
@@ -70,10 +70,10 @@ def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
 def _shipped_architecture(name: str) -> ModelArchitecture:
     """The shipped architecture of that name, or of a model that has it, read once. Raises `UnknownName`.
 
-    A model that was trained otherwise may go to another context.
+    A model that was trained otherwise may go to another context, which is its own or unknown.
     """
     if name in SAME_AS:
-        return dataclasses.replace(_shipped_architecture(SAME_AS[name]), trained_context=0)
+        return dataclasses.replace(_shipped_architecture(SAME_AS[name]), trained_context=TRAINED_CONTEXTS.get(name, 0))
     if name not in architecture_names():
         raise unknown_name("model", name, (*architecture_names(), *SAME_AS))
     return _read(_SHIPPED / f"{name}.yaml")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["SAME_AS"]
+__all__ = ["SAME_AS", "TRAINED_CONTEXTS"]
 
 SAME_AS: Mapping[str, str] = {
     "deepseek-r1": "deepseek-v3",
@@ -79,3 +79,23 @@ SAME_AS: Mapping[str, str] = {
     "qwen3.5-35b-a3b": "qwen3.6-35b-a3b",
 }
 """By name, the shipped architecture that it has."""
+
+TRAINED_CONTEXTS: Mapping[str, int] = {
+    "deepseek-r1": 163_840,
+    "deepseek-v3.1": 163_840,
+    "glm-5": 202_752,
+    "kimi-k2-instruct": 131_072,
+    "kimi-k2.5": 262_144,
+    "kimi-k2.6": 262_144,
+    "kimi-k2.7-code": 262_144,
+    "llama-4-maverick-17b-128e-instruct": 1_048_576,
+    "llama-4-scout-17b-16e-instruct": 10_485_760,
+    "minimax-m2.7": 204_800,
+    "qwen3-coder-480b-a35b-instruct": 262_144,
+    "qwen3-vl-235b-a22b-instruct": 262_144,
+    "qwen3-vl-30b-a3b-instruct": 262_144,
+    "qwen3.5-35b-a3b": 262_144,
+}
+"""Tokens that the makers' configurations go to, of those that were read: copies of them in aiconfigurator-core 0.12.0
+(Apache-2.0), model_configs (read 2026-11-30); of DeepSeek-V3.1, Kimi-K2.6 and K2.7 NVIDIA's quantised ones.
+"""

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,14 @@ from hwmodels.platform import Platform
 from hwmodels.specs.spread import HALF_95, shipped_spread
 from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured
-from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_intervals, claimed_run, room_of
+from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_run, room_of
 from pregate.ask.timing.intervals import Interval, intervals
 from simulator.explain.critical_path import ExplainedRun
 from simulator.explain.sensitivity import metric_weights
 
 __all__ = [
-    "OF_FIT", "OWN_ERROR", "SCATTER", "TimeError", "fit_speaks", "interval_of_ratio", "run_intervals", "summed",
-    "time_error",
+    "OF_FIT", "OWN_ERROR", "SCATTER", "Doubt", "TimeError", "fit_speaks", "holds_one", "interval_of_ratio",
+    "run_doubts", "summed", "time_error",
 ]  # fmt: skip
 
 OWN_ERROR = "interval of "
@@ -162,18 +162,43 @@ def time_error(captured: Captured, hw: Platform, metric: str, run: ExplainedRun 
     run = run or claimed_run(captured, figures)
     if fit_speaks(captured, hw):
         found = intervals(captured, hw, np.random.default_rng(0), metrics=(metric,), explained=run)[metric]
-        if found is not None and found[0] > 0:
-            value = metric_weights(run.timeline, find_probes(captured.decoded.schedule, captured.trace), metric)
-            seconds = value.value(run.timeline)
-            return TimeError(fitted=(math.log(seconds / found[0]), math.log(found[1] / seconds)))
+        value = metric_weights(run.timeline, find_probes(captured.decoded.schedule, captured.trace), metric)
+        fitted = _fitted(value.value(run.timeline), found)
+        if fitted is not None:
+            return fitted
     _, depends = claimed_depends(captured, hw, figures, (metric,), run)[metric]
     return TimeError(depends, room_of(hw, captured, figures), 1.0)
 
 
-def run_intervals(
-    captured: Captured, hw: Platform, metrics: Sequence[str], run: ExplainedRun | None
-) -> Mapping[str, Interval | None]:
-    """The interval of each of `metrics`, rates among them; `run`: of `captured` on `hw`, when it is known."""
+class Doubt(NamedTuple):
+    """The 95 % interval of a metric and what its logarithm is off by; None where nothing says so."""
+
+    interval: Interval | None
+    error: TimeError | None
+
+
+def run_doubts(captured: Captured, hw: Platform, metrics: Sequence[str], run: ExplainedRun | None) -> dict[str, Doubt]:
+    """Of each of `metrics`, rates among them; `run`: of `captured` on `hw`, when it is known."""
+    figures = figures_of(hw)
+    run = run or claimed_run(captured, figures)
+    depends = claimed_depends(captured, hw, figures, metrics, run)
     if fit_speaks(captured, hw):
-        return intervals(captured, hw, np.random.default_rng(0), metrics=metrics, explained=run)
-    return claimed_intervals(captured, hw, figures_of(hw), metrics, run)
+        found = intervals(captured, hw, np.random.default_rng(0), metrics=metrics, explained=run)
+        return {name: Doubt(found[name], _fitted(value, found[name])) for name, (value, _) in depends.items()}
+    spread, room = shipped_spread(), room_of(hw, captured, figures)
+    return {
+        name: Doubt(spread.interval(value, each, room), TimeError(each, room, 1.0)) if value > 0 else Doubt(None, None)
+        for name, (value, each) in depends.items()
+    }
+
+
+def _fitted(value: float, interval: Interval | None) -> TimeError | None:
+    """What a fit is off by where its `interval` is of `value`."""
+    if interval is None or interval[0] <= 0:
+        return None
+    return TimeError(fitted=(math.log(value / interval[0]), math.log(interval[1] / value)))
+
+
+def holds_one(interval: Interval) -> bool:
+    """Whether the interval of a ratio holds 1."""
+    return interval[0] <= 1 <= interval[1]

@@ -47,7 +47,7 @@ _OF_ALL: Mapping[str, Check] = {
     "tier": names.tier,
     "engine": names.one_of("engine", tuple(choices.ENGINES)),
     "backend": names.backend,
-    "objective": names.one_of("objective", tuple(choices.OBJECTIVES)),
+    "objective": names.objective,
     "batch": numbers.batch,
     "input_tokens": numbers.at_least(1),
     "output_tokens": numbers.at_least(1),

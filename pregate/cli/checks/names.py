@@ -8,12 +8,13 @@ from typing import Any
 
 from pregate.ask import choices
 from pregate.cli.checks.paths import file
+from pregate.spellings.figures import figure_named
 from traces.errors import InvalidInput, UnknownName, unknown_name
 
 __all__ = [
     "Check", "all_of", "backend", "bounded", "cache", "design", "designs", "designs_once", "designs_or_all", "each",
-    "experiment", "explained", "figures", "hardware", "its_own", "modes", "one_of", "part_of_machine", "placement",
-    "predictors", "sets", "stacks", "tier", "today",
+    "experiment", "explained", "figures", "hardware", "its_own", "modes", "objective", "one_of", "part_of_machine",
+    "placement", "predictors", "sets", "stacks", "tier", "today",
 ]  # fmt: skip
 
 Check = Callable[[str, Any], None]
@@ -199,7 +200,7 @@ def experiment(option: str, word: str) -> None:
 def figures(option: str, names: Sequence[str]) -> None:
     """What an optimum is of."""
     for name in names:
-        one_of("objective", choices.FIGURES)(option, name)
+        figure_named("objective", name, choices.FIGURES)
 
 
 def bounded(option: str, texts: Sequence[str]) -> None:
@@ -207,7 +208,7 @@ def bounded(option: str, texts: Sequence[str]) -> None:
     for text in texts:
         name, sign, _ = text.replace(">=", "<=").partition("<=")
         if sign:
-            one_of("constraint on", choices.FIGURES)(option, name.strip())
+            figure_named("constraint on", name.strip(), choices.FIGURES)
 
 
 def explained(option: str, name: str) -> None:
@@ -215,7 +216,12 @@ def explained(option: str, name: str) -> None:
 
     from simulator.explain.explained_metrics import METRICS
 
-    one_of("metric", METRICS)(option, name)
+    figure_named("metric", name, METRICS)
+
+
+def objective(option: str, word: str) -> None:
+    """What a design is judged by."""
+    figure_named("objective", word, choices.OBJECTIVES)
 
 
 def backend(option: str, word: str) -> None:

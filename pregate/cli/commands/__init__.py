@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from pregate.cli.arguments import check_arguments, check_recorded, is_typed
+from pregate.cli.arguments import check_arguments, check_together, is_typed
 from pregate.cli.checks.by_option import check_words
 from pregate.cli.coercion import coerced_here
 from pregate.cli.own_code import load_own_policies
@@ -182,7 +182,7 @@ class Command(TyperCommand):
         load_own_policies(
             self.name, {param.name: ctx.params.get(param.name) for param in params if is_typed(ctx, param.name)}
         )
-        check_recorded({param.opts[-1] for param in params if is_typed(ctx, param.name)})
+        check_together(self.name, {param.opts[-1] for param in params if is_typed(ctx, param.name)})
         typed = {param.name: param for param in params if is_typed(ctx, param.name)}
         check_words(self.name, {name: (_spelt(param), ctx.params.get(name)) for name, param in typed.items()})
         return rest

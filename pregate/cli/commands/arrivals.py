@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pregate.cli import options
+from pregate.cli import options, usual_designs
 from pregate.cli.commands.cost import objective_of
+from pregate.cli.left_unsaid import say_scale_of_fp8
 from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
 from pregate.cli.trained_context import say_beyond_context
@@ -30,7 +31,10 @@ NOTHING_SERVES = 1
 def arrivals(
     model: options.Model,
     hardware: options.Hardware,
-    policies: options.Designs = "on_demand,pregate,pregate+lru,gpu_only",
+    policies: Annotated[
+        str | None,
+        typer.Option(help=f"Designs, by comma; default: {usual_designs.IN_QUEUES}, {usual_designs.OR_ENGINE}."),
+    ] = None,
     arrivals: Annotated[
         Path | None,
         typer.Option(
@@ -84,7 +88,8 @@ def arrivals(
     came = _asked(arrivals, requests, input_tokens, output_tokens, seed)
     architecture = build_model(model, dtype, None, formats)
     machine = build_machine(hardware, stack, None, sets)
-    names = distinct(policies, "--policies")
+    names = None if policies is None else distinct(policies, "--policies")
+    say_scale_of_fp8((formats, dtype), [machine])
     say_beyond_context(architecture, int((came.input_tokens + came.output_tokens).max()))
     from pregate.economics.arrivals import under_arrivals
 
@@ -104,6 +109,8 @@ def arrivals(
             seed=seed,
             progress=update,
         )
+    if policies is None:
+        usual_designs.say_engine(architecture, machine.stack.name)
     document = report.to_dict()
     if not render.print_data(format, document, document["rows"]):
         _print(report)
@@ -138,11 +145,11 @@ def _print(report: ArrivalReport) -> None:
         "requests/s",
         "at once",
         "busy",
+        "most/s",
         "TTFT p50",
         "TTFT p99",
         "TPOT p99",
         "USD/M tokens",
-        "most/s",
     ):
         table.add_column(head, justify="right")
     for row in sorted(report.rows, key=lambda row: row.requests_per_s):
@@ -170,12 +177,12 @@ def _cells(row: UnderArrivals) -> tuple[str, ...]:
 
     asked, most = rate(row.requests_per_s), rate(row.capacity.value)
     if row.grows:
-        return (row.design, asked, str(row.slots), "100%", "grows", "the queue grows", "-", "-", most)
+        return (row.design, asked, str(row.slots), "100%", most, "grows", "the queue grows", "-", "-")
     cost = row.usd_per_million
     return (
-        row.design, asked, str(row.slots), f"{row.busy:.0%}",
+        row.design, asked, str(row.slots), f"{row.busy:.0%}", most,
         render.si(row.ttft_s[50].value, "s"), _time(row.ttft_s[99]), _time(row.tpot_s[99]),
-        "-" if cost is None else f"{rate(cost.value)} [{rate(cost.low)}, {rate(cost.high)}]", most,
+        "-" if cost is None else f"{rate(cost.value)} [{rate(cost.low)}, {rate(cost.high)}]",
     )  # fmt: skip
 
 

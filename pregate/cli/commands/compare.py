@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from offload.policies.policy_descriptions import DESIGNS
-from pregate.cli import options
+from pregate.cli import options, usual_designs
 from pregate.cli.option_values import build_modes, listed
 from pregate.cli.progress import spinner
 from pregate.cli.question import Question, asks
@@ -16,7 +16,7 @@ from pregate.draw import render
 NOTHING_FITS = 1
 """Exit status where no design fits the machine."""
 
-DEFAULT_POLICIES = "gpu_only,on_demand,prefetch_all,pregate"
+_USUAL = "gpu_only,on_demand,prefetch_all,pregate"
 
 
 @asks()
@@ -24,16 +24,20 @@ def compare(
     *,
     question: Question,
     policies: Annotated[
-        str,
-        typer.Option(help="Designs, by comma: pregate, pregate(2), on_demand+lru:0.1, ./mine.py:MyPolicy; or all."),
-    ] = DEFAULT_POLICIES,
+        str | None,
+        typer.Option(
+            help="Designs, by comma: pregate, pregate(2), on_demand+lru:0.1, ./mine.py:MyPolicy; or all. Default: "
+            f"{_USUAL}, {usual_designs.OR_ENGINE}."
+        ),
+    ] = None,
 ) -> None:
     """Compare designs: MoE-layer latency, tokens/s, TTFT, TPOT, HBM, link traffic; who wins and what binds it.
 
     Example: pregate compare switch-base-128 --hardware a100-sxm4-80gb
     """
-    names = question.several(DESIGNS if policies == "all" else listed(policies))
+    named = None if policies is None else question.several(DESIGNS if policies == "all" else listed(policies))
     architecture, machine, workload = question.subject()
+    names = named if named is not None else question.several(question.usual(_USUAL, architecture, machine, workload))
     chosen, cache = question.designs(names, architecture)
     from pregate.ask.comparison import compare as run_compare
     from pregate.ask.ranked_designs import kept_in_view

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pregate.cli import options
+from pregate.cli import options, usual_designs
+from pregate.cli.left_unsaid import say_scale_of_fp8
 from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
 from pregate.cli.trained_context import say_beyond_context
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pregate.economics.costing import CostReport
     from pregate.economics.serving import LatencyPromise
 
+_USUAL = "on_demand,on_demand+lru,pregate,pregate+lru,gpu_only"
+
 NOTHING_SERVES = 1
 """Exit status where no design serves the requests."""
 
@@ -26,8 +29,11 @@ def cost(
     model: options.Model,
     hardware: options.Hardware,
     policies: Annotated[
-        str, typer.Option(help="Designs, by comma; the first is what runs now.")
-    ] = "on_demand,on_demand+lru,pregate,pregate+lru,gpu_only",
+        str | None,
+        typer.Option(
+            help=f"Designs, by comma; the first is what runs now. Default: {_USUAL}, {usual_designs.OR_ENGINE}."
+        ),
+    ] = None,
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
     rate: Annotated[float, typer.Option(help="Requests a second to serve.")] = 0.1,
@@ -49,8 +55,16 @@ def cost(
     """
     architecture = build_model(model, dtype, None, formats)
     machine = build_machine(hardware, stack, None, sets)
-    names = distinct(policies, "--policies")
+    say_scale_of_fp8((formats, dtype), [machine])
     say_beyond_context(architecture, input_tokens + output_tokens)
+    tried = _batches(batches)
+    if policies is None:
+        from pregate.card.job import RequestLoad, workpiece
+
+        job = RequestLoad(input_tokens, max(output_tokens, 2), tried[-1])
+        names = usual_designs.of_work(_USUAL, architecture, machine, lambda: workpiece(architecture, job))
+    else:
+        names = distinct(policies, "--policies")
     from pregate.economics.costing import costs
 
     with spinner("costing") as update:
@@ -63,7 +77,7 @@ def cost(
             requests_per_s=rate,
             objective=objective_of(max_ttft, max_tpot),
             basis=basis,
-            batches=_batches(batches),
+            batches=tried,
             assumptions=assumed(assumptions, assume),
             progress=update,
         )

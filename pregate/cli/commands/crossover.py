@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pregate.cli import options
+from pregate.cli import options, usual_designs
+from pregate.cli.arguments import is_typed
 from pregate.cli.consent import require_consent_along
 from pregate.cli.option_values import listed
 from pregate.cli.progress import spinner
@@ -30,14 +31,31 @@ _AXIS_HELP = (
     "acceptance; it takes the place of the option."
 )
 
+_USUAL = "gpu_only,on_demand,prefetch_all,pregate"
+_OF_OFFLOADING = ("lookahead", "cache_ratio", "tier_bytes")
+"""Axes that no design of an engine has."""
+
+_GIVEN_BY = {
+    "batch": "batch",
+    "active": "n_active",
+    "top_k": "top_k",
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "hbm": "accelerator.hbm_bytes",
+}
+"""Axes, by the option that gives one a value."""
+
 
 @asks(*ENGINES)
 def crossover(
     *,
+    context: typer.Context,
     axis: Annotated[str, typer.Option(help=_AXIS_HELP)],
     from_: Annotated[str, typer.Option("--from", help="Its lowest value, SI or with a unit: 4e9, 4GB/s, 1.")],
     to: Annotated[str, typer.Option(help="Its highest value.")],
-    policies: options.Designs = "gpu_only,on_demand,prefetch_all,pregate",
+    policies: Annotated[
+        str | None, typer.Option(help=f"Designs, by comma; default: {_USUAL}, {usual_designs.OR_ENGINE}.")
+    ] = None,
     metric: options.Metric = "tokens_per_s",
     points: Annotated[int, typer.Option(help="Points of the scan that finds brackets.")] = 33,
     question: Question,
@@ -46,10 +64,13 @@ def crossover(
 
     Example: pregate crossover switch-base-8 --hardware a100-sxm4-80gb --axis hbm_bytes --from 2GB --to 80GB
     """
-    names = question.several(listed(policies))
-    if len(names) < 2:
+    names = [] if policies is None else question.several(listed(policies))
+    if policies is not None and len(names) < 2:
         raise InvalidInput(f"--policies {policies!r}: one design crosses nothing, name two or more")
-    architecture, machine, workload = _subject(question, axis, from_, to)
+    typed = {name for name in context.params if is_typed(context, name)}
+    architecture, machine, workload = _subject(question, typed, axis, from_, to)
+    if policies is None:
+        names = _usual(question, axis, architecture, machine)
     designs, cache = question.designs(names, architecture)
     from pregate.explore.crossover import crossovers
 
@@ -70,8 +91,18 @@ def crossover(
         print(f"Not every point can be: {found.refusal}.")
 
 
+def _usual(question: Question, axis: str, model: ModelArchitecture, machine: Platform) -> list[str]:
+    """The designs where none is named. Raises `InvalidInput` for an engine that has one."""
+    if axis in _OF_OFFLOADING or question.cache is not None or question.placement is not None:
+        return question.several(listed(_USUAL))
+    names = question.several(usual_designs.along_axes(_USUAL, model, [machine.stack.name]))
+    if len(names) < 2:
+        raise InvalidInput(f"{machine.stack.name} runs {names[0]} alone whatever the memory: name others by --policies")
+    return names
+
+
 def _subject(
-    question: Question, axis: str, low: str, high: str
+    question: Question, typed: set[str], axis: str, low: str, high: str
 ) -> tuple[ModelArchitecture, Platform, RoutingTrace | TraceRecipe]:
     """Model, machine and trace; a synthetic trace stays a recipe, for an axis may change what it is made of."""
     if question.trace is not None:
@@ -83,7 +114,7 @@ def _subject(
 
         return model, machine, TraceRecipe(batch="max", path=question.trace) if question.fills_memory else trace
     model = question.architecture()
-    _require_free(question, axis)
+    _require_free(question, typed, axis)
     from pregate.explore.sweeps.workloads import TraceRecipe
     from pregate.routing_traces import load_popularity
 
@@ -101,15 +132,12 @@ def _subject(
     return model, question.machine(), recipe
 
 
-def _require_free(question: Question, axis: str) -> None:
-    """Raise `InvalidInput` for a number that varies and is given too."""
+def _require_free(question: Question, typed: set[str], axis: str) -> None:
+    """Raise `InvalidInput` for a number that varies and is `typed` too."""
     from hwmodels.specs.machine_fields import ALIASES
     from pregate.explore.sweeps.axes import find_axis
 
-    counts = {"batch": question.batch, "n_active": question.active, "top_k": question.top_k}
-    given = {name for name, count in counts.items() if count is not None}
-    given |= {name for name in ("input_tokens", "output_tokens") if getattr(question, name) != 256}
-    given |= {"accelerator.hbm_bytes"} if question.hbm is not None else set()
+    given = {axis for name, axis in _GIVEN_BY.items() if name in typed}
     given |= {ALIASES.get(key, key) for key in (text.partition("=")[0] for text in question.sets or ())}
     drafting = drafting_of(question.speculative)
     given |= set() if drafting is None else drafting.overrides.keys()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @asks(*ENGINES)
 def explain(
     *,
-    policy: options.Policy = "pregate",
+    policy: options.PolicyOrUsual = None,
     metric: options.Metric = "makespan_s",
     question: Question,
     tornado: Annotated[Path | None, typer.Option(help="Draw what 10 % of each number does (PNG or SVG).")] = None,
@@ -34,13 +34,14 @@ def explain(
     if tornado is not None:
         require_picture(tornado)
     architecture, machine, workload = question.subject()
-    (chosen,), cache = question.designs([question.drafting(policy)], architecture)
+    name = question.one_design(policy, architecture, machine, workload)
+    (chosen,), cache = question.designs([name], architecture)
     from pregate.ask.calibration_told import describe_calibration
     from pregate.ask.routing_source import describe_routing
     from pregate.explore.explanation import explain as run_explain
 
     with spinner("explaining") as update:
-        update(policy)
+        update(chosen.name)
         workload = question.trace_of(chosen, architecture, machine, workload, cache)
         explanation = run_explain(
             architecture, machine, workload, chosen, cache=cache, expert_tier=question.tier, metric=metric,
@@ -76,9 +77,8 @@ def _tables(explanation: Explanation) -> list[Table]:
     )
     for column in ("number", "value", "% for 1 %", f"-{MOVE:.0%}", f"+{MOVE:.0%}"):
         numbers.add_column(column, justify="left" if column == "number" else "right")
-    for key, elasticity in explanation.by_size():
+    for key in explanation.that_matter():
         swing = explanation.swings[key]
-        if abs(elasticity) >= 5e-4 or swing.span >= 1e-4 * explanation.value:
-            changes = [f"{swing.low / explanation.value - 1:+.2%}", f"{swing.high / explanation.value - 1:+.2%}"]
-            numbers.add_row(key, f"{swing.value:.4g}", f"{elasticity:+.3f}", *changes)
+        changes = [f"{swing.low / explanation.value - 1:+.2%}", f"{swing.high / explanation.value - 1:+.2%}"]
+        numbers.add_row(key, f"{swing.value:.4g}", f"{explanation.elasticities[key]:+.3f}", *changes)
     return [shares, numbers]

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from pregate.cli import options
+from pregate.cli import options, usual_designs
 from pregate.cli.option_values import build_machine, build_model, distinct
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
@@ -15,14 +15,16 @@ from pregate.page import DESIGNS
 from traces.errors import InvalidInput
 
 Value = TypeVar("Value", int, float)
-_DESIGNS = ",".join(DESIGNS)
+_USUAL = ",".join(DESIGNS)
 
 
 def explore(
     models: Annotated[list[str], typer.Argument(help="Models, as for `compare`; the page has a list of them.")],
     hardware: Annotated[str, typer.Option(help="Machines (`pregate hardware`) or YAML files, by comma.")],
     output: options.Page,
-    policies: options.Designs = _DESIGNS,
+    policies: Annotated[
+        str | None, typer.Option(help=f"Designs, by comma; default: {_USUAL}, {usual_designs.OR_ENGINE}.")
+    ] = None,
     batches: Annotated[str, typer.Option(help="Stops of the batch slider.")] = "1,4,16",
     prompts: Annotated[str, typer.Option(help="Stops of the prompt slider, tokens a sequence.")] = "32,256",
     active: Annotated[
@@ -51,7 +53,11 @@ def explore(
     }
     architectures = [build_model(name, dtype, None, formats) for name in models]
     machines = [build_machine(name, stack, None, None) for name in distinct(hardware, "--hardware")]
-    designs = distinct(policies, "--policies")
+    designs = (
+        usual_designs.along_axes(_USUAL, architectures[0], [machine.stack.name for machine in machines])
+        if policies is None
+        else distinct(policies, "--policies")
+    )
     from pregate.page.writing import explore_page
 
     with spinner("writing the page") as update:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hwmodels.platform import machines_of
-from pregate.cli import options
+from pregate.cli import options, usual_designs
 from pregate.cli.arguments import is_typed
 from pregate.cli.consent import require_consent_along
 from pregate.cli.option_values import build_cache, build_model, listed
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NOTHING_FEASIBLE = 1
 """Exit status where no point meets every constraint."""
 
-_POLICIES = "gpu_only,on_demand,pregate"
+_USUAL = "gpu_only,on_demand,pregate"
 _RANGE = re.compile(r"(.+?)\.\.(.+?)(?::(linear|log))?")
 _SEARCHED = (
     "model", "hardware", "policies", "axis", "trace", "batch", "input_tokens", "output_tokens", "active", "cache",
@@ -46,7 +46,9 @@ def optimize(
     hardware: Annotated[
         str | None, typer.Option(help="Machines, by comma; default: all that ship and that --stack runs on.")
     ] = None,
-    policies: options.Designs = _POLICIES,
+    policies: Annotated[
+        str | None, typer.Option(help=f"Designs, by comma; default: {_USUAL}, {usual_designs.OR_ENGINE}.")
+    ] = None,
     axis: Annotated[
         list[str] | None,
         typer.Option(help="What varies: batch=1,2,4 or link=pcie4-x16,pcie5-x16; a range: hbm_bytes=8GB..80GB:log."),
@@ -91,13 +93,21 @@ def optimize(
     else:
         architecture = build_model(model, dtype, top_k, formats)
         from pregate.explore.speculative import with_and_without
+        from pregate.spellings.names import our_name
+
+        stack = None if stack is None else our_name("stack", stack)
 
         drafting = drafting_of(speculative)
         axes, recipe = _axes(axis or (), hardware, stack, {} if drafting is None else drafting.overrides)
+        named = (
+            usual_designs.along_axes(_USUAL, architecture, [] if stack is None else [stack])
+            if policies is None
+            else listed(policies)
+        )
         workload = _workload(trace, batch, input_tokens, output_tokens, active, seed)
         searched = {
             "model": architecture, "hw": recipe, "trace": workload, "axes": axes,
-            "policies": with_and_without(listed(policies), drafting), "cache": build_cache(cache), "expert_tier": tier,
+            "policies": with_and_without(named, drafting), "cache": build_cache(cache), "expert_tier": tier,
         }  # fmt: skip
     if trials is not None:
         searched["n_trials"] = trials
@@ -145,8 +155,9 @@ def _axes(
 ) -> tuple[dict[str, Any], MachineRecipe]:
     """The axes of the options, machines first where there are several. Raises `InvalidInput` for other text."""
     from pregate.explore.sweeps.machines import MachineRecipe
+    from pregate.spellings.names import our_name
 
-    machines = list(machines_of(stack)) if hardware is None else listed(hardware)
+    machines = list(machines_of(stack)) if hardware is None else [our_name("hardware", one) for one in listed(hardware)]
     if not machines:
         raise InvalidInput(
             f"--hardware {hardware!r} names no machine: leave it out for every machine that --stack runs on"
@@ -170,14 +181,12 @@ def _axes(
 def _workload(
     path: Path | None, batch: str | None, input_tokens: int, output_tokens: int, active: int | None, seed: int
 ) -> TraceRecipe:
-    """The trace of the options. Raises `InvalidInput` where a file is given what only a synthetic trace has."""
+    """The trace of the options."""
     from pregate.explore.sweeps.workloads import TraceRecipe
 
     n: int | Literal["max"] | None = "max" if batch == "max" else None if batch is None else int(batch)
     if path is None:
         return TraceRecipe(input_tokens, output_tokens, n, seed, n_active=active)
-    if (input_tokens, output_tokens, active) != (256, 256, None):
-        raise InvalidInput("--input-tokens, --output-tokens and --active make a synthetic trace: leave out --trace")
     return TraceRecipe(path=path, batch=n)
 
 

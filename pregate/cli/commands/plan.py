@@ -13,7 +13,7 @@ import typer
 
 from pregate.cli import options
 from pregate.cli.card_question import CardQuestion
-from pregate.cli.left_unsaid import say_as_published, say_cards_in_turn, say_stood_for
+from pregate.cli.left_unsaid import say_as_published, say_cards_in_turn, say_scale_of_fp8, say_stood_for
 from pregate.cli.option_groups import takes
 from pregate.cli.option_values import build_model
 from pregate.cli.output_paths import require_ledger
@@ -115,6 +115,9 @@ def _say_left_unsaid(question: CardQuestion, model: ModelArchitecture, answer: C
     say_stood_for(question.stacks() or [])
     if isinstance(answer, Card) and question.formats is None and question.dtype is None:
         say_as_published(question.model, model, answer)
+    rankings = [answer.choice] if isinstance(answer, Card) else [one.choice for one in answer.machines]
+    machines = [one.planned.hw for ranking in rankings for one in ranking.ranked]
+    say_scale_of_fp8((question.formats, question.dtype), machines)
     if question.stack is None:
         ranked = [answer] if isinstance(answer, Card) else answer.machines
         say_cards_in_turn(model, [one.best.planned.hw for one in ranked])

@@ -14,7 +14,7 @@ from traces.errors import InvalidInput
 @asks()
 def simulate(
     *,
-    policy: options.Policy = "pregate",
+    policy: options.PolicyOrUsual = None,
     question: Question,
     timeline: options.TimelineFile = None,
     gantt: options.Gantt = None,
@@ -28,8 +28,8 @@ def simulate(
             "--engine stream keeps no timeline: leave out --timeline and --gantt, or take another engine"
         )
     require_timelines(timeline, gantt)
-    name = question.drafting(policy)
     architecture, machine, workload = question.subject()
+    name = question.one_design(policy, architecture, machine, workload)
     (chosen,), cache = question.designs([name], architecture)
     from pregate.ask.calibration_told import describe_calibration
     from pregate.ask.ranked_designs import kept_in_view
@@ -37,7 +37,7 @@ def simulate(
     from pregate.ask.simulation import simulate as run_simulate
 
     with spinner("simulating") as update:
-        update(policy)
+        update(chosen.name)
         workload = question.trace_of(chosen, architecture, machine, workload, cache)
         result = run_simulate(
             architecture,

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from pregate.check.session import ValidationPlan
     from runtime.microbench.session import Settings
 
-_INPUT_TOKENS, _OUTPUT_TOKENS = 32, 16
-"""Of --model, where nothing else is said."""
-
 FAILED, TOO_BUSY = 1, 3
 """Exit status: the gate stays shut; the machine was too busy to say."""
 
@@ -50,8 +47,8 @@ def validate(
     tier: options.Tier = "dram",
     storage: Annotated[Path | None, typer.Option(help="A folder for the experts of --tier ssd.")] = None,
     batch: options.Batch = None,
-    input_tokens: options.InputTokens = _INPUT_TOKENS,
-    output_tokens: options.OutputTokens = _OUTPUT_TOKENS,
+    input_tokens: options.InputTokens = 32,
+    output_tokens: options.OutputTokens = 16,
     active: options.Active = None,
     seed: options.Seed = 0,
     dtype: options.Dtype = None,
@@ -85,8 +82,7 @@ def validate(
     extras.require_torch()
     _check_options(model, suite, max_mape, output)
     if recorded is not None:
-        runs = graphs or go_on or backend != "auto" or budget is not None
-        _check_recorded(recorded, output, ledger, complete=suite is not None and hardware is not None, runs=runs)
+        _check_recorded(recorded, output, ledger, complete=suite is not None and hardware is not None)
     if go_on and (output is None or hardware is None or ledger is not None):
         raise InvalidInput("--go-on: name the folder of the earlier call, -o, and its --fit, without --ledger")
     if ledger is not None:
@@ -104,9 +100,7 @@ def validate(
         workload = CaseWorkload(batch, input_tokens, output_tokens, seed, active, trace)
         groups = [_group(build_model(model, dtype, None), workload, policies, name, link, tier, storage)]
     else:
-        sizes = (batch, active, dtype, input_tokens != _INPUT_TOKENS, output_tokens != _OUTPUT_TOKENS, seed)
-        own = (policies, trace, link, storage, tier != "dram", *sizes)
-        groups = _suite(str(suite), name if recorded is None else "cuda", own)
+        groups = _suite(str(suite), name if recorded is None else "cuda")
     what = f" --suite {suite}" if suite else f" --model {model}"
     command = f"pregate validate{what}{' --graphs' * graphs}{f' --tier {tier}' * (tier != 'dram')}"
     with spinner("validating", lines=True) as update:
@@ -138,15 +132,12 @@ def _check_options(model: str | None, suite: str | None, max_mape: float | None,
         require_writable(output)
 
 
-def _check_recorded(recorded: Path, output: Path | None, ledger: Path | None, *, complete: bool, runs: bool) -> None:
-    """Raise `InvalidInput` for options of `runs` that are not made, and where the old report would be overwritten.
-
-    `complete`: both the suite and the fit are named.
+def _check_recorded(recorded: Path, output: Path | None, ledger: Path | None, *, complete: bool) -> None:
+    """Raise `InvalidInput` where the old report would be overwritten, or not both the suite and the fit are named
+    (`complete`).
     """
     if not complete:
         raise InvalidInput("--recorded FOLDER: say of which --suite its runs are, and on which --fit to predict them")
-    if runs:
-        raise InvalidInput("--recorded FOLDER: nothing is run, leave out --backend, --graphs, --go-on and --budget-s")
     if output is not None and output.resolve() == recorded.resolve():
         raise InvalidInput(f"-o {output}: what was predicted before the runs is there, name another folder")
     if ledger is not None:
@@ -237,14 +228,10 @@ def _tier(tier: str, storage: Path | None) -> str:
     return tier
 
 
-def _suite(name: str, backend: str, own: Sequence[object]) -> list[CaseGroup]:
-    """The groups of a suite. Raises `InvalidInput` where it is not for this back end, or for options of `own`."""
+def _suite(name: str, backend: str) -> list[CaseGroup]:
+    """The groups of a suite. Raises `InvalidInput` where it is not for this back end."""
     from pregate.check.cases import suite_named
 
-    if any(value not in (None, False, "", 0) for value in own):
-        raise InvalidInput(
-            "a suite has its own policies, traces, sizes, formats, links and tier: leave them out, or give --model"
-        )
     if name == "gpu" and backend != "cuda":
         raise InvalidInput("the suite gpu is of whole models on a CUDA device: try --suite full")
     return suite_named(name)

@@ -18,7 +18,8 @@ from hwmodels.quantity import parse_override
 from pregate.ask.simulation import SimulationResult
 from pregate.draw import render
 from pregate.explore.sweeps.dataset import unit_of
-from traces.errors import InvalidInput, unknown_name
+from pregate.spellings.figures import figure_named
+from traces.errors import InvalidInput
 
 __all__ = ["PRICES", "Constraint", "Goals", "Objective", "figure_names", "read_goals", "shown", "unit"]
 
@@ -130,7 +131,7 @@ def shown(field: str, value: float) -> str:
 
 def _objective(text: Any) -> Objective:
     field, _, direction = str(text).strip().partition(":")
-    _check_figure("objective", field)
+    field = figure_named("objective", field, figure_names())
     if direction not in ("min", "max"):
         raise InvalidInput(f"objective {text!r}: write {field}:min or {field}:max")
     return Objective(field, direction == "max")
@@ -141,7 +142,7 @@ def _constraint(text: Any) -> Constraint:
     if match is None:
         raise InvalidInput(f"constraint {text!r}: write FIGURE<=NUMBER or FIGURE>=NUMBER, such as tpot_p99_s<=50ms")
     field, sign, number = match.groups()
-    _check_figure("constraint on", field)
+    field = figure_named("constraint on", field, figure_names())
     try:
         limit = parse_override(number, _DIMENSIONS.get(_UNITS[field], "ratio"))
     except InvalidInput as error:
@@ -149,8 +150,3 @@ def _constraint(text: Any) -> Constraint:
     if limit < 0:
         raise InvalidInput(f"constraint {text!r}: no figure is below 0, so it says nothing: give a limit above")
     return Constraint(field, sign == ">=", limit, str(text).strip())
-
-
-def _check_figure(kind: str, field: str) -> None:
-    if field not in _UNITS:
-        raise unknown_name(kind, field, figure_names())

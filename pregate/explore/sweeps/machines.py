@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwmodels.platform import Platform, load_platform
+from hwmodels.platform import Platform
 from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.explore.sweeps.axes import MACHINE
+from pregate.named import load_hardware
 from traces.errors import InvalidInput
 from traces.foundation.typed import check_fields
 
@@ -37,7 +38,7 @@ class MachineRecipe:
         if not hardware:
             raise InvalidInput("no hardware: name a machine (`pregate hardware`), or give an axis hardware")
         swaps = {kind: choice[kind] for kind in FIELDS if kind in choice}
-        return load_platform(hardware, choice.get("stack", self.stack), {**(self.overrides or {}), **swaps})
+        return load_hardware(hardware, choice.get("stack", self.stack), {**(self.overrides or {}), **swaps})
 
 
 def platform_at(hw: Platform | MachineRecipe | str | Path, choice: Mapping[str, Any]) -> Platform:

@@ -130,8 +130,9 @@ function answersAt(page, buffer, state) {
     if (entry.reason) return {design: page.designs[i], reason: entry.reason};
     const stored = page.schedules[entry.schedule], schedule = readSchedule(buffer, stored);
     const prices = pricesAt(buffer, stored.prices[state.machine], state.link), run = walk(schedule, prices);
-    const ends = state.link === page.machines[state.machine].own_link ? arrayOf(buffer, entry.ends) : null;
-    return {design: page.designs[i], schedule, prices, run, metrics: metricsOf(schedule, run), ends};
+    const own = state.link === page.machines[state.machine].own_link;
+    const ends = own ? arrayOf(buffer, entry.ends) : null, alike = own ? entry.alike : null;
+    return {design: page.designs[i], schedule, prices, run, metrics: metricsOf(schedule, run), ends, alike};
   });
 }
 

@@ -74,14 +74,22 @@ function verdictOf(answers, cube) {
   if (best < 0) return {best, text: [`No answer here: ${why.reason}.`, ...page.told_apart].join(" ")};
   const others = values.map((value, i) => i === best ? null : value), next = bestOf(others, state.metric, page.ranked);
   const more = state.metric === "tokens_per_s", name = page.designs[best];
-  let text = `${name} wins: ${si(values[best], unitOf(state.metric))} ${more ? "" : TITLES[state.metric]}`.trim();
+  const near = rivalsOf(answers[best], values, more);
+  let text = `${name} ${near.length ? "leads" : "wins"}: ${si(values[best], unitOf(state.metric))} ${more ? "" : TITLES[state.metric]}`.trim();
   const interval = intervalOf(answers[best]);
   if (interval) text += ` (95 %: ${interval})`;
   if (next >= 0) {
     const ratio = more ? values[best] / values[next] : values[next] / values[best];
     text += ratio < 1.0005 ? `, as fast as ${page.designs[next]}` : `, ${three(ratio, 3)} times as fast as ${page.designs[next]}`;
   }
+  if (near.length) text += `; it cannot be told from ${near[0]}${near.length > 1 ? ` and ${near.length - 1} more` : ""}: intervals straddle`;
   return {best, text: [`${text}.`, crossing(cube, best), ...page.told_apart].join(" ")};
+}
+
+/** The ranked designs that the best cannot be told from on the machine's own link, the nearest first. */
+function rivalsOf(answer, values, more) {
+  const alike = answer.alike ? answer.alike[page.metrics.indexOf(state.metric)].filter((i) => page.ranked[i]) : [];
+  return alike.sort((a, b) => more ? values[b] - values[a] : values[a] - values[b]).map((i) => page.designs[i]);
 }
 
 /** In words: the nearest link at which another design wins. */

@@ -13,7 +13,7 @@ from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture
 from pregate.ask.decode_middle import DECODED
 from pregate.ask.simulation import interpret
-from pregate.ask.timing.time_errors import TimeError, run_intervals
+from pregate.ask.timing.time_errors import TimeError, run_doubts
 from pregate.card.card import Card
 from pregate.card.choice import ranking_of, ratio
 from pregate.card.designs import plan_design
@@ -171,10 +171,10 @@ def test_a_card_and_a_comparison_have_one_interval(name: str, hardware: str, sta
     for captured, metric, one in (
         (found.schedules.prompt, "ttft_s", found.ttft), (found.schedules.tokens, "tpot_s", found.tpot)
     ):  # fmt: skip
-        assert one.interval == pytest.approx(run_intervals(captured, hw, (metric,), None)[metric], rel=1e-9)
+        assert one.interval == pytest.approx(run_doubts(captured, hw, (metric,), None)[metric].interval, rel=1e-9)
         whole = interpret(captured, hw)
-        said = run_intervals(captured, hw, ("tokens_per_s", "moe_layer_latency_s"), None)
-        assert whole.tokens_per_s_ci95 == pytest.approx(said["tokens_per_s"], rel=1e-9)
+        said = run_doubts(captured, hw, ("tokens_per_s", "moe_layer_latency_s"), None)
+        assert whole.tokens_per_s_ci95 == pytest.approx(said["tokens_per_s"].interval, rel=1e-9)
     is_fitted = name == "switch-base-8"
     assert any(found.tpot.error.fitted) == is_fitted
     assert (found.tpot.why == "the covariance of the fit") == is_fitted

@@ -161,6 +161,8 @@ def test_a_model_is_shown_as_yaml_that_loads_again(run: Run, tmp_path: Path) -> 
         (["compare", *SMALL, "--dtype", "fp12"], "dtype"),
         (["compare", *SMALL[:3], "--trace", "no-such-file"], "no-such-file"),
         (["compare", *SMALL, "--trace", "no-such-file"], "leave out --trace"),
+        (["compare", *SMALL[:3], "--trace", "no-such-file", "--input-tokens", "256"], "leave out --trace"),
+        (["plan", *SMALL[:3], "--trace", "no-such-file", "--seed", "0"], "--seed makes a synthetic trace"),
         (["simulate", *SMALL, "--hbm", "1GB"], "of HBM, there are"),
         (["simulate", *SMALL, "--timeline", "no/such/folder/out.json"], "no/such/folder"),
         (["simulate", *SMALL, "--gantt", "no/such/folder/out.png"], "no/such/folder"),

@@ -32,3 +32,22 @@ def test_an_engine_that_another_stands_for_is_told(run: Run) -> None:
     asked = ("plan", "qwen3-30b-a3b", "--hardware", "h100-sxm", *SHORT, "--stack")
     assert "note: SGLang is predicted as vllm, whose constants and flags stand here" in run(*asked, "SGLang")[2]
     assert "note:" not in run(*asked, "vLLM")[2]
+
+
+def test_a_bare_fp8_is_told_what_it_was_taken_as(run: Run) -> None:
+    note = "note: fp8 is taken as one scale a tensor; what makers store in blocks is fp8-b128, which vllm computes"
+    where = ("qwen3-30b-a3b", "--hardware", "h100-sxm", "--stack", "vllm", *SHORT)
+    asked = (
+        ("compare", "--policies", "gpu_only"),
+        ("arrivals", "--policies", "gpu_only", "--requests", "4"),
+        ("plan",),
+    )
+    for command, *more in asked:
+        for formats in (("--formats", "all=fp8"), ("--formats", "fp8"), ("--dtype", "fp8")):
+            _, out, err = run(command, *where, *more, *formats)
+            assert err.count(note) == 1
+            assert "note:" not in out
+    for said in (("--formats", "all=fp8-b128"), ("--formats", "kv=bf16"), ()):
+        assert "one scale" not in run("compare", *where, "--policies", "gpu_only", *said)[2]
+    elsewhere = ("qwen3-30b-a3b", "--hardware", "h100-sxm", "--stack", "streams", *SHORT, "--formats", "all=fp8")
+    assert "one scale" not in run("compare", *elsewhere, "--policies", "gpu_only")[2]

@@ -101,7 +101,7 @@ def test_a_file_of_a_sweep_states_what_is_searched(run: Run, tmp_path: Path) -> 
         (["switch-base-8", "--axis", "batch"], "neither NAME=VALUE,VALUE,... nor NAME=LOW..HIGH"),
         (["switch-base-8", "--axis", "batch=1", "--axis", "batch=2"], "--axis batch is given twice"),
         (["switch-base-8", "--hardware", "l4", "--axis", "hardware=rtx-4090"], "are the same: give one"),
-        (["switch-base-8", "--minimize", "cost"], "unknown objective 'cost'"),
+        (["switch-base-8", "--minimize", "cost"], "did you mean 'price_usd' or"),
         (["switch-base-8", "--subject-to", "price_usd=3"], "write FIGURE<=NUMBER"),
         (["switch-base-8", "--method", "random"], "unknown method 'random'"),
         (["switch-base-8", "--plot", "front.txt"], "pictures are written as .png"),

@@ -7,6 +7,7 @@ import pytest
 from tests.command_line import Run
 from tests.gguf_files import moe_tensors, write
 from traces.model.architecture import load_architecture
+from traces.model.same_models import SAME_AS, TRAINED_CONTEXTS
 
 SHORT = ("--input-tokens", "8", "--output-tokens", "4")
 
@@ -40,3 +41,10 @@ def test_files_and_configurations_say_it_and_a_model_of_the_same_shapes_may_go_f
     assert load_architecture(model).trained_context == 16
     assert load_architecture("qwen3-30b-a3b").trained_context == 40_960
     assert load_architecture("qwen3-30b-a3b-instruct-2507").trained_context == 0
+    assert load_architecture("qwen3-vl-30b-a3b-instruct").trained_context == 262_144
+    assert load_architecture("glm-5.2").trained_context == 1_048_576
+    assert load_architecture("minimax-m2.7").trained_context != load_architecture("minimax-m2.5").trained_context
+
+
+def test_contexts_are_of_models_that_ship() -> None:
+    assert set(TRAINED_CONTEXTS) <= set(SAME_AS)

@@ -18,7 +18,7 @@ from pregate.economics.costing import CostReport, DesignCost
 from pregate.economics.poc import HOW, Poc, ToMeasure, plan_poc
 from pregate.economics.poc_file import PocFile
 from pregate.economics.serving import LatencyPromise, Served
-from pregate.named import load_model
+from pregate.named import load_hardware, load_model
 from tests.unit.pregate.economics.round_numbers import CARD, SERVED, design, report
 
 ASKED = PocFile(
@@ -122,6 +122,9 @@ def test_every_threshold_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         ("experts found resident", "50.0%", "at least 40.0%",
          "none of its own: where pregate monitor finds drift, ask again with --trace"),
     ]  # fmt: skip
+    full = dataclasses.replace(TRIED, peak_hbm_bytes=84_000_000_000)
+    assert load_hardware(CARD).machine.accelerator.hbm_bytes == 80 * 2**30
+    assert thresholds(monkeypatch, report(serving(full)))[3][1:3] == ("84 GB", "at most 85.9 GB")
     few = dataclasses.replace(TRIED, hit_rate=0.05)
     assert thresholds(monkeypatch, report(serving(few)))[-1][2] == "at least 0.0%"
     plan, _ = planned(monkeypatch, report(serving(TRIED)))

@@ -281,6 +281,7 @@ def test_every_number_of_a_machine_has_a_unit_in_words_and_pictures() -> None:
         (["--axis", "batch", "--from", "1", "--to", "4", "--trace", "t.safetensors"], 0, "pregate from 1 to 4"),
         (["--axis", "batch", "--from", "1.5", "--to", "4"], 2, "axis batch: 1.5 is not a whole number"),
         (["--axis", "lookahead", "--from", "1", "--to", "4", "--batch", "0"], 2, "batch"),
+        (["--axis", "output_tokens", "--from", "2", "--to", "12", "--output-tokens", "256"], 2, "given a value too"),
         (["--axis", "expert_tier", "--from", "dram", "--to", "ssd"], 2, "axis expert_tier takes names"),
     ],
 )

@@ -139,6 +139,14 @@ def test_a_number_without_any_effect_has_no_bar(trace: pregate.RoutingTrace) -> 
     assert [label.get_text() for label in tornado(only).axes[0].get_yticklabels()] == ["stack.kernel_s"]
 
 
+def test_no_bar_of_a_tornado_is_too_narrow_to_be_seen(trace: pregate.RoutingTrace) -> None:
+    for found in (explained(trace), explained(trace, "tpot_s")):
+        spans = {key: swing.span for key, swing in found.swings.items()}
+        assert min(spans.values()) < max(spans.values()) / 200
+        labels = [label.get_text() for label in tornado(found, n_bars=1000).axes[0].get_yticklabels()]
+        assert set(labels) == {key for key, span in spans.items() if span > max(spans.values()) / 200}
+
+
 def test_the_command_prints_shares_numbers_and_the_verdict(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "out.png"
     status, out, err = run("explain", *SMALL, "--metric", "tokens_per_s", "--tornado", str(path))

@@ -1,0 +1,61 @@
+"""The designs of a command where `--policies` names none: its own, or what the engine of the stack runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from pregate.cli.option_values import distinct
+
+if TYPE_CHECKING:
+    from hwmodels.platform import Platform
+    from pregate.card.job import Workpiece
+    from traces.model.architecture import ModelArchitecture
+    from traces.routing import RoutingTrace
+
+__all__ = ["IN_QUEUES", "OR_ENGINE", "along_axes", "of_trace", "of_work", "say_engine"]
+
+OR_ENGINE = "or what the engine of --stack runs"
+"""Of the help of `--policies`, behind the designs of a command."""
+
+IN_QUEUES = "on_demand,pregate,pregate+lru,gpu_only"
+
+
+def of_work(usual: str, model: ModelArchitecture, hw: Platform, work: Callable[[], Workpiece]) -> list[str]:
+    """`usual`, or the designs of the engine of `hw` for `work`, which is told."""
+    from pregate.card.designs import engine_offers
+    from pregate.card.engine_defaults import settled_designs
+
+    if not engine_offers(hw.stack.name) or model.is_encoder_decoder:
+        return distinct(usual, "--policies")
+    found = list(settled_designs(model, hw, work()))
+    say_engine(model, hw.stack.name)
+    return found
+
+
+def of_trace(usual: str, model: ModelArchitecture, hw: Platform, trace: RoutingTrace) -> list[str]:
+    """The same for a `trace`."""
+    from pregate.card.job import recorded_job
+
+    return of_work(usual, model, hw, lambda: recorded_job(model, trace))
+
+
+def along_axes(usual: str, model: ModelArchitecture, stacks: Sequence[str]) -> list[str]:
+    """`usual`, or what the engine runs that all `stacks` are, whatever the memory, which is told."""
+    from pregate.card.engine_defaults import engine_designs
+
+    found = engine_designs(stacks[0]) if len(set(stacks)) == 1 else ()
+    if not found or model.is_encoder_decoder:
+        return distinct(usual, "--policies")
+    say_engine(model, stacks[0])
+    return list(found)
+
+
+def say_engine(model: ModelArchitecture, stack: str) -> None:
+    """One line on standard error where the designs are those of the engine that `stack` is."""
+    from pregate.card.designs import engine_offers
+
+    if engine_offers(stack) and not model.is_encoder_decoder:
+        typer.echo(f"note: designs are those that {stack} runs; --policies asks for others", err=True)

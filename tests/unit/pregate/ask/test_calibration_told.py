@@ -1,0 +1,24 @@
+"""What a comparison rests on, in words: what a fit has not seen is told once, with its least and most share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pregate
+from pregate.ask.calibration_told import describe_calibration
+
+
+@dataclass
+class Result:
+    beyond_fit: str
+    fitted_share: float = field(default=0.5)
+
+
+def test_kernels_of_several_results_are_told_once() -> None:
+    model, hw = pregate.load_model("qwen3-30b-a3b"), pregate.load_hardware("h100-sxm", "vllm")
+    told = ["kernels (11% of their time)", "", "kernels (27% of their time)", "copies over the link"]
+    words = describe_calibration(hw, model, cast(Any, [Result(one) for one in told]))
+    assert "but not copies over the link, kernels (11 to 27% of their time): extrapolated" in words
+    one = describe_calibration(hw, model, cast(Any, [Result(told[0])]))
+    assert "but not kernels (11% of their time): extrapolated" in one
