@@ -39,95 +39,81 @@ __all__ = [
 ]
 
 CONSTANTS: dict[str, str] = {
-    "launch_s": "time",
-    "kernel_s": "time",
-    "sync_s": "time",
-    "step_s": "time",
-    "schedule_s": "time",
-    "copy_issue_s": "time",
-    "copy_latency_s": "time",
-    "gemm_efficiency": "ratio",
-    "hbm_efficiency": "ratio",
-    "link_efficiency": "ratio",
-    "storage_efficiency": "ratio",
+    "launch_s": "time",  # host: to launch a kernel
+    "kernel_s": "time",  # a kernel beyond its roofline: start-up, drain, dependent launch
+    "sync_s": "time",  # host: to wake up from a blocking wait
+    "step_s": "time",  # host: once a forward pass, which nothing hides
+    "schedule_s": "time",  # host: once a pass while the one before computes, where the execution schedules ahead
+    "copy_issue_s": "time",  # host: to issue one copy
+    "copy_latency_s": "time",  # fixed device time of one copy
+    "gemm_efficiency": "ratio",  # of the claimed arithmetic
+    "hbm_efficiency": "ratio",  # of the memory rate
+    "link_efficiency": "ratio",  # of the link
+    "storage_efficiency": "ratio",  # of storage
+    # Of what all cores of the host read of DRAM (`Host.read_efficiency`, no more than the links between dies
+    # carry): the rest goes to barriers between products and to threads that end before others.
     "cpu_efficiency": "ratio",
-    "dequant_efficiency": "ratio",
+    "dequant_efficiency": "ratio",  # of the memory rate, where weights of 4 bits are unpacked (`Figures.read_bits`)
+    # In its place: to unpack a weight, as long on every card, by kernels that wait for what each of their steps
+    # loads.
     "unpack_s": "time",
-    "cpu_gemm_efficiency": "ratio",
-    "cpu_attention_efficiency": "ratio",
+    "cpu_gemm_efficiency": "ratio",  # of the host's peak rate
+    "cpu_attention_efficiency": "ratio",  # of the host's peak rate
+    # Of the host's peak rate, its attention over keys and values made of latents for a prompt; left out:
+    # cpu_attention_efficiency.
     "cpu_made_attention_efficiency": "ratio",
+    # Of the peak of matrix units, where the host has them and the stack multiplies whole tiles
+    # (`host_products`); left out: it has none.
     "cpu_tile_gemm_efficiency": "ratio",
-    "cpu_tile_read_efficiency": "ratio",
+    "cpu_tile_read_efficiency": "ratio",  # of what the host's cores read, what these products do
+    # How many times as fast the host multiplies weights of at most 8 bits but fp8, by integer dot products.
     "cpu_packed_speedup": "ratio",
+    # What one core takes in at most, unpacking included, where `core_formats` says nothing of a format.
     "cpu_core_bytes_per_s": "bandwidth",
-    "cpu_sockets": "count",
-    "handover_s": "time",
-    "reserve_bytes": "size",
-    "memory_share": "ratio",
-    "tiled_gemm_s": "time",
+    "cpu_sockets": "count",  # whose memory the host reads and whose cores compute, at most those that there are
+    "handover_s": "time",  # host: to wake its threads with the activations of a layer, and to collect their results
+    "reserve_bytes": "size",  # HBM taken by context, libraries and workspaces
+    "memory_share": "ratio",  # of HBM, what it uses at all
+    "tiled_gemm_s": "time",  # a GEMM of two rows and more beyond that of one row, by matrix
+    # The clock at which device times of kernels are as said, being cycles of the accelerator; left out: seconds
+    # on any.
     "kernel_clock_hz": "frequency",
-    "tile_load_s": "time",
-    "row_block_s": "time",
-    "row_pass_s": "time",
+    "tile_load_s": "time",  # a block of `fused_tile` waits for one load
+    "row_block_s": "time",  # a multiprocessor's time for a block of `row_blocks`
+    "row_pass_s": "time",  # its time for each pass of the threads of such a block over weights
+    # Host: a launch in a pass of more tokens than a CUDA graph is kept for (`graph_tokens`); left out:
+    # launch_s.
     "batch_launch_s": "time",
+    # Host: to look at one entry of a table of experts by token, where it sorts rows by expert; the order goes
+    # to the device by a copy that the host waits for.
     "sort_s": "time",
-    "load_s": "time",
-    "mask_s": "time",
+    "load_s": "time",  # the first prompt of a run, for kernels that are loaded as they are first launched
+    "mask_s": "time",  # host: to fill one entry of a mask of tokens by keys and to look at it
+    # How much longer an op takes with copies to the device under way, whatever it does (mode `beside`).
     "beside_copies_s": "time",
+    # Host: a launch where a pass is cut between accelerator and host, so that no CUDA graph spans it; left out:
+    # launch_s.
     "split_launch_s": "time",
-    "draft_s": "time",
+    "draft_s": "time",  # to propose one token to verify, where no model of the catalogue does (`draft=stated`)
+    # Bytes of DRAM moved for each byte of keys and values that the host attends to; left out: 1.
     "cpu_kv_copies": "ratio",
+    # Of the memory rate, what attention reads of its keys and values (no latents); left out: hbm_efficiency.
     "attention_efficiency": "ratio",
+    # Moved of a score between kernels of an attention that is not fused; left out: nothing, it is.
     "score_bytes": "size",
-    "all_reduce_s": "time",
-    "ring_step_s": "time",
-    "peer_efficiency": "ratio",
-    "ring_efficiency": "ratio",
-    "gemm_floor_s": "time",
-    "attention_floor_s": "time",
-    "experts_floor_s": "time",
-    "narrow_experts_floor_s": "time",
+    "all_reduce_s": "time",  # to begin a sum over cards that read each other's memory (`hwmodels.kernels.all_reduce`)
+    "ring_step_s": "time",  # each step of a sum where each card hands on to the next
+    "peer_efficiency": "ratio",  # of the rate between cards that read each other's memory
+    "ring_efficiency": "ratio",  # of the rate of the host's link, which a ring of cards shares
+    "gemm_floor_s": "time",  # the least device time of a GEMM (`hwmodels.kernels.floors`)
+    "attention_floor_s": "time",  # of an attention kernel
+    "experts_floor_s": "time",  # of a fused op of experts
+    "narrow_experts_floor_s": "time",  # of such an op over weights of `NARROW_BITS` at most
 }
 """Constants a stack owns, by dimension.
 
-launch_s: host time to launch a kernel. kernel_s: device time of a kernel beyond its roofline (start-up, drain,
-dependent launch). sync_s: host time to wake up from a blocking wait. step_s: host time once a forward pass, which
-nothing hides; schedule_s: host time once a pass while the one before computes, where the execution schedules ahead.
-copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The efficiencies: achieved over
-claimed rate; dequant_efficiency: of the memory rate, where weights of 4 bits are unpacked (`Figures.read_bits`); in its
-place unpack_s: to unpack a weight, as long on every card, by kernels that wait for what each of their steps loads.
-Of what the host computes: cpu_efficiency is of what all cores read of DRAM (`Host.read_efficiency`, and no more than
-the links between dies carry), for barriers between products and threads that end before others take the rest;
-cpu_gemm_efficiency and cpu_attention_efficiency are of its peak rate; cpu_packed_speedup: how many times as fast it
-multiplies weights of at most 8 bits but fp8, by integer dot products; cpu_core_bytes_per_s: what one core takes in at
-most, unpacking included, where `core_formats` says nothing of a format; cpu_sockets: whose memory it reads and whose
-cores compute, at most those that there are;
-handover_s: waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken
-by context, libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_s: device time of a GEMM of
-two rows and more beyond that of one row, by matrix; row_block_s, row_pass_s: of a multiprocessor for a block of
-`row_blocks`, and for each pass of its threads over weights; kernel_clock_hz: the clock at which these and kernel_s are
-as said, being cycles of the accelerator; left out: seconds on any. batch_launch_s: of a launch in a pass of more tokens
-than a CUDA graph is kept for (`graph_tokens`); left out: launch_s. tile_load_s: the
-time that a block of `fused_tile` waits for one load. sort_s: host time to look at one entry of a table of experts by
-token, where rows are sorted by expert on the host; the order goes to the device by a copy that the host waits for.
-load_s: of the first prompt of a run, for kernels that are loaded as they are first launched. mask_s: host time to fill
-one entry of a mask of tokens by keys and to look at it.
-beside_copies_s: how much longer an op takes with copies to the device under way, whatever it does (mode `beside`).
-split_launch_s: of a launch where a pass is cut between accelerator and host, so that no CUDA graph spans it; left out:
-launch_s.
-draft_s: time to propose one token to verify, where no model of the catalogue does (`draft=stated`).
-cpu_made_attention_efficiency: of the host's peak rate, its attention over keys and values made of latents for a prompt;
-left out: cpu_attention_efficiency. cpu_tile_gemm_efficiency: of the peak of matrix units, where the host has them and
-the stack multiplies whole tiles (`host_products`), left out: it has none; cpu_tile_read_efficiency: of what its cores
-read, what these products do. cpu_kv_copies: bytes of DRAM moved for each byte of keys and values that the host
-attends to; left out: 1.
-attention_efficiency: of the memory rate, what attention reads of its keys and values (no latents); left out:
-hbm_efficiency. score_bytes: what is moved of a score between kernels of an attention that is not fused; left out:
-nothing, it is. Of cards that share every layer (`hwmodels.kernels.all_reduce`): all_reduce_s: to begin a sum over cards
-that read each other's memory; ring_step_s: of each step where each hands on to the next; peer_efficiency: of the rate
-between cards that do; ring_efficiency: of that of the host's link, which a ring of cards shares. The floors
-(`hwmodels.kernels.floors`): the least device time of a GEMM, of an attention kernel, and of a fused op of experts,
-of 16 bits a weight or fewer (narrow)."""
+Times are of the device unless they say host; an efficiency is an achieved rate over the claimed one.
+"""
 
 VENDORS = ("NVIDIA", "AMD", "Apple", "Intel")
 """Makers of accelerators that a stack may be bound to."""

@@ -25,81 +25,103 @@ their layer, or while the layer before computes."""
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One way to run the same decisions.
-
-    `resident`, `cached`, `arriving`: how experts become ops that live in HBM, that a cache was found to hold, and that
-    are fetched; a fused op starts once all of its experts are there. `stage`: a fetched (or cached) expert is copied
-    within HBM into the buffer that the FFN reads. `fetch_first`: the next block's fetch is issued before this block's
-    FFN, as the released code does. `readback_per_fetch`: every fetch reads the ids back, needed or not. `host_waits`:
-    the host blocks until a block's experts are there, where events on the compute stream would do. `sync_after_ffn`:
-    the host waits for every expert FFN. `splits_expert_buffer`: a caching allocator carves the KV cache out of one of
-    the four weight buffers (n_experts times half an expert) and then allocates that buffer anew. `stores_scores`:
-    attention is not fused, so the scores of a forward pass are materialised. `n_host_buffers`, 1 or 2: pinned ones that
-    storage is read into; with one, a read waits until the link has emptied it, with two it runs beside the copy before.
-    `decompress_tokens`: from so many tokens a pass on latent attention of a prompt makes keys and values of all that it
-    sees; 0: it is absorbed throughout. `made_moves`: how often each of their bytes is moved, written and read at least.
-    `sorts_on_host`: before each matrix product of fused experts over more than one token the host waits for the ids and
-    puts the rows in the order of their experts. `selects_on_host`: before each matrix product of a single expert the
-    host waits for the ids of the chosen ones. `loads_prompt_kernels`: the first pass of a run over several tokens is
-    the first to launch what prompts run, which the driver loads then. `gathers_cells`: before a layer's keys and values
-    are streamed, the host lists the cells of the cache and sorts them. `fills_mask`: before a pass of several tokens of
-    a decoder the host looks at each cell of the cache for each of them, which it may attend to.
-    `schedules_ahead`: the host decides on the next pass that makes tokens while this one computes (asynchronous
-    scheduling), and waits with nothing to hide behind before the first alone.
-    `mixes_prompts`: a server of it has prompts pass beside tokens of other requests, in parts.
-    `workspace_tokens`: a pass holds the activations inside a layer of so many tokens at a time, 0 of all.
-
-    Of what a placement puts on the host: `host_computes`: the issuing thread computes it, and issues nothing meanwhile;
-    else threads of their own do. `micro_batch`: tokens of a prompt in one pass, 0 all. Experts of the host are streamed
-    to the device where a pass has `stream_tokens` tokens at least (0: never), or with `stream_per_expert` as many for
-    each expert on average; `streams_from`: when. Before the gate nobody knows which were chosen: all of the layer are.
-    `streams_layers`: such a pass streams whole layers of the host too, what they hold outside of routed experts and
-    their keys and values, one thing after the other.
-    `micro_sequences`: sequences of a pass that a layer computes together, 0 all; what was fetched for the layer serves
-    one such micro-batch after the other.
-    `zero_copy_rows`: rows of activations that a kernel multiplies by weights which it reads once over the link, where
-    they lie in host memory; more rows read them again. 0: kernels of this engine read no weights there.
-    `input_copies`: of several cards with whole layers each, copies that each has of what the host hands to a pass, so
-    that it may issue as many passes more before one has ended there; 0: one pass at a time. `shares_layers`: several
-    cards have a share of each layer (tensor parallelism), and add up what they computed of it; `may_share_layers`:
-    where they are told to, and take whole layers in turn otherwise. `first_hands_over`: of those the first hands over
-    what experts of the host compute, whole, and adds it to its own part before the sum.
-    """
+    """One way to run the same decisions. Raises `UnknownName` or `InvalidInput` for a word or a count that is none."""
 
     name: str
     resident: Fusing
+    """How experts that live in HBM become ops; a fused op starts once all of its experts are there."""
     cached: Fusing
+    """The same of experts that a cache was found to hold."""
     arriving: Fusing
+    """The same of experts that are fetched."""
     stage: bool
+    """A fetched (or cached) expert is copied within HBM into the buffer that the FFN reads."""
     fetch_first: bool
+    """The next block's fetch is issued before this block's FFN, as the released code does."""
     readback_per_fetch: bool
+    """Every fetch reads the ids back, needed or not."""
     host_waits: bool
+    """The host blocks until a block's experts are there, where events on the compute stream would do."""
     sync_after_ffn: bool
+    """The host waits for every expert FFN."""
     splits_expert_buffer: bool
+    """A caching allocator carves the KV cache out of one of the four weight buffers (n_experts times half an
+    expert) and then allocates that buffer anew.
+    """
     stores_scores: bool
+    """Attention is not fused, so the scores of a forward pass are materialised."""
     n_host_buffers: int
+    """Pinned buffers that storage is read into, 1 or 2: with one, a read waits until the link has emptied it; with
+    two it runs beside the copy before.
+    """
     host_computes: bool = False
+    """The issuing thread computes what a placement puts on the host, and issues nothing meanwhile; else threads of
+    their own do.
+    """
     micro_batch: int = 0
+    """Tokens of a prompt in one pass, 0 all."""
     stream_tokens: int = 0
+    """Experts of the host are streamed to the device in passes of so many tokens at least, 0 never."""
     stream_per_expert: bool = False
+    """`stream_tokens` counts those of each expert on average."""
     streams_from: StreamsFrom = "gate"
+    """When such a stream starts. Before the gate nobody knows which experts were chosen: all of the layer are
+    streamed.
+    """
     streams_layers: bool = False
+    """Such a pass streams whole layers of the host too: what they hold outside of routed experts, and their keys
+    and values, one thing after the other.
+    """
     decompress_tokens: int = 0
+    """From so many tokens a pass on, latent attention of a prompt makes keys and values of all that it sees; 0: it
+    absorbs that projection throughout.
+    """
     made_moves: float = 2.0
+    """How often each byte of keys and values so made is moved, written and read at least."""
     workspace_tokens: int = 0
+    """A pass holds the activations inside a layer of so many tokens at a time, 0 of all."""
     micro_sequences: int = 0
+    """Sequences of a pass that a layer computes together, 0 all; what was fetched for the layer serves one such
+    micro-batch after the other.
+    """
     sorts_on_host: bool = False
+    """Before each matrix product of fused experts over more than one token the host waits for the ids and puts the
+    rows in the order of their experts.
+    """
     selects_on_host: bool = False
+    """Before each matrix product of a single expert the host waits for the ids of the chosen ones."""
     loads_prompt_kernels: bool = False
+    """The first pass of a run over several tokens is the first to launch what prompts run, which the driver loads
+    then.
+    """
     gathers_cells: bool = False
+    """Before a layer's keys and values are streamed, the host lists the cells of the cache and sorts them."""
     zero_copy_rows: int = 0
+    """Rows of activations that a kernel multiplies by weights which it reads once over the link, where they lie in
+    host memory; more rows read them again. 0: kernels of this engine read no weights there.
+    """
     fills_mask: bool = False
+    """Before a pass of several tokens of a decoder the host looks, for each of them, at each cell of the cache that
+    it may attend to.
+    """
     input_copies: int = 0
+    """Of several cards with whole layers each: copies that each has of what the host hands to a pass. The host may
+    issue as many passes more before one has ended there; 0: one pass at a time.
+    """
     shares_layers: bool = False
+    """Several cards have a share of each layer (tensor parallelism), and add up what they computed of it."""
     may_share_layers: bool = False
+    """They do so where they are told to, and take whole layers in turn otherwise."""
     first_hands_over: bool = False
+    """Of cards that share layers the first hands over what experts of the host compute, whole, and adds it to its
+    own part before the sum.
+    """
     schedules_ahead: bool = False
+    """The host decides on the next pass that makes tokens while this one computes (asynchronous scheduling); before
+    the first alone it waits with nothing to hide behind.
+    """
     mixes_prompts: bool = False
+    """A server of it has prompts pass beside tokens of other requests, in parts."""
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
