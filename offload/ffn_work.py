@@ -92,7 +92,9 @@ class _FfnsOfRuns(dict[tuple[int, int], tuple[Gemm, ...]]):
         self._model = model
 
     def __missing__(self, run: tuple[int, int]) -> tuple[Gemm, ...]:
-        found = self[run] = experts_work(self._model, (run[0],) * run[1]).gemms
+        model, (n_tokens, n_experts) = self._model, run
+        shape = model.expert_width, model.d_ff_expert, model.n_expert_matrices
+        found = self[run] = _ffn(n_tokens, *shape, n_experts)
         return found
 
 

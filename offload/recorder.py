@@ -46,11 +46,13 @@ def assemble(parts: Iterable[Part], static_bytes: int = 0) -> Schedule:
     gathered: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
     n_deps = 0
     for part in (first, *others):
-        columns = dict(part.columns)
+        columns, places = dict(part.columns), list[int]()
         for work in part.works:
-            if id(work) not in row_of:
-                row_of[id(work)] = rows.setdefault(work, len(rows))
-        row = np.array([row_of[id(work)] for work in part.works], dtype=np.int32)
+            place = row_of.get(id(work))
+            if place is None:
+                place = row_of[id(work)] = rows.setdefault(work, len(rows))
+            places.append(place)
+        row = np.array(places, dtype=np.int32)
         columns["cost"] = row[part.columns["cost"]] if row.size else part.columns["cost"]
         columns["dep_ptr"] = part.columns["dep_ptr"][1:] + n_deps
         n_deps += int(part.columns["dep_ptr"][-1])

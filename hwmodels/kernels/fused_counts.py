@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.kernels.fused_tile import FusedTile
-from hwmodels.kernels.gemm_cells import GemmCells, listed_gemms
+from hwmodels.kernels.gemm_cells import listed_gemms
 from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks
 from hwmodels.laws.moe import HEIGHTS, ExpertRows
 from offload.ops import Work
@@ -68,10 +68,10 @@ def _each(rows: ExpertRows, change: Callable[[Any], Any]) -> ExpertRows:
     return ExpertRows(*numbers, tuple(map(change, rows.n_high)))
 
 
-def row_counts(works: Sequence[Work], cells: GemmCells | None = None) -> RowCounts:
-    """The counts of fused ops, whatever experts they have; `cells`: their GEMMs, where these are listed."""
+def row_counts(works: Sequence[Work]) -> RowCounts:
+    """The counts of fused ops, whatever experts they have."""
     fused = [work.fused for work in works if work.fused is not None]
-    cells = listed_gemms(works) if cells is None else cells
+    cells = listed_gemms(works)
     (m, n, k, times), owner, place = cells.columns, cells.owner, cells.place
     down = (place < np.array([one.n_gemms for one in fused])[owner]) & (place % 2 == 1)
     of, rows, experts = owner[down], m[down], times[down].astype(np.float64)
@@ -83,13 +83,11 @@ def row_counts(works: Sequence[Work], cells: GemmCells | None = None) -> RowCoun
     )
 
 
-def counted(
-    works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_BLOCKS, cells: GemmCells | None = None
-) -> FusedCounts:
+def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_BLOCKS) -> FusedCounts:
     """The counts of fused ops, all of one width and with as many GEMMs of shared experts, as engines with `tile` and
-    `blocks` run them; `cells`: their GEMMs, where these are listed.
+    `blocks` run them.
     """
-    cells = listed_gemms(works) if cells is None else cells
+    cells = listed_gemms(works)
     fused = np.array([work.fused for work in works if work.fused is not None], np.int64)
     n_gemms, (_, _, n_of, n_tokens) = cells.n_gemms, fused.T
     (m, n, k, times), owner, place = cells.columns, cells.owner, cells.place

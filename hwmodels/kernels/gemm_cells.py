@@ -36,13 +36,6 @@ class GemmCells:
         first = np.cumsum(self.n_gemms) - self.n_gemms
         return np.arange(self.columns.shape[1]) - np.repeat(first, self.n_gemms)
 
-    def of_rows(self, rows: Sequence[int]) -> GemmCells:
-        """Those of some of the works."""
-        at, n_gemms = np.array(rows), self.n_gemms[rows]
-        first = (np.cumsum(self.n_gemms) - self.n_gemms)[at]
-        gemms = np.repeat(first - (np.cumsum(n_gemms) - n_gemms), n_gemms) + np.arange(int(n_gemms.sum()))
-        return GemmCells(self.columns[:, gemms], n_gemms)
-
 
 def listed_gemms(works: Sequence[Work]) -> GemmCells:
     """The GEMMs of `works`; of the tuples asked for last, which stay as they are, listed before."""

@@ -29,14 +29,14 @@ def host_s(work: Work, figures: Figures) -> tuple[Any, Any]:
     rate = figures["host.dram_bytes_per_s"] * figures.values.get("host.read_efficiency", 1.0)
     fabric = figures.values.get("host.fabric_bytes_per_s")
     if fabric is not None:
-        rate = np.where(np.real(fabric) < np.real(rate), fabric, rate)
+        rate = slower(rate, fabric)
     rate = rate * figures.stack_constant("cpu_efficiency")
     cores = figures["host.n_cores"] * figures.stack_constant("cpu_core_bytes_per_s")
     unpacking = _unpacking_bytes_per_s(work, figures)
     peak = figures["host.peak_flop_per_s"]
     n_sockets = figures.values.get("host.n_sockets")
     if n_sockets is not None:
-        used = np.minimum(np.real(figures.stack_constant("cpu_sockets")) / n_sockets, 1.0)
+        used = slower(_real(figures.stack_constant("cpu_sockets")) / n_sockets, 1.0)
         rate, cores, peak = rate * used, cores * used, peak * used
         unpacking = None if unpacking is None else unpacking * used
     weights_rate = slower(rate, cores if unpacking is None else unpacking)
@@ -85,7 +85,14 @@ def _bf16_speedup(figures: Figures) -> Number:
     if stated is None:
         return 1.0
     speedup = stated / figures["host.peak_flop_per_s"]
+    if type(speedup) is float:
+        return max(speedup, 1.0)
     return np.where(np.real(speedup) > 1, speedup, 1.0)
+
+
+def _real(value: Number) -> Number:
+    """What a number is without what a derivative adds to it."""
+    return value if type(value) is float else np.real(value)
 
 
 def _unpacking_bytes_per_s(work: Work, figures: Figures) -> Number | None:

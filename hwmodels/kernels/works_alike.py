@@ -10,10 +10,11 @@ import numpy as np
 
 from hwmodels.figures import Figures
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts, counted, row_counts
-from hwmodels.kernels.gemm_cells import GemmCells, listed_gemms
+from hwmodels.kernels.fused_tile import FusedTile
+from hwmodels.kernels.row_blocks import RowBlocks
 from hwmodels.stack import SoftwareStack
 from offload.ops import KINDS, FusedExperts, Lane, Work
-from traces.foundation.kept_values import ByIdentity
+from traces.foundation.kept_values import ByIdentities, ByIdentity
 
 __all__ = ["alike"]
 
@@ -84,16 +85,13 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
             if key != last:  # mostly the same objects, which is found at once
                 last, group = key, groups.setdefault(key, [])
             group.append(i)
-    listed: GemmCells | None = None
     for each in fused.values():
         for rows in (each[i : i + _AT_ONCE] for i in range(0, len(each), _AT_ONCE)) if by_law else (each,):
             if len(rows) == 1:
                 found.append((works[rows[0]], rows[0], None))
                 continue
-            ops = [works[i] for i in rows]
-            listed = listed or listed_gemms(works)
-            cells = listed.of_rows(rows)
-            counts = row_counts(ops, cells) if tile is None else counted(ops, tile, stack.row_blocks, cells)
+            ops = tuple(works[i] for i in rows)
+            counts = row_counts(ops) if tile is None else _last_counted(ByIdentities(ops), tile, stack.row_blocks)
             found.append((works[rows[0]], rows, counts))
     for rows in groups.values():
         like = works[rows[0]]
@@ -106,6 +104,12 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
             like = like._replace(gemms=tuple(gemm._replace(m=m) for gemm in like.gemms))
         found.append((like._replace(flop=flop, hbm_bytes=hbm_bytes), rows, None))
     return found
+
+
+@lru_cache(2)
+def _last_counted(ops: ByIdentities, tile: FusedTile, blocks: RowBlocks) -> FusedCounts:
+    """Of ops that other schedules have too: designs that differ in what they keep where compute the same experts."""
+    return counted(ops.each, tile, blocks)
 
 
 def _but_context(work: Work, by_rows: bool) -> tuple[tuple[tuple[Any, ...], ...], bool]:

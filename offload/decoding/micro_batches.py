@@ -8,7 +8,6 @@ beside what the device does for others. Nothing here may know time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -74,10 +73,9 @@ def micro_batches_of(step: Step, n_sequences: int) -> list[Step]:
         return [step]
     weights, rejected, parts = step.gate_weights, step.rejected, []
     for mine in groups:
-        part = replace(
-            step, experts=step.experts[mine], sequence=step.sequence[mine], position=step.position[mine],
-            gate_weights=None if weights is None else weights[mine],
-            rejected=None if rejected is None else rejected[mine],
+        part = Step(
+            step.i_step, step.phase, step.experts[mine], step.sequence[mine], step.position[mine],
+            None if weights is None else weights[mine], None if rejected is None else rejected[mine],
         )  # fmt: skip
         parts.append(part)
     return parts

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from compiled.machine_code import Kernel, loaded
 from offload.decoding.micro_batches import tokens_of
 from offload.decoding.work_rows import Rows, Works
-from traces.foundation.kept_values import KeptWithArray
+from offload.ops import Work
+from traces.foundation.kept_values import ByIdentity, KeptWithArray
 from traces.routing import Step
 
 __all__ = ["GROUPS", "UNIONS", "BlockUnions", "block_unions_of"]
@@ -30,12 +32,21 @@ _SERVED = 1 << 13
 """Numbers of tokens an expert below which experts that serve as many are counted."""
 
 
+class _Grouped(NamedTuple):
+    """The works of groups that have experts, those of others by number of the group, and the group at each place."""
+
+    made: list[Work]
+    others: list[tuple[int, Work | None]]
+    place: NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockUnions:
     """Of every (pass, block) in CSR form, (n_passes * n_blocks + 1,), where it starts; its `experts` ascending, and the
     `tokens` that each serves of each micro-batch of the pass, one micro-batch after the other.
 
-    `n_parts`: (n_passes,) micro-batches; `n_shared`: (n_parts in all,) tokens that shared experts serve.
+    `n_parts`: (n_passes,) micro-batches; `n_shared`: (n_parts in all,) tokens that shared experts serve. `latest`: what
+    `grouped` found last, by what it was asked with.
     """
 
     ptr: NDArray[np.int64]
@@ -43,6 +54,7 @@ class BlockUnions:
     tokens: NDArray[np.int64]
     n_parts: NDArray[np.int64]
     n_shared: NDArray[np.int64]
+    latest: dict[Any, _Grouped] = field(default_factory=dict)
 
     @property
     def n_blocks(self) -> int:
@@ -65,6 +77,20 @@ class BlockUnions:
         pass by block and micro-batch. -1 for nothing, where there are micro-batches. `form`: (n_blocks,), which of
         `works.each` a block has.
         """
+        key = ByIdentity(works), shares.tobytes(), tuple(form)
+        if key not in self.latest:  # else another design fetches the same experts of the same passes
+            self.latest.clear()
+            self.latest[key] = self._grouped(works, shares, form)
+        made, others, place = self.latest[key]
+        row = np.full(len(made) + len(others), -1, np.int64)
+        has_runs = np.ones(len(row), np.bool_)
+        has_runs[[i for i, _ in others]] = False
+        row[has_runs] = rows.add(made) + np.arange(len(made))
+        for i, work in others:
+            row[i] = rows.of(work)
+        return row[place]
+
+    def _grouped(self, works: Works, shares: NDArray[np.bool_], form: Sequence[int]) -> _Grouped:
         n_groups = self.n_blocks * int(self.n_parts.sum())
         place, begins = np.empty(n_groups, np.int64), np.zeros(n_groups + 1, np.int64)
         numbers = np.empty(n_groups + 2 * len(self.tokens) + 2, np.int64)
@@ -77,18 +103,18 @@ class BlockUnions:
             forms = np.concatenate([np.repeat(form, n) for n in self.n_parts.tolist()])
             wanted, place = np.unique(place * n_forms + forms, return_inverse=True)
             of, form_of = np.divmod(wanted, n_forms)
-        text, row, is_split = numbers[: begins[n_found]].tobytes(), np.empty(len(of), np.int64), self.n_parts.max() > 1
+        text, is_split = numbers[: begins[n_found]].tobytes(), self.n_parts.max() > 1
         has_runs = np.diff(begins[: n_found + 1])[of] > 1  # of which a model makes one work each, unlike any other
         bounds = zip(*((8 * begins[of[has_runs] + end]).tolist() for end in (0, 1)), strict=True)
         made = [
             works.each[one].grouped_runs(text[begin:end])
             for one, (begin, end) in zip(form_of[has_runs].tolist(), bounds, strict=True)
         ]
-        row[has_runs] = rows.add(made) + np.arange(len(made))
+        others = list[tuple[int, Work | None]]()
         for i in np.flatnonzero(~has_runs).tolist():
             shared = int(numbers[begins[of[i]]])
-            row[i] = rows.of(works.each[form_of[i]].grouped(shared, ()) if shared or not is_split else None)
-        return row[place]
+            others.append((i, works.each[form_of[i]].grouped(shared, ()) if shared or not is_split else None))
+        return _Grouped(made, others, place)
 
 
 _KEPT = KeptWithArray[BlockUnions]()

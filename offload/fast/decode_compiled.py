@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
 from offload.fast.block_unions import GROUPS, UNIONS, block_unions_of
 from offload.fast.expert_tables import expert_tables, run_tables
+from offload.fast.layer_mixers import LayerMixer, mixers_of
 from offload.fast.placed_tables import PlacedTables
 from offload.fast.plan_words import plan_words
 from offload.ops import OpKind, Work
@@ -36,7 +37,7 @@ from offload.placing.host_side import JOIN
 from offload.recorder import Part
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
-from traces.model.architecture import Attention, LayerStack, LinearMixer
+from traces.model.architecture import LayerStack
 from traces.phase import Phase
 from traces.routing import Step
 
@@ -80,13 +81,6 @@ def is_kept() -> bool:
 def is_loaded() -> bool:
     """Whether this process has run the kernels before."""
     return are_loaded(UNIONS, GROUPS, RUN_STEPS)
-
-
-class _Mixer(NamedTuple):
-    """What mixes the tokens of some layers, and the works of layers that are stored as they are."""
-
-    mixer: Attention | LinearMixer
-    works: Works
 
 
 class CompiledLoop:
@@ -218,13 +212,10 @@ class CompiledLoop:
         block_of[list(stack.moe_layers)] = np.arange(len(stack.moe_layers))
         block_of[list(stack.bare_layers)] = layout.BARE
         form = np.zeros(stack.n_layers, np.int64) if encoding else np.array(works.form_of)
-        stored = zip(stack.all_mixers, form.tolist(), strict=True)
-        mixed = [None if mixer is None else _Mixer(mixer, works.each[i]) for mixer, i in stored]
-        mixers = {one: i for i, one in enumerate(one for one in dict.fromkeys(mixed) if one is not None)}
-        mixer_of = [-1 if one is None else mixers[one] for one in mixed]
+        mixers, mixer_of = mixers_of(stack, works, form.tolist())
         most, n_each = int(unions.n_parts.max()), 1 + len(stack.bare_layers)
         hosts = None if plan["ANSWER"] != layout.FETCHED or plan["AWAY"] else 0
-        tables = self._mixing(placed, parts, made_moves, stack, encoding, of_parts, tuple(mixers)) | {
+        tables = self._mixing(placed, parts, made_moves, stack, encoding, of_parts, mixers) | {
             "I_STEP": np.array([step.i_step for step in batch], np.int64),
             "PHASE": (np.array([step.phase for step in batch], np.int64) == Phase.PREFILL).astype(np.int64),
             "PARTS": np.append(0, np.cumsum(unions.n_parts)),
@@ -248,7 +239,7 @@ class CompiledLoop:
             "COST_MASK": self._masks(rows, batch, encoding),
             **self._schedules(rows, len(batch)),
             "BLOCK_OF": block_of,
-            "MIXER_OF": np.array(mixer_of, np.int64),
+            "MIXER_OF": mixer_of,
             "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
             **placed.of_layers(),
             **placed.of_zero_copies(unions),
@@ -301,7 +292,7 @@ class CompiledLoop:
         stack: LayerStack,
         encoding: bool,
         n_tokens: NDArray[np.int64],
-        mixers: Sequence[_Mixer],
+        mixers: Sequence[LayerMixer],
     ) -> dict[str, NDArray[np.int64]]:
         """Costs of what mixes tokens, by micro-batch and mixer: they depend on the context, not on routing."""
         seen, cross = contexts_of(parts), list[Work | None]([None] * len(parts))

@@ -27,7 +27,7 @@ class LayerStreams:
         weights, experts = layer_weight_bytes(model), _away_of_expert(model, placed)
         self.n_bytes = {
             layer: (int(weights[layer] * placed.streamed_share) if layer in placed.streamed_layers else 0)
-            + model.n_experts * experts[layer] * (layer in placed.streamed_experts)
+            + (model.n_experts * experts[layer] if layer in placed.streamed_experts else 0)
             for layer in sorted(placed.streamed_layers | placed.streamed_experts)
         }
         self.order = tuple(self.n_bytes)
@@ -80,9 +80,11 @@ def experts_away(model: ModelArchitecture, placed: Placed) -> int:
     return model.n_experts * sum(each[layer] for layer in (*placed.zero_copy_experts, *placed.streamed_experts))
 
 
-def _away_of_expert(model: ModelArchitecture, placed: Placed) -> list[int]:
-    """By layer of the decoder, the bytes of one expert that wait in host memory where its experts do."""
-    return [int(one.expert_bytes * placed.expert_share) for one in models_by_layer(model)]
+def _away_of_expert(model: ModelArchitecture, placed: Placed) -> dict[int, int]:
+    """By layer of the decoder whose experts wait in host memory, the bytes of one of them that do."""
+    models = models_by_layer(model)
+    layers = placed.zero_copy_experts | placed.streamed_experts
+    return {layer: int(models[layer].expert_bytes * placed.expert_share) for layer in layers}
 
 
 def check_over_link(policy: Policy, execution: Execution, placed: Placed) -> None:

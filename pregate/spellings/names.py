@@ -260,8 +260,14 @@ def our_name(column: str, text: str) -> str:
     """`text` as we write it, a name of a column of `KNOWN`; as it is where it is none, a path, or may be several."""
     if text.endswith(_FILES) or "/" in text.replace(" w/ ", " ") or Path(text).exists():
         return text
+    return _ours(column, text, tuple(KNOWN[column]()))
+
+
+@lru_cache(1 << 10)
+def _ours(column: str, text: str, known: tuple[str, ...]) -> str:
+    """`our_name` of a text that is no file: a table says the same few names in every row."""
     bare, mark, rest = text.partition("?")  # ?top_k=N
-    names = dict.fromkeys(KNOWN[column]())  # a host that has a file of its own is a processor too
+    names = dict.fromkeys(known)  # a host that has a file of its own is a processor too
     if bare in names:
         return text
     wanted = _spelled(column, bare)

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ByIdentity", "KeptWithArray", "LatestValues"]
+__all__ = ["ByIdentities", "ByIdentity", "KeptWithArray", "LatestValues"]
 
 Value = TypeVar("Value")
 
@@ -27,6 +27,19 @@ class ByIdentity:
 
     def __hash__(self) -> int:
         return id(self.one)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByIdentities:
+    """The same of objects in order: equal to that of the same objects in the same order."""
+
+    each: tuple[Any, ...]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByIdentities) and [*map(id, self.each)] == [*map(id, other.each)]
+
+    def __hash__(self) -> int:
+        return hash((*map(id, self.each),))
 
 
 class KeptWithArray(Generic[Value]):

@@ -29,7 +29,12 @@ def models_by_moe_layer(model: ModelArchitecture) -> tuple[ModelArchitecture, ..
 
 def layer_expert_bytes(model: ModelArchitecture) -> tuple[int, ...]:
     """Bytes of one expert by MoE layer, those of an encoder first."""
-    return tuple(one.expert_bytes for one in models_by_moe_layer(model))
+    return _expert_bytes(ByIdentity(model))
+
+
+@lru_cache(16)
+def _expert_bytes(of: ByIdentity) -> tuple[int, ...]:
+    return tuple(one.expert_bytes for one in models_by_moe_layer(of.one))
 
 
 @lru_cache(16)

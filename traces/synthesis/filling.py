@@ -65,7 +65,8 @@ def fill_sequences(
     n_layers, top_k = experts.shape[1:]
     popularity, by_rank = np.ascontiguousarray(popularity), np.ascontiguousarray(by_rank)
     rows = max(1, _CHUNK_DRAWS // (2 * top_k * n_layers))
-    longest = max(sum(len(experts[part]) for part in parts) for parts in runs)
+    lengths = [sum(len(experts[part]) for part in parts) for parts in runs]
+    longest = max(lengths)
     if top_k == 1 and not chances[1] and longest <= rows:
         begin = _alone(by_rank, chances)
     elif _may_take_all_layers(experts, popularity, chances):
@@ -81,7 +82,7 @@ def fill_sequences(
             others, tokens_of = taken[i]
             known = others[tokens_of]  # one sequence at a time, which the caches of the processor hold
         n_known = len(known)
-        if n_known >= sum(len(experts[part]) for part in parts):
+        if n_known >= lengths[i]:
             _put(known, experts, parts)
             continue
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((*key, i))))

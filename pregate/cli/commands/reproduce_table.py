@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from pregate.cli.output_paths import require_folder
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
+from traces.foundation.uncollected import uncollected
 from traces.foundation.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -48,11 +50,12 @@ def reproduce_table(
         build_machine(hardware or rows[0].hardware, None, None, sets)
     from pregate.measured.table_prediction import predict_table  # once the rows are known to be some
 
-    with spinner("predicting") as update:
+    with spinner("predicting") as update, uncollected():
         result = predict_table(
             rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update, cache_dir=kept,
             explained=format is not options.Format.csv,
         )  # fmt: skip
+        gc.freeze()  # a command ends with its table: nobody looks for circles among the works of its rows
     if spreads is not None:
         _write_spreads(result, spreads)
         return 0

@@ -128,3 +128,27 @@ def test_a_schedules_works_are_grouped_once_for_one_machine_and_for_many(monkeyp
         apart[1][:, 0].tolist()
         == price_figures(asked, machine.with_values({"stack.gemm_efficiency": 0.1})).duration_s.tolist()
     )
+
+
+def test_two_schedules_of_the_same_ops_count_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, count = list[int](), works_alike.counted
+
+    def counted(works: Any, *rest: Any) -> Any:
+        counts.append(len(works))
+        return count(works, *rest)
+
+    monkeypatch.setattr(works_alike, "counted", counted)
+    works_alike._last_counted.cache_clear()
+    model = model_named("mixtral-8x7b")
+    ops = [experts_work(model, (n, n + 3), fused=True) for n in range(1, 5)]
+    first, second = (figures("llama-cpp", tile) for tile in TILES[1:3])
+    of_gate, of_head = (
+        price_figures((gate_work(model, 3), *ops), first),
+        price_figures((*ops, head_work(model, 1)), first),
+    )
+    assert counts == [4]
+    assert of_gate.duration_s[1:].tolist() == of_head.duration_s[:-1].tolist()
+    for works, one in ((tuple(ops), second), (tuple(ops[1:]), first), (tuple(ops[::-1]), first)):
+        seconds = price_figures(works, one).duration_s.tolist()
+        assert seconds == [price_figures((work,), one).duration_s[0] for work in works]
+    assert counts == [4, 4, 3, 4]

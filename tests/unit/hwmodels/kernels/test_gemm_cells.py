@@ -25,14 +25,6 @@ def test_cells_are_the_gemms_of_each_work_in_order() -> None:
         assert np.array([*cells.columns, cells.owner, cells.place]).T.tolist() == [list(row) for row in by_hand(works)]
 
 
-def test_cells_of_some_works_are_as_if_there_were_no_others() -> None:
-    for rows in ([0, 2, 3], [3, 0], [1], [4, 3]):
-        some, alone = listed_gemms(WORKS).of_rows(rows), listed_gemms(tuple(WORKS[i] for i in rows))
-        assert np.array_equal(some.columns, alone.columns)
-        assert np.array_equal(some.owner, alone.owner)
-        assert np.array_equal(some.place, alone.place)
-
-
 def test_a_tuple_is_listed_once_and_a_list_as_it_now_is() -> None:
     assert listed_gemms(WORKS) is listed_gemms(WORKS)
     works = list(WORKS)

@@ -14,6 +14,7 @@ from offload.decoding.work_rows import Rows, Works
 from offload.fast import block_unions
 from offload.fast.block_unions import BlockUnions, block_unions_of
 from offload.ffn_work import GroupedExperts, experts_work
+from offload.ops import Work
 from pregate.named import load_model
 from traces.model.formats_by_part import parse_formats
 from traces.phase import Phase
@@ -62,6 +63,32 @@ def test_costs_of_unions_are_those_of_their_experts_one_by_one(
             n_shared = int(shared[u // n_blocks * n_parts + part])
             wanted.append(works.grouped(n_shared, served) if n_parts == 1 or served or n_shared else None)
     assert [None if row < 0 else rows.works[row] for row in found] == wanted
+
+
+def test_a_second_design_of_the_same_unions_makes_no_group_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, make = list[bytes](), Works.grouped_runs
+
+    def made(works: Works, numbers: bytes) -> Work:
+        asked.append(numbers)
+        return make(works, numbers)
+
+    monkeypatch.setattr(Works, "grouped_runs", made)
+    model, whole = MODELS["no shared experts"], np.ones(4, np.bool_)
+    one_block = np.array([0, 4]), np.arange(4), np.array([3, 1, 0, 2, 0, 5, 4, 0]), np.array([2]), np.array([5, 6])
+    unions, works = BlockUnions(*one_block), Works(model, 0)
+
+    def costs(works: Works, shares: NDArray[np.bool_]) -> list[Work]:
+        rows = Rows()
+        rows.of(works.gate(7))  # numbers begin elsewhere in every part
+        return [rows.works[i] for i in unions.grouped(rows, works, shares, [0]).tolist()]
+
+    first, n_made = costs(works, whole), len(asked)
+    assert n_made == 2
+    assert [one is other for one, other in zip(costs(works, whole), first, strict=True)] == [True, True]
+    assert len(asked) == n_made
+    for others, shares in ((works, np.arange(4) > 0), (Works(model, 1 << 30), whole)):
+        fresh = BlockUnions(*one_block).grouped(rows := Rows(), others, shares, [0]).tolist()
+        assert costs(others, shares) == [rows.works[i] for i in fresh] != first
 
 
 def _prompt(experts: NDArray[np.int16], sequence: list[int]) -> Step:

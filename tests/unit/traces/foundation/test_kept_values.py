@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.foundation.kept_values import KeptWithArray
+from traces.foundation.kept_values import ByIdentities, KeptWithArray
 
 
 def frozen(n: int = 12) -> NDArray[np.int16]:
@@ -51,3 +51,11 @@ def test_nothing_is_kept_of_an_array_that_is_gone() -> None:
     assert len(kept) == 1
     del whole
     assert len(kept) == 0
+
+
+def test_objects_are_the_same_in_order_whatever_they_hold() -> None:
+    one, other, alike = [1], [2], [1]
+    found = {ByIdentities((one, other)): "both"}
+    assert found[ByIdentities((one, other))] == "both"
+    for others in ((alike, other), (other, one), (one,), (one, other, one), ()):
+        assert ByIdentities(others) not in found
