@@ -9,6 +9,7 @@ import pytest
 
 import pregate
 from hwmodels.shipped import FITS_DIR
+from hwmodels.specs.spread import HALF_95, shipped_spread
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture
 from pregate.ask.decode_middle import DECODED
@@ -150,7 +151,8 @@ def test_numbers_of_a_fit_are_fitted_and_as_sure_as_its_covariance() -> None:
 def test_claims_are_as_unsure_as_a_measurement_is_by_itself_at_least(card: Card) -> None:
     for one in card.choice.ranked:
         assert one.tpot.tag in ("claimed", "extrapolated")
-        assert min(one.tpot.error.half_widths) >= TimeError(rows=1.0).half_widths[0] > 0.3
+        assert min(one.tpot.error.half_widths) >= TimeError(rows=1.0).half_widths[0]
+    assert TimeError(rows=1.0).half_widths[0] == pytest.approx(HALF_95 * shipped_spread().row)
 
 
 @pytest.mark.parametrize(
