@@ -161,6 +161,8 @@ def walk_compiled(
     tally = np.zeros(kernel.BYTES + len(OpKind), np.int64)
     lists = left.taken, left.given, left.moving, left.stalls
     tally[:4] = [len(left.stalls[0]), len(left.moving[0]), len(left.taken[0]), len(left.given[0])]
+    tally[kernel.MOVING_MIXED] = _is_mixed(left.moving[0])
+    tally[kernel.LEVELS_MIXED] = _is_mixed(left.taken[0]) or _is_mixed(left.given[0])
     room = n + int(tally[:4].max())
     seconds, numbers = np.empty((kernel.N_SECONDS, room)), np.empty((kernel.N_NUMBERS, room), np.int64)
     tables = [
@@ -193,6 +195,11 @@ def walk_compiled(
         layer_at[kernel.LAST, :n_found], float(layer_s[kernel.BEGAN_S, :n_found].sum()),
         numbers[kernel.ENDED, :n_ended].astype(np.int32), seconds[kernel.ENDED_AT, :n_ended].copy(), times,
     )  # fmt: skip
+
+
+def _is_mixed(times_s: NDArray[np.float64]) -> bool:
+    """Whether times are not in order: lanes may move beside one another."""
+    return bool(np.any(times_s[1:] < times_s[:-1]))
 
 
 def by_paths(part: Part, seen: WalkedPart, *, small: bool) -> tuple[Gradient, Gradient]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,16 +63,18 @@ class Provenance:
 class Step:
     """One forward pass: `experts` (n_tokens_of_step, n_moe_layers, top_k) int16 is a read-only view.
 
+    It is made anew for each who asks, so that a change of it is a change of nobody else's; here nothing changes one.
+
     `gate_weights`: of the same shape, float32, where the trace has them; `rejected` as of the trace.
     """
 
-    i_step: int
-    phase: Phase
-    experts: NDArray[np.int16]
-    sequence: NDArray[np.int32]
-    position: NDArray[np.int32]
-    gate_weights: NDArray[np.float32] | None = None
-    rejected: NDArray[np.bool_] | None = None
+    i_step: Final[int]
+    phase: Final[Phase]
+    experts: Final[NDArray[np.int16]]
+    sequence: Final[NDArray[np.int32]]
+    position: Final[NDArray[np.int32]]
+    gate_weights: Final[NDArray[np.float32] | None] = None
+    rejected: Final[NDArray[np.bool_] | None] = None
 
     @property
     def n_kept(self) -> int:

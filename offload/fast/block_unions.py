@@ -78,10 +78,12 @@ class BlockUnions:
         `works.each` a block has.
         """
         key = ByIdentity(works), shares.tobytes(), tuple(form)
-        if key not in self.latest:  # else another design fetches the same experts of the same passes
+        found = self.latest.get(key)
+        if found is None:  # else another design fetches the same experts of the same passes
+            found = self._grouped(works, shares, form)
             self.latest.clear()
-            self.latest[key] = self._grouped(works, shares, form)
-        made, others, place = self.latest[key]
+            self.latest[key] = found
+        made, others, place = found
         row = np.full(len(made) + len(others), -1, np.int64)
         has_runs = np.ones(len(row), np.bool_)
         has_runs[[i for i, _ in others]] = False

@@ -35,7 +35,8 @@ class PathSum:
         counted = np.flatnonzero((by.issue_s != 0) | (by.duration_s != 0)).tolist()
         last: tuple[Any, ...] = ()
         sums: list[float] = []
-        below, keys = False, _but_contexts(ByIdentity(works))
+        # Of a tuple, which stays as it is, they are asked for again: by the other path.
+        below, keys = False, _last_keys(ByIdentity(works)) if type(works) is tuple else _but_contexts(works)
         for i, issues, runs in zip(counted, by.issue_s[counted].tolist(), by.duration_s[counted].tolist(), strict=True):
             flop, hbm_bytes = works[i][_FLOP], works[i][_HBM_BYTES]
             if keys[i] is not last or (runs < 0) != below:
@@ -59,11 +60,15 @@ class PathSum:
 
 
 @lru_cache(1)
-def _but_contexts(works: ByIdentity) -> list[tuple[Any, ...]]:
+def _last_keys(works: ByIdentity) -> list[tuple[Any, ...]]:
+    return _but_contexts(works.one)
+
+
+def _but_contexts(works: Sequence[Work]) -> list[tuple[Any, ...]]:
     """All of each work but its context: where the one before has the same, the same object."""
     found: list[tuple[Any, ...]] = []
     last: tuple[Any, ...] = ()
-    for work in works.one:
+    for work in works:
         key = (*work[:_FLOP], *work[_FLOP + 1 : _HBM_BYTES], *work[_HBM_BYTES + 1 :])
         if key != last:
             last = key

@@ -67,6 +67,25 @@ def test_machine_code_sees_of_every_part_what_numpy_sees(
     assert settled.exposed_s == compiled.exposed_s
 
 
+@pytest.mark.parametrize("name", ["taken", "given", "moving"])
+def test_what_a_part_left_out_of_order_is_known_to_the_next(name: str) -> None:
+    """Lanes that move beside one another: of what is left the last begins first, and the next part begins after it."""
+    hw, architecture = pregate.load_hardware(ONE), pregate.load_model("switch-base-8")
+    asked = request(architecture, hw, pregate.synthesize(architecture, 6, 20), "on_demand+lru:0.3", expert_tier="ssd")
+    part, steps = next(iter(_parts(asked))), np.zeros(0, np.int32)
+    costs, begin = price_figures(part.works, figures_of(hw)), np.array([0.003, 0.002, 0.004, 0.001, 0.0])
+    listed = begin, begin + 0.001 if name == "moving" else np.array([1 << 30, 1 << 40, 1 << 31, 1 << 35, 1])
+    settled, compiled = Settled(0), Settled(0)
+    left = settled.left._replace(**{name: listed})
+    one, other = (walk(part, costs, CarriedOps.nothing(), left, steps) for walk in (walk_small, walk_compiled))
+    _same(one, other)
+    assert other.times.moving_in_order is (name != "moving")
+    assert other.times.levels_in_order is (name == "moving")
+    settled.add(one.times, 0.0025)
+    compiled.add(other.times, 0.0025)
+    assert (settled.peak_hbm_bytes, settled.transfer_s) == (compiled.peak_hbm_bytes, compiled.transfer_s)
+
+
 def test_a_part_without_ops_adds_nothing() -> None:
     part = Recorder().take()
     for small_ops in (-1, 10):

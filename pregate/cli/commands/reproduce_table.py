@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,16 +49,17 @@ def reproduce_table(
         build_machine(hardware or rows[0].hardware, None, None, sets)
     from pregate.measured.table_prediction import predict_table  # once the rows are known to be some
 
-    with spinner("predicting") as update, uncollected():
-        result = predict_table(
-            rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update, cache_dir=kept,
-            explained=format is not options.Format.csv,
-        )  # fmt: skip
-        gc.freeze()  # a command ends with its table: nobody looks for circles among the works of its rows
+    with uncollected():  # while it is printed too: nobody looks for circles among the works of its rows
+        with spinner("predicting") as update:
+            result = predict_table(
+                rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update, cache_dir=kept,
+                explained=format is not options.Format.csv,
+            )  # fmt: skip
+        if spreads is None:
+            _print(result, format)
     if spreads is not None:
         _write_spreads(result, spreads)
         return 0
-    _print(result, format)
     if format is options.Format.table and (hardware is not None or sets):
         asked = " with ".join(part for part in (hardware or "its machine", ", ".join(sets or ())) if part)
         print(f"Each row was asked of {asked}: measured elsewhere, its error is what two machines differ by.")

@@ -126,5 +126,7 @@ def test_every_decision_has_a_number_of_its_own_and_stands_in_the_index() -> Non
     text = (ROOT / "DECISIONS.md").read_text(encoding="utf-8")
     numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
-    rows = re.findall(r"^\| [^|]+ \| ([\d, ]+) \|$", text, re.MULTILINE)
-    assert {int(number) for row in rows for number in row.split(",")} == set(numbers)
+    rows = re.findall(r"^\| ([^|]+) \| ([\d, ]+) \|$", text, re.MULTILINE)
+    assert {int(number) for _, row in rows for number in row.split(",")} == set(numbers)
+    assert len({subject for subject, _ in rows}) == len(rows)
+    assert all(row == ", ".join(map(str, sorted({*map(int, row.split(","))}))) for _, row in rows)

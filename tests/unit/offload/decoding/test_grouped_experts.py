@@ -16,6 +16,7 @@ from offload.fast.block_unions import BlockUnions, block_unions_of
 from offload.ffn_work import GroupedExperts, experts_work
 from offload.ops import Work
 from pregate.named import load_model
+from tests.small_models import decoder_only, stored_apart
 from traces.model.formats_by_part import parse_formats
 from traces.phase import Phase
 from traces.routing import Step
@@ -89,6 +90,18 @@ def test_a_second_design_of_the_same_unions_makes_no_group_again(monkeypatch: py
     for others, shares in ((works, np.arange(4) > 0), (Works(model, 1 << 30), whole)):
         fresh = BlockUnions(*one_block).grouped(rows := Rows(), others, shares, [0]).tolist()
         assert costs(others, shares) == [rows.works[i] for i in fresh] != first
+
+
+def test_blocks_of_layers_stored_otherwise_are_other_groups() -> None:
+    """What was found last is of one way in which blocks are stored: another, or another order, is found anew."""
+    works = Works(stored_apart(decoder_only()), 0)
+    assert len(works.each) > 1
+    two_blocks = np.array([0, 2, 4]), np.array([0, 1, 0, 1]), np.array([3, 1, 3, 1]), np.array([1]), np.array([0])
+    unions, shares = BlockUnions(*two_blocks), np.ones(4, np.bool_)
+    for form in ([0, 0], [0, 1], [1, 0], [1, 1], [0, 0]):
+        rows = Rows()
+        found = [rows.works[i] for i in unions.grouped(rows, works, shares, form).tolist()]
+        assert found == [works.each[i].grouped(0, (1, 3)) for i in form]
 
 
 def _prompt(experts: NDArray[np.int16], sequence: list[int]) -> Step:

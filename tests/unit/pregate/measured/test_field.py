@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import pregate
+from pregate.cli.commands.reproduce_table import reproduce_table
+from pregate.cli.options import Format
 from pregate.measured.constants.stack_fit import fit_stack
 from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
 from pregate.measured.row_prediction import RowBench
@@ -210,6 +213,12 @@ def test_the_table_that_ships_can_be_read_and_says_why_rows_are_left_out() -> No
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     return runner(monkeypatch, capsys)
+
+
+def test_only_where_a_process_ends_is_its_garbage_given_up(tmp_path: Path) -> None:
+    frozen, collects = gc.get_freeze_count(), gc.isenabled()
+    assert reproduce_table(str(table(tmp_path / "mine.csv", ROW)), None, None, None, 0, Format.csv) == 0
+    assert (gc.get_freeze_count() <= frozen, gc.isenabled()) == (True, collects)
 
 
 def test_a_table_is_reproduced_from_the_command_line(command: Run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.table import read_table
 from pregate.named import load_model
+from pregate.spellings import names
 from tests.command_line import Run, runner
 from traces.errors import InvalidInput
 from traces.model.architecture import architecture_names, load_architecture
@@ -42,6 +43,20 @@ def test_names_in_other_letters_are_ours(tmp_path: Path) -> None:
         assert getattr(mine, name) == getattr(ours, name)
     bench = RowBench()
     assert bench.predict(mine) == bench.predict(ours)
+
+
+def test_a_name_is_looked_up_among_those_that_are_known_now(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was found before is of that column, of the names that were known, and of what is no file."""
+    written = "Mixtral 8x7B"
+    assert names.our_name("model", written) == "mixtral-8x7b"
+    assert names.our_name("stack", written) == names.our_name("host", written) == written
+    with monkeypatch.context() as patch:
+        patch.setattr(names, "KNOWN", {**names.KNOWN, "model": lambda: ("mixtral-8x22b",)})
+        assert names.our_name("model", written) == written
+    assert names.our_name("model", written) == "mixtral-8x7b"
+    (tmp_path / written).touch()
+    monkeypatch.chdir(tmp_path)
+    assert names.our_name("model", written) == written
 
 
 def test_what_is_no_name_of_ours_stays_and_is_told_of(tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_a_mean_of_arithmetic_is_one_where_that_binds() -> None:
     assert sum_.at(figures, 1)[0] == pytest.approx(wanted, rel=1e-9)
 
 
+def test_a_list_of_works_may_change_from_one_sum_to_the_next() -> None:
+    """What is known of the works asked for last is known of tuples, which stay as they are."""
+    works, sum_ = [ATTENTION], PathSum()
+    sum_.add(works, by((0.0, 1.0)))
+    works[0] = FETCH
+    sum_.add(works, by((0.0, 1.0)))
+    works.append(READBACK)
+    sum_.add(works, by((0.0, 0.0), (0.0, 1.0)))
+    assert [work for work, _ in sum_._sums.values()] == [ATTENTION, FETCH, READBACK]
+
+
 def test_what_counts_for_less_than_nothing_is_kept_apart() -> None:
     """As many ops are taken off as put on, of other lengths: a mean of nothing would be none."""
     longer = ATTENTION._replace(flop=3 << 20, hbm_bytes=3 << 26)
