@@ -62,7 +62,7 @@ class StepTimes:
     """Seconds of a pass. A prompt pass of n tokens takes `prompt_s` at `prompt_tokens` (n_points,), linear between, and
     `before_s`, (n_points,), for each token of the prompt that an earlier pass has had; a token of b requests
     `token_s[b]` and `context_s[b]` for each token of their mean context, (1 + most requests,). A pass of both takes
-    what a prompt pass of all their tokens does, and what the contexts add.
+    what a prompt pass of all their tokens does, never less than its tokens alone, and what the contexts add.
     """
 
     prompt_tokens: NDArray[np.float64]

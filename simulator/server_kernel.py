@@ -144,10 +144,12 @@ def _decided_s(
         w[_WHO], w[_LEFT] = one, input_tokens[one] - part
         if w[_LEFT] == 0:
             _holds_slot(w, one, output_tokens[one], input_tokens[one], who, first_step, done_step)
-    seconds += prompt_pass_s(prompt_tokens, prompt_s, passed + n)
+    pass_s = prompt_pass_s(prompt_tokens, prompt_s, passed + n)
     if n > 0:
-        seconds += context_s[n] * (context / n)
-    return seconds
+        seconds += max(pass_s, token_s[n]) + context_s[n] * (context / n)
+    else:
+        seconds += pass_s
+    return seconds  # type: ignore[no-any-return]
 
 
 def serve(

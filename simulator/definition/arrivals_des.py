@@ -143,4 +143,5 @@ class _Server:
         if not made.prompts:
             return float(times.token_s[n] + of_context)
         seconds = sum(times.of_token_before(of) * before for _, of, before in made.prompts if before)
-        return seconds + times.of_prompt(sum(of for _, of, _ in made.prompts) + n) + of_context
+        passed = times.of_prompt(sum(of for _, of, _ in made.prompts) + n)
+        return seconds + ((max(passed, float(times.token_s[n])) + of_context) if n else passed)

@@ -77,7 +77,8 @@ def test_prompts_that_mix_pass_in_what_tokens_leave_of_a_pass() -> None:
     found = serve_arrivals(requests, LINE, 2, 10, Batching(mixes=True))
     second = 0.4 + 1.0 + 0.01 * 4
     third = second + 1.0 + 0.0005 * 9 * 9 + 0.01 * 5
-    fourth = third + 0.8 + 0.0005 * 7 * 18 + 0.01 * 6  # the seven that are left, and the last token of the first
+    seven = 1.0 + 0.0005 * 7 * 18  # that are left: .8 with the last token of the first, which alone takes a second
+    fourth = third + seven + 0.01 * 6
     fifth = fourth + 1.0 + 0.01 * 25
     assert found.first_s.tolist() == pytest.approx([0.4, fourth])
     assert found.last_s.tolist() == pytest.approx([fourth, fifth])
@@ -98,12 +99,12 @@ def test_who_comes_while_a_pass_runs_that_was_decided_ahead_waits_for_one_more()
 
 
 def test_a_slot_is_taken_again_a_pass_later_where_passes_are_decided_ahead() -> None:
-    """Two of three have slots, and one of these a single token more."""
+    """Two of three have slots, and one of these a single token more. A pass with a token in it takes a second."""
     requests = ArrivalTrace(np.zeros(3), np.ones(3, int), np.array([9, 2, 1]))
     flat = StepTimes(np.array([1.0, 9.0]), np.array([0.1, 0.1]), np.array([0.0, 1.0, 1.0]), np.zeros(3))
-    for batching, told in ((Batching(), 1.2), (Batching(ahead=True), 2.2), (Batching(True), 1.2)):
+    for batching, told in ((Batching(), 1.2), (Batching(ahead=True), 2.2), (Batching(True), 2.1)):
         assert serve_arrivals(requests, flat, 2, 10, batching).first_s[2] == pytest.approx(told)
-    assert serve_arrivals(requests, flat, 2, 10, Batching(True, True)).first_s[2] == pytest.approx(2.2)
+    assert serve_arrivals(requests, flat, 2, 10, Batching(True, True)).first_s[2] == pytest.approx(3.1)
     alone = ArrivalTrace(np.zeros(2), np.ones(2, int), np.array([3, 1]))
     for batching in (Batching(), Batching(ahead=True), Batching(True), Batching(True, True)):
         assert serve_arrivals(alone, flat, 1, 10, batching).first_s[1] == pytest.approx(2.2), "nothing else runs"
@@ -120,6 +121,18 @@ def test_the_capacity_of_a_server_whose_prompts_mix(ahead: bool) -> None:
     )
     most = capacity(requests, [line], 1, 50, Batching(True, ahead))
     assert most == pytest.approx(1 / (5 + 5 + 50 * 0.001 + 9), rel=0.01)
+
+
+def test_a_prompt_beside_tokens_makes_no_pass_quicker() -> None:
+    """Tokens of eight requests ask for more experts than as many tokens of a prompt: 2 s and .5. A pass with both takes
+    no less than the tokens, so no more are served than where prompts take no time.
+    """
+    requests = ArrivalTrace(np.arange(300.0), np.full(300, 4), np.full(300, 10))
+    of_tokens = np.array([0.0, *np.linspace(0.6, 2.0, 8)])
+    steps = StepTimes(np.array([1.0, 16.0]), np.array([0.1, 0.9]), of_tokens, np.zeros(9))
+    for ahead in (False, True):
+        most = capacity(requests, [steps], 8, 64, Batching(True, ahead))
+        assert 0.9 * 8 / (9 * 2.0) < most < 8 / (9 * 2.0)
 
 
 def test_a_pass_that_prompts_share_has_room_for_a_token_of_each_request() -> None:
