@@ -37,6 +37,14 @@ def test_every_processor_is_a_host_whose_figures_are_the_arithmetic_of_their_not
             assert quantity.unverified or "http" in quantity.source, name
 
 
+@pytest.mark.parametrize(("name", "mega_transfers"), [
+    ("xeon-w3-2525", 4400), ("xeon-w3-2535", 4400), ("xeon-w5-2545", 4800), ("xeon-w7-2595x", 4800),
+])  # fmt: skip
+def test_the_smallest_workstation_xeons_have_slower_memory(name: str, mega_transfers: int) -> None:
+    """By Intel's product comparison."""
+    assert host(name).dram_bytes_per_s == 4 * mega_transfers * 8e6
+
+
 DIFFER = {  # as somebody measured them: memory at another speed than the official one, and efficiency cores
     "core-14900k": {"n_cores", "peak_flop_per_s"},
     "epyc-9355": {"dram_bytes_per_s"},
