@@ -149,7 +149,7 @@ def _decided_s(
         seconds += max(pass_s, token_s[n]) + context_s[n] * (context / n)
     else:
         seconds += pass_s
-    return seconds  # type: ignore[no-any-return]
+    return seconds
 
 
 def serve(
