@@ -90,21 +90,25 @@ class Question:
 
         return with_and_without([self.design(text) for text in texts], drafting_of(self.speculative))
 
-    def usual(self, usual: str, model: ModelArchitecture, machine: Platform, trace: RoutingTrace) -> list[str]:
+    def usual(
+        self, usual: str, model: ModelArchitecture, machine: Platform, trace: RoutingTrace, *, takes_one: bool = False
+    ) -> list[str]:
         """The names of the designs where none is named: `usual`, or those that an engine runs, unless a placement, a
-        cache or a tier says that what engines do by default is not what is asked about.
+        cache or a tier says that what engines do by default is not what is asked about. `takes_one`: a command of one.
         """
         from pregate.cli.usual_designs import along_axes, of_trace
 
         if self.placement is not None or self.cache is not None or self.tier != "dram":
             return usual.split(",")
         if self.fills_memory:
-            return along_axes(usual, model, [machine.stack.name])
-        return of_trace(usual, model, machine, trace)
+            return along_axes(usual, model, [machine.stack.name], takes_one=takes_one)
+        return of_trace(usual, model, machine, trace, takes_one=takes_one)
 
     def one_design(self, policy: str | None, model: ModelArchitecture, machine: Platform, trace: RoutingTrace) -> str:
         """The name of the design of `--policy`, placed and drafting as the options say; None: the first of `usual`."""
-        return self.drafting(policy if policy is not None else self.usual("pregate", model, machine, trace)[0])
+        if policy is None:
+            policy = self.usual("pregate", model, machine, trace, takes_one=True)[0]
+        return self.drafting(policy)
 
     def subject(self) -> tuple[ModelArchitecture, Platform, RoutingTrace]:
         """Model, machine and trace; experts are of the size that the trace recorded. With `--batch max` the trace is

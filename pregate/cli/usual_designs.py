@@ -23,39 +23,47 @@ OR_ENGINE = "or what the engine of --stack runs"
 IN_QUEUES = "on_demand,pregate,pregate+lru,gpu_only"
 
 
-def of_work(usual: str, model: ModelArchitecture, hw: Platform, work: Callable[[], Workpiece]) -> list[str]:
-    """`usual`, or the designs of the engine of `hw` for `work`, which is told."""
+def of_work(
+    usual: str, model: ModelArchitecture, hw: Platform, work: Callable[[], Workpiece], *, takes_one: bool = False
+) -> list[str]:
+    """`usual`, or the designs of the engine of `hw` for `work`, which is told; `takes_one`: as of `say_engine`."""
     from pregate.card.designs import engine_offers
     from pregate.card.engine_defaults import settled_designs
 
     if not engine_offers(hw.stack.name) or model.is_encoder_decoder:
         return distinct(usual, "--policies")
     found = list(settled_designs(model, hw, work()))
-    say_engine(model, hw.stack.name)
+    say_engine(model, hw.stack.name, takes_one=takes_one)
     return found
 
 
-def of_trace(usual: str, model: ModelArchitecture, hw: Platform, trace: RoutingTrace) -> list[str]:
+def of_trace(
+    usual: str, model: ModelArchitecture, hw: Platform, trace: RoutingTrace, *, takes_one: bool = False
+) -> list[str]:
     """The same for a `trace`."""
     from pregate.card.job import recorded_job
 
-    return of_work(usual, model, hw, lambda: recorded_job(model, trace))
+    return of_work(usual, model, hw, lambda: recorded_job(model, trace), takes_one=takes_one)
 
 
-def along_axes(usual: str, model: ModelArchitecture, stacks: Sequence[str]) -> list[str]:
+def along_axes(usual: str, model: ModelArchitecture, stacks: Sequence[str], *, takes_one: bool = False) -> list[str]:
     """`usual`, or what the engine runs that all `stacks` are, whatever the memory, which is told."""
     from pregate.card.engine_defaults import engine_designs
 
     found = engine_designs(stacks[0]) if len(set(stacks)) == 1 else ()
     if not found or model.is_encoder_decoder:
         return distinct(usual, "--policies")
-    say_engine(model, stacks[0])
+    say_engine(model, stacks[0], takes_one=takes_one)
     return list(found)
 
 
-def say_engine(model: ModelArchitecture, stack: str) -> None:
-    """One line on standard error where the designs are those of the engine that `stack` is."""
+def say_engine(model: ModelArchitecture, stack: str, *, takes_one: bool = False) -> None:
+    """One line on standard error where the designs are those of the engine that `stack` is, or the first of them is the
+    only one that a command takes.
+    """
     from pregate.card.designs import engine_offers
 
     if engine_offers(stack) and not model.is_encoder_decoder:
-        typer.echo(f"note: designs are those that {stack} runs; --policies asks for others", err=True)
+        one = f"the design is the first that {stack} runs here; --policy asks for another"
+        several = f"designs are those that {stack} runs; --policies asks for others"
+        typer.echo(f"note: {one if takes_one else several}", err=True)

@@ -244,11 +244,24 @@ def unknown(column: str, text: str) -> UnknownName:
             f"any that is there, and the design gpu_only@layers=cpu of --stack llama-cpp"
         )
     if column == "hardware" and are_different(text):
+        for beside in _AND.split(text[:200])[1:]:
+            if is_name_of("host", beside):
+                return UnknownName(
+                    f"unknown hardware {text!r}: a machine is called by its accelerator: name that, and the processor "
+                    f"beside it with --set host={beside!r}"
+                )
         return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
     if column == "hardware" and _POWER.search(text):
         return UnknownName(
             f"unknown hardware {text!r}: a limit of power is read in rows of tables alone: name the card and --set "
             f"accelerator.peak_flop_per_s and accelerator.clock_hz of it"
+        )
+    size = _SIZE.search(wanted) if column == "hardware" else None
+    card = _ours("hardware", wanted[: size.start()], tuple(known)) if size is not None else ""
+    if card in component_names("accelerator"):
+        return UnknownName(
+            f"unknown hardware {text!r}: {card} has other memory, and of this one no rate is known: name {card}, and "
+            f"--set accelerator.hbm_bytes and accelerator.hbm_bytes_per_s"
         )
     if column == "hardware" and _OF_APPLE.search(wanted):
         known = [name for name in known if name.startswith("apple-")]

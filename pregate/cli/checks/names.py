@@ -165,9 +165,13 @@ def sets(option: str, texts: Sequence[str]) -> None:
     from hwmodels.specs.machine_files import load_component
     from hwmodels.specs.overrides import overriding_figure
     from hwmodels.specs.set_options import parse_sets
+    from pregate.spellings.names import part_as_ours
 
     for key, value in parse_sets(list(texts)).items():
-        if key in FIELDS:
+        if key in ("host", "link"):
+            _named_or_file(key, value, ())
+            load_component(key, part_as_ours(key, value))
+        elif key in FIELDS:
             load_component(key, value)
         elif not key.startswith("stack."):
             overriding_figure(*find_field(key), value)

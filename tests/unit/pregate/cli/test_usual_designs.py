@@ -64,8 +64,10 @@ def test_what_is_named_is_what_is_asked_about(run: Run) -> None:
 
 def test_one_design_is_the_first_that_the_engine_has_room_for(run: Run) -> None:
     for words, policy in (((), "pregate"), (("--stack", "vllm"), "gpu_only")):
-        _, out, _ = run("simulate", *ASKED, *words, "--format", "json")
+        _, out, err = run("simulate", *ASKED, *words, "--format", "json")
         assert json.loads(out)["policy"] == policy
+        assert "--policies" not in err  # which these commands do not have
+        assert ("note: the design is the first that vllm runs here; --policy asks for another" in err) == bool(words)
     _, out, _ = run("explain", *ASKED, *FEW, "--stack", "llama-cpp", "--format", "json")
     assert json.loads(out)["policy"].startswith("gpu_only@experts=cpu:")
 

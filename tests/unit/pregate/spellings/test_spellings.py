@@ -131,7 +131,22 @@ def test_hosts_links_and_software_are_loaded_by_what_people_call_them() -> None:
     names.part_of_machine("host")("--host", "EPYC 7763:4x2400")
     names.part_of_machine("host")("--host", "epyc-7763")
     names.part_of_machine("link")("--link", "PCIe 4.0 x8")
+    names.sets("--set", ["host=EPYC 7763:4x2400", "link=PCIe 4.0 x8"])
     names.stacks("--stack", "llama.cpp,Ollama")
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ("host=EPYC 9999Q", "unknown host 'EPYC 9999Q'.*another is read from a YAML file"),
+        ("host=epyc-7763:99x1", "99"),
+        ("link=PCIe 9", "unknown link 'PCIe 9'"),
+        ("host=gone.yaml", "gone.yaml"),
+    ],
+)
+def test_a_part_that_nobody_knows_is_told_where_a_number_of_a_machine_is_set(stated: str, told: str) -> None:
+    with pytest.raises((UnknownName, InvalidInput, InvalidFile), match=told):
+        names.sets("--set", [stated])
 
 
 @pytest.mark.parametrize(
@@ -150,7 +165,8 @@ def test_a_letter_that_makes_another_processor_is_kept(written: str, ours: str) 
         ("M5 Max", "did you mean 'apple-m"),
         ("rtx-3090+rtx-4090", "cards that differ cannot be said"),
         ("3090 + 4090", "cards that differ cannot be said"),
-        ("H20 141GB", "unknown hardware"),
+        ("RTX 4090 + EPYC 7763", "the processor beside it with --set host='EPYC 7763'"),
+        ("H20 141GB", "h20.* has other memory, .*: name h20.*, and --set accelerator.hbm_bytes"),
         ("Ryzen AI Max 385", "unknown hardware"),
         ("none", "gpu_only@layers=cpu of --stack llama-cpp"),
         ("CPU only", "gpu_only@layers=cpu of --stack llama-cpp"),
