@@ -93,12 +93,12 @@ class Question:
     def usual(
         self, usual: str, model: ModelArchitecture, machine: Platform, trace: RoutingTrace, *, takes_one: bool = False
     ) -> list[str]:
-        """The names of the designs where none is named: `usual`, or those that an engine runs, unless a placement, a
-        cache or a tier says that what engines do by default is not what is asked about. `takes_one`: a command of one.
+        """The names of the designs where none is named: `usual`, or those that an engine runs where no option
+        `asks_about_offloading`. `takes_one`: a command of one.
         """
-        from pregate.cli.usual_designs import along_axes, of_trace
+        from pregate.cli.usual_designs import along_axes, asks_about_offloading, of_trace
 
-        if self.placement is not None or self.cache is not None or self.tier != "dram":
+        if asks_about_offloading(self.cache, self.tier, placement=self.placement):
             return usual.split(",")
         if self.fills_memory:
             return along_axes(usual, model, [machine.stack.name], takes_one=takes_one)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,12 +15,23 @@ if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
 
-__all__ = ["IN_QUEUES", "OR_ENGINE", "along_axes", "of_trace", "of_work", "say_engine"]
+__all__ = ["IN_QUEUES", "OR_ENGINE", "along_axes", "asks_about_offloading", "of_trace", "of_work", "say_engine"]
 
 OR_ENGINE = "or what the engine of --stack runs"
 """Of the help of `--policies`, behind the designs of a command."""
 
 IN_QUEUES = "on_demand,pregate,pregate+lru,gpu_only"
+
+
+_OF_OFFLOADING = ("lookahead", "cache_ratio", "tier_bytes", "expert_tier")
+"""Axes that no design of an engine has."""
+
+
+def asks_about_offloading(
+    cache: str | None, tier: str, *, placement: str | None = None, axes: Collection[str] = ()
+) -> bool:
+    """Whether a cache, a tier, a placement or what varies says that what engines do by default is not asked about."""
+    return cache is not None or tier != "dram" or placement is not None or not set(_OF_OFFLOADING).isdisjoint(axes)
 
 
 def of_work(

@@ -32,8 +32,6 @@ _AXIS_HELP = (
 )
 
 _USUAL = "gpu_only,on_demand,prefetch_all,pregate"
-_OF_OFFLOADING = ("lookahead", "cache_ratio", "tier_bytes")
-"""Axes that no design of an engine has."""
 
 _GIVEN_BY = {
     "batch": "batch",
@@ -93,7 +91,7 @@ def crossover(
 
 def _usual(question: Question, axis: str, model: ModelArchitecture, machine: Platform) -> list[str]:
     """The designs where none is named. Raises `InvalidInput` for an engine that has one."""
-    if axis in _OF_OFFLOADING or question.cache is not None or question.placement is not None:
+    if usual_designs.asks_about_offloading(question.cache, question.tier, placement=question.placement, axes=(axis,)):
         return question.several(listed(_USUAL))
     names = question.several(usual_designs.along_axes(_USUAL, model, [machine.stack.name]))
     if len(names) < 2:

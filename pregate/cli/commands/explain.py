@@ -71,13 +71,15 @@ def _tables(explanation: Explanation) -> list[Table]:
     for name, seconds in sorted(explanation.seconds.items(), key=lambda item: -item[1]):
         if seconds:
             shares.add_row(name, render.si(seconds, "s"), f"{explanation.shares[name]:.1%}")
+    shown = explanation.that_matter()
+    held = "; of accelerator.n_sm with whole waves of tiles held" if "accelerator.n_sm" in shown else ""
     numbers = render.new_table(
         f"{explanation.metric} = {explanation.value:.4g} on {result.hardware} ({result.stack})",
-        "% for 1 %: exact for this schedule; of accelerator.n_sm with whole waves of tiles held.",
+        f"% for 1 %: exact for this schedule{held}.",
     )
     for column in ("number", "value", "% for 1 %", f"-{MOVE:.0%}", f"+{MOVE:.0%}"):
         numbers.add_column(column, justify="left" if column == "number" else "right")
-    for key in explanation.that_matter():
+    for key in shown:
         swing = explanation.swings[key]
         changes = [f"{swing.low / explanation.value - 1:+.2%}", f"{swing.high / explanation.value - 1:+.2%}"]
         numbers.add_row(key, f"{swing.value:.4g}", f"{explanation.elasticities[key]:+.3f}", *changes)

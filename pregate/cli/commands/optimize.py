@@ -99,8 +99,9 @@ def optimize(
 
         drafting = drafting_of(speculative)
         axes, recipe = _axes(axis or (), hardware, stack, {} if drafting is None else drafting.overrides)
+        of_engine = stack is not None and not usual_designs.asks_about_offloading(cache, tier, axes=axes)
         named = (
-            usual_designs.along_axes(_USUAL, architecture, [] if stack is None else [stack])
+            usual_designs.along_axes(_USUAL, architecture, [str(stack)] if of_engine else [])
             if policies is None
             else listed(policies)
         )

@@ -72,6 +72,20 @@ def test_one_design_is_the_first_that_the_engine_has_room_for(run: Run) -> None:
     assert json.loads(out)["policy"].startswith("gpu_only@experts=cpu:")
 
 
+@pytest.mark.parametrize("options", [("--cache", "lru:0.5"), ("--tier", "ssd"), ("--axis", "cache_ratio=0.2,0.5")])
+def test_a_search_over_caches_or_tiers_asks_about_offloading(run: Run, options: tuple[str, ...]) -> None:
+    words = ("optimize", ASKED[0], "--hardware", "rtx-4090,rtx-3090", "--stack", "llama-cpp", *ASKED[3:])
+    status, out, err = run(*words, *options, "--minimize", "tpot_s", "--format", "json")
+    assert (status, "note: designs" in err) == (0, False)
+    assert json.loads(out)["best"]["policy"]
+
+
+def test_a_border_along_a_tier_asks_about_offloading(run: Run) -> None:
+    words = ("crossover", *ASKED, "--stack", "ktransformers", "--axis", "link.h2d_bytes_per_s", "--from", "4e9")
+    status, _, err = run(*words, "--to", "64e9", "--tier", "ssd", "--format", "json")
+    assert (status, "note: designs" in err) == (0, False)
+
+
 def test_along_axes_numbers_that_hang_on_memory_stay_open(run: Run) -> None:
     along = ("--axis", "hbm_bytes", "--from", "0.9GB", "--to", "8GB")
     _, out, err = run("crossover", *ASKED, "--stack", "llama-cpp", *along)
