@@ -6,11 +6,13 @@ These are facts about released code, not decisions; a stack names the execution 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from traces.errors import InvalidInput, unknown_name
 from traces.phase import Phase
-from traces.routing import Step
+
+if TYPE_CHECKING:  # names of stacks are listed without arrays
+    from traces.routing import Step
 
 __all__ = ["EXECUTIONS", "Execution", "Fusing", "StreamsFrom"]
 

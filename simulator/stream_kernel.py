@@ -31,7 +31,7 @@ PULL = Kernel(
     __name__,
     "pull",
     ("int8[1]", "int32[1]", "int64[1]", "int64", "int64[1]", "int64[1]", "int8[1]", "float64[2]", "float64[2]"),
-    sources=("simulator.recurrence", "offload.ops"),
+    sources=("simulator.recurrence",),
     unrolls=False,
 )
 
@@ -39,7 +39,6 @@ COVER = Kernel(
     __name__,
     "cover",
     (*["float64[1]"] * 4, "float64", "float64[2]", "float64[1]", "int64[1]"),
-    sources=("simulator.recurrence", "offload.ops"),
     unrolls=False,
 )
 
@@ -47,7 +46,6 @@ LEVEL = Kernel(
     __name__,
     "level",
     ("float64[1]", "int64[1]", "float64[1]", "int64[1]", "float64", "int64[1]"),
-    sources=("simulator.recurrence", "offload.ops"),
     unrolls=False,
 )
 

@@ -25,7 +25,7 @@ from pregate.card.speed_limit import limit_of, speed_limit
 from pregate.card.turning_points import turning_points
 from pregate.engines.writing import flags_of, named
 from pregate.named import load_hardware, load_model
-from pregate.spellings.figures import figure_named
+from pregate.spellings.figure_words import figure_named
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.model.dtypes import find_dtype

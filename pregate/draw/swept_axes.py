@@ -12,7 +12,7 @@ from pregate.draw.style import log_axis
 from pregate.explore.axis_words import axis_label, axis_value, axis_words, scale_of
 from pregate.explore.sweeps.summary import apart
 from pregate.explore.sweeps.sweep_table import SweepTable
-from pregate.spellings.figures import figure_named
+from pregate.spellings.figure_words import figure_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

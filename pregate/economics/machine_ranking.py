@@ -26,7 +26,7 @@ from pregate.economics.assumptions import Assumption, Assumptions, load_assumpti
 from pregate.economics.cost_draws import DrawnCost, Draws, Estimate, estimate
 from pregate.economics.serving import RequestShape, served_of
 from pregate.named import load_model
-from pregate.spellings.figures import figure_named
+from pregate.spellings.figure_words import figure_named
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace

@@ -26,7 +26,7 @@ from pregate.explore.axis_words import axis_value, axis_words
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
 from pregate.explore.sweeps.planning import Subject, read_subject, with_figures
 from pregate.explore.sweeps.workloads import TraceRecipe
-from pregate.spellings.figures import figure_named
+from pregate.spellings.figure_words import figure_named
 from simulator.explain.explained_metrics import METRICS
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

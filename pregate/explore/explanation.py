@@ -20,7 +20,7 @@ from pregate.ask.capturing.capture import Captured, capture
 from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.ask.timing.intervals import measured, prepared
-from pregate.spellings.figures import figure_named
+from pregate.spellings.figure_words import figure_named
 from simulator.explain.attribution import partition
 from simulator.explain.critical_path import walk
 from simulator.explain.explained_metrics import METRICS

@@ -23,7 +23,7 @@ from pregate.card.choice import times_with_interval
 from pregate.card.designs import plan_design
 from pregate.card.job import Workpiece, recorded_job
 from pregate.card.judged_design import Judged, judge
-from pregate.spellings.figures import figure_named
+from pregate.spellings.figure_words import figure_named
 from pregate.tuning.settings import CHUNKS_MIB, CPU_S_PER_OP, CPU_S_PER_SETTING, DEFAULT, designs_to_try
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput

@@ -8,7 +8,7 @@ from typing import Any
 
 from pregate.ask import choices
 from pregate.cli.checks.paths import file
-from pregate.spellings.figures import figure_named
+from pregate.spellings.figure_words import figure_named
 from traces.errors import InvalidInput, UnknownName, unknown_name
 
 __all__ = [

@@ -18,7 +18,7 @@ from hwmodels.quantity import parse_override
 from pregate.ask.simulation import SimulationResult
 from pregate.draw import render
 from pregate.explore.sweeps.dataset import unit_of
-from pregate.spellings.figures import figure_named
+from pregate.spellings.figure_words import figure_named
 from traces.errors import InvalidInput
 
 __all__ = ["PRICES", "Constraint", "Goals", "Objective", "figure_names", "read_goals", "shown", "unit"]

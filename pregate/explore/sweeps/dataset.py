@@ -18,6 +18,7 @@ __all__ = ["build_table", "unit_of"]
 
 _NAMES = (
     "policy", "model", "hardware", "stack", "schedule_digest", "trace_digest", "routing", "prefetches", "timeline",
+    "rate_error",
 )  # fmt: skip
 """Fields of a result that are coordinates or attributes here."""
 _RESULT = tuple(field.name for field in dataclasses.fields(SimulationResult) if field.name not in _NAMES)

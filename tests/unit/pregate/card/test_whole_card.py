@@ -105,7 +105,7 @@ def test_the_command_prints_the_card_in_each_format(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--objective", "speed"), "objective 'speed'"),
+        (("--objective", "beauty"), "objective 'beauty'"),
         (("--now", "nosuch"), "nosuch"),
         (("--now", "llama-cpp"), "--now 'llama-cpp' names no design"),
         (("--now", "/gpu_only"), "--now '/gpu_only' names no design"),

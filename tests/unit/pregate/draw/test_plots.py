@@ -194,7 +194,7 @@ def test_a_sweep_that_is_no_map_is_one_clear_line() -> None:
     with pytest.raises(InvalidInput, match="one numeric axis, this sweep has"):
         draw.sweep_lines(swept())
     with pytest.raises(UnknownName, match=r"did you mean .*'tpot_s'"):
-        draw.sweep_map(swept(), "tpot")
+        draw.sweep_map(swept(), "tpo_s")
 
 
 def test_a_streamed_simulation_has_no_timeline_to_draw() -> None:

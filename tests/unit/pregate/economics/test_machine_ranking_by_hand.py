@@ -363,8 +363,8 @@ def test_everything_that_is_asked_is_handed_on(asked: dict[str, list[Any]]) -> N
 
 @pytest.mark.usefixtures("asked")
 def test_what_cannot_be_ranked_is_refused() -> None:
-    with pytest.raises(UnknownName, match="unknown objective 'speed'"):
-        rank_machines(MODEL, ["2"], objective="speed")
+    with pytest.raises(UnknownName, match="unknown objective 'beauty'"):
+        rank_machines(MODEL, ["2"], objective="beauty")
     with pytest.raises(UnknownName, match="unknown basis 'steal'"):
         rank_machines(MODEL, ["2"], basis="steal")
     with pytest.raises(InvalidInput, match="no machines to rank: name at least one, such as rtx-4090"):

@@ -350,7 +350,7 @@ def test_without_optuna_the_way_out_is_named(search: Search, monkeypatch: pytest
         ({"axes": {"batch": [1]}, "hw": None}, "no hardware"),
         ({"axes": {"bach": [1]}}, "unknown axis 'bach'"),
         ({"policies": ["pregated"]}, "did you mean 'pregate'"),
-        ({"objectives": ["speed:max"]}, "unknown objective 'speed'"),
+        ({"objectives": ["beauty:max"]}, "unknown objective 'beauty'"),
         ({"jobs": 0}, "jobs = 0"),
     ],
 )

@@ -222,7 +222,7 @@ def test_points_that_cannot_be_are_empty_with_the_reason() -> None:
     [
         ({"axes": {"n_active": [4]}, "trace": TraceRecipe(4, 5)}, InvalidInput, "n_active = 4, but a step of batch 1"),
         ({"axes": {"hardware": ["a100"]}}, UnknownName, "a100-sxm4-80gb"),
-        ({"axes": {"link": ["pcie5"]}}, UnknownName, "pcie5-x16"),
+        ({"axes": {"link": ["pcie9"]}}, UnknownName, "did you mean 'pcie6-x8'"),
         ({"axes": {"output_tokens": [4]}}, InvalidInput, "needs a synthetic trace"),
         ({"hw": None}, InvalidInput, "no hardware"),
         ({"hw": "a100"}, UnknownName, "a100-sxm4-80gb"),

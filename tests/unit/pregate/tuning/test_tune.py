@@ -152,7 +152,7 @@ def test_the_file_is_a_sweep_and_the_next_tuning_starts_from_it(
         ((*more, "--now", "pregate"), "leave out --now"),
         ((*more, "-o", "tuned.yaml"), "tuned.yaml"),
         ((*words, "--trace", "late.safetensors", "--after", "none.yaml"), "none.yaml: cannot be read"),
-        ((*words, "--trace", "late.safetensors", "--objective", "speed"), "unknown objective 'speed'"),
+        ((*words, "--trace", "late.safetensors", "--objective", "beauty"), "unknown objective 'beauty'"),
         ((*words, "--trace", "late.safetensors", "--policies", "pregat"), "did you mean"),
     ):
         status, out, err = command(*wrong)

@@ -6,7 +6,7 @@ import pytest
 
 from pregate.ask.choices import FIGURES, OBJECTIVES
 from pregate.explore.optima.goals import read_goals
-from pregate.spellings.figures import figure_named
+from pregate.spellings.figure_words import figure_named
 from simulator.explain.explained_metrics import METRICS
 from tests.command_line import Run
 from traces.errors import UnknownName
