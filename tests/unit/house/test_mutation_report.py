@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import tomllib
 from pathlib import Path
@@ -89,3 +90,11 @@ def test_the_committed_figures_are_of_these_modules_and_add_up() -> None:
         assert set(row["tests"]) <= {*mutation.TARGETS[target]}  # a long file may have been split since
         assert all((mutation.ROOT / path).is_file() for path in row["tests"])
         assert row["mutants"] >= row["tried"] == row["killed"] + sum(row["equivalent"].values()) + len(row["survivors"])
+
+
+def test_every_equivalent_mutant_is_of_a_function_that_is_there() -> None:
+    for entry in json.loads(mutation.EQUIVALENT.read_text("utf-8")):
+        assert entry["module"] in mutation.TARGETS, entry
+        tree = ast.parse((mutation.ROOT / entry["module"]).read_text("utf-8"))
+        functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert "function" not in entry or entry["function"].rpartition(".")[2] in functions, entry
