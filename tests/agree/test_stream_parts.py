@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from offload.decode import DecodeStream
 from offload.metrics.run_metrics import decode_steps
-from offload.recorder import Recorder
+from offload.ops import OpKind, Work
+from offload.recorder import Part, Recorder
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.capturing.starting_host_cache import storage_of
 from simulator import stream
+from simulator.recurrence import HOST
 from simulator.settled import PartTimes, Settled
 from simulator.stream_parts import CarriedOps, WalkedPart, by_paths, walk_compiled, walk_small
 
@@ -84,6 +88,22 @@ def test_what_a_part_left_out_of_order_is_known_to_the_next(name: str) -> None:
     settled.add(one.times, 0.0025)
     compiled.add(other.times, 0.0025)
     assert (settled.peak_hbm_bytes, settled.transfer_s) == (compiled.peak_hbm_bytes, compiled.transfer_s)
+
+
+def test_paths_are_pulled_back_together_as_one_by_one() -> None:
+    """Bounds that no schedule of a design here has: ops of the host that bound, and layers that wait for the host."""
+    rng = np.random.default_rng(11)
+    for n in (*range(1, 12), 40):
+        for _ in range(8):
+            lane, cost = rng.integers(0, 3, n).astype(np.int8), rng.integers(0, 4, n).astype(np.int32)
+            before = [rng.integers(-1, i) if i and rng.random() < 0.7 else HOST for i in range(n)]
+            ends = np.sort(rng.choice(n, rng.integers(1, n + 1), replace=False))
+            last = np.sort(rng.choice(n, len(ends), replace=False))
+            seen: Any = SimpleNamespace(bound_by=np.array(before), first=ends, last=last)
+            part = Part(0, {"lane": lane, "cost": cost}, (Work(OpKind.STEP),) * 4, np.zeros(0, np.int64))
+            for mine, theirs in zip(by_paths(part, seen, small=True), by_paths(part, seen, small=False), strict=True):
+                assert mine.issue_s.tolist() == theirs.issue_s.tolist()
+                assert mine.duration_s.tolist() == theirs.duration_s.tolist()
 
 
 def test_a_part_without_ops_adds_nothing() -> None:

@@ -30,6 +30,15 @@ def test_levels_and_covered_time_by_hand_wherever_they_are_settled(in_order: boo
     assert seen.exposed_s == pytest.approx(1.0 + 0.5 + 0.5 + 1.0)
 
 
+@pytest.mark.parametrize("settled_s", [0.0, 2.5, 4.75, 100.0])
+def test_times_out_of_order_are_settled_as_if_they_were_in_order(settled_s: float) -> None:
+    """As lanes that move beside one another have them, which only NumPy may settle; not told, it is taken for so."""
+    lists: list[Any] = [tuple(values[::-1].copy() for values in rows) for rows in BY_HAND[:4]]
+    seen = Settled(100)
+    seen.add(PartTimes(*lists), settled_s)
+    assert (seen.peak_hbm_bytes, seen.transfer_s, seen.exposed_s) == (125, 6.0, pytest.approx(3.0))
+
+
 def test_nothing_leaves_the_level_and_covers_no_time() -> None:
     seen = Settled(7)
     for in_order in (False, True):
