@@ -292,9 +292,8 @@ def _ours(column: str, text: str, known: tuple[str, ...]) -> str:
             found = [name for name in _by_number(wanted[: size.start()], names) if _has_bytes(name, int(size["gb"]))]
     if not found and column == "model":
         found = _model_of(wanted, names)
-    if (
-        not found and column == "host" and re.search(r"^epyc-.*\dp(?:-2s)?$", wanted)
-    ):  # a 7402P is a 7402 for one socket
+    of_one_socket = column == "host" and re.search(r"^epyc-.*\dp(?:-2s)?$", wanted)  # a 7402P is a 7402
+    if not found and of_one_socket:
         found = [name for name in names if name == re.sub(r"p(-2s)?$", r"\1", wanted)]
     if not found and column == "host" and re.search(r"^xeon-\d{4}(?:-2s)?$", wanted):  # there is no 8480, but an 8480+
         found = [name for name in names if name == re.sub(r"(?<=\d{4})", "+", wanted, count=1)]

@@ -99,12 +99,8 @@ def optimize(
 
         drafting = drafting_of(speculative)
         axes, recipe = _axes(axis or (), hardware, stack, {} if drafting is None else drafting.overrides)
-        of_engine = stack is not None and not usual_designs.asks_about_offloading(cache, tier, axes=axes)
-        named = (
-            usual_designs.along_axes(_USUAL, architecture, [str(stack)] if of_engine else [])
-            if policies is None
-            else listed(policies)
-        )
+        engines = [] if stack is None or usual_designs.asks_about_offloading(cache, tier, axes=axes) else [stack]
+        named = usual_designs.along_axes(_USUAL, architecture, engines) if policies is None else listed(policies)
         workload = _workload(trace, batch, input_tokens, output_tokens, active, seed)
         searched = {
             "model": architecture, "hw": recipe, "trace": workload, "axes": axes,
