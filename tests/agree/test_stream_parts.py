@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import pregate
-from hwmodels.cost import price_figures
+from hwmodels.cost import Costs, price_figures
 from hwmodels.figures import figures_of
 from offload.decode import DecodeStream
 from offload.metrics.run_metrics import decode_steps
 from offload.ops import OpKind, Work
 from offload.recorder import Part, Recorder
+from offload.schedule import COLUMNS
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.capturing.starting_host_cache import storage_of
@@ -106,6 +108,30 @@ def test_paths_are_pulled_back_together_as_one_by_one() -> None:
                 assert mine.duration_s.tolist() == theirs.duration_s.tolist()
 
 
+def test_any_parts_are_seen_alike() -> None:
+    """Parts that no design here makes: every kind of op on every lane, and whatever is alive of the parts before."""
+    rng = np.random.default_rng(5)
+    for n in (*range(1, 8), 40):
+        for _ in range(8):
+            n_works, settled = int(rng.integers(1, 6)), (Settled(7), Settled(7))
+            costs = Costs(*(rng.integers(0, 3, n_works) * share for share in (0.125, 0.7)))
+            before, again = CarriedOps.nothing(), CarriedOps.nothing()
+            steps = np.flatnonzero(rng.random(8) < 0.6).astype(np.int32)
+            base, step, live = 0, 0, np.zeros(0, np.int64)
+            for _ in range(3):
+                part = _any_part(rng, n, base, step, live, n_works)
+                one = walk_small(part, costs, before, settled[0].left, steps)
+                other = walk_compiled(part, costs, again, settled[1].left, steps)
+                _same(one, other)
+                for found, seen, carried in zip(settled, (one, other), (before, again), strict=True):
+                    found.add(seen.times, float(carried.free_s[0]))
+                before, again = before.after(part, one), again.after(part, other)
+                base, step, live = base + n, int(part.columns["step"][-1]), part.live
+            assert settled[0].peak_hbm_bytes == settled[1].peak_hbm_bytes
+            assert settled[0].transfer_s == pytest.approx(settled[1].transfer_s, rel=1e-12)
+            assert settled[0].exposed_s == pytest.approx(settled[1].exposed_s, rel=1e-12, abs=1e-12)
+
+
 def test_a_part_without_ops_adds_nothing() -> None:
     part = Recorder().take()
     for small_ops in (-1, 10):
@@ -114,6 +140,21 @@ def test_a_part_without_ops_adds_nothing() -> None:
             found = stream.Stream(np.zeros(0, np.int32), 5, with_paths=True)
             found.feed(part, price_figures(part.works, figures_of(pregate.load_hardware(ONE))))
             assert (found.makespan_s, found.peak_hbm_bytes, found.n_layers, found.transfer_s) == (0.0, 5, 0, 0.0)
+
+
+def _any_part(rng: np.random.Generator, n: int, base: int, step: int, live: NDArray[np.int64], n_works: int) -> Part:
+    """`n` ops that wait for any of those `live` and of the part; a third take HBM, a third give it back."""
+    waits = [np.unique(rng.choice(np.r_[live, base : base + i], rng.integers(0, 4))) if len(live) + i else live
+             for i in range(n)]  # fmt: skip
+    drawn = {
+        "lane": rng.choice([0, 1, 1, 2, 3, 4, 5, 6, 9], n), "kind": rng.integers(0, len(OpKind), n),
+        "cost": rng.integers(0, n_works, n), "dep_ptr": np.cumsum([0, *map(len, waits)]), "dep": np.concatenate(waits),
+        "step": step + np.cumsum(rng.random(n) < 0.3), "layer": rng.integers(-1, 3, n), "bytes": rng.integers(0, 9, n),
+        **{name: rng.integers(1, 9, n) * (rng.random(n) < 0.4) for name in ("hbm_acquired", "hbm_released")},
+    }  # fmt: skip
+    known = np.r_[live, base : base + n]
+    columns = {name: np.asarray(values).astype(COLUMNS[name]) for name, values in drawn.items()}
+    return Part(base, columns, (Work(OpKind.STEP),) * n_works, known[rng.random(len(known)) < 0.4].astype(np.int64))
 
 
 def _parts(asked: Request) -> DecodeStream:
