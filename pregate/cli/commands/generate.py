@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +28,51 @@ if TYPE_CHECKING:
 _PROMPT = "Return a list of the items in the container, in the order in which "
 
 
+@dataclass(frozen=True, slots=True)
+class GenerationFiles:
+    """What is written of a generation, and where."""
+
+    timeline: Annotated[
+        Path | None, typer.Option(help="Folder for a timeline of each design, for ui.perfetto.dev (JSON).")
+    ] = None
+    gantt: Annotated[
+        Path | None, typer.Option(help="Draw one decode step of every design, one below the other (PNG or SVG).")
+    ] = None
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write what the gates chose as a trace (.safetensors).")
+    ] = None
+
+    def check(self, read: Sequence[Path]) -> None:
+        """Raise `InvalidInput` for what cannot be written, or would be written over what is `read`."""
+        if self.output is not None:
+            require_trace_file(self.output)
+            refuse_overwriting(self.output, *read)
+        if self.timeline is not None:
+            require_folder(self.timeline / "timeline.json")
+        if self.gantt is not None:
+            require_picture(self.gantt)
+
+    def draw(self, found: Generation) -> None:
+        """The timelines, a file a design, and the picture of them."""
+        if self.timeline is not None:
+            from pregate.draw.perfetto import write_trace
+
+            for one in found.designs:
+                name = "".join(letter if letter.isalnum() else "_" for letter in one.policy)
+                write_trace(one.timeline, self.timeline / f"{name}.json")
+        if self.gantt is not None:
+            from pregate.draw.timelines import gantt
+
+            gantt({one.policy: one.timeline for one in found.designs}, self.gantt)
+
+    def save(self, found: Generation) -> None:
+        """The trace of what the gates chose."""
+        if self.output is not None:
+            save_trace(found.trace, self.output)
+            typer.echo(f"wrote {self.output}: {found.trace.n_tokens} tokens, digest {found.trace.digest}", err=True)
+
+
+@takes("files", GenerationFiles)
 @takes("device", DeviceOptions)
 def generate(
     *,
@@ -44,15 +91,7 @@ def generate(
     ] = None,
     device: DeviceOptions,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each design; medians are printed.")] = 3,
-    timeline: Annotated[
-        Path | None, typer.Option(help="Folder for a timeline of each design, for ui.perfetto.dev (JSON).")
-    ] = None,
-    gantt: Annotated[
-        Path | None, typer.Option(help="Draw one decode step of every design, one below the other (PNG or SVG).")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write what the gates chose as a trace (.safetensors).")
-    ] = None,
+    files: GenerationFiles,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
     """Have a trained model generate with its experts offloaded, its own gates deciding; measured beside predicted.
@@ -62,13 +101,7 @@ def generate(
     extras.require_torch()
     if prompt is not None and prompts is not None:
         raise InvalidInput("--prompt and --prompts both say what to go on after: give one")
-    if output is not None:
-        require_trace_file(output)
-        refuse_overwriting(output, *[path for path in (model, prompts) if path is not None])
-    if timeline is not None:
-        require_folder(timeline / "timeline.json")
-    if gantt is not None:
-        require_picture(gantt)
+    files.check([path for path in (model, prompts) if path is not None])
     device.check()
     from runtime.pregated.model_header import model_header
 
@@ -89,25 +122,9 @@ def generate(
             repeats=repeats,
             say=update,
         )
-        if timeline is not None:
-            _write_timelines(found, timeline)
-        if gantt is not None:
-            from pregate.draw.timelines import gantt as draw
-
-            draw({one.policy: one.timeline for one in found.designs}, gantt)
+        files.draw(found)
     _print(found, format)
-    if output is not None:
-        save_trace(found.trace, output)
-        typer.echo(f"wrote {output}: {found.trace.n_tokens} tokens, digest {found.trace.digest}", err=True)
-
-
-def _write_timelines(found: Generation, folder: Path) -> None:
-    """A file a design."""
-    from pregate.draw.perfetto import write_trace
-
-    for one in found.designs:
-        name = "".join(letter if letter.isalnum() else "_" for letter in one.policy)
-        write_trace(one.timeline, folder / f"{name}.json")
+    files.save(found)
 
 
 def _print(found: Generation, format: str) -> None:
