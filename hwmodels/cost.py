@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hwmodels.figures import Figures, Number, figures_of
 from hwmodels.kernels.all_reduce import all_reduce_s, send_s
 from hwmodels.kernels.attention_traffic import attention_terms
-from hwmodels.kernels.floors import alone_s, at_floor, fused_s, missing_s
+from hwmodels.kernels.floors import alone_s, at_floor, fused_s, missing_s, read_bytes
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts
 from hwmodels.kernels.host_prices import host_s
 from hwmodels.kernels.roofline import binding_term, cached_share, kernel_terms, roofline_s
@@ -266,7 +266,7 @@ def _hbm_traffic_s(work: Work, figures: Figures, counts: FusedCounts | RowCounts
         case _ if counts is not None:
             moved = counts.n_weights * work.weight_bits / 8 + work.hbm_bytes
         case _:
-            moved = work.weight_bytes + work.hbm_bytes
+            moved = read_bytes(work, figures) + work.hbm_bytes
     return moved / figures.hbm_bytes_per_s
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hwmodels.compute_formats import PEAK_DTYPES
+from hwmodels.kernels.by_card import ByCard
 from hwmodels.kernels.core_formats import NO_CORE_FORMATS, CoreFormats
 from hwmodels.kernels.fused_tile import (
     UNPADDED,
-    USUAL_TILES,
-    CardTiles,
     FusedTile,
 )
 from hwmodels.kernels.host_products import NO_HOST_PRODUCTS, HostProducts
@@ -185,7 +184,7 @@ class SoftwareStack:
     """The execution on a machine where the stack was not measured."""
     fused_tile: FusedTile = UNPADDED
     """The tile of its fused op of experts."""
-    card_tiles: CardTiles = USUAL_TILES
+    card_tiles: ByCard[FusedTile] = field(default_factory=ByCard)
     """That tile on cards that have other kernels."""
     latent_launches: int = 0
     """Kernels of a latent attention that absorbs its up-projection; 0: as many as of any other attention."""
@@ -197,6 +196,8 @@ class SoftwareStack:
     """Most tokens of a pass that is launched as one CUDA graph; 0: any."""
     row_blocks: RowBlocks = NO_ROW_BLOCKS
     """Blocks of the products of one row."""
+    card_row_blocks: ByCard[RowBlocks] = field(default_factory=ByCard)
+    """Those blocks on cards that have other kernels."""
     packed_compute: str = ""
     """The format in which unpacked weights are multiplied; empty: that of the activations."""
     core_formats: CoreFormats = NO_CORE_FORMATS
@@ -222,8 +223,11 @@ class SoftwareStack:
 
     def on(self, vendor: str, compute_capability: str) -> SoftwareStack:
         """The stack as it runs on such accelerators."""
-        tile = self.card_tiles.tile_of(vendor, compute_capability)
-        return self if tile is None else replace(self, fused_tile=tile)
+        tile = self.card_tiles.of(vendor, compute_capability)
+        blocks = self.card_row_blocks.of(vendor, compute_capability)
+        if tile is None and blocks is None:
+            return self
+        return replace(self, fused_tile=tile or self.fused_tile, row_blocks=blocks or self.row_blocks)
 
     def launches_of(self, work: Work) -> int:
         """Kernels that an op launches; each matrix of an expert alone has one, the last what is left of an expert's.

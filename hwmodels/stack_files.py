@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from hwmodels.kernels.by_card import read_by_card
 from hwmodels.kernels.core_formats import read_core_formats
-from hwmodels.kernels.fused_tile import read_card_tiles, read_fused_tile
+from hwmodels.kernels.fused_tile import read_fused_tile, read_tile
 from hwmodels.kernels.host_products import read_host_products
-from hwmodels.kernels.row_blocks import read_row_blocks
+from hwmodels.kernels.row_blocks import read_blocks, read_row_blocks
 from hwmodels.quantity import Quantity, ReadOnly, parse_quantity
 from hwmodels.shipped import STACKS_DIR
 from hwmodels.specs.machine_fields import HOST_MEMORY
@@ -72,12 +73,13 @@ def _stack_of_file(path: Path, name: str, *_: int) -> SoftwareStack:
         host_memory=host_memory,
         claimed_execution=EXECUTIONS[claimed],
         fused_tile=read_fused_tile(section),
-        card_tiles=read_card_tiles(section),
+        card_tiles=read_by_card(section, "fused_experts_tile_of", read_tile),
         latent_launches=more["latent_attention"],
         shared_launches=more["shared_experts"],
         tiled_launches=more["tiled_experts"],
         graph_tokens=more["graph_tokens"],
         row_blocks=read_row_blocks(section),
+        card_row_blocks=read_by_card(section, "row_blocks_of", read_blocks),
         packed_compute=section.text("packed_compute", ""),
         vendors=_vendors(section),
         cards_in_turn=section.flag("cards_in_turn"),

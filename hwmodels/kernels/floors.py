@@ -16,7 +16,7 @@ from hwmodels.figures import Figures, Number
 from hwmodels.kernels.fused_counts import FusedCounts
 from offload.ops import Gemm, Work
 
-__all__ = ["NARROW_BITS", "alone_s", "at_floor", "fused_s", "merged", "missing_s", "row_blocks_s"]
+__all__ = ["NARROW_BITS", "alone_s", "at_floor", "fused_s", "merged", "missing_s", "read_bytes", "row_blocks_s"]
 
 NARROW_BITS = 8.5
 """Weights of so many bits at most are narrow: they are unpacked, or multiplied in 8 bits and less."""
@@ -96,8 +96,9 @@ def fused_s(
 
     Rows of each expert are padded to whole tiles (`SoftwareStack.fused_tile`). A block that loads, waits and multiplies
     hides no load behind a product of its own; those of other blocks share the memory rate all the same. Of one
-    token each row of weights has a block (`SoftwareStack.row_blocks`). `counts`: of
-    many ops that are like `work` but for the rows of experts, each priced as it is alone.
+    token, and where a kernel reads an expert for each of its rows, rows of weights have blocks
+    (`SoftwareStack.row_blocks`). `counts`: of many ops that are like `work` but for the rows of experts, each priced as
+    it is alone.
     """
     assert work.fused is not None
     bits = figures.read_bits(work)
@@ -117,14 +118,24 @@ def fused_s(
     for i, kernel in enumerate(kernels):
         tile = height if i < 2 else 1
         flop = sum(2 * -(-gemm.m // tile) * tile * gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
-        weights = sum(gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
+        by_pair = i < 2 and shape.reads_each_pair(work.fused)
+        weights = sum(gemm.n * gemm.k * gemm.n_gemms * (gemm.m if by_pair else 1) for gemm in kernel)
         if i < 2:
             loads = sum(shape.n_loads(work.fused, gemm) for gemm in kernel)
         else:
             loads = sum(n_loads_alone(gemm, figures) for gemm in kernel)
-        blocks_s = row_blocks_s(kernel if i >= 2 or work.fused.n_tokens == 1 else (), work.weight_bits, figures)
+        blocks_s = row_blocks_s(kernel if i >= 2 or by_pair else (), work.weight_bits, figures, by_pair=by_pair)
         pairs.append((flop / flop_per_s + loads * load_s + blocks_s, weights * bits / 8 / bytes_per_s))
     return pairs
+
+
+def read_bytes(work: Work, figures: Figures) -> float:
+    """Bytes of its weights that an op reads: those of an expert once for each row where its kernel does."""
+    if work.fused is None or work.fused.n_tokens == 1 or not figures.stack.fused_tile.reads_each_pair(work.fused):
+        return work.weight_bytes
+    n = work.fused.n_gemms
+    again = sum((gemm.m - 1) * gemm.n * gemm.k * gemm.n_gemms for gemm in work.gemms[:n])
+    return work.weight_bytes + again * work.weight_bits / 8
 
 
 def alone_s(gemm: Gemm, bits: float, figures: Figures) -> Number:
@@ -145,12 +156,12 @@ def _tile_load_s(figures: Figures) -> Number:
     return figures.cycles_s("tile_load_s") / figures["accelerator.n_sm"]
 
 
-def row_blocks_s(gemms: Iterable[Gemm], bits: float, figures: Figures) -> Number:
+def row_blocks_s(gemms: Iterable[Gemm], bits: float, figures: Figures, *, by_pair: bool = False) -> Number:
     """What the multiprocessors take for the blocks of rows of `gemms`, whose weights are `bits` wide; 0 where they have
-    none.
+    none. `by_pair`: of experts each of whose rows has blocks of its own.
     """
     shape = figures.stack.row_blocks
-    counts = [shape.counts(gemm) for gemm in gemms]
+    counts = [(shape.counts_by_pair if by_pair else shape.counts)(gemm) for gemm in gemms]
     n_blocks, n_weights = (sum(each) for each in zip(*counts, strict=True)) if counts else (0, 0)
     if not n_blocks:
         return 0.0

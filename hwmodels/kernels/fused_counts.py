@@ -96,7 +96,10 @@ def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_B
     n_kernels = 2 + int(n_gemms[0] - n_of[0])
     height = _heights(fused, tile)[owner]
     padded = np.where(shared, m, -(-m // height) * height)
-    read = n * k * times
+    each_pair = (n_tokens == 1) | (tile.each_pair & (n_tokens < tile.from_tokens))
+    by_pair = each_pair[owner] & ~shared
+    weights_of = n * k * times
+    read = np.where(by_pair, m, 1) * weights_of
     has_tiles = (n_tokens >= tile.from_tokens)[owner]
     waits, in_blocks, multiplied = (np.zeros_like(read) for _ in range(3))
     if tile.loads is not None:
@@ -105,12 +108,14 @@ def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_B
         loads = times * -(-m // np.where(shared, alone, height)) * -(-n // tile.loads[0]) * -(-k // tile.loads[1])
         waits = np.where(np.where(shared, (m > blocks.up_to_rows) & bool(blocks.passes), has_tiles), loads, 0)
     if blocks.passes:
-        one_token = n_tokens[owner] == 1
-        multiplied = np.where(np.where(shared, m <= blocks.up_to_rows, one_token), read * m, 0)
-        in_blocks = np.where(multiplied > 0, np.where(m == 1, n, -(-n // 2)) * times, 0)
+        multiplied = np.where(by_pair, read, np.where(shared & (m <= blocks.up_to_rows), read * m, 0))
+        held = np.where(by_pair | (m == 1), blocks.n_rows, max(blocks.n_rows, 2))
+        in_blocks = np.where(multiplied > 0, -(-n // held) * times * np.where(by_pair, m, 1), 0)
     sums = np.zeros((5, n_kernels, len(works)), np.int64)
     cell = kernel * len(works) + owner
-    for total, what in zip(sums.reshape(5, -1), (2 * padded * read, read, waits, in_blocks, multiplied), strict=True):
+    for total, what in zip(
+        sums.reshape(5, -1), (2 * padded * weights_of, read, waits, in_blocks, multiplied), strict=True
+    ):
         if what.any():
             np.add.at(total, cell, what)
     n_tiled = np.bincount(owner, np.where(shared & (m > 1), times, 0), len(works)).astype(np.int64)

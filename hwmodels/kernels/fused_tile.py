@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from hwmodels.quantity import ReadOnly
 from offload.ops import FusedExperts, Gemm
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import Section
 
 __all__ = [
     "UNPADDED",
-    "USUAL_TILES",
-    "CardTiles",
     "FusedTile",
     "TileSizedBy",
-    "read_card_tiles",
     "read_fused_tile",
+    "read_tile",
 ]
-
-_BEFORE = " before "
 
 TileSizedBy = Literal["expert", "pass", "pairs"]
 """Rows that a height is chosen for: those of an `expert` on average, the tokens of the `pass`, which one expert may get
@@ -34,13 +27,15 @@ class FusedTile:
     """`rows`: heights to choose from, ascending; empty: not padded. `sized_by`: the least that holds so many is chosen.
 
     `loads`: (rows, columns) of the weights that a thread block loads, waits for, and only then multiplies, one block a
-    multiprocessor; None where loading is hidden. `from_tokens`: passes of fewer run a kernel without tiles.
+    multiprocessor; None where loading is hidden. `from_tokens`: passes of fewer run a kernel without tiles, which with
+    `each_pair` reads an expert anew for each of its rows, in blocks of rows (`RowBlocks`).
     """
 
     rows: tuple[int, ...] = ()
     sized_by: TileSizedBy = "expert"
     loads: tuple[int, int] | None = None
     from_tokens: int = 1
+    each_pair: bool = False
 
     def __post_init__(self) -> None:
         if any(rows < 1 for rows in self.rows) or list(self.rows) != sorted(set(self.rows)):
@@ -57,6 +52,10 @@ class FusedTile:
         }[self.sized_by]
         heights = self.rows or (1,)
         return next((rows for rows in heights if rows >= held), heights[-1])
+
+    def reads_each_pair(self, fused: FusedExperts) -> bool:
+        """Whether an expert is read for each of its rows; of one token an expert has one."""
+        return fused.n_tokens == 1 or (self.each_pair and fused.n_tokens < self.from_tokens)
 
     def n_loads(self, fused: FusedExperts, gemm: Gemm) -> int:
         """Loads of one of its products that something waits for, of all blocks together."""
@@ -82,49 +81,11 @@ UNPADDED = FusedTile()
 def read_fused_tile(section: Section) -> FusedTile:
     """The tile that a stack states in `fused_experts_tile`. Raises `InvalidFile`, of a rule of sizes `UnknownName`."""
     table = section.optional_section("fused_experts_tile")
-    return UNPADDED if table is None else _tile(table)
+    return UNPADDED if table is None else read_tile(table)
 
 
-@dataclass(frozen=True, slots=True)
-class CardTiles:
-    """Tiles of cards whose kernels are not the usual ones, by `MAKER` or `MAKER before CAPABILITY` (MAJOR.MINOR)."""
-
-    tiles: Mapping[str, FusedTile] = field(default_factory=lambda: ReadOnly({}))
-
-    def tile_of(self, vendor: str, compute_capability: str) -> FusedTile | None:
-        """That of a card; None where it is the usual one."""
-        for cards, tile in self.tiles.items():
-            maker, _, newer = cards.partition(_BEFORE)
-            if vendor == maker and (not newer or _is_before(compute_capability, newer)):
-                return tile
-        return None
-
-
-USUAL_TILES = CardTiles()
-"""Of a stack whose kernels are alike on all cards."""
-
-
-def read_card_tiles(section: Section) -> CardTiles:
-    """What a stack states in `fused_experts_tile_of`. Raises `InvalidFile` for cards that are not said so."""
-    table = section.optional_section("fused_experts_tile_of")
-    if table is None:
-        return USUAL_TILES
-    tiles = {cards: _tile(table.section(cards)) for cards in table.remaining()}
-    for cards in tiles:
-        if not re.fullmatch(rf"\w+({_BEFORE}\d{{1,2}}\.\d)?", cards):
-            raise InvalidFile(f"{table.where}: {cards!r} is not of the form MAKER or MAKER{_BEFORE}MAJOR.MINOR")
-    return CardTiles(ReadOnly(tiles))
-
-
-def _is_before(compute_capability: str, newer: str) -> bool:
-    """Whether a card's capability is below `newer`; of a card that has none nothing is known."""
-    if not compute_capability:
-        return False
-    one, other = (tuple(map(int, text.split("."))) for text in (compute_capability, newer))
-    return one < other
-
-
-def _tile(table: Section) -> FusedTile:
+def read_tile(table: Section) -> FusedTile:
+    """A tile as its section states it. Raises `InvalidFile`, of a rule of sizes `UnknownName`."""
     rows, loads = table.items("rows"), table.items("loads") if "loads" in table.remaining() else None
     for what in (rows, loads if loads is not None else [1]):
         if not what or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in what):
@@ -132,9 +93,10 @@ def _tile(table: Section) -> FusedTile:
     if loads is not None and len(loads) != 2:
         raise InvalidFile(f"{table.where}: loads = {loads!r}: rows and columns of weights")
     sized_by, from_tokens = table.text("sized_by", "expert"), table.integer("from_tokens", 1, minimum=1)
+    each_pair = table.flag("each_pair")
     table.take("source")
     table.done()
     if sized_by not in get_args(TileSizedBy):
         raise unknown_name("way to size a tile", sized_by, get_args(TileSizedBy), table.where)
     pair = None if loads is None else (loads[0], loads[1])
-    return FusedTile(tuple(rows), cast(TileSizedBy, sized_by), pair, from_tokens)
+    return FusedTile(tuple(rows), cast(TileSizedBy, sized_by), pair, from_tokens, each_pair)

@@ -13,17 +13,19 @@ from offload.ops import Gemm
 from traces.errors import InvalidFile
 from traces.foundation.documents import Section
 
-__all__ = ["NO_ROW_BLOCKS", "RowBlocks", "read_row_blocks"]
+__all__ = ["NO_ROW_BLOCKS", "RowBlocks", "read_blocks", "read_row_blocks"]
 
 
 @dataclass(frozen=True, slots=True)
 class RowBlocks:
     """`passes`: (bits, weights): of weights up to so many bits wide, how many all threads of a block read at a time,
     ascending; empty: kernels are bound by memory alone. `up_to_rows`: products of more rows run other kernels.
+    `n_rows`: rows of weights of a block, for one row of activations; for more it takes two at least.
     """
 
     passes: tuple[tuple[float, int], ...] = ()
     up_to_rows: int = 1
+    n_rows: int = 1
 
     def weights_a_pass(self, bits: float) -> int:
         """Weights of `bits` that a block reads at a time; of wider ones than any stated, as of the widest."""
@@ -31,12 +33,16 @@ class RowBlocks:
 
     def counts(self, gemm: Gemm) -> tuple[int, int]:
         """Blocks of all `gemm.n_gemms` products, and the weights that they multiply, once a row of activations; none
-        where other kernels run. With more than one row of activations a block takes two rows of weights.
+        where other kernels run.
         """
         if not self.passes or gemm.m > self.up_to_rows:
             return 0, 0
-        n_rows = gemm.n * gemm.n_gemms
-        return (n_rows if gemm.m == 1 else -(-gemm.n // 2) * gemm.n_gemms), n_rows * gemm.k * gemm.m
+        held = self.n_rows if gemm.m == 1 else max(self.n_rows, 2)
+        return -(-gemm.n // held) * gemm.n_gemms, gemm.n * gemm.n_gemms * gemm.k * gemm.m
+
+    def counts_by_pair(self, gemm: Gemm) -> tuple[int, int]:
+        """The same of experts each of whose rows has blocks of its own."""
+        return self.counts(gemm._replace(m=1, n_gemms=gemm.m * gemm.n_gemms))
 
 
 NO_ROW_BLOCKS = RowBlocks()
@@ -46,9 +52,13 @@ NO_ROW_BLOCKS = RowBlocks()
 def read_row_blocks(section: Section) -> RowBlocks:
     """What a stack states in `row_blocks`. Raises `InvalidFile` for what is no ascending list of bits and weights."""
     table = section.optional_section("row_blocks")
-    if table is None:
-        return NO_ROW_BLOCKS
+    return NO_ROW_BLOCKS if table is None else read_blocks(table)
+
+
+def read_blocks(table: Section) -> RowBlocks:
+    """Blocks as their section states them. Raises `InvalidFile` for what is no ascending list of bits and weights."""
     raw, up_to_rows = table.items("passes"), table.integer("up_to_rows", 1, minimum=1)
+    n_rows = table.integer("rows", 1, minimum=1)
     table.take("source")
     table.done()
     passes = []
@@ -61,4 +71,4 @@ def read_row_blocks(section: Section) -> RowBlocks:
         passes.append((float(bits), weights))
     if not passes or [bits for bits, _ in passes] != sorted({bits for bits, _ in passes}):
         raise InvalidFile(f"{table.where}: passes = {raw!r}: bits a weight ascend")
-    return RowBlocks(tuple(passes), up_to_rows)
+    return RowBlocks(tuple(passes), up_to_rows, n_rows)

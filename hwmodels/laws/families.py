@@ -9,8 +9,8 @@ _MINORS_APART = 9
 
 
 def family_of(compute_capability: str) -> str | None:
-    """The family of a card, such as 8.9 or 10.x (B200 is 10.0, B300 10.3); None for one without a capability."""
+    """The family of a card, such as 8.9 or 10.x (B200 is 10.0, B300 10.3); None for one that has none of NVIDIA's."""
     major = compute_capability.partition(".")[0]
-    if not major:
+    if not major.isdigit():
         return None
     return compute_capability if int(major) <= _MINORS_APART else f"{major}.x"

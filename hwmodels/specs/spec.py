@@ -28,8 +28,8 @@ class Accelerator:
     one; `peer_bytes_per_s` one way between a card and all others together, None where they have but the host's link.
     `sources` has a `Quantity` for every figure, by field name.
 
-    `compute_capability` is NVIDIA's MAJOR.MINOR, which says whose kernels it runs (`hwmodels.laws.families`); empty
-    where a card has none.
+    `compute_capability` is NVIDIA's MAJOR.MINOR, which says whose kernels it runs (`hwmodels.laws.families`), or the
+    name that AMD's compilers have for an architecture (gfx906); empty where nothing depends on it.
     """
 
     name: str
@@ -48,8 +48,10 @@ class Accelerator:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "peak_flop_per_s", ReadOnly(self.peak_flop_per_s))
-        if self.compute_capability and not re.fullmatch(r"\d{1,2}\.\d", self.compute_capability):
-            raise InvalidInput(f"compute_capability = {self.compute_capability!r}: it is MAJOR.MINOR, such as '8.9'")
+        if self.compute_capability and not re.fullmatch(r"\d{1,2}\.\d|gfx[0-9a-f]{3,4}", self.compute_capability):
+            raise InvalidInput(
+                f"compute_capability = {self.compute_capability!r}: it is MAJOR.MINOR, such as '8.9', or gfx906 (AMD)"
+            )
         _check_figures("accelerator", self)
 
 

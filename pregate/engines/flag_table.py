@@ -90,9 +90,9 @@ class EngineFlags:
         return name if value is None else f"{name} {value}"
 
     def runs_on(self, capability: str, format: str) -> bool:
-        """Whether it runs experts in `format` on a card of `capability` ("8.6"; empty: no NVIDIA's, all are run)."""
+        """Whether it runs experts in `format` on a card of `capability` ("8.6"; on others than NVIDIA's: all)."""
         asked = [least for start, least in self.capability.items() if start == "any" or format.startswith(start)]
-        return not capability or all(float(capability) >= least for least in asked)
+        return not capability[:1].isdigit() or all(float(capability) >= least for least in asked)
 
     def says(self, what: str) -> bool:
         """Whether a card can say so."""

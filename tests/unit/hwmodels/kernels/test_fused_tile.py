@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from hwmodels.figures import figures_of
+from hwmodels.kernels.by_card import ByCard, read_by_card
 from hwmodels.kernels.floors import fused_s
-from hwmodels.kernels.fused_tile import FusedTile, read_card_tiles, read_fused_tile
+from hwmodels.kernels.fused_tile import FusedTile, read_fused_tile, read_tile
 from hwmodels.platform import Platform, load_platform
 from hwmodels.stack_files import load_stack
 from offload import ffn_work, work
@@ -138,6 +139,9 @@ def test_a_format_that_no_card_states_is_refused() -> None:
         ("p40", "llama-cpp-2025", 64),
         ("apple-m2-ultra", "llama-cpp", 32),
         ("rx-7900-xtx", "llama-cpp", 128),
+        ("mi100", "llama-cpp", 128),  # MFMA
+        ("mi50", "llama-cpp", 64),
+        ("rx-6800-xt", "llama-cpp-2025", 64),
     ],
 )
 def test_cards_with_other_kernels_have_other_tiles(hardware: str, stack: str, rows: int) -> None:
@@ -161,8 +165,14 @@ def test_metal_has_tiles_from_thirty_two_tokens_on() -> None:
     assert tile.n_loads(many, Gemm(32, 768, 2048)) == 0
 
 
-@pytest.mark.parametrize("cards", ["NVIDIA before Turing", "NVIDIA before", "NVIDIA 7.5", "all cards"])
+def test_cards_are_named_one_by_one_too() -> None:
+    of_cards = ByCard({"AMD gfx906 gfx1030": "narrow", "NVIDIA before 7.5": "old", "Apple": "metal"})
+    asked = [("AMD", "gfx1030"), ("AMD", "gfx1100"), ("AMD", ""), ("NVIDIA", "7.0"), ("NVIDIA", "7.5"), ("Apple", "")]
+    assert [of_cards.of(*card) for card in asked] == ["narrow", None, None, "old", None, "metal"]
+
+
+@pytest.mark.parametrize("cards", ["NVIDIA before Turing", "NVIDIA before", "NVIDIA 7", "AMD 906", "all cards"])
 def test_cards_that_nobody_can_tell_are_refused(cards: str) -> None:
     section = Section({"fused_experts_tile_of": {cards: {"rows": [32], "source": "read"}}}, "s.yaml")
     with pytest.raises(InvalidFile, match="is not of the form MAKER"):
-        read_card_tiles(section)
+        read_by_card(section, "fused_experts_tile_of", read_tile)

@@ -8,7 +8,7 @@ import pytest
 
 from hwmodels.cost import price
 from hwmodels.figures import figures_of
-from hwmodels.kernels.floors import fused_s, row_blocks_s
+from hwmodels.kernels.floors import fused_s, read_bytes, row_blocks_s
 from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks, read_row_blocks
 from hwmodels.platform import Platform, load_platform
 from offload import ffn_work, work
@@ -89,6 +89,22 @@ def test_a_pass_of_more_tokens_than_a_graph_is_kept_for_is_launched_kernel_by_ke
     one, two = (ffn_work.experts_work(QWEN, [n] * 8, fused=True) for n in (1, 2))
     assert hw.stack.launches_of(two) - hw.stack.launches_of(one) == hw.stack.tiled_launches == 6
     assert (Work(OpKind.WAIT).n_rows, one.n_rows, two.n_rows) == (0, 1, 2)
+
+
+def test_metal_gives_four_rows_of_weights_to_a_block_and_reads_an_expert_for_each_row_of_few() -> None:
+    hw = claimed("apple-m4-max")
+    figures, cycle = figures_of(hw), 2520e6 / 1578e6
+    block_s, pass_s = hw.constant("row_block_s"), hw.constant("row_pass_s")
+    took = row_blocks_s([Gemm(1, 768, 2048, n_gemms=16)], Q4, figures)
+    assert took == pytest.approx(cycle * 16 * (192 * block_s + 768 * pass_s) / 40)
+    few, once = (ffn_work.experts_work(QWEN, rows, fused=True)._replace(weight_bits=Q4) for rows in ([2] * 4, [1] * 8))
+    few, once = (one._replace(fused=one.fused._replace(n_tokens=31)) for one in (few, once) if one.fused is not None)
+    many = few._replace(fused=few.fused and few.fused._replace(n_tokens=32))
+    rate, bandwidth = figures.flop_per_s("int8"), figures.hbm_bytes_per_s
+    of_few, of_once, of_many = (fused_s(one, figures, rate, bandwidth) for one in (few, once, many))
+    assert [bytes_s for _, bytes_s in of_few] == [bytes_s for _, bytes_s in of_once], "eight pairs, eight reads"
+    assert of_few[0][1] == pytest.approx(2 * of_many[0][1]), "a tile reads an expert once"
+    assert read_bytes(few, figures) == read_bytes(once, figures) == 2 * read_bytes(many, figures)
 
 
 def read(tmp_path: Path, text: str) -> RowBlocks:

@@ -325,7 +325,8 @@ def test_families_are_architectures() -> None:
 def test_every_card_that_runs_cuda_says_its_capability() -> None:
     for name in hardware_names():
         card = load_machine(name).accelerator
-        assert bool(card.compute_capability) == (card.vendor == "NVIDIA"), name
+        assert bool(family_of(card.compute_capability)) == (card.vendor == "NVIDIA"), name
+        assert card.compute_capability.startswith("gfx") <= (card.vendor == "AMD"), name
 
 
 @pytest.mark.parametrize(
