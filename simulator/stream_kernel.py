@@ -68,14 +68,9 @@ N_NUMBERS = 3
 BEGAN_S, ENDED_S = range(2)
 FIRST, LAST, GATED = range(3)
 
-# What is counted, in `tally`: how long each list is, layers, whether lists are not in order of time; then bytes
-# by kind of op.
-N_STALLS, N_MOVING, N_TAKEN, N_GIVEN, N_ENDED, N_ISSUED, N_LAYERS, MOVING_MIXED, LEVELS_MIXED = range(9)
-BYTES = 9
-
-MAKESPAN_S, CRITICAL_S = range(2)
-"""In `longest_s`, before the work of each lane."""
-BUSY_S = 2
+# What is counted, in `tally`: how long each list is, and layers; then bytes by kind of op.
+N_STALLS, N_MOVING, N_TAKEN, N_GIVEN, N_ENDED, N_ISSUED, N_LAYERS = range(7)
+BYTES = 7
 
 
 def place_in(sorted_values: Any, value: int) -> int:
@@ -119,7 +114,7 @@ def walk_part(
     layer_s: Any,
     layer_at: Any,  # FIRST is -1
     tally: Any,
-    longest_s: Any,
+    lane_s: Any,  # by lane, its work, added to
 ) -> None:
     """Walk a part. Lists of `seconds` and `numbers` begin with what `tally` says is there."""
     n_live, step_at = live.size, -1
@@ -154,22 +149,14 @@ def walk_part(
         chain[at] = before + duration_s[row]
         last[here] = at
         moves[at] = what & MOVES != 0
-        longest_s[MAKESPAN_S] = max(longest_s[MAKESPAN_S], time)
-        longest_s[CRITICAL_S] = max(longest_s[CRITICAL_S], chain[at])
-        longest_s[BUSY_S + here] += duration_s[row]
+        lane_s[here] += duration_s[row]
         if taken[i] > 0:
-            if n_taken > 0 and began < seconds[TAKEN_AT, n_taken - 1]:
-                tally[LEVELS_MIXED] = 1
             seconds[TAKEN_AT, n_taken], numbers[TAKEN, n_taken] = began, taken[i]
             n_taken += 1
         if given[i] > 0:
-            if n_given > 0 and time < seconds[GIVEN_AT, n_given - 1]:
-                tally[LEVELS_MIXED] = 1
             seconds[GIVEN_AT, n_given], numbers[GIVEN, n_given] = time, given[i]
             n_given += 1
         if what & MOVES:
-            if n_moving > 0 and began < seconds[MOVING_FROM, n_moving - 1]:
-                tally[MOVING_MIXED] = 1
             seconds[MOVING_FROM, n_moving], seconds[MOVING_UNTIL, n_moving] = began, time
             n_moving += 1
         tally[BYTES + kind[i]] += n_bytes[i]
@@ -262,7 +249,6 @@ def cover(
         start, stop = begin[i], end[i]
         if start < settled_s:
             until = min(stop, settled_s)
-            reach = start if n_done == 0 else reach
             here, reach = max(start, reach), max(until, reach)
             length = max(reach - here, 0.0)
             up_to += length

@@ -161,8 +161,6 @@ def walk_compiled(
     tally = np.zeros(kernel.BYTES + len(OpKind), np.int64)
     lists = left.taken, left.given, left.moving, left.stalls
     tally[:4] = [len(left.stalls[0]), len(left.moving[0]), len(left.taken[0]), len(left.given[0])]
-    tally[kernel.MOVING_MIXED] = _is_mixed(left.moving[0])
-    tally[kernel.LEVELS_MIXED] = _is_mixed(left.taken[0]) or _is_mixed(left.given[0])
     room = n + int(tally[:4].max())
     seconds, numbers = np.empty((kernel.N_SECONDS, room)), np.empty((kernel.N_NUMBERS, room), np.int64)
     tables = [
@@ -175,31 +173,32 @@ def walk_compiled(
             row[: len(values)] = values
     end, chain, moves = np.empty(n_live + n), np.empty(n_live + n), np.empty(n_live + n, np.bool_)
     end[:n_live], chain[:n_live], moves[:n_live] = before.end_s, before.chain_s, before.moves
-    bound_by, longest_s = np.empty(n, np.int64), np.zeros(kernel.BUSY_S + MOST_LANES)
+    bound_by, lane_s = np.empty(n, np.int64), np.zeros(MOST_LANES)
     layer_s, layer_at = np.empty((2, len(here) * n_layers)), np.full((3, len(here) * n_layers), -1, np.int64)
     loaded(kernel.WALK_PART)(
         *(np.ascontiguousarray(columns[name], COLUMNS[name]) for name in _WALKED), part.base, before.live,
         *(np.ascontiguousarray(values, np.float64) for values in (costs.issue_s, costs.duration_s)), _ABOUT, here,
         n_layers, before.free_s, np.full(MOST_LANES, -1, np.int64), end, chain, moves, bound_by, seconds, numbers,
-        layer_s, layer_at, tally, longest_s,
+        layer_s, layer_at, tally, lane_s,
     )  # fmt: skip
-    n_stalls, n_moving, n_taken, n_given, n_ended, n_issued, n_found, *mixed = tally[: kernel.BYTES].tolist()
+    n_stalls, n_moving, n_taken, n_given, n_ended, n_issued, n_found = tally[: kernel.BYTES].tolist()
     sizes = n_taken, n_given, n_moving, n_stalls
     cut: Any = [tuple(row[:size] for row in rows) for rows, size in zip(tables, sizes, strict=True)]
-    times = PartTimes(*cut)._replace(moving_in_order=not mixed[0], levels_in_order=not mixed[1])
+    levels, moving = _in_order(cut[0][0]) and _in_order(cut[1][0]), _in_order(cut[2][0])
+    times = PartTimes(*cut)._replace(levels_in_order=levels, moving_in_order=moving)
     stalled = slice(len(left.stalls[0]), n_stalls)
     stall_s = seconds[kernel.STALL_UNTIL, stalled] - seconds[kernel.STALL_FROM, stalled]
     return WalkedPart(
-        end, chain, moves, bound_by, longest_s[kernel.BUSY_S :], float(seconds[kernel.ISSUED, :n_issued].sum()),
+        end, chain, moves, bound_by, lane_s, float(seconds[kernel.ISSUED, :n_issued].sum()),
         float(stall_s.sum()), moved_bytes(_EACH_KIND, tally[kernel.BYTES :]), layer_at[kernel.FIRST, :n_found],
         layer_at[kernel.LAST, :n_found], float(layer_s[kernel.BEGAN_S, :n_found].sum()),
         numbers[kernel.ENDED, :n_ended].astype(np.int32), seconds[kernel.ENDED_AT, :n_ended].copy(), times,
     )  # fmt: skip
 
 
-def _is_mixed(times_s: NDArray[np.float64]) -> bool:
-    """Whether times are not in order: lanes may move beside one another."""
-    return bool(np.any(times_s[1:] < times_s[:-1]))
+def _in_order(times_s: NDArray[np.float64]) -> bool:
+    """Whether times ascend; those of lanes that move beside one another may not."""
+    return bool(np.all(times_s[1:] >= times_s[:-1]))
 
 
 def by_paths(part: Part, seen: WalkedPart, *, small: bool) -> tuple[Gradient, Gradient]:

@@ -123,6 +123,7 @@ def test_any_parts_are_seen_alike() -> None:
                 one = walk_small(part, costs, before, settled[0].left, steps)
                 other = walk_compiled(part, costs, again, settled[1].left, steps)
                 _same(one, other)
+                assert other.times.moving_in_order == (sorted(one.times.moving[0]) == one.times.moving[0].tolist())
                 for found, seen, carried in zip(settled, (one, other), (before, again), strict=True):
                     found.add(seen.times, float(carried.free_s[0]))
                 before, again = before.after(part, one), again.after(part, other)

@@ -55,7 +55,8 @@ def test_machine_code_settles_what_numpy_settles(monkeypatch: pytest.MonkeyPatch
         for _ in range(30):
             one, other, clock_s = Settled(1000), Settled(1000), 0.0
             for _ in range(3):
-                parts, clock_s = _more(rng, clock_s), clock_s + 10 * rng.random()
+                parts = _more(rng, clock_s)
+                clock_s += 10 * rng.random() if rng.random() < 0.5 else rng.integers(1, 10)
                 one.add(_after(one.left, parts, False), clock_s)
                 other.add(_after(other.left, parts, True), clock_s)
                 for mine, theirs in zip(one.left[:4], other.left[:4], strict=True):
@@ -63,6 +64,25 @@ def test_machine_code_settles_what_numpy_settles(monkeypatch: pytest.MonkeyPatch
             assert one.transfer_s == other.transfer_s
             assert one.exposed_s == other.exposed_s
             assert one.peak_hbm_bytes == other.peak_hbm_bytes
+
+
+def test_what_is_covered_before_a_time_is_what_is_interpolated_to_the_bit() -> None:
+    """Within intervals, between them and where they begin and end, wherever it is looked for from. In the first case
+    the line through the second interval misses its end by a bit.
+    """
+    rng = np.random.default_rng(3)
+    cases = [(np.array([0.0, 0.01 + 1 / 7]), np.array([0.01, 0.01 + 1 / 7 + 0.12]))]
+    for n in range(1, 9):
+        begin = np.cumsum(rng.random(n) + (rng.random(n) < 0.7))
+        cases.append((begin, np.minimum(begin + rng.random(n), np.r_[begin[1:], np.inf])))
+    for begin, end in cases:
+        length, up_to = end - begin, np.cumsum(end - begin)
+        edges, covered = np.stack([begin, end], 1).ravel(), np.stack([np.r_[0.0, up_to[:-1]], up_to], 1).ravel()
+        times = np.r_[begin, end, (begin + end) / 2, begin + length * rng.random(len(begin)), 0.0, end[-1] + 1.0]
+        apart = np.stack([begin, end, length, up_to])
+        for time, expected in zip(times, np.interp(times, edges, covered), strict=True):
+            for near in range(len(begin)):
+                assert stream_kernel.covered_at(apart, len(begin), time, near)[0] == expected
 
 
 def _more(rng: np.random.Generator, from_s: float) -> PartTimes:
