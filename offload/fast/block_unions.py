@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from compiled.machine_code import Kernel, loaded
 from offload.decoding.micro_batches import tokens_of
 from offload.decoding.work_rows import Rows, Works
 from offload.ops import Work
-from traces.foundation.kept_values import ByIdentity, KeptWithArray
+from traces.foundation.kept_values import KeptWithArray
 from traces.routing import Step
 
 __all__ = ["GROUPS", "UNIONS", "BlockUnions", "block_unions_of"]
@@ -46,7 +47,7 @@ class BlockUnions:
     `tokens` that each serves of each micro-batch of the pass, one micro-batch after the other.
 
     `n_parts`: (n_passes,) micro-batches; `n_shared`: (n_parts in all,) tokens that shared experts serve. `latest`: what
-    `grouped` found last, by what it was asked with.
+    `grouped` found last, by what it was asked with, which it does not keep alive.
     """
 
     ptr: NDArray[np.int64]
@@ -77,7 +78,7 @@ class BlockUnions:
         pass by block and micro-batch. -1 for nothing, where there are micro-batches. `form`: (n_blocks,), which of
         `works.each` a block has.
         """
-        key = ByIdentity(works), shares.tobytes(), tuple(form)
+        key = weakref.ref(works), shares.tobytes(), tuple(form)
         found = self.latest.get(key)
         if found is None:  # else another design fetches the same experts of the same passes
             found = self._grouped(works, shares, form)
