@@ -21,7 +21,7 @@ from pregate.card.designs import all_planned, plan_design, stacks_for
 from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
 from pregate.card.judged_design import Judged, judge
 from pregate.card.narrowing import narrowing
-from pregate.card.speed_limit import limit_of, speed_limit
+from pregate.card.speed_limit import cards_at_once, limit_of, speed_limit
 from pregate.card.turning_points import turning_points
 from pregate.engines.writing import flags_of, named
 from pregate.named import load_hardware, load_model
@@ -256,8 +256,7 @@ def _card(
     best, other = choice.best, choice.possible
     hw = best.planned.hw
     asked = [one.planned.tokens for one in choice.ranked]
-    n_sharing = max((one.placed.n_cards for one in asked if one.execution.shares_layers), default=1)
-    limit = speed_limit(model, hw, work, n_sharing, kept)
+    limit = speed_limit(model, hw, work, cards_at_once(asked, work.job), kept)
     parts = best.ttft.value, work.job.n_steps * best.tpot.value
     possible = None if other is None else flags_of(other.design, model, other.planned.hw, work.job).of_file(weights)
     share = {"ttft": 1.0, "tpot": 0.0}.get(choice.objective, parts[0] / sum(parts))

@@ -20,13 +20,13 @@ from pregate.ask.capturing.kept_answers import Answer, answer_key, kept_answer
 from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
-from pregate.card.job import Workpiece
+from pregate.card.job import RequestLoad, Workpiece
 from pregate.card.judged_design import objective_of
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["ROOMY", "Limit", "speed_limit", "with_memory"]
+__all__ = ["ROOMY", "Limit", "cards_at_once", "speed_limit", "with_memory"]
 
 ROOMY = 1 << 50
 """Bytes of a memory that holds any model."""
@@ -50,11 +50,28 @@ def with_memory(hw: Platform, hbm_bytes: int, dram_bytes: int = ROOMY, n_cards: 
     return replace(found, hbm_bytes=hbm_bytes, dram_bytes=dram_bytes, costs_of=None, n_cards=n_cards, is_one=False)
 
 
+def cards_at_once(asked: Sequence[Request], job: RequestLoad) -> tuple[int, int]:
+    """Cards that compute at once for requests as asked, at most: in a prompt, where several passes of it may be in
+    one card each, and in a token.
+    """
+    sharing = [one.placed.n_cards for one in asked if one.execution.shares_layers]
+    passing = [
+        min(one.placed.n_cards, -(-job.input_tokens * job.batch // one.execution.micro_batch))
+        for one in asked
+        if one.execution.input_copies and one.execution.micro_batch
+    ]
+    return max([1, *sharing, *passing]), max([1, *sharing])
+
+
 def speed_limit(
-    model: ModelArchitecture, hw: Platform, work: Workpiece, n_sharing: int = 1, kept: ScheduleCache | None = None
+    model: ModelArchitecture,
+    hw: Platform,
+    work: Workpiece,
+    at_once: tuple[int, int] = (1, 1),
+    kept: ScheduleCache | None = None,
 ) -> Limit:
-    """The limit of a job. In HBM are the experts for which most passes of the phase ask, known beforehand. Cards of
-    which `n_sharing` compute a layer together read and compute as one that is as many times as fast.
+    """The limit of a job. In HBM are the experts for which most passes of the phase ask, known beforehand. Cards that
+    compute `at_once`, in a prompt and in a token, read and compute as one that is as many times as fast.
 
     `kept`: where answers of earlier runs lie.
     """
@@ -66,19 +83,19 @@ def speed_limit(
     experts_bytes = model.n_moe_layers * model.n_experts * model.expert_bytes
     n_experts = max(int((room + experts_bytes) / max(model.expert_bytes, 1)), 0)
     resident = [_share_of_uses(model, one, n_experts) for one in (_prompt_of(work.prompt), work.tokens.decode_only())]
-    key = answer_key(f"speed limit of {n_sharing} cards with {resident!r} of uses in HBM", asked, hw)
-    return Limit(**kept_answer(kept, key, lambda: _limit(asked, hw, work, resident, n_sharing)))
+    key = answer_key(f"speed limit of {at_once!r} cards with {resident!r} of uses in HBM", asked, hw)
+    return Limit(**kept_answer(kept, key, lambda: _limit(asked, hw, work, resident, at_once)))
 
 
 def _limit(
-    asked: Sequence[Request], hw: Platform, work: Workpiece, resident: Sequence[float], n_sharing: int
+    asked: Sequence[Request], hw: Platform, work: Workpiece, resident: Sequence[float], at_once: tuple[int, int]
 ) -> Answer:
     schedules = [capture_request(one).decoded.schedule for one in asked]
     first = _first_token(schedules[0], work.prompt)
     rest = np.isin(schedules[1].step, decode_steps(work.tokens))
     n_tokens = max(len(decode_steps(work.tokens)), 1)
-    ttft_s, prompt_binds = _least(schedules[0], first, hw, resident[0], n_sharing)
-    token_s, token_binds = _least(schedules[1], rest, hw, resident[1], n_sharing)
+    ttft_s, prompt_binds = _least(schedules[0], first, hw, resident[0], at_once[0])
+    token_s, token_binds = _least(schedules[1], rest, hw, resident[1], at_once[1])
     return asdict(Limit(ttft_s, token_s / n_tokens, prompt_binds, token_binds))
 
 

@@ -29,8 +29,8 @@ from pregate.ask.capturing.machine_memory import MachineMemory, memory_of, of_sh
 from pregate.ask.capturing.several_cards import (
     check_sharing_cards,
     check_streamed_prompt,
+    filled_bytes,
     groups_of_cards,
-    unfilled_bytes,
     workload_of_one_copy,
 )
 from pregate.ask.capturing.tier_names import tier_named
@@ -222,7 +222,7 @@ def _planned(
         on_host = n_shares * in_shares + model.table_bytes  # tables of n-grams are whole, for the cards of all shares
         _check_host_memory(model, memory, chosen, on_host)
     n_in_turn = turns if execution.shares_layers else memory.n_cards
-    hbm_bytes = turns * memory.hbm_bytes - unfilled_bytes(model, held, chosen, placed, n_in_turn)
+    hbm_bytes = filled_bytes(model, held, chosen, placed, n_in_turn, turns * memory.hbm_bytes)
     left = memory.dram_bytes - on_host if memory.is_one else hbm_bytes
     try:
         plan = plan_memory(

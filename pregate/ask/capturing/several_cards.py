@@ -15,27 +15,39 @@ from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
 from offload.policy_parts.decisions import misses_on_host
 from offload.policy_parts.miss_costs import AsksMachine
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.machine_memory import MachineMemory
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["check_sharing_cards", "check_streamed_prompt", "groups_of_cards", "unfilled_bytes", "workload_of_one_copy"]
+__all__ = ["check_sharing_cards", "check_streamed_prompt", "filled_bytes", "groups_of_cards", "workload_of_one_copy"]
 
 
-def unfilled_bytes(model: ModelArchitecture, workload: Workload, policy: Policy, placed: Placed, n_in_turn: int) -> int:
-    """Memory of several cards that whole layers leave free: of each card but the last less than one layer's.
+def filled_bytes(
+    model: ModelArchitecture, workload: Workload, policy: Policy, placed: Placed, n_in_turn: int, hbm_bytes: int
+) -> int:
+    """What whole layers can fill of the `hbm_bytes` of several cards together: they leave less than one layer's of each
+    card but the last.
 
-    Raises `InvalidInput` for a policy that moves experts, which no engine does on several.
+    Raises `InvalidInput` for a policy that moves experts, which no engine does on several, and `CapacityExceeded` where
+    no card holds a layer.
     """
     if n_in_turn == 1:
-        return 0
+        return hbm_bytes
     if not policy.resident:
         raise InvalidInput(
             f"{policy.name}: experts that are moved are of one card; several take layers in turn: --policies gpu_only, "
             f"gpu_only@experts=cpu:N, gpu_only@layers=cpu:N"
         )
-    return (n_in_turn - 1) * largest_layer_bytes(model, workload, placed)
+    a_layer, of_card = largest_layer_bytes(model, workload, placed), hbm_bytes // n_in_turn
+    if a_layer >= of_card:
+        raise CapacityExceeded(
+            f"{policy.name}: a layer or the head of {model.name} takes {a_layer / 1e9:.1f} GB with its keys "
+            f"and values, one of {n_in_turn} cards has {of_card / 1e9:.1f} GB: try fewer bits (--formats), a smaller "
+            f"batch or cards with more memory"
+        )
+    return hbm_bytes - (n_in_turn - 1) * a_layer
 
 
 def groups_of_cards(policy: Policy, memory: MachineMemory) -> tuple[int, int, int]:

@@ -83,6 +83,29 @@ def test_cards_with_whole_layers_leave_room_for_a_layer_with_its_keys(model: Mod
                 request(model, hw, trace, "gpu_only", workload=long)
 
 
+def test_a_layer_that_no_card_holds_is_named(model: ModelArchitecture) -> None:
+    """The memory of all cards less a layer of each but one would be below nothing."""
+    hw = pregate.load_hardware("4x rtx-3090", overrides={"hbm_bytes": "500MB"})
+    with pytest.raises(
+        CapacityExceeded, match=r"a layer or the head of .* takes 0\.7 GB .*, one of 4 cards has 0\.5 GB"
+    ):
+        request(model, hw, pregate.synthesize(model, 16, 4, 1, 0), "gpu_only")
+
+
+def test_no_design_of_several_cards_is_faster_than_the_limit() -> None:
+    """Passes of a prompt are in all cards at once."""
+    card = pregate.plan(
+        "olmoe-1b-7b", "4x rtx-3090", pregate.RequestLoad(4096, 2, 2), stacks=["llama-cpp"], objective="ttft"
+    )
+    assert card.limit.ttft_s < card.best.ttft.value
+    assert card.reached <= 1
+    alone = pregate.plan(
+        "olmoe-1b-7b", "rtx-3090", pregate.RequestLoad(4096, 2, 2), stacks=["llama-cpp"], objective="ttft"
+    )
+    assert card.limit.ttft_s == pytest.approx(alone.limit.ttft_s / 4)
+    assert card.limit.tpot_s == alone.limit.tpot_s
+
+
 def test_the_definition_has_the_memory_of_all_cards(model: ModelArchitecture) -> None:
     """A model larger than one card, which the plan grants on several: the definition ran out of the first."""
     trace = pregate.synthesize(model, 16, 4, 1, 0)
