@@ -20,6 +20,7 @@ from hwmodels.kernels.host_products import NO_HOST_PRODUCTS, HostProducts
 from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks
 from hwmodels.quantity import PLAUSIBLE, Quantity, check_plausible
 from hwmodels.specs.machine_fields import HOST_MEMORY
+from hwmodels.weight_formats import ANY_WEIGHTS, WeightFormats
 from offload.execution import Execution
 from offload.ops import KINDS, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput, unknown_name
@@ -208,6 +209,8 @@ class SoftwareStack:
     """Whether its attention sums values in 16 bits."""
     vendors: tuple[str, ...] = ()
     """Whose accelerators it runs on; none: any's."""
+    weights: WeightFormats = ANY_WEIGHTS
+    """The formats of weights that it reads."""
     cards_in_turn: bool = False
     """Whether several cards have whole layers each, which a token passes through one after the other."""
 

@@ -15,6 +15,7 @@ from hwmodels.quantity import Quantity, ReadOnly, parse_quantity
 from hwmodels.shipped import STACKS_DIR
 from hwmodels.specs.machine_fields import HOST_MEMORY
 from hwmodels.stack import CONSTANTS, FLOORS, LAUNCHED, OPTIONAL, UNPACKING, VENDORS, SoftwareStack, check_constant
+from hwmodels.weight_formats import read_weight_formats
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind
 from traces.errors import InvalidFile, unknown_name
@@ -82,6 +83,7 @@ def _stack_of_file(path: Path, name: str, *_: int) -> SoftwareStack:
         card_row_blocks=read_by_card(section, "row_blocks_of", read_blocks),
         packed_compute=section.text("packed_compute", ""),
         vendors=_vendors(section),
+        weights=read_weight_formats(section),
         cards_in_turn=section.flag("cards_in_turn"),
         core_formats=read_core_formats(section),
         host_products=read_host_products(section),

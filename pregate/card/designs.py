@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack_files import load_stack
+from hwmodels.weight_formats import reads_all, why_unread
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
@@ -118,13 +119,6 @@ _RELEASED: Mapping[str, tuple[str, ...]] = ReadOnly(
 )
 """What code that was released with a paper offers, by stack."""
 
-_BY_FORMAT = {
-    "llama-cpp": None,
-    "ktransformers": None,
-    "vllm": ("bf16", "fp16", "fp8", "mxfp4", "nvfp4", "int4", "int8"),
-}
-"""Formats of experts that an engine reads, by the start of their names; None: any."""
-
 
 @dataclass(frozen=True, slots=True)
 class EngineDesign:
@@ -151,7 +145,7 @@ def stacks_for(
     model: ModelArchitecture, default: str, shipped: tuple[str, ...], vendor: str, capability: str = ""
 ) -> tuple[str, ...]:
     """The stacks to look at where none is named: engines that run such a model on an accelerator of `vendor`, of
-    NVIDIA's `capability`, the machine's own, and the runtime's.
+    NVIDIA's `capability`, the machine's own where it reads the model, and the runtime's.
 
     An encoder-decoder runs on none of the engines.
     """
@@ -159,16 +153,12 @@ def stacks_for(
         name
         for name in _LOOKED_AT
         if name in shipped
-        and _reads(name, model)
+        and reads_all(model, load_stack(name))
         and load_stack(name).runs_on(vendor)
         and flags_of_engines()[name].runs_on(capability, model.expert_dtype.name)
     ]
-    return tuple(dict.fromkeys([*([] if model.is_encoder_decoder else engines), default, RESEARCH]))
-
-
-def _reads(stack: str, model: ModelArchitecture) -> bool:
-    formats = _BY_FORMAT.get(stack)
-    return formats is None or model.expert_dtype.name.startswith(formats)
+    own = [default] if not why_unread(model, load_stack(default)) else []
+    return tuple(dict.fromkeys([*([] if model.is_encoder_decoder else engines), *own, RESEARCH]))
 
 
 def offered(stack: str) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hwmodels.fits.fit_files import is_fit
-from hwmodels.platform import Platform
+from hwmodels.platform import IN_TURN, SHARING, Platform
 from hwmodels.stack_files import load_stack, stack_names
+from hwmodels.weight_formats import check_weights, why_unread
 from offload.metrics.run_metrics import decode_steps
 from offload.own_policies.own_policy_names import is_own_name
 from offload.policies import PRESETS, policy_named
@@ -233,12 +234,29 @@ def platforms_of(
     card = own.machine.accelerator
     wanted = stacks_for(model, own.stack.name, stack_names(), card.vendor, card.compute_capability)
     if own.machine.n_cards > 1:
-        wanted = tuple(stack for stack in wanted if load_stack(stack).cards_in_turn)
+        wanted = _of_several_cards(model, wanted)
     return {stack: own if stack == own.stack.name else load_hardware(name, stack, overrides) for stack in wanted}
 
 
+def _of_several_cards(model: ModelArchitecture, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Those of `wanted` whose cards take layers in turn, else those whose cards share every layer.
+
+    Raises `InvalidInput` where there are neither: no engine of several cards reads such weights.
+    """
+    stacks = [load_stack(name) for name in wanted]
+    in_turn = [stack.name for stack in stacks if stack.cards_in_turn]
+    sharing = [stack.name for stack in stacks if stack.execution.shares_layers]
+    found = in_turn or sorted(sharing, key=lambda name: name != SHARING)  # what fits whole is asked first
+    if not found:
+        raise InvalidInput(why_unread(model, load_stack(IN_TURN)) or f"no engine of several cards runs {model.name}")
+    return tuple(found)
+
+
 def _shared_out(model: ModelArchitecture, hw: Platform) -> Platform:
-    """The platform. Raises `InvalidInput` where its cards share every layer and cannot share those of `model`."""
+    """The platform. Raises `InvalidInput` where its stack does not read weights of `model`, or its cards share every
+    layer and cannot share those.
+    """
+    check_weights(model, hw.stack)
     if hw.execution.shares_layers:
         sharded(model, hw.machine.n_cards, hw.machine.n_cards)  # experts as each design has them
     return hw

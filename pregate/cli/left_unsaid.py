@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from hwmodels.stack_files import load_stack
+from hwmodels.weight_formats import check_weights, unmeasured_weights, why_unread
 from pregate.draw.render import si
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from pregate.card.card import Card
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["say_as_published", "say_cards_in_turn", "say_scale_of_fp8", "say_stood_for"]
+__all__ = ["say_as_published", "say_cards_in_turn", "say_left_out", "say_scale_of_fp8", "say_stood_for", "say_weights"]
 
 _WIDE = 16
 """Bits a weight of what few run at home as it was published."""
@@ -47,6 +49,26 @@ def say_scale_of_fp8(asked: Sequence[str | None], machines: Sequence[Platform]) 
             f"computes with other kernels",
             err=True,
         )
+
+
+def say_weights(model: ModelArchitecture, machines: Sequence[Platform]) -> None:
+    """One line on standard error for each stack of `machines` whose kernels of the experts' format were not measured.
+
+    Raises `InvalidInput` where one does not read weights of `model` at all.
+    """
+    for stack in {hw.stack.name: hw.stack for hw in machines}.values():
+        check_weights(model, stack)
+        if stands_in := unmeasured_weights(model, stack):
+            typer.echo(f"note: {model.expert_dtype.name} under {stack.name}: {stands_in}", err=True)
+
+
+def say_left_out(model: ModelArchitecture, hw: Platform, ranked: Sequence[str]) -> None:
+    """One line on standard error where an engine was not looked at because it does not read a model as published."""
+    for name in ("llama-cpp", "vllm"):
+        stack = load_stack(name)
+        why = why_unread(model, stack) if name not in ranked and stack.runs_on(hw.machine.accelerator.vendor) else ""
+        if why and not model.is_encoder_decoder:
+            typer.echo(f"note: {name} was not looked at: {why.removesuffix(', or another --stack')}", err=True)
 
 
 def say_stood_for(stacks: Sequence[str]) -> None:

@@ -253,7 +253,10 @@ class RowBench:
     ) -> Captured:
         """A run of `placed`; machines that grant it the same memory share what is written."""
         trace = self._trace(model, shape)
-        asked = request(model, hw, trace, placed, expert_tier=expert_tier, workload=self._workload(model, shape, trace))
+        memory = memory_of(hw)  # whatever is stored so: somebody ran it
+        asked = request(
+            model, memory, trace, placed, expert_tier=expert_tier, workload=self._workload(model, shape, trace)
+        )
         bare = replace(asked, plan=replace(asked.plan, static_bytes=0))
         key = (model, shape, bare.policy, bare.execution, expert_tier, bare.plan, bare.placed)
         decoded = self._written.of(key, lambda: _decoded(bare, shape))

@@ -13,6 +13,8 @@ import numpy as np
 
 from hwmodels.platform import load_platform
 from hwmodels.specs.spread import shipped_spread
+from hwmodels.stack_files import load_stack, stack_names
+from hwmodels.weight_formats import unmeasured_weights, why_unread
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
@@ -113,6 +115,8 @@ class TablePrediction:
 
     rows: tuple[PredictedRow, ...]
     constants: Mapping[str, float]
+    doubts: tuple[str, ...] = ()
+    """Formats that rows say and their engines do not read, or read by kernels that were not measured."""
 
     @property
     def scored(self) -> list[PredictedRow]:
@@ -179,6 +183,7 @@ class TablePrediction:
             "constants": dict(self.constants),
             "against_repeating": [one.to_dict() for one in self.against_repeating()],
             "unsaid": self.unsaid(),
+            "doubts": list(self.doubts),
         }
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -239,7 +244,22 @@ def predict_table(
         with uncollected():
             for i in order[start : start + _UNCOLLECTED_ROWS]:
                 predicted[i] = _predicted(kept, bench, rows[i], constants, first, progress, explained)
-    return TablePrediction(tuple(predicted[i] for i in range(len(rows))), said)
+    answered = tuple(predicted[i] for i in range(len(rows)))
+    return TablePrediction(answered, said, tuple(_doubts(bench, answered)))
+
+
+def _doubts(bench: RowBench, predicted: Sequence[PredictedRow]) -> list[str]:
+    """What `TablePrediction.doubts` says, each once."""
+    asked = {(one.row.model, one.row.formats, one.row.stack): one.row for one in predicted if not one.reason}
+    told: dict[str, None] = {}
+    for row in asked.values():
+        if row.stack in stack_names():
+            model, stack = bench.model(row), load_stack(row.stack)
+            if why := why_unread(model, stack):
+                told[f"{why.partition(': try')[0]}, predicted all the same: column formats says another"] = None
+            elif why := unmeasured_weights(model, stack):
+                told[f"{model.expert_dtype.name} under {row.stack}: {why}"] = None
+    return list(told)
 
 
 def _workload_of(row: MeasuredRow) -> tuple[str, int, int, int]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
+from hwmodels.weight_formats import check_weights
 from offload.policy import Policy
 from pregate.card.job import MAX_TOKENS
 from traces.errors import InvalidInput
@@ -40,7 +41,8 @@ class PageSubject:
 
     `hbm_factors`: the HBM of a machine as multiples of its own. `output_tokens`: generated a sequence. `actives` are
     shares of a model's experts above 0, at most 1, forced in each layer, or `AS_ROUTED`. Raises `InvalidInput` for an
-    empty list, a design that cuts copies into chunks, counts below 1, or combinations beyond the limit.
+    empty list, weights that a stack does not read,
+    a design that cuts copies into chunks, counts below 1, or combinations beyond the limit.
     """
 
     models: tuple[ModelArchitecture, ...]
@@ -67,6 +69,9 @@ class PageSubject:
             raise InvalidInput(
                 f"{batch} requests of {prompt} and {self.output_tokens} tokens: at most {MAX_TOKENS:,} tokens at once"
             )
+        for machine in self.machines:
+            for model in self.models:
+                check_weights(model, machine.stack)
         for design in self.designs:
             if design.chunk_bytes is not None:
                 raise InvalidInput(f"{design.name} cuts copies into chunks, which a page does not say: ask compare")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
+from hwmodels.weight_formats import check_weights
 from offload.execution import Execution
 from offload.placing.footprint import MemoryPlan, host_bytes, pass_bytes, plan_memory, with_low_slots
 from offload.placing.over_link import check_over_link
@@ -132,7 +133,8 @@ def request(
     """Plan the memory of `policy` on `hw`, of which only memory matters; writes no schedule yet, so it is cheap.
 
     `workload`: what `measure_workload` said of this model and trace, when it is known. Raises `InvalidInput` for a
-    trace that is not the model's or has no decode steps, `CapacityExceeded` when a memory is too small.
+    trace that is not the model's or has no decode steps, or weights that the stack of a platform does not read,
+    `CapacityExceeded` when a memory is too small.
     """
     chosen = policy_named(policy) if isinstance(policy, str) else policy
     chosen = chosen.with_cache(cache)
@@ -143,6 +145,8 @@ def request(
             f"{n_blocks}: look fewer ahead"
         )
     tier_named(expert_tier)
+    if isinstance(hw, Platform):
+        check_weights(model, hw.stack)
     trace, workload, n_left_out = _as_executed(model, trace, workload, chosen)
     if workload is None:
         check_trace(model, trace)

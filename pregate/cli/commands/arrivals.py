@@ -10,7 +10,7 @@ import typer
 from pregate.cli import options, usual_designs
 from pregate.cli.arrivals_question import ArrivalsQuestion
 from pregate.cli.commands.cost import objective_of
-from pregate.cli.left_unsaid import say_scale_of_fp8
+from pregate.cli.left_unsaid import say_scale_of_fp8, say_weights
 from pregate.cli.option_groups import takes
 from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
@@ -36,6 +36,7 @@ def arrivals(*, question: ArrivalsQuestion, format: options.OutputFormat = optio
     machine = build_machine(question.hardware, question.stack, None, question.sets)
     names = None if question.policies is None else distinct(question.policies, "--policies")
     say_scale_of_fp8((question.formats, question.dtype), [machine])
+    say_weights(architecture, [machine])
     say_beyond_context(architecture, int((came.input_tokens + came.output_tokens).max()))
     from pregate.economics.arrivals import under_arrivals
 

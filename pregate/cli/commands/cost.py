@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pregate.cli import options, usual_designs
-from pregate.cli.left_unsaid import say_scale_of_fp8
+from pregate.cli.left_unsaid import say_scale_of_fp8, say_weights
 from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
 from pregate.cli.trained_context import say_beyond_context
@@ -56,6 +56,7 @@ def cost(
     architecture = build_model(model, dtype, None, formats)
     machine = build_machine(hardware, stack, None, sets)
     say_scale_of_fp8((formats, dtype), [machine])
+    say_weights(architecture, [machine])
     say_beyond_context(architecture, input_tokens + output_tokens)
     tried = _batches(batches)
     if policies is None:

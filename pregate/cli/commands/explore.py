@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from pregate.cli import options, usual_designs
+from pregate.cli.left_unsaid import say_weights
 from pregate.cli.option_values import build_machine, build_model, distinct
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
@@ -53,6 +54,8 @@ def explore(
     }
     architectures = [build_model(name, dtype, None, formats) for name in models]
     machines = [build_machine(name, stack, None, None) for name in distinct(hardware, "--hardware")]
+    for architecture in architectures:
+        say_weights(architecture, machines)
     designs = (
         usual_designs.along_axes(_USUAL, architectures[0], [machine.stack.name for machine in machines])
         if policies is None

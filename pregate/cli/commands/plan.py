@@ -13,7 +13,14 @@ import typer
 
 from pregate.cli import options
 from pregate.cli.card_question import CardQuestion
-from pregate.cli.left_unsaid import say_as_published, say_cards_in_turn, say_scale_of_fp8, say_stood_for
+from pregate.cli.left_unsaid import (
+    say_as_published,
+    say_cards_in_turn,
+    say_left_out,
+    say_scale_of_fp8,
+    say_stood_for,
+    say_weights,
+)
 from pregate.cli.option_groups import takes
 from pregate.cli.option_values import build_model
 from pregate.cli.output_paths import require_ledger
@@ -115,9 +122,13 @@ def _say_left_unsaid(question: CardQuestion, model: ModelArchitecture, answer: C
     say_stood_for(question.stacks() or [])
     if isinstance(answer, Card) and question.formats is None and question.dtype is None:
         say_as_published(question.model, model, answer)
+        if question.stack is None:
+            best = answer.choice.best
+            say_left_out(model, best.planned.hw, [one.design.stack for one in answer.choice.ranked])
     rankings = [answer.choice] if isinstance(answer, Card) else [one.choice for one in answer.machines]
     machines = [one.planned.hw for ranking in rankings for one in ranking.ranked]
     say_scale_of_fp8((question.formats, question.dtype), machines)
+    say_weights(model, machines)
     if question.stack is None:
         ranked = [answer] if isinstance(answer, Card) else answer.machines
         say_cards_in_turn(model, [one.best.planned.hw for one in ranked])

@@ -60,6 +60,8 @@ def reproduce_table(
     if spreads is not None:
         _write_spreads(result, spreads)
         return 0
+    for doubt in result.doubts:
+        typer.echo(f"note: {doubt}", err=True)
     if format is options.Format.table and (hardware is not None or sets):
         asked = " with ".join(part for part in (hardware or "its machine", ", ".join(sets or ())) if part)
         print(f"Each row was asked of {asked}: measured elsewhere, its error is what two machines differ by.")
