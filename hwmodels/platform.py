@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -44,6 +45,13 @@ SHARING = "vllm"
 
 SHARED = "every layer shared (tensor parallel): sums over cards at claimed rates, no switch between links"
 """What predictions for cards that share layers rest on."""
+
+_NO_PEERS = re.compile(r"rtx-[45]0[5-9]0\b.*")
+"""GeForce cards whose driver has no access from card to card: NVIDIA/nccl issue 1127 (RTX 4090), 1637 and
+tinygrad/open-gpu-kernel-modules issue 29 (RTX 5090), read 2026-11-30."""
+
+THROUGH_HOST = "GeForce 40 and 50 have no access from card to card, sums of two go through host memory and take longer"
+"""What predictions for two such cards that share layers do not know."""
 
 TURNS = "layers split unless turns=1, a token is on one card at a time: what passes between cards is left out"
 """What predictions for several cards do not know."""
@@ -157,8 +165,15 @@ class Platform:
         turns = ""
         if self.machine.n_cards > 1:
             turns = f"; {self.hardware}: {SHARED if self.execution.shares_layers else TURNS}"
+            if self.execution.shares_layers and self.machine.n_cards == 2 and self._has_no_peers:
+                turns += f"; {THROUGH_HOST}"
         lent = f"; {OF_CUDA}" if self.is_of_cuda else ""
         return self._calibration(dtype) + turns + lent + (f"; unverified: {named}" if unread else "")
+
+    @property
+    def _has_no_peers(self) -> bool:
+        card = self.machine.accelerator
+        return card.peer_bytes_per_s is None and _NO_PEERS.fullmatch(card.name) is not None
 
     @property
     def is_of_cuda(self) -> bool:

@@ -19,6 +19,7 @@ __all__ = [
     "described_as",
     "file_name",
     "is_about",
+    "is_module",
     "names_alike",
     "processor_file_name",
     "processor_name",
@@ -35,6 +36,10 @@ BESIDE_NAMES = re.compile(r"\d+gb|hbm\w*|sxm\d?|pcie|nvl|blackwell|workstation|s
 CARDS = frozenset(("pcie", "nvl"))
 """Words of cards with a slot; a name without them is of the module."""
 
+_MODULES = frozenset(("b200", "b300", "gb200", "gb300", "gh200", "mi300x", "mi325x", "mi350x", "mi355x"))
+_OF_MODULES = frozenset(("sxm", "sxm2", "sxm4", "sxm5"))
+"""Accelerators that come as modules alone, and words of those that come as cards with a slot too."""
+
 _SIZE = re.compile(r"\d+gb")
 _AS_DESCRIBED = 0.1
 """Share by which memory may be off that of the known device of the same name."""
@@ -46,6 +51,11 @@ def words_of(text: str) -> set[str]:
     """The words of a name that tell devices apart."""
     words = (_ALIASES.get(word, word) for word in re.split(r"[^a-z0-9]+", text.lower()))
     return {word for word in words if word and word not in _NOISE}
+
+
+def is_module(name: str) -> bool:
+    """Whether an accelerator is no card with a slot."""
+    return bool((_MODULES | _OF_MODULES) & words_of(name))
 
 
 def names_alike(device: str) -> tuple[str, ...]:

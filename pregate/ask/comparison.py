@@ -113,13 +113,14 @@ class Comparison:
         if best is None:
             return "Nothing fits: " + "; ".join(unfit.reason for unfit in self.unfit)
         others = sorted((r for r in self.ranked if r is not best), key=lambda r: -r.tokens_per_s)
-        lead = f"{best.policy} {'leads' if rivals else 'wins'} with {best.tokens_per_s:.4g} tokens/s"
+        same = [one.policy for one in rivals if one.schedule_digest == best.schedule_digest]
+        lead = f"{best.policy} {'leads' if len(rivals) > len(same) else 'wins'} with {best.tokens_per_s:.4g} tokens/s"
         if others:
             lead += f", {best.tokens_per_s / others[0].tokens_per_s:.2f}x {others[0].policy}"
         if self.unfit:
             lead += f" ({', '.join(unfit.policy for unfit in self.unfit)} would not fit)"
         if rivals:
-            lead += f"; {not_told_from([one.policy for one in rivals])}"
+            lead += f"; {not_told_from([one.policy for one in rivals if one.policy not in same], same)}"
         return " ".join([f"{lead}; {what_binds(best)}.", *self._told_apart()])
 
     def _told_apart(self) -> Iterator[str]:
@@ -153,10 +154,18 @@ def _straddles(best: SimulationResult, one: SimulationResult) -> bool:
     return holds_one(interval_of_ratio(times, best.rate_error, one.rate_error, shared=True))
 
 
-def not_told_from(rivals: Sequence[str]) -> str:
-    """That what leads cannot be told from `rivals`, the nearest first."""
-    more = f" and {len(rivals) - 1} more" if len(rivals) > 1 else ""
-    return f"it cannot be told from {rivals[0]}{more}: intervals straddle"
+def not_told_from(rivals: Sequence[str], same: Sequence[str] = ()) -> str:
+    """That what leads cannot be told from `rivals`, the nearest first, and is the `same` as others."""
+    told = []
+    if same:
+        told.append(f"{same[0]}{_more(same)} {'does' if len(same) == 1 else 'do'} the very same here")
+    if rivals:
+        told.append(f"it cannot be told from {rivals[0]}{_more(rivals)}: intervals straddle")
+    return "; ".join(told)
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def what_binds(result: SimulationResult) -> str:

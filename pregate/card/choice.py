@@ -69,9 +69,19 @@ class Ranking:
         """What to do, in a sentence or two, and what is possible beside it."""
         told = self.advice(str(self.now.design))
         near = [one for one in self.rivals if one is not self.now]
+        same = [one for one in near if self._is_best_too(one)]
         if near:
-            told += f"; {not_told_from([str(one.design) for one in near])}"
+            others = [str(one.design) for one in near if one not in same]
+            told += f"; {not_told_from(others, [str(one.design) for one in same])}"
         return f"{told}.{self._possibility()}"
+
+    def _is_best_too(self, one: Judged) -> bool:
+        """Whether `one` runs what the best runs, under another name."""
+        best = self.best
+        return one.design.stack == best.design.stack and (one.ttft.value, one.tpot.value) == (
+            best.ttft.value,
+            best.tpot.value,
+        )
 
     def advice(self, now: str) -> str:
         """What to do, in a sentence without its point, in which what runs now is called `now`."""

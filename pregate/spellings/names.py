@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from hwmodels.specs.device_names import BESIDE_NAMES, words_of
+from hwmodels.specs.device_names import BESIDE_NAMES, is_module, words_of
 from hwmodels.specs.machine_files import cards_of, component_names, hardware_names, load_component, load_machine
 from hwmodels.specs.processors import processor_names
 from hwmodels.specs.spec import Accelerator
@@ -256,6 +256,9 @@ def unknown(column: str, text: str) -> UnknownName:
             f"unknown hardware {text!r}: a limit of power is read in rows of tables alone: name the card and --set "
             f"accelerator.peak_flop_per_s and accelerator.clock_hz of it"
         )
+    plain = re.sub(r"-?pcie\b", "", wanted) if column == "hardware" else wanted
+    if plain != wanted and (module := _ours("hardware", plain, tuple(known))) in known:
+        return UnknownName(f"unknown hardware {text!r}: {module} is a module and no card with a slot: name {module}")
     size = _SIZE.search(wanted) if column == "hardware" else None
     card = _ours("hardware", wanted[: size.start()], tuple(known)) if size is not None else ""
     if card in component_names("accelerator"):
@@ -397,12 +400,8 @@ def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
         found = [name for name in found if _has_bytes(name, size)]
     if size or "pcie" in words:  # a driver that says no PCIe means the module
         alike = [name for name in found if ("pcie" in words_of(name)) == ("pcie" in words)]
-        found = alike or [name for name in found if not ("pcie" in words and _MODULE & words_of(name))]
+        found = alike or [name for name in found if not ("pcie" in words and is_module(name))]
     return found if len(found) == 1 and telling else []
-
-
-_MODULE = frozenset(("sxm", "sxm2", "sxm4", "sxm5"))
-"""Words of modules, which no card with a slot is."""
 
 
 def _has_bytes(name: str, n_gb: int) -> bool:

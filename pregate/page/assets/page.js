@@ -74,7 +74,9 @@ function verdictOf(answers, cube) {
   if (best < 0) return {best, text: [`No answer here: ${why.reason}.`, ...page.told_apart].join(" ")};
   const others = values.map((value, i) => i === best ? null : value), next = bestOf(others, state.metric, page.ranked);
   const more = state.metric === "tokens_per_s", name = page.designs[best];
-  const near = rivalsOf(answers[best], values, more);
+  const rivals = rivalsOf(answers[best], values, more), isSame = (i) => page.metrics.every((one) => answers[i].metrics[one] === answers[best].metrics[one]);
+  const same = rivals.filter(isSame).map((i) => page.designs[i]), near = rivals.filter((i) => !isSame(i)).map((i) => page.designs[i]);
+  const andMore = (names) => `${names[0]}${names.length > 1 ? ` and ${names.length - 1} more` : ""}`;
   let text = `${name} ${near.length ? "leads" : "wins"}: ${si(values[best], unitOf(state.metric))} ${more ? "" : TITLES[state.metric]}`.trim();
   const interval = intervalOf(answers[best]);
   if (interval) text += ` (95 %: ${interval})`;
@@ -82,14 +84,15 @@ function verdictOf(answers, cube) {
     const ratio = more ? values[best] / values[next] : values[next] / values[best];
     text += ratio < 1.0005 ? `, as fast as ${page.designs[next]}` : `, ${three(ratio, 3)} times as fast as ${page.designs[next]}`;
   }
-  if (near.length) text += `; it cannot be told from ${near[0]}${near.length > 1 ? ` and ${near.length - 1} more` : ""}: intervals straddle`;
+  if (same.length) text += `; ${andMore(same)} ${same.length > 1 ? "do" : "does"} the very same here`;
+  if (near.length) text += `; it cannot be told from ${andMore(near)}: intervals straddle`;
   return {best, text: [`${text}.`, crossing(cube, best), ...page.told_apart].join(" ")};
 }
 
 /** The ranked designs that the best cannot be told from on the machine's own link, the nearest first. */
 function rivalsOf(answer, values, more) {
   const alike = answer.alike ? answer.alike[page.metrics.indexOf(state.metric)].filter((i) => page.ranked[i]) : [];
-  return alike.sort((a, b) => more ? values[b] - values[a] : values[a] - values[b]).map((i) => page.designs[i]);
+  return alike.sort((a, b) => more ? values[b] - values[a] : values[a] - values[b]);
 }
 
 /** In words: the nearest link at which another design wins. */

@@ -391,3 +391,13 @@ def test_stages_of_an_encoder_decoder_are_refused_whether_cards_share_them_or_no
     trace = pregate.synthesize(model, 8, 2, 1, 0)
     with pytest.raises(InvalidInput, match="encoder-decoder are not"):
         request(model, pregate.load_hardware("4x h100-sxm", "vllm"), trace, f"gpu_only@turns={turns}")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("2x rtx-4090", True), ("2x rtx-5060-ti-16gb", True), ("4x rtx-4090", False), ("2x rtx-5000-ada", False),
+     ("2x rtx-3090", False), ("rtx-4090", False)],
+)  # fmt: skip
+def test_two_cards_without_access_to_each_other_say_so(name: str, told: bool) -> None:
+    words = pregate.load_hardware(name, stack="vllm").describe_calibration("bf16")
+    assert ("no access from card to card" in words) == told

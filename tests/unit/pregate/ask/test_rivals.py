@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import pregate
-from pregate.ask.comparison import Comparison
+from pregate.ask.comparison import Comparison, not_told_from
 from pregate.ask.timing.time_errors import holds_one, interval_of_ratio
 from pregate.page.answers import METRICS, document
 from pregate.page.subject import PageSubject
@@ -38,6 +38,19 @@ def test_what_leads_is_told_from_some_and_not_from_others(compared: Comparison) 
     assert near.verdict().startswith(f"{best.policy} leads with")
     assert f"it cannot be told from {near.rivals[0].policy}" in near.verdict()
     assert ": intervals straddle" in near.verdict()
+
+
+def test_a_design_that_runs_the_same_schedule_is_the_same_and_no_rival() -> None:
+    model, hw = pregate.load_model("mixtral-mini-8"), pregate.load_hardware("rtx-4090", "streams")
+    trace = pregate.synthesize(model, 16, 8, 1, 0)
+    same = pregate.compare(model, hw, trace, ["gpu_only", "gpu_only@experts=cpu:fit", "on_demand"])
+    assert same["gpu_only"].schedule_digest == same["gpu_only@experts=cpu:fit"].schedule_digest
+    assert same.verdict().startswith("gpu_only wins with")
+    assert "gpu_only@experts=cpu:fit does the very same here" in same.verdict()
+    assert "straddle" not in same.verdict()
+    assert not_told_from(["a", "b"], ["c", "d"]) == (
+        "c and 1 more do the very same here; it cannot be told from a and 1 more: intervals straddle"
+    )
 
 
 def test_errors_stay_out_of_what_is_written(compared: Comparison) -> None:

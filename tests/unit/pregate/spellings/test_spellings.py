@@ -79,6 +79,12 @@ def test_a_card_with_more_memory_than_it_is_sold_with_has_it() -> None:
     assert stated.machine.accelerator.hbm_bytes == 40_000_000_000
 
 
+@pytest.mark.parametrize("written", ["B200 PCIe", "NVIDIA B300 PCIe", "MI300X PCIe", "GB200 PCIe"])
+def test_a_card_with_a_slot_is_no_module(written: str) -> None:
+    with pytest.raises(UnknownName, match="is a module and no card with a slot"):
+        pregate.load_hardware(written)
+
+
 def test_memory_beside_a_superchip_is_no_memory_of_its_card() -> None:
     """Drivers call a GH200 of 96 GB by the 480 GB of the processor beside it."""
     card = pregate.load_hardware("NVIDIA GH200 480GB").machine.accelerator
