@@ -68,6 +68,7 @@ class _Said:
     has_no_graphs: bool = False
     schedules_between: bool = False
     is_fitted: bool = False
+    is_host_alone: bool = False
     is_pageable: bool = False
     on_host_gib: float = 0.0
     on_host_names: str = ""
@@ -124,6 +125,9 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     if said.gpu_layers and stack in engine.output_is_a_layer:
         said.gpu_layers -= 1
     stated = cells.get("policy", "")
+    if said.is_host_alone:  # whatever else places something
+        said.gpu_layers, said.cpu_moe, said.overrides, said.is_fitted, stated = 0, None, [], False, ""
+        said.clauses = {name: what for name, what in said.clauses.items() if name == "ubatch"} | {"stream": "never"}
     placed = said.overrides or said.cpu_moe or "experts=cpu" in stated
     if said.is_fitted and not placed:
         said.clauses.setdefault("experts", "cpu:fit")
@@ -319,7 +323,7 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
         said.clauses["stream"] = "never"
     said.cards.take(what, flag, value, _count)
     if what == "device" and value == "none":
-        said.gpu_layers = 0
+        said.is_host_alone = True
     if what == "offload_mode" and value != "cpu":
         raise InvalidInput(
             f"policy: {flag} {value[:20]}: of layers that are brought only those of the host can be said"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from hwmodels.specs.processors import channels_of, is_processor
+from pregate.measured.rows.host_alone import beside_a_card
 from pregate.measured.rows.several_cards import on_one_card
 from pregate.measured.rows.written_cells import host_and_memory, host_with_memory
 from pregate.spellings.models import formats_of_file, model_and_format
@@ -21,6 +22,7 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     """A row's cells, names of models, machines and stacks as we write them, a bare format as that of all matrices."""
     cells = {**cells, **_of_file(cells)}
     cells |= _host_beside(cells)
+    cells |= beside_a_card(cells)
     named = {column: our_name(column, cells[column]) for column in KNOWN if cells.get(column)}
     cells |= _with_more_memory(cells, named)
     memory = cells.pop("memory", "")

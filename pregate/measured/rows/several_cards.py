@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.engines.cards_together import SHARING_MODES
 from pregate.engines.flag_table import engine_of
+from pregate.measured.rows.host_alone import NO_CARD
 from pregate.spellings.names import are_different, several
 from traces.errors import InvalidInput
 
 __all__ = ["check_one_card", "check_one_model", "on_one_card"]
 
-_NO_CARD = ("", "none", "cpu", "cpu only", "cpu-only", "no gpu", "no-gpu")
 _IN_TURN = ("llama-cpp", "ik-llama")
 _SHARING = ("vllm",)
 _SHARING_IF_TOLD = ("ktransformers",)
@@ -73,10 +73,10 @@ def check_one_card(hardware: str, *, measured: bool = False) -> None:
     """Raises `InvalidInput` where a row is of several cards, `2x rtx-3090`, or of none, or of one whose kernels nobody
     measured here, unless the row states constants of its stack (`measured`).
     """
-    if hardware.strip().lower() in _NO_CARD:
+    if hardware.strip().lower() in ("", *NO_CARD):
         raise InvalidInput(
-            f"hardware {hardware[:60]!r}: a row is of a card. Where all runs on the processor, name any that was "
-            f"there, policy gpu_only@layers=cpu"
+            f"hardware {hardware[:60]!r}: a row is of a card. Where all runs on the processor, hardware is none and "
+            f"the processor host, of stacks {' and '.join(_IN_TURN)}; beside a card that waited, gpu_only@layers=cpu"
         )
     if not measured and re.search(r"\barc\b", hardware, re.IGNORECASE):
         raise InvalidInput(

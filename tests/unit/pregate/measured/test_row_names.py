@@ -101,6 +101,52 @@ def test_what_is_said_in_the_wrong_place_names_the_right_one(
     assert re.search(told, left_out["reason"])
 
 
+@pytest.mark.parametrize(
+    "machine",
+    [
+        "none,EPYC 9654",
+        "CPU only,epyc-9654",
+        "EPYC 9654,",
+        "no GPU,EPYC 9654 12ch DDR5-4800",
+        "EPYC 9654 12ch DDR5-4800,",
+    ],
+)
+@pytest.mark.parametrize("policy", ["", "gpu_only", "-ngl 99 -fa 1 -ot exps=CPU"])
+@pytest.mark.parametrize("stack", ["llama.cpp", "ik_llama.cpp"])
+def test_a_row_of_no_card_is_computed_by_its_processor(machine: str, policy: str, stack: str, tmp_path: Path) -> None:
+    asked = f"qwen3-30b-a3b,{machine},all=q4_k_m,{policy},{stack},1,512,8"
+    rows = read_table(table(tmp_path, f"{asked},tg128,9,,", f"{asked},pp512,9,,"))
+    for row in rows:
+        assert (row.policy, row.host.partition(":")[0], row.set) == (
+            "gpu_only@layers=cpu@stream=never",
+            "epyc-9654",
+            "",
+        )
+    decode, prompt = rows
+    bench = RowBench()
+    hw, model = bench.platform(decode), bench.model(decode)
+    n_bytes = model.non_expert_bytes + model.top_k * len(model.decoder.moe_layers) * model.expert_bytes
+    read_s = n_bytes / (hw.machine.host.dram_bytes_per_s * hw.constant("cpu_efficiency"))
+    assert 0.9 * read_s < 1 / bench.predict(decode) < 2.5 * read_s
+    if stack == "llama.cpp":  # a prompt beside a card is streamed to it
+        beside = f"qwen3-30b-a3b,rtx-4090,EPYC 9654,all=q4_k_m,gpu_only@layers=cpu,{stack},1,512,8,pp512,9,,"
+        (streamed,) = read_table(table(tmp_path, beside))
+        assert bench.predict(streamed) != pytest.approx(bench.predict(prompt), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "qwen3-30b-a3b,none,,,gpu_only,llama.cpp,1,1,8,tpot,9,ms,",
+        "qwen3-30b-a3b,none,epyc-9654,,,vllm,1,1,8,tpot,9,ms,",
+    ],
+)
+def test_no_card_and_no_processor_or_an_engine_that_needs_a_card_is_told(row: str, tmp_path: Path) -> None:
+    (read,) = read_table(table(tmp_path, row))
+    with pytest.raises(InvalidInput, match="hardware is none and the processor host, of stacks llama-cpp and ik-llama"):
+        RowBench().predict(read)
+
+
 def test_a_model_by_another_name_has_the_architecture_that_it_shares() -> None:
     assert set(SAME_AS.values()) <= set(architecture_names())
     assert not set(SAME_AS) & set(architecture_names())
