@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ class Part:
 
     `columns`: as in `Schedule`, `dep_ptr` from 0, `dep` and `cancelled_by` counting from op 0 of the schedule, `cost`
     rows of this part's `works`. `live`: (n_live,) int64, ascending, the ops so far that later ones may wait for.
+    `made_once`: (n_works,), the works that equal none of the schedule but themselves; None where that is not known.
     """
 
     base: int
     columns: Mapping[str, NDArray[Any]]
     works: tuple[Work, ...]
     live: NDArray[np.int64]
+    made_once: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.columns["lane"])
@@ -41,16 +43,20 @@ def assemble(parts: Iterable[Part], static_bytes: int = 0) -> Schedule:
     first, *others = parts
     if not others:
         return Schedule(**first.columns, works=first.works, static_bytes=static_bytes)
+    works: list[Work] = []
     rows: dict[Work, int] = {}
     row_of: dict[int, int] = {}  # by identity: many parts have a work in common
     gathered: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
     n_deps = 0
     for part in (first, *others):
         columns, places = dict(part.columns), list[int]()
-        for work in part.works:
+        made_once = repeat(False, len(part.works)) if part.made_once is None else part.made_once.tolist()
+        for work, once in zip(part.works, made_once, strict=True):
             place = row_of.get(id(work))
-            if place is None:
-                place = row_of[id(work)] = rows.setdefault(work, len(rows))
+            if place is None:  # the hash of a work is that of all of its GEMMs
+                place = row_of[id(work)] = len(works) if once else rows.setdefault(work, len(works))
+                if place == len(works):
+                    works.append(work)
             places.append(place)
         row = np.array(places, dtype=np.int32)
         columns["cost"] = row[part.columns["cost"]] if row.size else part.columns["cost"]
@@ -60,7 +66,7 @@ def assemble(parts: Iterable[Part], static_bytes: int = 0) -> Schedule:
             gathered[name].append(values)
     gathered["dep_ptr"].insert(0, np.zeros(1, dtype=np.int64))
     arrays = {name: np.concatenate(v) if v else np.zeros(0, COLUMNS[name]) for name, v in gathered.items()}
-    return Schedule(**arrays, works=tuple(rows), static_bytes=static_bytes)
+    return Schedule(**arrays, works=tuple(works), static_bytes=static_bytes)
 
 
 class Recorder:

@@ -71,10 +71,15 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
     fused: dict[tuple[Any, ...], list[int]] = {}
     last: Any = None
     group: list[int] = []
+    last_fused: Any = None
+    fused_group: list[int] = []
     for i, work in enumerate(works):
         if tile is not None and work.fused is not None:
             n_shared = len(work.gemms) - work.fused.n_gemms
-            fused.setdefault((_but(work, _EXPERTS), n_shared, *_launched(work.fused, stack)), []).append(i)
+            of_fused = _but(work, _EXPERTS), n_shared, *_launched(work.fused, stack)
+            if of_fused != last_fused:
+                last_fused, fused_group = of_fused, fused.setdefault(of_fused, [])
+            fused_group.append(i)
         elif by_law and work.fused is not None:
             up, down = work.gemms[:2]
             beside = work._replace(gemms=work.gemms[work.fused.n_gemms :], fused=None)

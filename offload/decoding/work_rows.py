@@ -258,6 +258,7 @@ class Rows:
     def __init__(self) -> None:
         self.works: list[Work] = []
         self._row: dict[Work, int] = {}
+        self._made_once: list[slice] = []
 
     def of(self, what: Work | None) -> int:
         """The row of a work, -1 for none."""
@@ -268,11 +269,23 @@ class Rows:
             self.works.append(what)
         return row
 
-    def add(self, what: Sequence[Work]) -> int:
-        """Rows for works that no other row has, nor are asked for again; returns the first."""
+    def add(self, what: Sequence[Work], *, made_once: bool) -> int:
+        """Rows for works that no other row has, nor are asked for again; returns the first. `made_once`: nor does a row
+        of another part have an equal of theirs that is not the very same.
+        """
         first = len(self.works)
         self.works += what
+        if made_once:
+            self._made_once.append(slice(first, len(self.works)))
         return first
+
+    @property
+    def made_once(self) -> NDArray[np.bool_]:
+        """(n_works,), which were added as such."""
+        found = np.zeros(len(self.works), np.bool_)
+        for some in self._made_once:
+            found[some] = True
+        return found
 
     def of_counts(self, make: Callable[[int], Work | None], counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of `make(count)` by count, 0 and above, each distinct one made once."""

@@ -88,7 +88,7 @@ class BlockUnions:
         row = np.full(len(made) + len(others), -1, np.int64)
         has_runs = np.ones(len(row), np.bool_)
         has_runs[[i for i, _ in others]] = False
-        row[has_runs] = rows.add(made) + np.arange(len(made))
+        row[has_runs] = rows.add(made, made_once=len(works.each) == 1) + np.arange(len(made))
         for i, work in others:
             row[i] = rows.of(work)
         return row[place]

@@ -156,7 +156,7 @@ class CompiledLoop:
                 self._refuse(batch[-1 - ran].i_step)
             done += ran
             used = r[r[layout.USED] :][: w[layout.ROWS]]
-            yield self._part(o, d, tuple(rows.works[i] for i in used.tolist()))
+            yield self._part(o, d, tuple(rows.works[i] for i in used.tolist()), rows.made_once[used])
 
     def _most(self, stack: LayerStack, n_parts: int) -> tuple[int, int]:
         """Ops of a pass of so many micro-batches at most, and what these wait for."""
@@ -173,7 +173,9 @@ class CompiledLoop:
             f"once do not fit {self._job.n_buffers} expert slots: free HBM or use a smaller batch"
         )
 
-    def _part(self, o: NDArray[np.int64], d: NDArray[np.int32], works: tuple[Work, ...]) -> Part:
+    def _part(
+        self, o: NDArray[np.int64], d: NDArray[np.int32], works: tuple[Work, ...], made_once: NDArray[np.bool_]
+    ) -> Part:
         """The ops just written, as columns."""
         w = self._words
         n_ops = int(w[layout.LOCAL])
@@ -192,7 +194,7 @@ class CompiledLoop:
         live = np.concatenate([slots, buffers, last, waits])
         base = int(w[layout.BASE])
         w[layout.BASE] += n_ops
-        return Part(base, columns, works, np.unique(live[live >= 0]))
+        return Part(base, columns, works, np.unique(live[live >= 0]), made_once)
 
     def _prepare(
         self, rows: Rows, batch: list[Step], n_heads: list[int], stack: LayerStack, encoding: bool

@@ -76,7 +76,10 @@ def _repeated(last: Any, first: int, n_groups: int, top_k: int, slot: int, chose
     """The first of the last token's ranks, from `slot` on, that is not chosen yet: rows from `first` on."""
     again, half = splat(0.0), splat(0.5)
     for step in range(slot, -1, -1):
-        before = load(last, first + (slot + step) % top_k * n_groups)
+        at = slot + step
+        if at >= top_k:
+            at -= top_k
+        before = load(last, first + at * n_groups)
         again = if_below(_is_chosen(before, chosen, slot), half, before, again)
     return again
 
@@ -132,11 +135,12 @@ def fill_layers(
     for t in range(n_tokens):
         repeats = n_before + t > 0 and p_repeat > 0.0
         for group in range(n_groups):
-            for lane in range(min(WIDTH, n_layers - group * WIDTH)):
-                for slot in range(top_k):
-                    row = 2 * slot * n_groups + group
-                    drawn[row, lane] = draws[t, group * WIDTH + lane, slot, 0]
-                    drawn[row + n_groups, lane] = draws[t, group * WIDTH + lane, slot, 1]
+            n_lanes, layers = min(WIDTH, n_layers - group * WIDTH), draws[t]
+            for slot in range(top_k):
+                how, what = drawn[2 * slot * n_groups + group], drawn[(2 * slot + 1) * n_groups + group]
+                for lane in range(n_lanes):
+                    how[lane] = layers[group * WIDTH + lane, slot, 0]
+                    what[lane] = layers[group * WIDTH + lane, slot, 1]
         for group in range(n_groups):
             first, past = group * n_edges, group
             for slot in range(top_k):
@@ -153,7 +157,8 @@ def fill_layers(
             for slot in range(top_k):
                 store(last, past + slot * n_groups, load(chosen, slot))
         for group in range(n_groups):
-            for lane in range(min(WIDTH, n_layers - group * WIDTH)):
-                for slot in range(top_k):
-                    rank_of = int(last[slot * n_groups + group, lane])
-                    experts[t, group * WIDTH + lane, slot] = by_rank[group * WIDTH + lane, rank_of]
+            n_lanes, token = min(WIDTH, n_layers - group * WIDTH), experts[t]
+            for slot in range(top_k):
+                ranks = last[slot * n_groups + group]
+                for lane in range(n_lanes):
+                    token[group * WIDTH + lane, slot] = by_rank[group * WIDTH + lane, int(ranks[lane])]

@@ -43,3 +43,5 @@ def test_a_schedule_is_the_same_however_many_passes_are_prepared_at_a_time(
     assert len(parts) > 1
     assert assemble(parts).digest == whole.digest
     assert np.array_equal(assemble(parts).cost, whole.cost)
+    works = assemble(parts).works
+    assert len(set(works)) == len(works)
