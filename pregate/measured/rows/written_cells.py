@@ -145,6 +145,9 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
     row["value"], unit = value_and_unit(row.get("value", ""))
     row["unit"] = row.get("unit") or unit
     row["placement"] = placement_in_words(row.get("placement", ""))
+    policy = row.get("policy", "")
+    if not row["placement"] and placement_in_words(policy) != policy:
+        row["policy"], row["placement"] = "gpu_only", placement_in_words(policy)
     row |= _memory_apart(row)
     for column in ("batch", "input_tokens", "output_tokens", "context_tokens"):
         row[column] = _count(row.get(column, ""))

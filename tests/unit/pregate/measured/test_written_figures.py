@@ -103,6 +103,12 @@ def test_placements_are_read_in_words_that_leave_nothing_open(words: str, ours: 
     assert placement_in_words(words) == ours
 
 
+@pytest.mark.parametrize(("words", "ours"), [("all in VRAM", ""), ("experts on CPU", "experts=cpu"), ("gpu_only", "")])
+def test_a_placement_in_words_may_stand_where_a_policy_does(words: str, ours: str, tmp_path: Path) -> None:
+    found = row(tmp_path, policy=words)
+    assert (found.policy, found.placement) == ("gpu_only", ours)
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
