@@ -81,7 +81,7 @@ def _model_as_ours(name: str | Path, error: InvalidInput) -> tuple[str, dict[str
     way out where there is none, or it is a file that is not there.
     """
     from pregate.spellings.models import formats_of_file, model_and_format
-    from pregate.spellings.names import unknown
+    from pregate.spellings.unknown_names import unknown
     from traces.model.formats_by_part import parse_formats
 
     text = str(name)
@@ -132,7 +132,9 @@ def _machine_as_ours(
     """What others call a machine, its parts and its software, as we do. Raises `UnknownName` for a machine or a stack
     that we do not have.
     """
-    from pregate.spellings.names import KNOWN, is_name_of, machine_and_numbers, our_name, part_as_ours, several, unknown
+    from pregate.spellings.names import KNOWN, our_name, part_as_ours
+    from pregate.spellings.stated import machine_and_numbers, several
+    from pregate.spellings.unknown_names import is_name_of, unknown
 
     ours, numbers = machine_and_numbers(name)
     if ours == name and not name.endswith((".yaml", ".yml", ".json")) and not is_name_of("hardware", name):

@@ -139,7 +139,7 @@ def _named_or_file(what: str, word: str, names: Sequence[str]) -> None:
     if Path(word).suffix in (".yaml", ".yml", ".json"):
         file("", word)
         return
-    from pregate.spellings.names import is_name_of, unknown
+    from pregate.spellings.unknown_names import is_name_of, unknown
 
     if not is_name_of(what, word):
         raise unknown(what, word)

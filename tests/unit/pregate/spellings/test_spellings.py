@@ -15,7 +15,8 @@ from offload.policies.policy_descriptions import DESIGNS
 from pregate.ask.calibration_told import describe_calibration
 from pregate.cli.checks import names
 from pregate.spellings.models import model_and_format
-from pregate.spellings.names import unknown
+from pregate.spellings.names import our_name
+from pregate.spellings.unknown_names import unknown
 from tests.command_line import Run, runner
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
@@ -85,6 +86,12 @@ def test_a_card_with_a_slot_is_no_module(written: str) -> None:
         pregate.load_hardware(written)
 
 
+def test_a_card_of_two_memories_is_none_whichever_is_read_first() -> None:
+    cards = "rtx-3060-12gb", "p100-pcie-16gb", "m40-24gb", "v100s-pcie-32gb", "a100-sxm4-40gb", "a100-sxm4-80gb"
+    for written in [f"{card} {n_gb}GB" for card in cards for n_gb in (8, 11, 20, 48, 64, 96)]:
+        assert our_name("hardware", written) == written
+
+
 def test_memory_beside_a_superchip_is_no_memory_of_its_card() -> None:
     """Drivers call a GH200 of 96 GB by the 480 GB of the processor beside it."""
     card = pregate.load_hardware("NVIDIA GH200 480GB").machine.accelerator
@@ -112,6 +119,13 @@ def test_what_is_shown_may_be_called_as_people_call_it(run: Run) -> None:
 def test_a_workstation_processor_is_meant_with_or_without_its_series(written: str) -> None:
     named = pregate.load_hardware("rtx-3090", "llama.cpp", {"host": written})
     assert named.machine.host.name == "threadripper-pro-7975wx"
+
+
+@pytest.mark.parametrize("written", ["2x", "2x ", "dual -", "(2) "])
+def test_two_sockets_of_no_processor_are_told(written: str, run: Run) -> None:
+    status, _, text = run("plan", "olmoe-1b-7b", "--hardware", "rtx-4090", "--host", written)
+    assert status == 2
+    assert f"unknown host {written!r}" in text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""The card that a name in other letters is of: by its number, by its memory, or as a driver says it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from hwmodels.specs.device_names import BESIDE_NAMES, is_module, words_of
+from hwmodels.specs.machine_files import load_component
+from hwmodels.specs.spec import Accelerator
+from pregate.spellings.spelled import AND, SIZE
+
+__all__ = ["has_bytes", "same_cards"]
+
+_FAMILIES = re.compile(r"\b(?:radeon-pro|arc-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
+
+
+def same_cards(text: str, wanted: str, names: Iterable[str]) -> list[str]:
+    """The cards of `names` that `text` may be of, `wanted` as `spelled` has it: none, one, or several."""
+    found = _of_one_size(wanted, names) or _as_drivers_say(text, names) or _by_number(wanted, names)
+    size = SIZE.search(wanted)
+    if not found and size is not None:  # of a name that is short, with the memory that it has: `A6000 48GB`
+        found = [name for name in _by_number(wanted[: size.start()], names) if has_bytes(name, int(size["gb"]))]
+    return found
+
+
+def _by_number(wanted: str, names: Iterable[str]) -> list[str]:
+    """The card whose number is said without its family or without parting the two: `4090`, `RTX4090`, `3080Ti`."""
+    key = re.sub(r"(?<=\d)s$|(?<=ti)s$", "super", _number(wanted.replace("laptop", "mobile")))
+    found = [name for name in names if _number(name) == key]
+    return found or [name for name in names if _number(SIZE.sub("", name)) == key]
+
+
+def _number(name: str) -> str:
+    return _FAMILIES.sub("", name)
+
+
+def _of_one_size(wanted: str, names: Iterable[str]) -> list[str]:
+    """A card of which one size is known, with or without that said: `rtx-3060` is `rtx-3060-12gb`, and so back."""
+    size = SIZE.search(wanted)
+    if size is None:
+        return [name for name in names if SIZE.sub("", name) == wanted and SIZE.search(name)]
+    base = wanted[: size.start()]
+    return [name for name in names if name == base and has_bytes(name, int(size["gb"]))]
+
+
+def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
+    """The card that a driver names so, `NVIDIA H100 80GB HBM3`: by the words that tell cards apart, and its memory."""
+    words = words_of(re.sub(r"\b(\d{2,3})G\b", r"\1GB", text, flags=re.IGNORECASE))
+    sizes = [int(word.removesuffix("gb")) for word in words if re.fullmatch(r"\d{1,3}gb", word)]
+    if AND.search(text) or len(sizes) > 1:  # of several cards, or of none
+        return []
+    size = sizes[0] if sizes else 0
+    telling = {word for word in words if not BESIDE_NAMES.fullmatch(word)}
+    found = [name for name in names if {w for w in words_of(name) if not BESIDE_NAMES.fullmatch(w)} == telling]
+    if size:
+        found = [name for name in found if has_bytes(name, size)]
+    if size or "pcie" in words:  # a driver that says no PCIe means the module
+        alike = [name for name in found if ("pcie" in words_of(name)) == ("pcie" in words)]
+        found = alike or [name for name in found if not ("pcie" in words and is_module(name))]
+    return found if len(found) == 1 and telling else []
+
+
+def has_bytes(name: str, n_gb: int) -> bool:
+    """Whether an accelerator has about so many GB; drivers keep some."""
+    card = load_component("accelerator", name)
+    return isinstance(card, Accelerator) and 0.9 * n_gb <= card.hbm_bytes / 2**30 <= 1.01 * n_gb

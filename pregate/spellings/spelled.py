@@ -1,0 +1,142 @@
+"""Names of machines, engines and models in the letters of ours: `RTX 4090` is `rtx-4090`, `llama.cpp` `llama-cpp`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+__all__ = ["AND", "BESIDE_CARD", "CARDS", "GIGABYTES", "SIZE", "STACKS", "plain_name", "spelled"]
+
+_MAKERS = re.compile(r"\b(nvidia|geforce|amd|radeon|instinct|tesla|intel)\b|\((r|tm)\)")
+_SERIES = re.compile(
+    r"\b(ryzen)-[3579]-|\b(xeon)-(?:platinum|gold|silver)-|\b(core)-(?:i\d|ultra-\d)-|\bryzen-(threadripper)\b"
+)
+"""Of the names of processors what ours leave out, and what they keep."""
+_SOCKETS = re.compile(
+    r"(?:2\s*[x\u00d7]\s*|\(2\)\s*|2s\s+|dual[\s-]+)(?P<name>.*)|(?P<named>.*?)\s+[x\u00d7]\s*2", re.IGNORECASE
+)
+_PCIE = re.compile(r"(?:pcie|gen)-?(?P<generation>[3-6])(?:-0)?(?:-?x(?P<lanes>\d{1,2}))?")
+_BESIDE_CPU = re.compile(
+    r"-(?:\d{1,3}-core|with-graphics|w(?:ith)?-\w+-graphics|cpu)\b.*|-processor$|-@.*|\s@.*|^\d\dth-gen-",
+    re.IGNORECASE,
+)
+"""What systems write around the name of a processor."""
+_CODENAMES = re.compile(r"\b(?:naples|rome|milan|genoa|bergamo|siena|turin)-(?=\d)")
+BESIDE_CARD = re.compile(
+    r"^1\s*[x\u00d7]\s*(?=\D)|\((?![^()]*\d\s?W\b)[^()]*\)|"
+    r"\b(?:gddr\w*|hbm\d\w*|graphics card|gpu|fe|founders edition)\b",
+    re.IGNORECASE,
+)
+"""What is written around the name of a card, and moves nothing: a limit of its power does."""
+_VERSION = re.compile(
+    r"-(?:(?:version|build|release|v|b)-?)?(?:v?\d{1,2}-\d{1,3}(?:-\w{1,8})*|(?<=b)\d{3,5}|(?<=build-)\d{3,5})$"
+)
+"""Of an engine: `0.10.1`, `b6100`, their dots as dashes."""
+_APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
+SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
+GIGABYTES = re.compile(r"-(\d{1,3})(?:-gi?b|gi?b?)$")
+"""Memory that a name ends with, and as it may be written."""
+AND = re.compile(r"\s*\+\s*|\s+(?:and|&)\s+", re.IGNORECASE)
+"""What joins the names of several parts of a machine."""
+
+CARDS: Mapping[str, str] = {
+    "gh200-480gb": "gh200",
+    "h100": "h100-sxm",
+    "h200": "h200-sxm",
+    "h800": "h800-sxm",
+    "a800": "a800-sxm4-80gb",
+    "h200-141gb": "h200-sxm",
+    "rtx-6000-blackwell": "rtx-pro-6000",
+    "rtx-pro-6000-se": "rtx-pro-6000",
+    "rtx-pro-6000-blackwell-max-q": "rtx-pro-6000-max-q",
+    "rtx-pro-6000-blackwell-max-q-workstation-edition": "rtx-pro-6000-max-q",
+    "rtx-2050": "rtx-2050-mobile",
+    "rtx-2060": "rtx-2060-6gb",
+    "2060": "rtx-2060-6gb",
+    "rtx-5090d": "rtx-5090-d",
+    "rtx-5090d-v2": "rtx-5090-d-v2",
+    "vega-64": "rx-vega-64",
+    "r9700": "radeon-ai-pro-r9700",
+    "p6000": "quadro-p6000",
+    "rtx-8000": "quadro-rtx-8000",
+    "rtx-pro-6000-blackwell": "rtx-pro-6000",
+    "rtx-pro-6000-blackwell-workstation-edition": "rtx-pro-6000",
+    "rtx-6000-ada-generation": "rtx-6000-ada",
+    "ryzen-ai-max+-395": "strix-halo",
+    "8060s": "strix-halo",
+    "gb10": "dgx-spark",
+    "m2-ultra": "apple-m2-ultra",
+    "m3-ultra": "apple-m3-ultra",
+    "m4-max": "apple-m4-max",
+    "m4-pro": "apple-m4-pro",
+}
+"""Other names of accelerators, as `plain_name` writes them. A driver's 480 GB of a GH200 are its processor's; an H100,
+H200, H800 or A800 of which nothing more is said is the module.
+"""
+
+STACKS: Mapping[str, str] = {
+    "ik-llama-cpp": "ik-llama",
+    "ik-llama": "ik-llama",
+    "llama-server": "llama-cpp",
+    "llama-bench": "llama-cpp",
+    "llamacpp": "llama-cpp",
+    "lm-studio": "llama-cpp",
+    "lmstudio": "llama-cpp",
+    "koboldcpp": "llama-cpp",
+    "ollama": "llama-cpp",
+    "kt-kernel": "ktransformers",
+    "ktransformers-sglang": "ktransformers",
+    "sglang-ktransformers": "ktransformers",
+    "sglang": "vllm",
+    "llamafile": "llama-cpp",
+    "sglang-kt-kernel": "ktransformers",
+    "zero-inference": "pytorch-eager",
+    "transformers": "pytorch-eager",
+}
+"""Other names of engines, as `plain_name` writes them: programs of an engine, and engines that ours stand for."""
+
+
+def spelled(column: str, text: str) -> str:
+    """A name as ours are written, in the way of its column."""
+    plain = plain_name(BESIDE_CARD.sub(" ", text) if column == "hardware" else text)
+    match column:
+        case "stack":
+            plain = _VERSION.sub("", re.sub(r"[-+()]+", "-", plain).strip("-"))
+            plain = re.sub(r"(?<=llama-cpp)-(?:rocm|hip|cuda|cublas|metal)$", "", plain)
+            return plain_name(STACKS.get(plain, plain))
+        case "hardware":
+            plain = GIGABYTES.sub(r"-\1gb", plain)
+            apple = _APPLE.search(plain)
+            if re.search(r"\bai-max\+?-(?:pro-)?395\b|^strix-halo\b|^framework-desktop|\bevo-x2\b", plain):
+                return "strix-halo"
+            if re.search(r"\bgx10\b", plain):
+                return "dgx-spark"
+            return CARDS.get(plain, f"apple-m{apple['n']}-{apple['kind']}" if apple else plain)
+        case "link":
+            lanes = _PCIE.fullmatch(plain)
+            return f"pcie{lanes['generation']}-x{lanes['lanes'] or 16}" if lanes else plain
+        case "host":
+            both = _SOCKETS.fullmatch(text.strip())
+            name = plain_name(both["name"] or both["named"] or "") if both else plain
+            name = _BESIDE_CPU.sub("", re.sub(r"\bxeon-cpu-(?=e)", "xeon-", name))
+            name = re.sub(r"(?<=\d)v(?=\d$)", "-v", re.sub(r"^tr-(?=pro-)", "threadripper-", _CODENAMES.sub("", name)))
+            name = _SERIES.sub(_kept, re.sub(r"^(?=i[3579]-|ultra-[579]-)", "core-", name))
+            name = re.sub(r"^xeon-6-(?=\d{4}[pe])", "xeon-", name)
+            name = re.sub(r"^(?=w[3579]?-\d{4}x?e?$)", "xeon-", name)
+            name = re.sub(r"^threadripper-(?=[3-9]\d{3}wx\b)", "threadripper-pro-", name)  # from 3000WX on all are
+            return f"{name}-2s" if both else name
+        case _:
+            return plain
+
+
+def _kept(match: re.Match[str]) -> str:
+    """Of a processor's name what ours keep: `ryzen-` of `ryzen-9-`."""
+    word: str = next(filter(None, match.groups()))
+    return word if word == "threadripper" else f"{word}-"
+
+
+@lru_cache(1 << 12)
+def plain_name(text: str) -> str:
+    """A name in small letters, its words parted by one dash, without its maker."""
+    return re.sub(r"[\s_./-]+", "-", _MAKERS.sub(" ", text.lower()).strip())

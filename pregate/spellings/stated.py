@@ -1,0 +1,95 @@
+"""What the name of a machine states beside its card: how many there are, and their memory: `2x RTX 4090 48GB`."""
+
+from __future__ import annotations
+
+import re
+
+from hwmodels.specs.machine_files import component_names, hardware_names, load_component, load_machine
+from hwmodels.specs.spec import Accelerator
+from pregate.spellings.names import our_name
+from pregate.spellings.same_cards import has_bytes
+from pregate.spellings.spelled import AND, BESIDE_CARD, GIGABYTES, SIZE, plain_name
+
+__all__ = ["are_different", "card_and_memory", "machine_and_numbers", "several"]
+
+_IN_BRACKETS = re.compile(r"\(\s*(\d{1,3}\s*gi?b?)\s*\)", re.IGNORECASE)
+_DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
+_SEVERAL = re.compile(
+    r"(?P<n>\d{1,2})\s+(?P<card>[a-wyz].*)|(?P<m>\d{1,3})\s*[x\u00d7*]\s*(?P<close>[a-z0-9].*)|"
+    r"(?P<named>[a-z0-9].*?)\s+\(?[x\u00d7]\s*(?P<k>\d{1,3})\)?|"
+    r"(?P<tight>[a-z ]*\d{4}(?:\s?ti)?)[x\u00d7](?P<j>\d{1,2})|(?:dual|two)\s+(?P<both>[a-z0-9].*)",
+    re.IGNORECASE,
+)
+
+
+def several(hardware: str) -> tuple[int, str]:
+    """How many cards `hardware` names, and what one of them is called: `2x RTX 3090`, `dual 3090`, `3090 + 3090`."""
+    each = AND.split(hardware.strip()[:200])
+    if len(each) > 1 and len(set(map(plain_name, each))) == 1:
+        return len(each), each[0]
+    match = _SEVERAL.fullmatch(hardware.strip()[:200])
+    if match is None:
+        return 1, hardware
+    name = match["card"] or match["close"] or match["named"] or match["tight"] or match["both"]
+    n_cards = int(match["n"] or match["m"] or match["k"] or match["j"] or 2)
+    return (n_cards, name) if n_cards else (1, hardware)
+
+
+def are_different(hardware: str) -> bool:
+    """Whether `hardware` names cards that differ: `RTX 3090 + RTX 3060`, `3090+3060`, and not `Ryzen AI Max+ 395`."""
+    if several(hardware)[0] > 1 or "max+" in hardware.lower():
+        return False
+    cards = hardware_names()
+    return bool(_DIFFERENT.search(hardware)) or (
+        "+" in hardware and all(our_name("hardware", one) in cards for one in AND.split(hardware[:200]))
+    )
+
+
+def card_and_memory(text: str) -> tuple[str, dict[str, str]]:
+    """A card of another memory than ours has, as we call it, and its numbers: of one that was given up to twice what it
+    is sold with (`RTX 4090 48GB`), or of a machine of one memory (`M4 Max 64GB`); ("", {}) for any other name.
+    """
+    plain = plain_name(BESIDE_CARD.sub(" ", _IN_BRACKETS.sub(r" \1", text)))
+    stated = SIZE.search(GIGABYTES.sub(r"-\1gb", plain))
+    if stated is None:
+        return "", {}
+    n_gib, ours = int(stated["gb"]), our_name("hardware", text)
+    if ours in hardware_names():
+        return _of_one_memory(ours, n_gib)
+    card = our_name("hardware", stated.string[: stated.start()])
+    if card not in component_names("accelerator") or has_bytes(card, n_gib):
+        return "", {}
+    found = load_component("accelerator", card)
+    given = (
+        isinstance(found, Accelerator)
+        and found.hbm_bytes <= n_gib * 2**30 <= _MOST_GIVEN * found.hbm_bytes
+        and found.hbm_bytes_per_s < _ON_THE_PACKAGE_BYTES_PER_S
+    )
+    return (card, {"accelerator.hbm_bytes": f"{n_gib}GiB"}) if given else ("", {})
+
+
+_MOST_GIVEN = 2.1
+"""What boards were given at most, over what they are sold with, a little more for what drivers keep."""
+
+_ON_THE_PACKAGE_BYTES_PER_S = 1.9e12
+"""From here on it is HBM on the package, which no board maker adds to: more of it is another product, and faster."""
+
+
+def _of_one_memory(name: str, n_gib: int) -> tuple[str, dict[str, str]]:
+    """A machine of one memory that is smaller than ours, its accelerator's part as large a share; ("", {}) else."""
+    machine = load_machine(name)
+    whole = machine.host.dram_bytes
+    if not machine.has_one_memory or n_gib * 2**30 >= 0.99 * whole:
+        return "", {}
+    part = n_gib * machine.accelerator.hbm_bytes / whole
+    return name, {"accelerator.hbm_bytes": f"{part:g}GiB", "host.dram_bytes": f"{n_gib}GiB"}
+
+
+def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
+    """A machine as we call it, and the numbers that its name states beside: the memory of `RTX 4090 48GB`."""
+    n, one = several(text)
+    card, numbers = card_and_memory(one)
+    name = card or our_name("hardware", one)
+    if n > 1 and name not in hardware_names():
+        return text, {}
+    return f"{n}x {name}" if n > 1 else name, dict(numbers)

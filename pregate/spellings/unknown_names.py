@@ -1,0 +1,67 @@
+"""Whether something is a name at all, and the error for what is none."""
+
+from __future__ import annotations
+
+import re
+
+from hwmodels.specs.machine_files import cards_of, component_names
+from pregate.spellings.names import KNOWN, our_name, part_as_ours
+from pregate.spellings.spelled import AND, SIZE, spelled
+from pregate.spellings.stated import are_different, machine_and_numbers
+from traces.errors import UnknownName, unknown_name
+
+__all__ = ["is_name_of", "unknown"]
+
+_POWER = re.compile(r"\b\d{1,4}\s?W\b", re.ASCII | re.IGNORECASE)
+_OF_APPLE = re.compile(r"\b(?:mac|macbook|imac|apple)\b|^m[1-9]\b")
+_NO_CARD = ("none", "cpu", "cpu-only", "no-gpu")
+
+_READ_FROM = {"model": "its config.json or GGUF file"} | dict.fromkeys(
+    ("hardware", "host", "link", "stack"), "a YAML file (docs/extend.md)"
+)
+"""What describes one of a column that does not ship."""
+
+
+def is_name_of(column: str, text: str) -> bool:
+    """Whether `text` is a name of a column of `KNOWN`, as we write it or as others do."""
+    named = machine_and_numbers(text)[0] if column == "hardware" else part_as_ours(column, text)
+    if column == "hardware":
+        named = cards_of(named)[1]
+    return named.partition(":")[0] in KNOWN[column]()
+
+
+def unknown(column: str, text: str) -> UnknownName:
+    """The error for a name of a column of `KNOWN` that nobody knows: it names the nearest, as we write them."""
+    known, wanted = list(KNOWN[column]()), spelled(column, text)
+    if column == "hardware" and wanted in _NO_CARD:
+        return UnknownName(
+            f"unknown hardware {text!r}: a machine is called by its accelerator; where all runs on the processor, name "
+            f"any that is there, and the design gpu_only@layers=cpu of --stack llama-cpp"
+        )
+    if column == "hardware" and are_different(text):
+        for beside in AND.split(text[:200])[1:]:
+            if is_name_of("host", beside):
+                return UnknownName(
+                    f"unknown hardware {text!r}: a machine is called by its accelerator: name that, and the processor "
+                    f"beside it with --set host={beside!r}"
+                )
+        return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
+    if column == "hardware" and _POWER.search(text):
+        return UnknownName(
+            f"unknown hardware {text!r}: a limit of power is read in rows of tables alone: name the card and --set "
+            f"accelerator.peak_flop_per_s and accelerator.clock_hz of it"
+        )
+    plain = re.sub(r"-?pcie\b", "", wanted) if column == "hardware" else wanted
+    if plain != wanted and (module := our_name("hardware", plain)) in known:
+        return UnknownName(f"unknown hardware {text!r}: {module} is a module and no card with a slot: name {module}")
+    size = SIZE.search(wanted) if column == "hardware" else None
+    card = our_name("hardware", wanted[: size.start()]) if size is not None else ""
+    if card in component_names("accelerator"):
+        return UnknownName(
+            f"unknown hardware {text!r}: {card} has other memory, and of this one no rate is known: name {card}, and "
+            f"--set accelerator.hbm_bytes and accelerator.hbm_bytes_per_s"
+        )
+    if column == "hardware" and _OF_APPLE.search(wanted):
+        known = [name for name in known if name.startswith("apple-")]
+    error = unknown_name(column, text, known, spelled=wanted)
+    return UnknownName(f"{error}; another is read from {_READ_FROM[column]}")
