@@ -233,7 +233,7 @@ class Binder:
             yield partial(layers.shared, bound, layer)
         if self.program.closes[op]:
             yield self._combine(op, bound, moe_layer)
-        if self.program.ends[op] and bound.one.encoding:
+        if self.program.ends[op] and not bound.one.has_head:
             yield partial(layers.finish, bound)
 
     def _masked(self, layers: Layers, bound: BoundPass) -> Masked | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from functools import lru_cache
 
+import numpy as np
+
 from offload.policies import PRESETS, policy_named
 from offload.policy import Policy
 from offload.policy_parts.miss_costs import MissCosts
 from pregate.routing_traces import synthesize
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.model.layer_formats import BY_LAYER, LayerFormats
+from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.synthesis.dials import Dials
 
@@ -91,6 +94,15 @@ MODELS = {
 def told(text: str) -> Policy:
     """The policy called `text`, which knows its machine."""
     return policy_named(text).on_machine(MISSES_KNOW)
+
+
+def in_parts(trace: RoutingTrace, n_tokens: int) -> RoutingTrace:
+    """`trace` with its prompts read `n_tokens` of each sequence a step."""
+    reads = trace.phase == Phase.PREFILL
+    part = np.where(reads, trace.position // n_tokens, 0)
+    order = np.lexsort((np.arange(trace.n_tokens), part, trace.step))
+    label = trace.step[order].astype(np.int64) * (int(part.max()) + 1) + part[order]
+    return trace.reordered(order, label)
 
 
 @lru_cache(1024)

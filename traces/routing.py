@@ -19,6 +19,7 @@ from traces.errors import InvalidInput
 from traces.foundation.read_only import ReadOnly
 from traces.foundation.typed import check_value
 from traces.phase import Phase
+from traces.prompt_parts import going_on, is_of, prompt_parts, refuse_disorder
 from traces.token_checks import (
     check_tokens,
     layers_visited,
@@ -65,7 +66,7 @@ class Step:
 
     It is made anew for each who asks, so that a change of it is a change of nobody else's; here nothing changes one.
 
-    `gate_weights`: of the same shape, float32, where the trace has them; `rejected` as of the trace.
+    `gate_weights`: of the same shape, float32, where the trace has them; `rejected` and `unfinished` as of the trace.
     """
 
     i_step: Final[int]
@@ -75,6 +76,7 @@ class Step:
     position: Final[NDArray[np.int32]]
     gate_weights: Final[NDArray[np.float32] | None] = None
     rejected: Final[NDArray[np.bool_] | None] = None
+    unfinished: Final[NDArray[np.bool_] | None] = None
 
     @property
     def n_kept(self) -> int:
@@ -100,6 +102,8 @@ class RoutingTrace:
                   that is known apart from what they chose themselves: routing that was made up; or None
     rejected      (n_tokens,) bool a draft proposed the token and the model did not take it: it ran, and its place in
                   the sequence comes again; None: no draft proposed any (`traces.transforms.speculation`)
+
+    A prompt may be read in several steps, in order: those but its last make no token (`unfinished`).
 
     Integer arrays of another width are converted; all become read-only. Raises `InvalidInput` naming the
     token, layer and value that is wrong. Two traces are the same workload when their `digest` is the same.
@@ -177,6 +181,9 @@ class RoutingTrace:
             refuse_repeated_positions(self.sequence[kept], self.position[kept], self.phase[kept])
         refuse_jumps(self.sequence, self.position)
         refuse_holes(self.experts, self.phase)
+        behind_encoder = (self.phase == Phase.DECODE) & (self.experts[:, 0, 0] < 0)  # whose positions begin at 0 again
+        apart = behind_encoder if self.rejected is None else behind_encoder | self.rejected
+        refuse_disorder(self.sequence, self.position, self.phase, self.step, apart)
 
     @property
     def routing(self) -> str:
@@ -236,12 +243,20 @@ class RoutingTrace:
                 state.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).data)
         return state.hexdigest()[:16]
 
+    @property
+    def unfinished(self) -> NDArray[np.bool_] | None:
+        """(n_tokens,): whether a token is of a part of a prompt that a later step goes on with, so that no token is
+        made behind it; None where every step reads prompts to their end.
+        """
+        keys = going_on(prompt_parts(self.sequence, self.position, self.phase, self.step))
+        return is_of(keys, self.sequence, self.phase, self.step) if keys.size else None
+
     def steps(self) -> Iterator[Step]:
         """The forward passes in order."""
         edges = np.flatnonzero(np.diff(self.step)) + 1
         bounds = [0, *edges.tolist(), self.n_tokens]
         experts, sequence, position = self.experts, self.sequence, self.position
-        weights, rejected = self.gate_weights, self.rejected
+        weights, rejected, unfinished = self.gate_weights, self.rejected, self.unfinished
         numbers, phases = self.step[bounds[:-1]].tolist(), self.phase[bounds[:-1]].tolist()
         for number, phase, (start, stop) in zip(numbers, phases, pairwise(bounds), strict=True):
             yield Step(
@@ -252,6 +267,7 @@ class RoutingTrace:
                 position[start:stop],
                 None if weights is None else weights[start:stop],
                 None if rejected is None else rejected[start:stop],
+                None if unfinished is None else unfinished[start:stop],
             )
 
     def select(self, *, phase: Phase) -> RoutingTrace:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -18,6 +19,7 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import Section, open_regular, require_regular
 from traces.foundation.whole_file import whole_file
 from traces.phase import Phase
+from traces.prompt_parts import going_on, is_of, prompt_parts
 from traces.routing import Provenance, RoutingTrace, Step
 from traces.token_checks import check_tokens
 
@@ -59,6 +61,7 @@ class TraceReader:
         with _opened(self.path) as file:
             read = [*_REQUIRED, *(["rejected"] if "rejected" in self.tensors else [])]
             slices = {name: file.get_slice(name) for name in read}
+            going = self._going_on(slices, rows)
             held: dict[str, Any] = {}
             for start in range(0, self.n_tokens, rows):
                 stop = min(start + rows, self.n_tokens)
@@ -66,11 +69,20 @@ class TraceReader:
                 if held:
                     fresh = {name: np.concatenate((held[name], part)) for name, part in fresh.items()}
                 self._check(fresh, stop - len(fresh["step"]))
+                if going.size:
+                    fresh["unfinished"] = is_of(going, fresh["sequence"], fresh["phase"], fresh["step"])
                 edges = (np.flatnonzero(np.diff(fresh["step"])) + 1).tolist()
                 bounds = [0, *edges] if stop < self.n_tokens else [0, *edges, len(fresh["step"])]
                 for first, last in pairwise(bounds):
                     yield _step(fresh, first, last)
-                held = {name: part[bounds[-1] :] for name, part in fresh.items()}
+                held = {name: fresh[name][bounds[-1] :] for name in read}
+
+    def _going_on(self, slices: Mapping[str, Any], rows: int) -> NDArray[np.int64]:
+        """The parts of prompts that later steps go on with, as of `going_on`: a stream does not know them by itself."""
+        names = ("sequence", "position", "phase", "step")
+        chunks = [slice(start, min(start + rows, self.n_tokens)) for start in range(0, self.n_tokens, rows)]
+        parts = [prompt_parts(*(slices[name][chunk] for name in names)) for chunk in chunks]
+        return going_on(np.concatenate(parts))
 
     def _check(self, columns: Mapping[str, Any], first_token: int) -> None:
         try:
@@ -214,4 +226,5 @@ def _step(columns: Mapping[str, Any], first: int, last: int) -> Step:
         part["sequence"],
         part["position"],
         rejected=part.get("rejected"),
+        unfinished=part.get("unfinished"),
     )

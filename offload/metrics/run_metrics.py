@@ -211,6 +211,8 @@ def n_first_tokens(trace: RoutingTrace, steps: NDArray[np.int32]) -> int:
     first = trace.step == steps[0]
     if trace.rejected is not None and trace.phase[first][0] == Phase.DECODE:
         return int(np.count_nonzero(~trace.rejected[first]))
+    if trace.unfinished is not None:
+        first &= ~trace.unfinished
     return np.unique(trace.sequence[first]).size
 
 
@@ -294,6 +296,8 @@ def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np
     """
     order = np.argsort(steps)
     makes = np.isin(trace.step, steps)
+    if trace.unfinished is not None:
+        makes &= ~trace.unfinished
     if trace.rejected is not None:
         makes &= ~trace.rejected
     turn = np.searchsorted(steps, trace.step[makes], sorter=order)  # which of `steps` by time

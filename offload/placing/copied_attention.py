@@ -55,6 +55,7 @@ def sequences_of_copies(step: Step, n_copies: int) -> list[Step]:
                 position=step.position[mine],
                 gate_weights=None if weights is None else weights[mine],
                 rejected=None if rejected is None else rejected[mine],
+                unfinished=None if step.unfinished is None else step.unfinished[mine],
             )
         )
     return found

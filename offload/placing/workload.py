@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from offload.decoding.mixer_works import contexts_of
 from offload.decoding.unions import most_distinct
-from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
@@ -40,7 +39,7 @@ class Workload:
     n_encoder_active: int
     """The same of the encoder."""
     n_output_tokens: int
-    """Made by decode steps, and one a sequence by a prefill without encoder."""
+    """Made by decode steps, and one a prompt by a prefill without encoder."""
     n_sequences: int
     """Sequences that these tokens are of."""
     n_running: int
@@ -48,9 +47,7 @@ class Workload:
 
 
 def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workload:
-    """Walk the steps once. Raises `InvalidInput` for a prompt that is read in more than one step: only its last would
-    make a token, and a stream of steps does not say which that is.
-    """
+    """Walk the steps once."""
     n_tokens = n_active = n_decode_active = n_encoder_active = n_output = 0
     first = model.n_encoder_moe_layers
     memory: dict[int, int] = {}
@@ -73,13 +70,8 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
             n_output += int(sizes.sum()) - sum(int(one.rejected.sum()) for one in passes if one.rejected is not None)
         else:
             n_active = _largest_union(step.experts[:, first:], model.n_experts, n_active)
-            again = context & running
-            if again:
-                raise InvalidInput(
-                    f"sequence {min(again)} is prefilled in several steps (step {step.i_step} again): chunked prefill "
-                    f"is not modelled, record or merge the prompt as one step"
-                )
-            n_output += len(running)
+            going = set() if step.unfinished is None else set(step.sequence[step.unfinished].tolist())
+            n_output += len(running - going)
         context |= running
         if memory:
             left = np.array([memory.get(sequence, 0) for sequence in seen.sequence.tolist()], np.int64)

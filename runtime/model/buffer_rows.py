@@ -31,6 +31,8 @@ def rows_of(backend: Backend, segments: tuple[Segment, ...]) -> BoundRows:
 
 def as_rows(backend: Backend, rows: NDArray[np.int64]) -> BoundRows:
     """Rows as a slice where they follow one another."""
+    if not len(rows):
+        return slice(0, 0)
     first = int(rows[0])
     if len(rows) == 1:
         return slice(first, first + 1)

@@ -25,7 +25,8 @@ __all__ = ["Pass", "Passes", "Segment", "plan_passes"]
 class Segment(NamedTuple):
     """Tokens of one sequence in a pass: rows `start` to `start + n_tokens`, at positions `position` onwards.
 
-    `row`: of the KV cache, -1 in an encoder. `n_memory`: encoder outputs that its cross-attention sees.
+    `row`: of the KV cache, -1 in an encoder. `n_memory`: encoder outputs that its cross-attention sees. `unfinished`:
+    they are a part of a prompt that a later pass goes on with.
     """
 
     sequence: int
@@ -34,6 +35,7 @@ class Segment(NamedTuple):
     position: int
     row: int
     n_memory: int
+    unfinished: bool = False
 
     @property
     def n_context(self) -> int:
@@ -68,10 +70,16 @@ class Pass:
 
     @property
     def last_rows(self) -> NDArray[np.int64]:
-        """The rows that the head reads: of a prompt each segment's last, (n_segments,), else all, (n_tokens,)."""
+        """The rows that the head reads: of prompts that end here the last, (n_prompts,), else all, (n_tokens,)."""
         if self.phase == Phase.DECODE:
             return np.arange(self.n_tokens, dtype=np.int64)
-        return np.array([segment.start + segment.n_tokens - 1 for segment in self.segments], dtype=np.int64)
+        ended = [segment for segment in self.segments if not segment.unfinished]
+        return np.array([segment.start + segment.n_tokens - 1 for segment in ended], dtype=np.int64)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a token is made of it: not by an encoder, nor where a later pass goes on with every prompt."""
+        return not (self.encoding or all(segment.unfinished for segment in self.segments))
 
     def stack(self, model: ModelArchitecture) -> LayerStack:
         """The layers it runs through."""
@@ -203,5 +211,6 @@ def _segments(
             why = "the runtime executes no trees of drafts" if step.rejected is not None else "give its tokens in order"
             raise InvalidInput(f"step {step.i_step}: the positions of sequence {here} are not consecutive: {why}")
         row = int(row_of[order[start]])
-        segments.append(Segment(here, start, stop - start, first, row, len(memory.get(here, ()))))
+        going = step.unfinished is not None and bool(step.unfinished[order[start]])
+        segments.append(Segment(here, start, stop - start, first, row, len(memory.get(here, ())), going))
     return tuple(segments)

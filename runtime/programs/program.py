@@ -176,6 +176,7 @@ class _Builder:
         closes, ends = np.zeros(len(kinds), dtype=np.bool_), np.zeros(len(kinds), dtype=np.bool_)
         last: dict[tuple[int, int], int] = {}
         self._check_reads()
+        self._check_parts()
         for op, kind in enumerate(kinds):
             touches.check_kind(op, kind, lanes[op])
             one = self.passes.passes[self.pass_of[op]]
@@ -200,6 +201,18 @@ class _Builder:
             host=self.host,
             n_matrices=max((work.piece.n for work in schedule.works if work.piece is not None), default=1),
         )  # fmt: skip
+
+    def _check_parts(self) -> None:
+        """Raise `InvalidInput` where the host computes layers of a pass without a head: nothing waits for its end
+        before the next pass begins there.
+        """
+        if self.host.layers:
+            for one in self.passes.passes:
+                if not (one.has_head or one.encoding):
+                    raise InvalidInput(
+                        f"step {one.i_step} reads a part of a prompt, of which the host computes layers: leave out "
+                        f"layers=cpu, have a step read the whole prompt (rebatch), or simulate it instead"
+                    )
 
     def _check_reads(self) -> None:
         """Raise `InvalidInput` where storage is not read a whole expert at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from offload.schedule import COLUMNS, Schedule
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import request
 from pregate.ask.capturing.starting_cache import resident_set
-from tests.small_models import MODELS, routing
+from tests.small_models import MODELS, in_parts, routing
 from traces.errors import InvalidInput, PregateError
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -97,6 +98,19 @@ def test_all_policies_end_in_the_same_hidden_states(name: str, batch: int, tmp_p
             assert_sane(done)
     assert check_same_output(runs) == runs["gpu_only from dram"].digest
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["decoder-only", "shared experts, three matrices"])
+def test_a_prompt_in_several_steps_ends_in_the_states_of_the_whole(name: str) -> None:
+    """Of one word, since ids are drawn by the step; what a token is depends on its experts and on who came before."""
+    model = dataclasses.replace(MODELS[name], vocab_size=1)
+    whole, experts, states = routing(model, batch=2, seed=3, input_tokens=7), Experts(model), []
+    for one in (whole, in_parts(whole, 4)):
+        done, what = run(model, one, "on_demand+lru:0.3", experts)
+        assert np.count_nonzero(what.decoded.schedule.kind == OpKind.HEAD) == whole.n_steps
+        ran = np.lexsort((one.position, one.sequence, one.step))
+        states.append(done.states[np.lexsort((one.position[ran], one.sequence[ran]))])
+    assert np.abs(states[0] - states[1]).max() < 1e-5 * np.abs(states[0]).max()
 
 
 def assert_sane(done: MeasuredRun) -> None:
@@ -247,3 +261,14 @@ def test_what_does_not_fit_ends_in_one_line() -> None:
             CpuBackend(hbm_bytes=model.non_expert_bytes + 100_000), model, trace.steps(), what.decoded.schedule,
             initial=initial,
         )  # fmt: skip
+
+
+def test_layers_on_the_host_do_not_run_a_part_of_a_prompt() -> None:
+    model = MODELS["decoder-only"]
+    parts = in_parts(routing(model, batch=2, input_tokens=7), 4)
+    what, initial = captured(model, parts, "gpu_only@layers=cpu:2")
+    with pytest.raises(InvalidInput, match="step 0 reads a part of a prompt, of which the host computes layers"):
+        build_program(model, parts.steps(), what.decoded.schedule, initial)
+    what, initial = captured(model, parts, "gpu_only@experts=cpu")
+    done = execute(CpuBackend(), model, parts.steps(), what.decoded.schedule, initial=initial)
+    assert np.all(np.abs(done.states).max(axis=1) > 0)

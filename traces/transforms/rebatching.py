@@ -17,8 +17,9 @@ def rebatch(trace: RoutingTrace, batch: int) -> RoutingTrace:
     """Run `batch` sequences of a recorded trace side by side (continuous batching).
 
     Sequences start in order of first appearance, each as soon as one of the `batch` places is free; the
-    prompts of sequences that start together form one prefill step just before their first decode step,
-    and every decode step takes the next token of each running sequence. What a token chose is kept.
+    prompts of sequences that start together form one prefill step just before their first decode step, in however
+    many steps they were read, and every decode step takes the next token of each running sequence. A prompt behind an
+    answer of its sequence is read behind it. What a token chose is kept.
     Raises `InvalidInput` for a batch below 1, or above the sequences that were recorded.
     """
     if trace.rejected is not None:
@@ -42,9 +43,10 @@ def rebatch(trace: RoutingTrace, batch: int) -> RoutingTrace:
     for i, length in enumerate(n_decode.tolist()):
         start[i] = heapq.heappop(places)
         heapq.heappush(places, int(start[i]) + max(length, 1))
-    age = np.zeros(trace.n_tokens, dtype=np.int64)  # decode tokens of the same sequence before this one
-    by_sequence = np.flatnonzero(decoding)[np.argsort(member[decoding], kind="stable")]
-    age[by_sequence] = np.arange(by_sequence.size) - np.repeat(np.cumsum(n_decode) - n_decode, n_decode)
+    by_sequence = np.argsort(member, kind="stable")
+    before = np.cumsum(decoding[by_sequence]) - decoding[by_sequence]
+    age = np.empty(trace.n_tokens, dtype=np.int64)  # decode tokens of the same sequence before this one
+    age[by_sequence] = before - np.repeat(np.cumsum(n_decode) - n_decode, np.bincount(member))
     tick = 2 * (start[member] + age) + trace.phase
     order = np.lexsort((np.arange(trace.n_tokens), member, tick))
     return trace.reordered(order, tick[order])

@@ -145,12 +145,16 @@ def test_storage_that_no_fit_saw_is_extrapolated(trace: pregate.RoutingTrace) ->
     assert "extrapolated" in pregate.compare(model, hw, trace, ["on_demand"], expert_tier="ssd").calibration
 
 
-def test_a_prompt_read_in_several_steps_is_refused() -> None:
-    model = pregate.load_model("olmoe-1b-7b")
+def test_a_prompt_in_steps_is_the_prompt_of_an_engine_that_passes_as_many_tokens() -> None:
+    """To the bit, by either engine, and longer than the prompt at once; a token of the answer takes what it did."""
+    model, hw = pregate.load_model("olmoe-1b-7b"), pregate.load_hardware("rtx-4090")
     whole = pregate.synthesize(model, 8, 3)
-    chunked = dataclasses.replace(whole, step=np.where(whole.phase == 0, whole.position // 2, whole.step + 3))
-    with pytest.raises(pregate.InvalidInput, match="chunked prefill"):
-        pregate.simulate(model, pregate.load_hardware("rtx-4090"), chunked)
+    parts = dataclasses.replace(whole, step=np.where(whole.phase == 0, whole.position // 2, whole.step + 3))
+    for policy in ("on_demand+lru:0.2", "gpu_only"):
+        in_steps, by_des = (pregate.simulate(model, hw, parts, policy, engine=engine) for engine in ("auto", "des"))
+        chunked = pregate.simulate(model, hw, whole, f"{policy}@ubatch=2")
+        assert (in_steps.ttft_s, in_steps.tpot_s) == (by_des.ttft_s, by_des.tpot_s) == (chunked.ttft_s, chunked.tpot_s)
+        assert in_steps.ttft_s > pregate.simulate(model, hw, whole, policy).ttft_s
 
 
 def test_both_engines_give_the_same_figures(trace: pregate.RoutingTrace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -13,12 +14,13 @@ from offload.decode import DecodeStream, decode
 from offload.decoding import decode_loop, token_mixing, unions
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
-from offload.policies import policy_named
+from offload.policies import eviction_named, policy_named
 from offload.policy import BlockView, Fetch, Policy
 from offload.recorder import assemble
+from offload.schedule import COLUMNS
 from pregate.named import load_model
 from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, hybrid, ops, step, written
-from tests.small_models import MODELS, routing
+from tests.small_models import MODELS, in_parts, routing
 from traces.phase import Phase
 from traces.routing import Step
 
@@ -100,6 +102,24 @@ def test_a_prompt_passes_in_micro_batches_and_its_head_comes_last() -> None:
     assert seen[:3] == [
         ([row[0] for row in chosen[low:high]], weights[0][low:high]) for low, high in ((0, 2), (2, 4), (4, 5))
     ]
+
+
+@pytest.mark.parametrize("policy", ["gpu_only", "on_demand", "pregate", "pregate+lru:4"])
+def test_a_prompt_that_steps_read_is_what_an_engine_does_that_passes_as_many_tokens(policy: str) -> None:
+    """The same ops, works and waits, in steps that are numbered otherwise."""
+    trace = routing(DECODER, input_tokens=7, output_tokens=2)
+    by_two = dataclasses.replace(EXECUTIONS["streams"], name="by two", micro_batch=2)
+    chosen, cache = policy_named(policy), None
+    if chosen.cache is not None:
+        cache = ResidentSet(4, eviction_named("lru", 0), per_layer=False, n_layers=3, n_experts=6)
+    whole, parts = (
+        decode(DECODER, one.steps(), chosen, execution, n_buffers=18, cache=copy.deepcopy(cache))
+        for one, execution in ((trace, by_two), (in_parts(trace, 2), EXECUTIONS["streams"]))
+    )
+    assert (whole.schedule.step.max(), parts.schedule.step.max()) == (1, 4)
+    same = {name: getattr(whole.schedule, name) for name in COLUMNS} | {"step": parts.schedule.step}
+    assert dataclasses.replace(whole.schedule, **same) == parts.schedule
+    assert whole.n_prefill_hits == parts.n_prefill_hits
 
 
 @pytest.mark.parametrize("micro_batch", [0, 2, 3])

@@ -17,7 +17,6 @@ from offload.slots.memory import CapacityExceeded
 from tests.by_hand import step
 from tests.granted_memory import DECODER, RELEASED, STREAMS, SWITCH, WORKLOAD, plan, static_bytes
 from tests.small_models import decoder_only, routing
-from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES
 from traces.model.layer_bytes import layer_weight_bytes
 from traces.model.linear_mixer import LinearMixer
@@ -97,10 +96,10 @@ def test_unions_of_an_encoder_and_of_a_decoder_are_counted_apart() -> None:
     assert measure_workload(model, [reads]).n_encoder_active == 0
 
 
-def test_a_prompt_read_in_two_passes_is_refused() -> None:
+def test_a_prompt_read_in_two_steps_makes_one_token_and_keeps_what_it_has_read() -> None:
     first, second = (step(i, Phase.PREFILL, [(9, i)], [[[0, 1]] * 3]) for i in range(2))
-    with pytest.raises(InvalidInput, match=r"sequence 9 is prefilled in several steps \(step 1 again\)"):
-        measure_workload(DECODER, [first, second])
+    first = dataclasses.replace(first, unfinished=np.array([True]))
+    assert measure_workload(DECODER, [first, second]) == Workload(2, 0, 1, 2, 2, 0, 0, 1, 1, 1)
 
 
 def test_states_and_windows_are_of_the_sequences_that_run_at_once() -> None:
