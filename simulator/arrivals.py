@@ -62,7 +62,9 @@ class StepTimes:
     """Seconds of a pass. A prompt pass of n tokens takes `prompt_s` at `prompt_tokens` (n_points,), linear between, and
     `before_s`, (n_points,), for each token of the prompt that an earlier pass has had; a token of b requests
     `token_s[b]` and `context_s[b]` for each token of their mean context, (1 + most requests,). A pass of both takes
-    what a prompt pass of all their tokens does, never less than its tokens alone, and what the contexts add.
+    what a prompt pass of all their tokens does and `beside_s[b]` at its tokens of prompts, (1 + most requests,
+    n_points), never less than its tokens alone, and what the contexts add. One that was not decided on while another
+    ran waits `schedule_s` first.
     """
 
     prompt_tokens: NDArray[np.float64]
@@ -70,11 +72,23 @@ class StepTimes:
     token_s: NDArray[np.float64]
     context_s: NDArray[np.float64]
     before_s: NDArray[np.float64] | None = None
+    schedule_s: float = 0.0
+    beside_s: NDArray[np.float64] | None = None
 
     @property
     def each_before_s(self) -> NDArray[np.float64]:
         """`before_s`, or as many zeros."""
         return np.zeros(len(self.prompt_s)) if self.before_s is None else self.before_s
+
+    @property
+    def each_beside_s(self) -> NDArray[np.float64]:
+        """`beside_s`, or as many zeros."""
+        return np.zeros((len(self.token_s), len(self.prompt_s))) if self.beside_s is None else self.beside_s
+
+    def of_both(self, n_tokens: int, n_requests: int) -> float:
+        """Seconds of a pass of `n_tokens` of prompts and a token of each of some requests, contexts left out."""
+        beside_s = prompt_pass_s(self.prompt_tokens, self.each_beside_s[n_requests], n_tokens)
+        return max(self.of_prompt(n_tokens + n_requests) + float(beside_s), float(self.token_s[n_requests]))
 
     def of_token_before(self, n_tokens: int) -> float:
         """Seconds more of a pass of `n_tokens` of a prompt, for each token of it that lies before."""
@@ -120,7 +134,10 @@ def check_server(times: StepTimes, slots: int, pass_tokens: int, batching: Batch
         )
     if len(times.each_before_s) != len(times.prompt_s):
         raise InvalidInput(f"{len(times.each_before_s)} times of tokens before, {len(times.prompt_s)} of prompts")
-    every = np.concatenate([times.prompt_s, times.token_s[1:], times.context_s[1:], times.each_before_s])
+    if times.each_beside_s.shape != (due := (len(times.token_s), len(times.prompt_s))):
+        raise InvalidInput(f"times of tokens beside prompts are {times.each_beside_s.shape}, not {due}")
+    own = [times.prompt_s, times.token_s[1:], times.context_s[1:], times.each_before_s, times.each_beside_s.ravel()]
+    every = np.concatenate([*own, [times.schedule_s]])
     if not np.all(np.isfinite(every)) or every.min() < 0 or min(times.token_s[1:].min(), times.prompt_s.min()) <= 0:
         raise InvalidInput("a pass takes finite seconds above 0")
 
@@ -146,8 +163,8 @@ def _served(
     words, (who, first_step, done_step) = np.zeros(N_WORDS, np.int64), np.zeros((3, slots), np.int64)
     n_steps = run(
         arrival_s, input_tokens, output_tokens, times.prompt_tokens, times.prompt_s, times.each_before_s, times.token_s,
-        times.context_s, slots, pass_tokens, int(batching.mixes), int(batching.ahead), words, who, first_step,
-        done_step, first_s, last_s, spent_s,
+        times.context_s, np.ascontiguousarray(times.each_beside_s), times.schedule_s, slots, pass_tokens,
+        int(batching.mixes), int(batching.ahead), words, who, first_step, done_step, first_s, last_s, spent_s,
     )  # fmt: skip
     return RequestTimes(first_s, last_s, float(spent_s[0]), float(spent_s[1]), int(n_steps))
 

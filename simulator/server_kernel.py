@@ -12,8 +12,8 @@ SERVE = Kernel(
     __name__,
     "serve",
     (
-        "float64[1]", "int64[1]", "int64[1]", *["float64[1]"] * 5, *["int64"] * 4, *["int64[1]"] * 4,
-        *["float64[1]"] * 3,
+        "float64[1]", "int64[1]", "int64[1]", *["float64[1]"] * 5, "float64[2]", "float64", *["int64"] * 4,
+        *["int64[1]"] * 4, *["float64[1]"] * 3,
     ),
     returns=True,
 )  # fmt: skip
@@ -102,8 +102,8 @@ def _prompts_alone(
 
 def _decided_s(
     w: Any, clock: float, arrival_s: Any, input_tokens: Any, output_tokens: Any, prompt_tokens: Any, prompt_s: Any,
-    before_s: Any, token_s: Any, context_s: Any, slots: int, pass_tokens: int, mixes: int, who: Any, first_step: Any,
-    done_step: Any,
+    before_s: Any, token_s: Any, context_s: Any, beside_s: Any, slots: int, pass_tokens: int, mixes: int, who: Any,
+    first_step: Any, done_step: Any,
 ) -> float:  # fmt: skip
     """Decide on a pass of those that are there at `clock`; returns its seconds, -1 where there is nothing to do."""
     waits = w[_CAME] < arrival_s.size and arrival_s[w[_CAME]] <= clock and w[_HELD] < slots
@@ -146,6 +146,7 @@ def _decided_s(
             _holds_slot(w, one, output_tokens[one], input_tokens[one], who, first_step, done_step)
     pass_s = prompt_pass_s(prompt_tokens, prompt_s, passed + n)
     if n > 0:
+        pass_s += prompt_pass_s(prompt_tokens, beside_s[n], passed)
         seconds += max(pass_s, token_s[n]) + context_s[n] * (context / n)
     else:
         seconds += pass_s
@@ -161,6 +162,8 @@ def serve(
     before_s: Any,  # (n_points,) float64: more for each token that lies before those of a prompt
     token_s: Any,  # (1 + most requests,) float64: of a token of so many requests
     context_s: Any,  # the same, for each token of their mean context
+    beside_s: Any,  # (1 + most requests, n_points) float64: more of tokens of so many beside a prompt pass
+    schedule_s: float,  # before a pass that was not decided on while another ran
     slots: int,
     pass_tokens: int,
     mixes: int,  # whether prompts pass beside tokens, in parts
@@ -174,14 +177,16 @@ def serve(
     spent_s: Any,  # (2,) float64, written: seconds of all passes with prompts, and of all others
 ) -> int:
     """Serve requests pass by pass; returns how many passes had no prompt in them."""
-    clock, prompts_s, tokens_s, seconds = 0.0, 0.0, 0.0, -1.0
+    clock, prompts_s, tokens_s, seconds, waits_s = 0.0, 0.0, 0.0, -1.0, 0.0
     n_token_passes = 0
     w[_UNTIL] = _NEVER
     while True:
+        waits_s = 0.0
         if seconds < 0.0:
+            waits_s = schedule_s
             seconds = _decided_s(
                 w, clock, arrival_s, input_tokens, output_tokens, prompt_tokens, prompt_s, before_s, token_s,
-                context_s, slots, pass_tokens, mixes, who, first_step, done_step,
+                context_s, beside_s, slots, pass_tokens, mixes, who, first_step, done_step,
             )  # fmt: skip
             if seconds < 0.0 and w[_CAME] >= arrival_s.size:
                 break
@@ -190,16 +195,17 @@ def serve(
         else:
             step, has_prompts, begins, ends = w[_STEP], w[_HAS_PROMPTS], w[_BEGINS], w[_ENDS]
             next_s = -1.0
+            clock += waits_s
             if ahead != 0:
                 next_s = _decided_s(
                     w, clock, arrival_s, input_tokens, output_tokens, prompt_tokens, prompt_s, before_s, token_s,
-                    context_s, slots, pass_tokens, mixes, who, first_step, done_step,
+                    context_s, beside_s, slots, pass_tokens, mixes, who, first_step, done_step,
                 )  # fmt: skip
             clock += seconds
             if has_prompts != 0:
-                prompts_s += seconds
+                prompts_s += waits_s + seconds
             else:
-                tokens_s += seconds
+                tokens_s += waits_s + seconds
                 n_token_passes += 1
             seconds = next_s
             if begins + ends > 0:

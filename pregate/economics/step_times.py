@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +22,9 @@ from pregate.economics.serving import use_of
 from pregate.routing_traces import synthesize
 from simulator.arrivals import StepTimes
 from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
 from traces.requests import ArrivalTrace
-from traces.routing import RoutingTrace
+from traces.routing import RoutingTrace, Step
 from traces.statistics.popularity import PopularityProfile, popularity_of, shared_popularity
 
 __all__ = ["PassTime", "PassTimes", "PassTraces", "pass_times", "pass_traces"]
@@ -53,7 +54,8 @@ class PassTimes:
     """Of a design with memory for `slots` requests. `prompts`: of passes of `prompt_tokens`; `after`: of the same with
     `n_before` tokens of the prompt before them, none where no prompt is passed in parts; `tokens`: of a token of
     `batches` requests, each at two contexts, `contexts`; `results`: of their schedules. `n_at_once`: cards that compute
-    at the same time.
+    at the same time. `schedule_s`: what a pass waits that was not decided on while another ran. `apart` as of
+    `PassTraces`.
     """
 
     design: str
@@ -67,6 +69,8 @@ class PassTimes:
     n_at_once: int = 1
     after: tuple[PassTime, ...] = ()
     n_before: int = 1
+    schedule_s: float = 0.0
+    apart: NDArray[np.float64] | None = None
 
     @property
     def peak_hbm_bytes(self) -> int:
@@ -96,12 +100,18 @@ class PassTimes:
         at_none = np.maximum(token_s[:, 0] - slopes * short, token_s[:, 0] / 100)
         each = np.arange(self.slots + 1)
         lengths = np.array(self.prompt_tokens, dtype=np.float64)
+        beside_s = None
+        if self.apart is not None:  # tokens ask for more experts than as many of one prompt do, which it may have read
+            more = np.maximum(at_none - np.interp(self.batches, lengths, prompt_s), 0.0)[:, None] * self.apart
+            beside_s = np.stack([np.interp(each, self.batches, of) for of in more.T], axis=1)
         return StepTimes(
             lengths,
             np.maximum.accumulate(prompt_s),
             np.interp(each, self.batches, at_none),
             np.interp(each, self.batches, slopes),
             np.ascontiguousarray(before_s),
+            self.schedule_s,
+            beside_s,
         )
 
 
@@ -110,7 +120,8 @@ class PassTraces:
     """What passes of a model are simulated, whatever the design. `prompts`: of `prompt_tokens`; `after`: the same with
     `n_before` tokens before them, where prompts are passed in parts; `tokens`: of each of
     `batches` at a short and a long context, `contexts`; `warmed`: the same after a part of a prompt; `whole`: what
-    memory must hold beside the weights.
+    memory must hold beside the weights. `apart`, (n_batches, n_prompts): of the experts that tokens of a batch ask for
+    and as many tokens of one prompt do not, the share that they add to those of a prompt in the same pass.
     """
 
     model: ModelArchitecture
@@ -124,6 +135,7 @@ class PassTraces:
     whole: Workload
     after: tuple[RoutingTrace, ...] = ()
     n_before: int = 1
+    apart: NDArray[np.float64] | None = None
 
     def tokens_for(self, policy: Policy) -> tuple[tuple[RoutingTrace, RoutingTrace], ...]:
         """What tokens of a design are timed with."""
@@ -174,7 +186,10 @@ def pass_traces(
         whole, n_cached_tokens=max(slots * longest, whole.n_cached_tokens), n_context=max(longest, whole.n_context),
         n_running=slots,
     )  # fmt: skip
-    return PassTraces(model, slots, prompt_tokens, prompts, batches, contexts, tokens, warmed, whole, after, n_before)
+    apart = _apart_from(model, prompts, prompt_tokens, [short for short, _ in tokens], batches) if mixes else None
+    return PassTraces(
+        model, slots, prompt_tokens, prompts, batches, contexts, tokens, warmed, whole, after, n_before, apart
+    )
 
 
 def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
@@ -183,15 +198,18 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
     """
     model, prompts, contexts = passes.model, passes.prompts, passes.contexts
     placed = policy.placed(passes.popularity)
+    schedule_s = hw.constants.get("schedule_s", 0.0) if hw.execution.schedules_ahead else 0.0
 
     def timed(trace: RoutingTrace, metric: str) -> tuple[PassTime, SimulationResult, int]:
         captured = capture_request(request(model, hw, trace, placed, workload=passes.whole))
         result = interpret(captured, hw, "recurrence", with_intervals=False)
-        seconds = float(getattr(result, metric))
+        alone = float(getattr(result, metric))
         use = use_of(result, 0.0 if metric == "ttft_s" else result.ttft_s)
-        moved = use.h2d_bytes_per_s * seconds
+        moved = use.h2d_bytes_per_s * alone
+        seconds = alone - schedule_s if metric == "ttft_s" else alone  # while the pass before computes
+        shares = use.compute_share * alone / seconds, use.host_share * alone / seconds
         return (
-            PassTime(seconds, time_error(captured, hw, metric), use.compute_share, use.host_share, moved),
+            PassTime(seconds, time_error(captured, hw, metric), *shares, moved),
             result,
             captured.request.n_at_once,
         )
@@ -205,8 +223,34 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
         policy.name, passes.slots, passes.prompt_tokens, tuple(one for one, *_ in found), passes.batches,
         (contexts[0] + middle, contexts[1] + middle),
         tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results), found[0][2],
-        tuple(after), passes.n_before,
+        tuple(after), passes.n_before, schedule_s, passes.apart,
     )  # fmt: skip
+
+
+def _apart_from(
+    model: ModelArchitecture, prompts: Sequence[RoutingTrace], prompt_tokens: Sequence[int],
+    tokens: Sequence[RoutingTrace], batches: Sequence[int],
+) -> NDArray[np.float64]:  # fmt: skip
+    """As of `PassTraces.apart`, by how many experts a layer each of them asks for, and both together."""
+    read = [_asked(next(iter(prompt.steps())), model.n_experts) for prompt in prompts]
+    of_prompt = np.array([one.mean() for one in read])
+    shares = np.zeros((len(batches), len(prompts)))
+    for i, (batch, trace) in enumerate(zip(batches, tokens, strict=True)):
+        steps = [step for step in trace.steps() if step.phase == Phase.DECODE]
+        asked = np.stack([_asked(step, model.n_experts) for step in steps])  # [step, layer, expert]
+        more = asked.mean() - np.interp(batch, prompt_tokens, of_prompt)
+        both = np.array([(asked | one).mean() for one in read])
+        left = both - np.interp(np.array(prompt_tokens) + batch, prompt_tokens, of_prompt)
+        shares[i] = np.clip(left / more, 0.0, 1.0) if more > 0 else 0.0
+    return shares
+
+
+def _asked(step: Step, n_experts: int) -> NDArray[np.bool_]:
+    """Which experts a pass asks for, (n_layers, n_experts)."""
+    n_layers = step.experts.shape[1]
+    asked = np.zeros((n_layers, n_experts), np.bool_)
+    asked[np.arange(n_layers)[:, None], step.experts.transpose(1, 0, 2).reshape(n_layers, -1)] = True
+    return asked
 
 
 def _apart(low: int, high: int, n: int) -> tuple[int, ...]:

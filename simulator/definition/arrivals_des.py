@@ -72,15 +72,15 @@ class _Server:
     def _serve(self, n: int) -> Generator[simpy.Event, Any, None]:
         n_done, decided = 0, None
         while n_done < n:
-            now = decided if decided is not None else self._decide()
-            decided = None
+            now, began = decided, self.env.now
             if now is None:
-                self._came = self.env.event()
-                yield self._came
-                continue
-            if self._batching.ahead:
-                decided = self._decide()
-            began = self.env.now
+                now = self._decide()
+                if now is None:
+                    self._came = self.env.event()
+                    yield self._came
+                    continue
+                yield self.env.timeout(self._times.schedule_s)
+            decided = self._decide() if self._batching.ahead else None
             yield self.env.timeout(self._seconds(now))
             if now.prompts:
                 self.prompt_s += self.env.now - began
@@ -143,5 +143,5 @@ class _Server:
         if not made.prompts:
             return float(times.token_s[n] + of_context)
         seconds = sum(times.of_token_before(of) * before for _, of, before in made.prompts if before)
-        passed = times.of_prompt(sum(of for _, of, _ in made.prompts) + n)
-        return seconds + ((max(passed, float(times.token_s[n])) + of_context) if n else passed)
+        read = sum(of for _, of, _ in made.prompts)
+        return seconds + ((times.of_both(read, n) + of_context) if n else times.of_prompt(read))

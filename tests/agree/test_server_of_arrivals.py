@@ -24,12 +24,15 @@ def asked(draw: st.DrawFn) -> Asked:
     n, slots = draw(st.integers(2, 12)), draw(st.integers(1, 5))
     gaps = draw(st.lists(st.one_of(st.just(0.0), TIMES), min_size=n, max_size=n))
     tokens = [draw(st.lists(st.integers(1, most), min_size=n, max_size=n)) for most in (40, 9)]
+    beside = st.lists(st.floats(0, 5), min_size=3 * slots + 3, max_size=3 * slots + 3)
     times = StepTimes(
         np.array([1.0, 20.0, 64.0]),
         np.sort(draw(st.lists(TIMES, min_size=3, max_size=3))),
         np.array([0.0, *draw(st.lists(TIMES, min_size=slots, max_size=slots))]),
         np.array([0.0, *draw(st.lists(st.floats(0, 0.01), min_size=slots, max_size=slots))]),
         draw(st.one_of(st.none(), st.lists(st.floats(0, 0.1), min_size=3, max_size=3).map(np.array))),
+        draw(st.one_of(st.just(0.0), st.floats(0, 2))),
+        draw(st.one_of(st.none(), beside.map(lambda seconds: np.reshape(seconds, (slots + 1, 3))))),
     )
     batching = Batching(draw(st.booleans()), draw(st.booleans()))
     pass_tokens = draw(st.integers(slots if batching.mixes else 1, 80))

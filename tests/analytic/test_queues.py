@@ -98,6 +98,23 @@ def test_who_comes_while_a_pass_runs_that_was_decided_ahead_waits_for_one_more()
         assert serve_arrivals(alone, flat, 2, 10, batching).first_s[1] == pytest.approx(50.1), "nobody runs"
 
 
+def test_a_pass_waits_for_its_schedule_where_nothing_ran_before_it() -> None:
+    """Passes of a second, .25 of scheduling. The second request comes to an idle server, the third while a pass runs;
+    who comes while a pass is being decided on is in the next.
+    """
+    flat = StepTimes(np.array([1.0, 2.0]), np.ones(2), np.array([0.0, 1.0, 1.0]), np.zeros(3), schedule_s=0.25)
+    requests = ArrivalTrace(np.array([0.0, 10.0, 10.5]), np.ones(3, int), np.array([3, 3, 1]))
+    found = serve_arrivals(requests, flat, 2, 10, Batching(mixes=True, ahead=True))
+    assert found.first_s.tolist() == pytest.approx([1.25, 11.25, 13.25])
+    assert found.last_s[0] == pytest.approx(3.25)
+    meanwhile = ArrivalTrace(np.array([0.0, 0.2]), np.ones(2, int), np.array([3, 1]))
+    assert serve_arrivals(meanwhile, flat, 2, 10, Batching(mixes=True, ahead=True)).first_s[1] == pytest.approx(2.25)
+    every = serve_arrivals(requests, flat, 2, 10, Batching(mixes=True))
+    assert every.last_s[0] == pytest.approx(3 * 1.25), "no pass is decided on ahead"
+    with pytest.raises(InvalidInput, match="finite seconds"):
+        serve_arrivals(requests, StepTimes(*([np.ones(2)] * 4), schedule_s=-1.0), 1, 10)
+
+
 def test_a_slot_is_taken_again_a_pass_later_where_passes_are_decided_ahead() -> None:
     """Two of three have slots, and one of these a single token more. A pass with a token in it takes a second."""
     requests = ArrivalTrace(np.zeros(3), np.ones(3, int), np.array([9, 2, 1]))
@@ -133,6 +150,24 @@ def test_a_prompt_beside_tokens_makes_no_pass_quicker() -> None:
     for ahead in (False, True):
         most = capacity(requests, [steps], 8, 64, Batching(True, ahead))
         assert 0.9 * 8 / (9 * 2.0) < most < 8 / (9 * 2.0)
+
+
+def test_tokens_beside_a_prompt_take_what_they_ask_for_besides() -> None:
+    """A token beside a prompt of one token adds a second, of two tokens half of one, of any more as much. One request
+    decodes when the second comes with its prompt of two.
+    """
+    beside_s = np.array([[0.0, 0.0], [1.0, 0.5], [9.0, 9.0]])
+    steps = StepTimes(
+        np.array([1.0, 2.0]), np.array([2.0, 2.0]), np.array([0.0, 1.0, 1.0]), np.zeros(3), beside_s=beside_s
+    )
+    assert [steps.of_both(n, 1) for n in (1, 2, 3)] == [3.0, 2.5, 2.5]
+    requests = ArrivalTrace(np.array([0.0, 2.5]), np.array([1, 2]), np.array([9, 1]))
+    assert serve_arrivals(requests, steps, 2, 10, Batching(mixes=True)).first_s[1] == pytest.approx(2 + 1 + 2.5)
+    with pytest.raises(InvalidInput, match=r"tokens beside prompts are \(2, 2\), not \(3, 2\)"):
+        serve_arrivals(
+            requests,
+            StepTimes(*(np.ones(2), np.ones(2), np.ones(3), np.ones(3)), beside_s=beside_s[:2]), 2, 10,
+        )  # fmt: skip
 
 
 def test_a_pass_that_prompts_share_has_room_for_a_token_of_each_request() -> None:
