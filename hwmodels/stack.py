@@ -248,6 +248,8 @@ class SoftwareStack:
             launched += self.shared_launches
         if work.fused is not None and work.fused.n_tokens > 1:
             launched += self.tiled_launches
+        if work.fused is not None and self.fused_tile.are_apart(work.fused):
+            launched += self.fused_tile.launches_apart * sum(one.n_gemms for one in work.gemms[: work.fused.n_gemms])
         if work.piece is None:
             return launched
         return max(launched - work.piece.i, 1) if work.piece.is_last else 1

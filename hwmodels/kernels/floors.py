@@ -31,7 +31,7 @@ def missing_s(
     attention reads its context after its floor: that grows by as much as the context from the first token on. `counts`
     as of `fused_s`.
     """
-    n_tiled = _n_tiled(work) if counts is None else counts.n_tiled
+    n_tiled = _n_tiled(work, figures) if counts is None else counts.n_tiled
     missing: Number = n_tiled * figures.cycles_s("tiled_gemm_s")
     if work.fused is not None:
         kind = "narrow_experts" if work.weight_bits <= NARROW_BITS else "experts"
@@ -46,15 +46,18 @@ def missing_s(
 
 def at_floor(work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Number]) -> bool:
     """Whether a fused op of experts is bound by its floor, on every machine: then no rate counts."""
-    beyond = missing_s(work, figures, fixed_s, gemms_s) - _n_tiled(work) * figures.cycles_s("tiled_gemm_s")
+    beyond = missing_s(work, figures, fixed_s, gemms_s) - _n_tiled(work, figures) * figures.cycles_s("tiled_gemm_s")
     return bool(np.all(np.real(beyond) > 0))
 
 
-def _n_tiled(work: Work) -> int:
-    """Matrices that `work` multiplies by more than one row; those of fused experts count once for all of them."""
-    alone = work.gemms if work.fused is None else work.gemms[work.fused.n_gemms :]
+def _n_tiled(work: Work, figures: Figures) -> int:
+    """Matrices that `work` multiplies by more than one row; those of fused experts count once for all of them, unless
+    each has a product of its own.
+    """
+    apart = work.fused is None or figures.stack.fused_tile.are_apart(work.fused)
+    alone = work.gemms if apart or work.fused is None else work.gemms[work.fused.n_gemms :]
     n = sum(gemm.n_gemms for gemm in alone if _several(gemm.m))
-    if work.fused is not None and work.fused.n_tokens > 1:
+    if not apart and work.fused is not None and work.fused.n_tokens > 1:
         up, down = work.gemms[:2]
         n += up.n_gemms // down.n_gemms + 1
     return n
@@ -111,13 +114,14 @@ def fused_s(
             (flop / flop_per_s + n * load_s + (blocks * block_s + passes * pass_s), read * bits / 8 / bytes_per_s)
             for flop, read, n, blocks, passes in each
         ]
-    height = shape.height(work.fused)
     n = work.fused.n_gemms
     kernels = [work.gemms[0:n:2], work.gemms[1:n:2], *((gemm,) for gemm in work.gemms[n:])]
     pairs = []
     for i, kernel in enumerate(kernels):
-        tile = height if i < 2 else 1
-        flop = sum(2 * -(-gemm.m // tile) * tile * gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
+        flop = 0
+        for gemm in kernel:
+            tile = shape.height_of(work.fused, gemm.m) if i < 2 else 1
+            flop += 2 * -(-gemm.m // tile) * tile * gemm.n * gemm.k * gemm.n_gemms
         by_pair = i < 2 and shape.reads_each_pair(work.fused)
         weights = sum(gemm.n * gemm.k * gemm.n_gemms * (gemm.m if by_pair else 1) for gemm in kernel)
         if i < 2:

@@ -94,7 +94,10 @@ def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_B
     shared = place >= n_of[owner]
     kernel = np.where(shared, 2 + place - n_of[owner], place % 2)
     n_kernels = 2 + int(n_gemms[0] - n_of[0])
-    height = _heights(fused, tile)[owner]
+    rows = np.array(tile.rows or (1,))
+    alone = rows[np.minimum(np.searchsorted(rows, m), len(rows) - 1)]
+    apart = (tile.apart_from > 0) & (n_tokens >= tile.apart_from)
+    height = np.where(apart[owner], alone, _heights(fused, tile)[owner])
     padded = np.where(shared, m, -(-m // height) * height)
     each_pair = (n_tokens == 1) | (tile.each_pair & (n_tokens < tile.from_tokens))
     by_pair = each_pair[owner] & ~shared
@@ -103,8 +106,6 @@ def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_B
     has_tiles = (n_tokens >= tile.from_tokens)[owner]
     waits, in_blocks, multiplied = (np.zeros_like(read) for _ in range(3))
     if tile.loads is not None:
-        rows = np.array(tile.rows or (1,))
-        alone = rows[np.minimum(np.searchsorted(rows, m), len(rows) - 1)]
         loads = times * -(-m // np.where(shared, alone, height)) * -(-n // tile.loads[0]) * -(-k // tile.loads[1])
         waits = np.where(np.where(shared, (m > blocks.up_to_rows) & bool(blocks.passes), has_tiles), loads, 0)
     if blocks.passes:
@@ -118,9 +119,9 @@ def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_B
     ):
         if what.any():
             np.add.at(total, cell, what)
-    n_tiled = np.bincount(owner, np.where(shared & (m > 1), times, 0), len(works)).astype(np.int64)
+    n_tiled = np.bincount(owner, np.where((shared | apart[owner]) & (m > 1), times, 0), len(works)).astype(np.int64)
     first = np.cumsum(n_gemms) - n_gemms
-    n_tiled += np.where(n_tokens > 1, times[first] // times[first + 1] + 1, 0)
+    n_tiled += np.where((n_tokens > 1) & ~apart, times[first] // times[first + 1] + 1, 0)
     flop, weights, n_loads, n_blocks, in_passes = sums.astype(np.float64)
     a_pass = blocks.weights_a_pass(works[0].weight_bits) if blocks.passes else 1
     return FusedCounts(flop, weights, n_loads, n_blocks, in_passes / a_pass, n_tiled)

@@ -28,7 +28,8 @@ class FusedTile:
 
     `loads`: (rows, columns) of the weights that a thread block loads, waits for, and only then multiplies, one block a
     multiprocessor; None where loading is hidden. `from_tokens`: passes of fewer run a kernel without tiles, which with
-    `each_pair` reads an expert anew for each of its rows, in blocks of rows (`RowBlocks`).
+    `each_pair` reads an expert anew for each of its rows, in blocks of rows (`RowBlocks`). `apart_from`: passes of so
+    many tokens and more have a product of its own for each matrix of an expert, of `launches_apart` kernels; 0: none.
     """
 
     rows: tuple[int, ...] = ()
@@ -36,6 +37,8 @@ class FusedTile:
     loads: tuple[int, int] | None = None
     from_tokens: int = 1
     each_pair: bool = False
+    apart_from: int = 0
+    launches_apart: int = 0
 
     def __post_init__(self) -> None:
         if any(rows < 1 for rows in self.rows) or list(self.rows) != sorted(set(self.rows)):
@@ -50,8 +53,19 @@ class FusedTile:
             "pass": fused.n_tokens,
             "pairs": fused.n_rows,
         }[self.sized_by]
+        return self._least(held)
+
+    def are_apart(self, fused: FusedExperts) -> bool:
+        """Whether each expert is multiplied by kernels of its own, sized by the rows that it has."""
+        return 0 < self.apart_from <= fused.n_tokens
+
+    def height_of(self, fused: FusedExperts, n_rows: int) -> int:
+        """`height` of an expert of `n_rows` rows."""
+        return self._least(n_rows) if self.are_apart(fused) else self.height(fused)
+
+    def _least(self, n_rows: float) -> int:
         heights = self.rows or (1,)
-        return next((rows for rows in heights if rows >= held), heights[-1])
+        return next((rows for rows in heights if rows >= n_rows), heights[-1])
 
     def reads_each_pair(self, fused: FusedExperts) -> bool:
         """Whether an expert is read for each of its rows; of one token an expert has one."""
@@ -59,13 +73,13 @@ class FusedTile:
 
     def n_loads(self, fused: FusedExperts, gemm: Gemm) -> int:
         """Loads of one of its products that something waits for, of all blocks together."""
-        return 0 if fused.n_tokens < self.from_tokens else self._n_loads(gemm, self.height(fused))
+        return 0 if fused.n_tokens < self.from_tokens else self._n_loads(gemm, self.height_of(fused, gemm.m))
 
     def n_loads_alone(self, gemm: Gemm, from_rows: int) -> int:
         """Loads of a product beside the fused ones, whose kernel is the same from `from_rows` rows on."""
         if gemm.m < from_rows or not self.rows:
             return 0
-        return self._n_loads(gemm, next((rows for rows in self.rows if rows >= gemm.m), self.rows[-1]))
+        return self._n_loads(gemm, self._least(gemm.m))
 
     def _n_loads(self, gemm: Gemm, height: int) -> int:
         if self.loads is None:
@@ -94,9 +108,10 @@ def read_tile(table: Section) -> FusedTile:
         raise InvalidFile(f"{table.where}: loads = {loads!r}: rows and columns of weights")
     sized_by, from_tokens = table.text("sized_by", "expert"), table.integer("from_tokens", 1, minimum=1)
     each_pair = table.flag("each_pair")
+    apart = table.integer("apart_from", 0), table.integer("launches_apart", 0)
     table.take("source")
     table.done()
     if sized_by not in get_args(TileSizedBy):
         raise unknown_name("way to size a tile", sized_by, get_args(TileSizedBy), table.where)
     pair = None if loads is None else (loads[0], loads[1])
-    return FusedTile(tuple(rows), cast(TileSizedBy, sized_by), pair, from_tokens, each_pair)
+    return FusedTile(tuple(rows), cast(TileSizedBy, sized_by), pair, from_tokens, each_pair, *apart)

@@ -25,6 +25,7 @@ from traces.model.architecture import ModelArchitecture
 TILES = (
     UNPADDED, FusedTile((16, 64)), FusedTile((8, 32, 128), "pass", (128, 64), 4), FusedTile((64,), "pairs", (32, 32)),
     FusedTile((32,), from_tokens=32, each_pair=True),
+    FusedTile((8, 24, 64), "pass", (128, 64), 2, apart_from=40, launches_apart=3),
 )  # fmt: skip
 MODELS = ("mixtral-8x7b", "deepseek-v2-lite")  # without and with shared experts
 

@@ -7,7 +7,7 @@ import pytest
 
 from hwmodels.figures import figures_of
 from hwmodels.kernels.by_card import ByCard, read_by_card
-from hwmodels.kernels.floors import fused_s
+from hwmodels.kernels.floors import fused_s, missing_s
 from hwmodels.kernels.fused_tile import FusedTile, read_fused_tile, read_tile
 from hwmodels.platform import Platform, load_platform
 from hwmodels.stack_files import load_stack
@@ -169,6 +169,24 @@ def test_cards_are_named_one_by_one_too() -> None:
     of_cards = ByCard({"AMD gfx906 gfx1030": "narrow", "NVIDIA before 7.5": "old", "Apple": "metal"})
     asked = [("AMD", "gfx1030"), ("AMD", "gfx1100"), ("AMD", ""), ("NVIDIA", "7.0"), ("NVIDIA", "7.5"), ("Apple", "")]
     assert [of_cards.of(*card) for card in asked] == ["narrow", None, None, "old", None, "metal"]
+
+
+def test_volta_multiplies_expert_by_expert_from_sixty_four_tokens_on() -> None:
+    hw = dataclasses.replace(load_platform("v100-pcie-32gb", "llama-cpp"), fit=None)
+    figures, stack = figures_of(hw), hw.stack
+    rate, bandwidth = figures.flop_per_s("fp16"), figures.hbm_bytes_per_s
+    what = ffn_work.experts_work(QWEN, [20] * 128, fused=True)._replace(weight_bits=4.5)
+    below, above = (
+        what._replace(fused=FusedExperts(128, 128 * 20, len(what.gemms), n_tokens)) for n_tokens in (63, 64)
+    )
+    assert stack.launches_of(above) - stack.launches_of(below) == 128 * 3 * 3
+    padded, own = (fused_s(one, figures, rate, bandwidth)[0][0] for one in (below, above))
+    load_s = figures.cycles_s("tile_load_s") / 80
+    assert own == pytest.approx(2 * 128 * (2 * 24 * 768 * 2048 / rate + 6 * 8 * load_s)), "20 rows in tiles of 24"
+    assert padded == pytest.approx(2 * 128 * (2 * 64 * 768 * 2048 / rate + 6 * 8 * load_s))
+    short_s = [missing_s(one, figures, 0.0, []) for one in (below, above)]
+    assert short_s == pytest.approx([n * figures.cycles_s("tiled_gemm_s") for n in (3, 3 * 128)])
+    assert load_platform("p40", "llama-cpp").stack.fused_tile.apart_from == 0
 
 
 @pytest.mark.parametrize("cards", ["NVIDIA before Turing", "NVIDIA before", "NVIDIA 7", "AMD 906", "all cards"])
