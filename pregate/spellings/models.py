@@ -15,7 +15,8 @@ from traces.model.same_models import SAME_AS
 __all__ = ["formats_as_ours", "formats_of_file", "model_and_format"]
 
 _QUANT = re.compile(
-    r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ|GPTQ(?:-Int[48])?)"
+    r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ|GPTQ(?:-Int[48])?|"
+    r"(?:quantized[._])?W\dA\d{1,2})"
     r"(?:-dynamic)?",
     re.IGNORECASE,
 )
@@ -122,6 +123,7 @@ def formats_as_ours(text: str, stack: str) -> str:
     text = text.strip()
     if "=" in text or "," in text or not text:
         return text
+    text = re.sub(r"^quantized[._]", "", text, flags=re.IGNORECASE)
     text = re.sub(r"\s*\((?:imatrix|i-matrix|static)\)$|\.gguf$", "", text, flags=re.IGNORECASE)
     size = _FILE_SIZE.search(text)
     if size is not None:
@@ -135,8 +137,12 @@ def formats_as_ours(text: str, stack: str) -> str:
 
 
 def formats_of_file(model: str, text: str, stack: str) -> str:
-    """`formats_as_ours` of a file of `model`: llama.cpp keeps experts that were published in mxfp4."""
+    """`formats_as_ours` of a file of `model`: llama.cpp keeps experts that were published in mxfp4, and fp8 of a model
+    that was published in blocks of it is what was published.
+    """
     formats = formats_as_ours(text, stack)
+    if formats.lower() == "all=fp8" and model in (*architecture_names(), *SAME_AS):
+        return "" if load_architecture(model).expert_dtype.name == "fp8-b128" else formats
     if not _KEEPS_EXPERTS.match(model) or "llama" not in stack:
         return formats
     return re.sub(r"^(all=(?!mxfp4)[a-z]\w+)$", r"\1,experts=mxfp4", formats, flags=re.IGNORECASE)

@@ -42,6 +42,8 @@ AND = re.compile(r"\s*\+\s*|\s+(?:and|&)\s+", re.IGNORECASE)
 
 CARDS: Mapping[str, str] = {
     "gh200-480gb": "gh200",
+    "jetson-thor": "jetson-agx-thor",
+    "jetson-t5000": "jetson-agx-thor",
     "h100": "h100-sxm",
     "h200": "h200-sxm",
     "h800": "h800-sxm",

@@ -173,6 +173,11 @@ class TokenRows:
             weights = np.take_along_axis(weights, ids, axis=2)
             experts, origin = ids.astype(np.int16), replace(origin, n_experts=origin.n_experts or dims[2])
             dims = experts.shape
+        elif dims[2] > 2 and experts.min() >= 0 and experts.max() <= 1:
+            raise refused(
+                self.path,
+                f"masks over {dims[2]} experts whose rows choose unlike many: write the ids of those that were chosen",
+            )
         chosen = (experts >= 0).sum(axis=2)
         short = (chosen > 0) & (chosen < dims[2])
         if short.any():

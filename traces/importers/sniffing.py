@@ -66,6 +66,14 @@ _BY_KEYS: dict[str, tuple[str, ...]] = {
 """Keys that the first JSON object of a format has, the more telling first."""
 
 
+_OLD_IMATRIX = re.compile(rb"[\x01-\xff].\0\0[\x01-\xc8]\0\0\0(?:blk\.|output|token_embd)", re.DOTALL)
+"""The number of its tensors, the length of the first one's name, and the name."""
+_ROW_OF_MASKS = re.compile(
+    rb'\A\s*\[?\s*\{[^\[\]]{0,500}"[\w.]*(?:mask|routing_map|one_hot)"\s*:\s*\[+\s*(?:[01]\b(?!\.)|true|false)',
+    re.IGNORECASE,
+)
+
+
 def recognise(path: Path) -> str:
     """The name of the format of a routing trace.
 
@@ -87,6 +95,16 @@ def recognise(path: Path) -> str:
         raise InvalidFile(f"{path}: counts of experts, not a routing trace: give it to --popularity")
     if are_arrivals(next(iter(head.decode("utf-8-sig", errors="replace").splitlines()), "").strip()):
         raise InvalidFile(f"{path}: times of requests, not a routing trace: `pregate arrivals` takes it as --arrivals")
+    if _OLD_IMATRIX.match(head):
+        raise InvalidFile(
+            f"{path}: an importance matrix of llama.cpp in its older form, which keeps no counts by expert: write it "
+            f"anew with --output-format gguf"
+        )
+    if _ROW_OF_MASKS.search(head):
+        raise InvalidFile(
+            f'{path}: rows of masks over all experts: call their key "experts" where each chooses as many, else write '
+            f"the ids of those that were chosen"
+        )
     raise InvalidFile(f"{path}: not a routing trace of a known format; can be read: {_READ}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -14,6 +14,9 @@ from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
 from pregate.page import DESIGNS
 from traces.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from traces.model.architecture import ModelArchitecture
 
 Value = TypeVar("Value", int, float)
 _USUAL = ",".join(DESIGNS)
@@ -57,7 +60,7 @@ def explore(
     for architecture in architectures:
         say_weights(architecture, machines)
     designs = (
-        usual_designs.along_axes(_USUAL, architectures[0], [machine.stack.name for machine in machines])
+        usual_designs.along_axes(_USUAL, _least_said(architectures), [machine.stack.name for machine in machines])
         if policies is None
         else distinct(policies, "--policies")
     )
@@ -69,6 +72,11 @@ def explore(
             cache_dir=not no_cache, **sliders,
         )  # fmt: skip
     say_written(output)
+
+
+def _least_said(models: list[ModelArchitecture]) -> ModelArchitecture:
+    """The model that decides which designs all can run: an encoder-decoder, which runs on no engine, where one is."""
+    return next((model for model in models if model.is_encoder_decoder), models[0])
 
 
 def _numbers(text: str, option: str, kind: Callable[[str], Value]) -> tuple[Value, ...]:

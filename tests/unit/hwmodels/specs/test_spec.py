@@ -19,7 +19,7 @@ LANES_OF_UNIT = dict.fromkeys(
     (
         "mi50", "mi60", "mi100", "mi210", "radeon-vii", "rx-6700-xt", "rx-6800", "rx-6800-xt", "rx-6900-xt",
         "rx-6950-xt", "rx-580-8gb", "rx-vega-64", "mi25", "rx-5700-xt", "rx-6600-xt", "rx-6750-xt", "radeon-pro-v620",
-        "radeon-pro-w6800",
+        "radeon-pro-w6800", "mi250x-gcd",
     ),
     64,
 )  # fmt: skip
@@ -107,8 +107,9 @@ def test_a_unified_machine_has_one_memory_and_a_copy_reads_and_writes_it(name: s
 
 
 def test_unified_machines_are_those_that_people_run_models_on() -> None:
-    apple = ("m1-max", "m1-ultra", "m2-max", "m2-ultra", "m3-max", "m3-ultra", "m4-pro", "m4-max")
-    assert set(UNIFIED) == {*(f"apple-{chip}" for chip in apple), "dgx-spark", "strix-halo"}
+    apple = ("m1-max", "m1-ultra", "m2-max", "m2-ultra", "m3-max", "m3-ultra", "m4-pro", "m4-max", "m5-pro", "m5-max")
+    others = ("dgx-spark", "strix-halo", "jetson-agx-orin-64gb", "jetson-agx-thor")
+    assert set(UNIFIED) == {*(f"apple-{chip}" for chip in apple), *others}
     assert {load_machine(name).link.name for name in ("gh200", "gb300")} == {"nvlink-c2c"}
 
 

@@ -201,6 +201,8 @@ def test_files_of_gpt_oss_keep_their_experts_whatever_they_are_called(quant: str
         ("Qwen/Qwen3-235B-A22B-FP8", "qwen3-235b-a22b", "all=fp8-b128"),
         ("Qwen3-30B-A3B-FP8", "qwen3-30b-a3b", "all=fp8-b128"),
         ("RedHatAI/Qwen3-30B-A3B-FP8-dynamic", "qwen3-30b-a3b", "all=FP8"),
+        ("RedHatAI/Qwen3-30B-A3B-quantized.w4a16", "qwen3-30b-a3b", "all=int4-g128"),
+        ("MiniMax-M2.5-FP8", "minimax-m2.5", ""), ("deepseek-ai/DeepSeek-R1-FP8", "deepseek-r1", ""),
         ("DeepSeek-R1-Distill-Llama-70B", "DeepSeek-R1-Distill-Llama-70B", ""),
         ("qwen3:8b", "qwen3:8b", ""),
     ],

@@ -66,6 +66,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("NVIDIA GH200 144G HBM3e", "gh200-144gb"),
         ("AMD Instinct MI355X", "mi355x"),
         ("B60", "arc-pro-b60"),
+        ("MacBook Pro M5 Max", "apple-m5-max"),
+        ("Jetson Thor", "jetson-agx-thor"),
+        ("NVIDIA Jetson AGX Orin 64GB", "jetson-agx-orin-64gb"),
         ("RTX 5090D v2", "rtx-5090-d-v2"),
     ],
 )
@@ -181,8 +184,8 @@ def test_a_letter_that_makes_another_processor_is_kept(written: str, ours: str) 
     ("written", "told"),
     [
         ("RTX 9999 Ti", "did you mean 'rtx-"),
-        ("Mac Studio", "known: apple-m1-max, apple-m1-ultra, .*, apple-m4-pro; another is read from a YAML file"),
-        ("M5 Max", "did you mean 'apple-m"),
+        ("Mac Studio", "known: apple-m1-max, apple-m1-ultra, .*, apple-m5-pro; another is read from a YAML file"),
+        ("M6 Max", "did you mean 'apple-m"),
         ("rtx-3090+rtx-4090", "cards that differ cannot be said"),
         ("3090 + 4090", "cards that differ cannot be said"),
         ("RTX 4090 + EPYC 7763", "the processor beside it with --set host='EPYC 7763'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,11 @@ def test_choices_with_their_weights_in_tensors_are_read(tmp_path: Path) -> None:
     ids = np.array([[[0, 3], [1, 2]], [[2, 1], [3, 0]]], dtype=np.int32)
     save_file({"topk_ids": ids, "topk_weights": np.full(ids.shape, 0.5, np.float32)}, tmp_path / "a.safetensors")
     assert import_trace(tmp_path / "a.safetensors").experts.tolist() == ids.tolist()
+
+
+def test_an_importance_matrix_of_the_older_form_says_that_it_has_no_counts(tmp_path: Path) -> None:
+    name = b"blk.0.ffn_gate_exps.weight"
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(struct.pack("<ii", 1, len(name)) + name + struct.pack("<ii", 10, 4) + bytes(16))
+    with pytest.raises(InvalidFile, match="older form, which keeps no counts by expert"):
+        import_trace(path)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from traces.errors import InvalidFile
 from traces.importers import import_trace
 from traces.routing import RoutingTrace
 
@@ -50,3 +51,18 @@ def test_ids_stay_ids(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.experts, IDS)
     pairs = read(tmp_path / "two.jsonl", [{"token": t, "experts": [[0, 1], [1, 0]]} for t in range(4)])
     assert (pairs.n_experts, pairs.top_k) == (2, 2)
+
+
+def test_masks_that_choose_unlike_many_are_refused_as_such(tmp_path: Path) -> None:
+    uneven = MASKS.copy()
+    uneven[2, 1, IDS[2, 1, 0]] = 0
+    lines = [{"token": t, "experts": token.tolist()} for t, token in enumerate(uneven)]
+    with pytest.raises(InvalidFile, match="masks over 9 experts whose rows choose unlike many: write the ids"):
+        read(tmp_path / "uneven.jsonl", lines)
+
+
+@pytest.mark.parametrize("key", ["mask", "expert_mask", "routing_map"])
+def test_masks_under_a_key_of_their_own_are_told_what_to_call_it(key: str, tmp_path: Path) -> None:
+    lines = [{"token": t, "layer": 0, key: token[0].tolist()} for t, token in enumerate(MASKS)]
+    with pytest.raises(InvalidFile, match='call their key "experts"'):
+        read(tmp_path / "keys.jsonl", lines)
