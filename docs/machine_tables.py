@@ -66,6 +66,7 @@ ARCHITECTURES = {
     "5.2": "NVIDIA Maxwell", "6.0": "NVIDIA Pascal", "6.1": "NVIDIA Pascal", "7.0": "NVIDIA Volta",
     "7.5": "NVIDIA Turing", "8.0": "NVIDIA Ampere (A100, A30)", "8.6": "NVIDIA Ampere", "8.9": "NVIDIA Ada",
     "9.0": "NVIDIA Hopper", "10.x": "NVIDIA Blackwell (data centre)", "12.x": "NVIDIA Blackwell",
+    "8.7": "NVIDIA Jetson", "11.x": "NVIDIA Jetson",
 }  # fmt: skip
 """By family of compute capabilities (`hwmodels.laws.families`)."""
 
