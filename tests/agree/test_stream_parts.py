@@ -15,7 +15,7 @@ from hwmodels.cost import Costs, price_figures
 from hwmodels.figures import figures_of
 from offload.decode import DecodeStream
 from offload.metrics.run_metrics import decode_steps
-from offload.ops import OpKind, Work
+from offload.ops import Lane, OpKind, Work
 from offload.recorder import Part, Recorder
 from offload.schedule import COLUMNS
 from pregate.ask.capturing.request import Request, request
@@ -123,7 +123,8 @@ def test_any_parts_are_seen_alike() -> None:
                 one = walk_small(part, costs, before, settled[0].left, steps)
                 other = walk_compiled(part, costs, again, settled[1].left, steps)
                 _same(one, other)
-                assert other.times.moving_in_order == (sorted(one.times.moving[0]) == one.times.moving[0].tolist())
+                in_order = [sorted(begin) == begin.tolist() for begin, _ in one.times[:3]]
+                assert [other.times.levels_in_order, other.times.moving_in_order] == [all(in_order[:2]), in_order[2]]
                 for found, seen, carried in zip(settled, (one, other), (before, again), strict=True):
                     found.add(seen.times, float(carried.free_s[0]))
                 before, again = before.after(part, one), again.after(part, other)
@@ -131,6 +132,40 @@ def test_any_parts_are_seen_alike() -> None:
             assert settled[0].peak_hbm_bytes == settled[1].peak_hbm_bytes
             assert settled[0].transfer_s == pytest.approx(settled[1].transfer_s, rel=1e-12)
             assert settled[0].exposed_s == pytest.approx(settled[1].exposed_s, rel=1e-12, abs=1e-12)
+
+
+def test_gradients_are_what_a_small_change_of_costs_changes() -> None:
+    """Of the end of the last op on the host, and of the sum of MoE layers; costs that are drawn bind one way only."""
+    rng, nothing, n_works, steps = np.random.default_rng(2), np.zeros(0, np.int64), 4, np.arange(9, dtype=np.int32)
+    for n in (3, 10, 40):
+        for small in (True, False):
+            part, costs = _any_part(rng, n, 0, 0, nothing, n_works), 0.1 + rng.random((2, n_works))
+            more = costs + 1e-7 * rng.random((2, n_works))
+            one, other = (
+                walk_small(part, Costs(*given), CarriedOps.nothing(), Settled(0).left, steps) for given in (costs, more)
+            )
+            on_host = np.flatnonzero(part.columns["lane"] == Lane.HOST)[-1:]
+            changes = (other.end_s - one.end_s)[on_host].sum(), other.layers_s - one.layers_s
+            for gradient, change in zip(by_paths(part, one, small=small), changes, strict=True):
+                told = gradient.issue_s @ (more - costs)[0] + gradient.duration_s @ (more - costs)[1]
+                assert told == pytest.approx(change, abs=1e-12)
+
+
+def test_parts_one_after_the_other_end_as_the_whole_does() -> None:
+    rng, steps = np.random.default_rng(7), np.zeros(0, np.int32)
+    for n in (1, 2, 5, 30):
+        costs = Costs(*rng.random((2, 3)))
+        carried, parts, found, live = CarriedOps.nothing(), list[Part](), list[WalkedPart](), np.zeros(0, np.int64)
+        for i in range(4):
+            parts.append(_any_part(rng, n, i * n, i, live, 3))
+            found.append(walk_small(parts[-1], costs, carried, Settled(0).left, steps))
+            carried, live = carried.after(parts[-1], found[-1]), parts[-1].live
+        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+        n_deps = np.cumsum([np.diff(part.columns["dep_ptr"]) for part in parts])
+        whole = Part(0, columns | {"dep_ptr": np.r_[0, n_deps]}, parts[0].works, live)
+        walked = walk_small(whole, costs, CarriedOps.nothing(), Settled(0).left, steps)
+        for name in ("end_s", "chain_s", "moves"):
+            assert np.concatenate([getattr(one, name)[-n:] for one in found]).tolist() == getattr(walked, name).tolist()
 
 
 def test_a_part_without_ops_adds_nothing() -> None:
