@@ -132,8 +132,8 @@ def _machine_as_ours(
     """What others call a machine, its parts and its software, as we do. Raises `UnknownName` for a machine or a stack
     that we do not have.
     """
+    from pregate.spellings.machine_names import machine_and_numbers, several
     from pregate.spellings.names import KNOWN, our_name, part_as_ours
-    from pregate.spellings.stated import machine_and_numbers, several
     from pregate.spellings.unknown_names import is_name_of, unknown
 
     ours, numbers = machine_and_numbers(name)

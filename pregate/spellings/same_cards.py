@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hwmodels.specs.device_names import BESIDE_NAMES, is_module, words_of
 from hwmodels.specs.machine_files import load_component
 from hwmodels.specs.spec import Accelerator
-from pregate.spellings.spelled import AND, SIZE
+from pregate.spellings.plain_names import AND, SIZE
 
 __all__ = ["has_bytes", "same_cards"]
 

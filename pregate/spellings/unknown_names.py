@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from hwmodels.specs.machine_files import cards_of, component_names
+from pregate.spellings.machine_names import are_different, machine_and_numbers
 from pregate.spellings.names import KNOWN, our_name, part_as_ours
-from pregate.spellings.spelled import AND, SIZE, spelled
-from pregate.spellings.stated import are_different, machine_and_numbers
+from pregate.spellings.plain_names import AND, SIZE, spelled
 from traces.errors import UnknownName, unknown_name
 
 __all__ = ["is_name_of", "unknown"]

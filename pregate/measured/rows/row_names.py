@@ -12,9 +12,9 @@ from hwmodels.specs.processors import channels_of, is_processor
 from pregate.measured.rows.host_alone import beside_a_card
 from pregate.measured.rows.several_cards import on_one_card
 from pregate.measured.rows.written_cells import host_and_memory, host_with_memory
+from pregate.spellings.machine_names import card_and_memory, several
 from pregate.spellings.models import formats_of_file, model_and_format
 from pregate.spellings.names import KNOWN, our_name
-from pregate.spellings.stated import card_and_memory, several
 
 __all__ = ["with_our_names"]
 

@@ -14,7 +14,7 @@ from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.engines.cards_together import SHARING_MODES
 from pregate.engines.flag_table import engine_of
 from pregate.measured.rows.host_alone import NO_CARD
-from pregate.spellings.stated import are_different, several
+from pregate.spellings.machine_names import are_different, several
 from traces.errors import InvalidInput
 
 __all__ = ["check_one_card", "check_one_model", "on_one_card"]

@@ -7,8 +7,8 @@ import re
 from hwmodels.specs.machine_files import component_names, hardware_names, load_component, load_machine
 from hwmodels.specs.spec import Accelerator
 from pregate.spellings.names import our_name
+from pregate.spellings.plain_names import AND, BESIDE_CARD, GIGABYTES, SIZE, plain_name
 from pregate.spellings.same_cards import has_bytes
-from pregate.spellings.spelled import AND, BESIDE_CARD, GIGABYTES, SIZE, plain_name
 
 __all__ = ["are_different", "card_and_memory", "machine_and_numbers", "several"]
 
