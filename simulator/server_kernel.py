@@ -181,6 +181,21 @@ def serve(
     n_token_passes = 0
     w[_UNTIL] = _NEVER
     while True:
+        n = w[_DECODING]
+        while (  # passes that nobody begins or ends in, as `_decided_s` and what follows it here would have them
+            ahead == 0
+            and n > 0
+            and w[_LEFT] == 0
+            and w[_UNTIL] > w[_STEP] + 1
+            and (w[_HELD] >= slots or w[_CAME] >= arrival_s.size or arrival_s[w[_CAME]] > clock)
+        ):
+            token_pass_s = token_s[n] + context_s[n] * (w[_CONTEXT] / n)
+            w[_STEP] += 1
+            w[_CONTEXT] += n
+            clock += schedule_s
+            clock += token_pass_s
+            tokens_s += schedule_s + token_pass_s
+            n_token_passes += 1
         waits_s = 0.0
         if seconds < 0.0:
             waits_s = schedule_s
