@@ -7,7 +7,8 @@ every pass has a token of every request that runs, then as much of the prompts o
 `pass_tokens` in all: the last of them may be passed in part, and goes on in the next pass. A server that decides ahead
 does so as the pass before begins: who comes meanwhile waits for one more, and a slot is taken again a pass later.
 
-A pass is never interrupted, and no request loses its slot. Times of passes are known by their size alone (`StepTimes`),
+A request reads its prompt but for the tokens that are held from earlier ones. A pass is never interrupted, and no
+request loses its slot. Times of passes are known by their size alone (`StepTimes`),
 so that no schedule is written here. `simulator.definition.arrivals_des` is the definition, and agrees bit for bit.
 """
 
@@ -148,22 +149,23 @@ def serve_arrivals(
 ) -> RequestTimes:  # fmt: skip
     """Serve `requests`. Raises `InvalidInput` for a server that cannot be."""
     check_server(times, slots, pass_tokens, batching)
-    asked = (requests.arrival_s, requests.input_tokens, requests.output_tokens)
+    asked = (requests.arrival_s, requests.input_tokens, requests.output_tokens, requests.held)
     is_small = int(requests.output_tokens.sum()) <= _SMALL_TOKENS
     return _served(*asked, times, slots, pass_tokens, batching, is_small=is_small)
 
 
 def _served(
     arrival_s: NDArray[np.float64], input_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64],
-    times: StepTimes, slots: int, pass_tokens: int, batching: Batching, *, is_small: bool,
+    held_tokens: NDArray[np.int64], times: StepTimes, slots: int, pass_tokens: int, batching: Batching, *,
+    is_small: bool,
 ) -> RequestTimes:  # fmt: skip
     """`serve`, as machine code where it is there or pays."""
     run = loaded(SERVE) if not is_small or are_loaded(SERVE) or are_kept(SERVE) else serve
     first_s, last_s, spent_s = np.zeros(len(arrival_s)), np.zeros(len(arrival_s)), np.zeros(2)
     words, (who, first_step, done_step) = np.zeros(N_WORDS, np.int64), np.zeros((3, slots), np.int64)
     n_steps = run(
-        arrival_s, input_tokens, output_tokens, times.prompt_tokens, times.prompt_s, times.each_before_s, times.token_s,
-        times.context_s, np.ascontiguousarray(times.each_beside_s), times.schedule_s, slots, pass_tokens,
+        arrival_s, input_tokens, output_tokens, held_tokens, times.prompt_tokens, times.prompt_s, times.each_before_s,
+        times.token_s, times.context_s, np.ascontiguousarray(times.each_beside_s), times.schedule_s, slots, pass_tokens,
         int(batching.mixes), int(batching.ahead), words, who, first_step, done_step, first_s, last_s, spent_s,
     )  # fmt: skip
     return RequestTimes(first_s, last_s, float(spent_s[0]), float(spent_s[1]), int(n_steps))
@@ -185,12 +187,12 @@ def capacity(
     by_length = np.lexsort((requests.input_tokens, requests.output_tokens))
     n = max(_FOR_CAPACITY, 4 * slots)
     rows = by_length[(np.arange(n) * _GOLDEN % 1.0 * len(requests)).astype(np.int64)]
-    inputs, outputs = requests.input_tokens[rows], requests.output_tokens[rows]
+    inputs, outputs, held = requests.input_tokens[rows], requests.output_tokens[rows], requests.held[rows]
     outputs[:slots] = -(-outputs[:slots] * np.arange(1, slots + 1) // slots)
     is_small = len(machines) * int(outputs.sum()) <= _SMALL_TOKENS
     found = np.empty(len(machines))
     for i, times in enumerate(machines):
-        served = _served(np.zeros(n), inputs, outputs, times, slots, pass_tokens, batching, is_small=is_small)
+        served = _served(np.zeros(n), inputs, outputs, held, times, slots, pass_tokens, batching, is_small=is_small)
         done = np.sort(served.last_s)
         found[i] = (n - 2 * slots) / (done[n - slots - 1] - done[slots - 1])
     return found

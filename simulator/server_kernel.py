@@ -12,7 +12,7 @@ SERVE = Kernel(
     __name__,
     "serve",
     (
-        "float64[1]", "int64[1]", "int64[1]", *["float64[1]"] * 5, "float64[2]", "float64", *["int64"] * 4,
+        "float64[1]", *["int64[1]"] * 3, *["float64[1]"] * 5, "float64[2]", "float64", *["int64"] * 4,
         *["int64[1]"] * 4, *["float64[1]"] * 3,
     ),
     returns=True,
@@ -75,12 +75,12 @@ def _decode(w: Any, input_tokens: Any, output_tokens: Any, who: Any, done_step: 
             w[_UNTIL] = min(w[_UNTIL], done_step[i])
 
 
-def _prompts_alone(
-    w: Any, clock: float, arrival_s: Any, input_tokens: Any, output_tokens: Any, slots: int, pass_tokens: int,
-    who: Any, first_step: Any, done_step: Any,
-) -> int:  # fmt: skip
-    """Decide on whole prompts of those that wait; returns their tokens. Who decodes meanwhile has no token of it."""
-    begun, total = w[_CAME], 0
+def _prompts_alone_s(
+    w: Any, clock: float, arrival_s: Any, input_tokens: Any, output_tokens: Any, held_tokens: Any, prompt_tokens: Any,
+    prompt_s: Any, before_s: Any, slots: int, pass_tokens: int, who: Any, first_step: Any, done_step: Any,
+) -> float:  # fmt: skip
+    """Decide on whole prompts of those that wait; returns the seconds. Who decodes meanwhile has no token of it."""
+    begun, total, seconds = w[_CAME], 0, 0.0
     w[_STEP] += 1
     if w[_DECODING] > 0:
         w[_UNTIL] += 1
@@ -91,29 +91,32 @@ def _prompts_alone(
         w[_CAME] < arrival_s.size
         and arrival_s[w[_CAME]] <= clock
         and w[_HELD] < slots
-        and (w[_CAME] == begun or total + input_tokens[w[_CAME]] <= pass_tokens)
+        and (w[_CAME] == begun or total + input_tokens[w[_CAME]] - held_tokens[w[_CAME]] <= pass_tokens)
     ):
         one = w[_CAME]
-        total += input_tokens[one]
+        left = input_tokens[one] - held_tokens[one]
+        total += left
+        if held_tokens[one] > 0:
+            seconds += prompt_pass_s(prompt_tokens, before_s, left) * held_tokens[one]
         _holds_slot(w, one, output_tokens[one], input_tokens[one], who, first_step, done_step)
         w[_CAME] += 1
-    return total
+    return seconds + prompt_pass_s(prompt_tokens, prompt_s, total)
 
 
 def _decided_s(
-    w: Any, clock: float, arrival_s: Any, input_tokens: Any, output_tokens: Any, prompt_tokens: Any, prompt_s: Any,
-    before_s: Any, token_s: Any, context_s: Any, beside_s: Any, slots: int, pass_tokens: int, mixes: int, who: Any,
-    first_step: Any, done_step: Any,
+    w: Any, clock: float, arrival_s: Any, input_tokens: Any, output_tokens: Any, held_tokens: Any, prompt_tokens: Any,
+    prompt_s: Any, before_s: Any, token_s: Any, context_s: Any, beside_s: Any, slots: int, pass_tokens: int, mixes: int,
+    who: Any, first_step: Any, done_step: Any,
 ) -> float:  # fmt: skip
     """Decide on a pass of those that are there at `clock`; returns its seconds, -1 where there is nothing to do."""
     waits = w[_CAME] < arrival_s.size and arrival_s[w[_CAME]] <= clock and w[_HELD] < slots
     w[_HAS_PROMPTS], w[_BEGINS], w[_ENDS] = 0, 0, 0
     if waits and mixes == 0:
         w[_HAS_PROMPTS] = 1
-        total = _prompts_alone(
-            w, clock, arrival_s, input_tokens, output_tokens, slots, pass_tokens, who, first_step, done_step
-        )
-        return prompt_pass_s(prompt_tokens, prompt_s, total)
+        return _prompts_alone_s(
+            w, clock, arrival_s, input_tokens, output_tokens, held_tokens, prompt_tokens, prompt_s, before_s, slots,
+            pass_tokens, who, first_step, done_step,
+        )  # fmt: skip
     n, context = w[_DECODING], w[_CONTEXT]
     if n == 0 and w[_LEFT] == 0 and not waits:
         return -1.0
@@ -138,10 +141,13 @@ def _decided_s(
         and w[_HELD] < slots
     ):
         one = w[_CAME]
-        part = min(input_tokens[one], room - passed)
+        left = input_tokens[one] - held_tokens[one]
+        part = min(left, room - passed)
+        if held_tokens[one] > 0:
+            seconds += prompt_pass_s(prompt_tokens, before_s, part) * held_tokens[one]
         passed += part
         w[_CAME] += 1
-        w[_WHO], w[_LEFT] = one, input_tokens[one] - part
+        w[_WHO], w[_LEFT] = one, left - part
         if w[_LEFT] == 0:
             _holds_slot(w, one, output_tokens[one], input_tokens[one], who, first_step, done_step)
     pass_s = prompt_pass_s(prompt_tokens, prompt_s, passed + n)
@@ -157,6 +163,7 @@ def serve(
     arrival_s: Any,  # (n,) float64, ascending
     input_tokens: Any,  # (n,) int64
     output_tokens: Any,  # (n,) int64
+    held_tokens: Any,  # (n,) int64: of a prompt those that are not read
     prompt_tokens: Any,  # (n_points,) float64, as of `prompt_pass_s`
     prompt_s: Any,
     before_s: Any,  # (n_points,) float64: more for each token that lies before those of a prompt
@@ -200,8 +207,8 @@ def serve(
         if seconds < 0.0:
             waits_s = schedule_s
             seconds = _decided_s(
-                w, clock, arrival_s, input_tokens, output_tokens, prompt_tokens, prompt_s, before_s, token_s,
-                context_s, beside_s, slots, pass_tokens, mixes, who, first_step, done_step,
+                w, clock, arrival_s, input_tokens, output_tokens, held_tokens, prompt_tokens, prompt_s, before_s,
+                token_s, context_s, beside_s, slots, pass_tokens, mixes, who, first_step, done_step,
             )  # fmt: skip
             if seconds < 0.0 and w[_CAME] >= arrival_s.size:
                 break
@@ -213,8 +220,8 @@ def serve(
             clock += waits_s
             if ahead != 0:
                 next_s = _decided_s(
-                    w, clock, arrival_s, input_tokens, output_tokens, prompt_tokens, prompt_s, before_s, token_s,
-                    context_s, beside_s, slots, pass_tokens, mixes, who, first_step, done_step,
+                    w, clock, arrival_s, input_tokens, output_tokens, held_tokens, prompt_tokens, prompt_s, before_s,
+                    token_s, context_s, beside_s, slots, pass_tokens, mixes, who, first_step, done_step,
                 )  # fmt: skip
             clock += seconds
             if has_prompts != 0:

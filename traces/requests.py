@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,10 @@ class ArrivalTrace:
     (n,) int64, each at least 1.
 
     `source`: where they are from, in words; `n_left_out`: rows of it that asked for nothing, or got nothing.
-    Raises `InvalidInput` for fewer than two, times that fall or are not finite, and counts below 1.
+    `held_tokens` (n,) int64: tokens at the head of each prompt that need not be read again; None: none. `prefixes`: of
+    each request the numbers of the blocks of `block_tokens` that its prompt begins with, alike where all up to there
+    is; empty where nothing is known of them. Raises `InvalidInput` for fewer than two, times that fall or are not
+    finite, counts below 1, and prompts held to their end.
     """
 
     arrival_s: NDArray[np.float64]
@@ -33,6 +36,9 @@ class ArrivalTrace:
     output_tokens: NDArray[np.int64]
     source: str = ""
     n_left_out: int = 0
+    held_tokens: NDArray[np.int64] | None = None
+    prefixes: tuple[NDArray[np.int64], ...] = ()
+    block_tokens: int = 0
 
     def __post_init__(self) -> None:
         kinds: dict[str, Any] = {"arrival_s": np.float64, "input_tokens": np.int64, "output_tokens": np.int64}
@@ -49,9 +55,23 @@ class ArrivalTrace:
             raise InvalidInput("arrivals are finite and in order: sort them by time")
         if min(self.input_tokens.min(), self.output_tokens.min()) < 1:
             raise InvalidInput("a request has at least one token of prompt and one of answer")
+        if np.any((self.held < 0) | (self.held >= self.input_tokens)) or len(self.held) != n:
+            raise InvalidInput("of a prompt at least one token is read, and no fewer than none are held")
+        if self.block_tokens and len(self.prefixes) != n:
+            raise InvalidInput(f"{len(self.prefixes)} lists of blocks for {n} requests")
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    @property
+    def held(self) -> NDArray[np.int64]:
+        """`held_tokens`, or as many zeros."""
+        return np.zeros(len(self), np.int64) if self.held_tokens is None else self.held_tokens
+
+    @property
+    def read_tokens(self) -> NDArray[np.int64]:
+        """Tokens of each prompt that are read, (n,)."""
+        return self.input_tokens - self.held
 
     @property
     def rate(self) -> float:
@@ -62,7 +82,8 @@ class ArrivalTrace:
     def first(self, n: int) -> ArrivalTrace:
         """The first `n`, or all where there are fewer."""
         arrays = (self.arrival_s[:n], self.input_tokens[:n], self.output_tokens[:n])
-        return ArrivalTrace(*arrays, self.source, self.n_left_out)
+        held = None if self.held_tokens is None else self.held_tokens[:n]
+        return ArrivalTrace(*arrays, self.source, self.n_left_out, held, self.prefixes[:n], self.block_tokens)
 
     def at_rate(self, requests_per_s: float) -> ArrivalTrace:
         """The same requests with all gaps longer or shorter by one factor; the first arrives at 0. Bursts stay bursts.
@@ -76,7 +97,7 @@ class ArrivalTrace:
                 f"{len(self):,} requests at {requests_per_s:g} a second: above 0, and within {MAX_SPAN_S:.0e} s"
             )
         arrival_s = (self.arrival_s - self.arrival_s[0]) * (self.rate / requests_per_s)
-        return ArrivalTrace(arrival_s, self.input_tokens, self.output_tokens, self.source, self.n_left_out)
+        return replace(self, arrival_s=arrival_s)
 
     def resampled(self, rng: np.random.Generator) -> ArrivalTrace:
         """As many requests in runs of sqrt(n), each from anywhere in the trace: a moving-block bootstrap of gaps and
@@ -88,7 +109,8 @@ class ArrivalTrace:
         rows = ((starts[:, None] + np.arange(block)) % n).ravel()[:n]
         gaps_s = np.diff(self.arrival_s, prepend=self.arrival_s[0] - 1 / self.rate)
         arrival_s = np.cumsum(gaps_s[rows])
-        return ArrivalTrace(arrival_s, self.input_tokens[rows], self.output_tokens[rows], self.source)
+        held = None if self.held_tokens is None else self.held_tokens[rows]
+        return ArrivalTrace(arrival_s, self.input_tokens[rows], self.output_tokens[rows], self.source, 0, held)
 
 
 def poisson_arrivals(

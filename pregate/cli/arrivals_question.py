@@ -60,6 +60,13 @@ class ArrivalsQuestion:
             "and before these (SGLang); default: as the stack's engine does."
         ),
     ] = None
+    prefix_cache: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of keys and values that are held from one request to the next, the least recently used given "
+            "up first (vLLM says its GPU KV cache size at its start); for traces with hash_ids; default: none."
+        ),
+    ] = None
     max_ttft: Annotated[
         str | None, typer.Option(help="Promised 99th percentile of the time to the first token: 2s.")
     ] = None

@@ -31,6 +31,7 @@ from simulator.arrivals import PROMPTS_ALONE, Batching, RequestTimes, StepTimes,
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.requests import ArrivalTrace
+from traces.transforms.prefix_cache import with_prefix_cache
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +101,8 @@ class UnderArrivals:
 @dataclass(frozen=True, slots=True, repr=False)
 class ArrivalReport:
     """Designs on one machine, each at every rate. `slots`: requests that run side by side at most. `unserved`: designs
-    without the memory for that. `no_cost`: why no tokens are costed, "" where they are.
+    without the memory for that. `no_cost`: why no tokens are costed, "" where they are. `held_share`: of the tokens of
+    prompts, those that a cache of prefixes holds.
     """
 
     model: str
@@ -118,11 +120,14 @@ class ArrivalReport:
     unserved: tuple[Unserved, ...]
     no_cost: str = ""
     batching: Batching = PROMPTS_ALONE
+    held_share: float = 0.0
 
     @property
     def how_prompts_pass(self) -> str:
         """A sentence of how passes are made."""
         ahead = ", each pass decided on as the one before begins" if self.batching.ahead else ""
+        if self.held_share:
+            ahead += f"; {self.held_share:.0%} of the tokens of prompts are held from earlier requests"
         if self.batching.mixes:
             return f"Prompts pass beside tokens of others, in parts, {self.pass_tokens:,} tokens a pass at most{ahead}."
         return f"Prompts pass before tokens, {self.pass_tokens:,} tokens together{ahead}."
@@ -167,7 +172,7 @@ class ArrivalReport:
             "promise": {"ttft_s": self.promise.ttft_s, "tpot_s": self.promise.tpot_s}, "basis": self.basis,
             "calibration": self.calibration, "routing": self.routing, "rows": [row.to_dict() for row in self.rows],
             "unserved": [{"design": one.design, "reason": one.reason} for one in self.unserved],
-            "no_cost": self.no_cost, "verdict": self.verdict(),
+            "no_cost": self.no_cost, "held_share": self.held_share, "verdict": self.verdict(),
         }  # fmt: skip
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -191,6 +196,7 @@ def under_arrivals(
     slots: int = 8,
     pass_tokens: int | None = None,
     prompts: str | None = None,
+    prefix_cache: int | None = None,
     promise: LatencyPromise = LatencyPromise(),  # noqa: B008 (frozen)
     basis: str = "own",
     assumptions: Assumptions | None = None,
@@ -202,7 +208,8 @@ def under_arrivals(
     The time of a pass (`simulator.arrivals`) is that of a schedule of its size, between sizes a line. `policies`: None:
     `USUAL`, or what an engine runs that the stack is. `slots`: requests
     side by side, each with memory for the longest; `prompts`: "beside" tokens of others, in parts, or "alone" and whole
-    before these; `pass_tokens`: that pass together; None of either: as the engine of the stack has it. Routing is made
+    before these; `pass_tokens`: that pass together; None of either: as the engine of the stack has it. `prefix_cache`:
+    tokens of keys and values that are held from one request to the next (`with_prefix_cache`). Routing is made
     up. An interval is over `N_DRAWS` machines as far off as the prediction may be, each with other runs of the same
     requests. Raises `InvalidInput`, and as `simulate`; a design for which
     memory is too small is among `unserved`.
@@ -210,6 +217,10 @@ def under_arrivals(
     if basis not in BASES:
         raise unknown_name("basis", basis, BASES)
     batching = batching_of(machine, model, prompts)
+    if prefix_cache is not None:
+        if model.is_encoder_decoder:
+            raise InvalidInput(f"{model.name}: an encoder reads its prompt whole, leave out the cache of prefixes")
+        requests = with_prefix_cache(requests, prefix_cache)
     if pass_tokens is None:
         pass_tokens = max(usual_pass_tokens(machine), slots)
     n_named = len(USUAL if policies is None else policies)
@@ -257,6 +268,7 @@ def under_arrivals(
         model.name, machine.hardware, requests.source, len(requests), requests.n_left_out, slots, pass_tokens, promise,
         basis, describe_calibration(machine, model, results), describe_routing(model, made_up, results),
         _with_shares(rows, ttfts), tuple(unserved), no_cost, batching,
+        float(requests.held.sum() / requests.input_tokens.sum()),
     )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ class PassTimes:
 @dataclass(frozen=True, slots=True, eq=False)
 class PassTraces:
     """What passes of a model are simulated, whatever the design. `prompts`: of `prompt_tokens`; `after`: the same with
-    `n_before` tokens before them, where prompts are passed in parts; `tokens`: of each of
+    `n_before` tokens before them, where prompts are passed in parts or begin with what is held; `tokens`: of each of
     `batches` at a short and a long context, `contexts`; `warmed`: the same after a part of a prompt; `whole`: what
     memory must hold beside the weights. `apart`, (n_batches, n_prompts): of the experts that tokens of a batch ask for
     and as many tokens of one prompt do not, the share that they add to those of a prompt in the same pass.
@@ -162,17 +162,19 @@ def pass_traces(
     with tokens of others, in parts. Routing is made up (`pregate.synthesize`).
     """
     lengths, longest = requests.input_tokens, int((requests.input_tokens + requests.output_tokens).max())
-    most = min(pass_tokens, int(np.sort(lengths)[-slots:].sum()))
-    prompt_tokens, n_before = _apart(int(lengths.min()), max(int(lengths.max()), most), _PROMPTS), int(lengths.max())
+    read, n_before = requests.read_tokens, int(lengths.max())
+    most = min(pass_tokens, int(np.sort(read)[-slots:].sum()))
+    prompt_tokens = _apart(int(read.min()), max(int(read.max()), most), _PROMPTS)
     if mixes:
-        ends = {min(int(n), most) for n in (lengths.min(), lengths.max())}
+        ends = {min(int(n), most) for n in (read.min(), read.max())}
         prompt_tokens = tuple(sorted({*_apart(1, most, _PARTS), *ends}))
     short = int(np.quantile(lengths, 0.1))
     contexts = (short, max(int(np.quantile(lengths + requests.output_tokens, 0.9)), short + DECODED))
     batches = tuple(dict.fromkeys((*(2**i for i in range(slots.bit_length())), slots)))
     prompts = tuple(synthesize(model, n, 2, 1, seed) for n in prompt_tokens)
+    goes_on = mixes or requests.held.any()
     after = tuple(
-        dataclasses.replace(one, position=one.position + np.int32(n_before)) for one in (prompts if mixes else ())
+        dataclasses.replace(one, position=one.position + np.int32(n_before)) for one in (prompts if goes_on else ())
     )
 
     def at_both(n: int, *, warmed: bool) -> tuple[RoutingTrace, RoutingTrace]:

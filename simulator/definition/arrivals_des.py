@@ -53,6 +53,7 @@ class _Server:
         self.env, self._times, self._slots, self._pass_tokens = simpy.Environment(), times, slots, pass_tokens
         self._batching = batching
         self._inputs, self._outputs = requests.input_tokens.tolist(), requests.output_tokens.tolist()
+        self._held = requests.held.tolist()
         self.first_s, self.last_s = np.zeros(len(requests)), np.zeros(len(requests))
         self.prompt_s = self.token_s = 0.0
         self.n_steps = 0
@@ -99,8 +100,8 @@ class _Server:
         made, free = _Pass(), self._slots - len(self._running)
         if self._waiting and free and not self._batching.mixes:
             total = 0
-            while self._waiting and free and (not total or total + self._inputs[self._waiting[0]] <= self._pass_tokens):
-                total += self._inputs[self._waiting[0]]
+            while self._waiting and free and (not total or total + self._left() <= self._pass_tokens):
+                total += self._left()
                 self._read(made, self._admitted(), total)
                 free -= 1
             return made
@@ -117,8 +118,13 @@ class _Server:
             free -= 1
         return made if made.prompts or made.tokens else None
 
+    def _left(self) -> int:
+        """What the first that waits has to read."""
+        left: int = self._inputs[self._waiting[0]] - self._held[self._waiting[0]]
+        return left
+
     def _admitted(self) -> _Request:
-        self._running.append(_Request(self._waiting.pop(0)))
+        self._running.append(_Request(self._waiting[0], self._held[self._waiting.pop(0)]))
         return self._running[-1]
 
     def _read(self, made: _Pass, request: _Request, room: int) -> int:
@@ -142,6 +148,8 @@ class _Server:
         of_context = float(times.context_s[n] * (sum(before for _, before in made.tokens) / n)) if n else 0.0
         if not made.prompts:
             return float(times.token_s[n] + of_context)
-        seconds = sum(times.of_token_before(of) * before for _, of, before in made.prompts if before)
+        seconds = 0.0
+        for _, of, before in made.prompts:
+            seconds += times.of_token_before(of) * before if before else 0.0
         read = sum(of for _, of, _ in made.prompts)
         return seconds + ((times.of_both(read, n) + of_context) if n else times.of_prompt(read))

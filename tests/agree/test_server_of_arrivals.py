@@ -36,7 +36,9 @@ def asked(draw: st.DrawFn) -> Asked:
     )
     batching = Batching(draw(st.booleans()), draw(st.booleans()))
     pass_tokens = draw(st.integers(slots if batching.mixes else 1, 80))
-    return ArrivalTrace(np.cumsum(gaps), *map(np.array, tokens)), times, slots, pass_tokens, batching
+    held = draw(st.one_of(st.none(), st.just(np.array([n // 2 for n in tokens[0]]))))
+    requests = ArrivalTrace(np.cumsum(gaps), *map(np.array, tokens), held_tokens=held)
+    return requests, times, slots, pass_tokens, batching
 
 
 def of_whole_seconds(

@@ -170,6 +170,26 @@ def test_tokens_beside_a_prompt_take_what_they_ask_for_besides() -> None:
         )  # fmt: skip
 
 
+def test_what_is_held_of_a_prompt_is_not_read_and_attended_to_all_the_same() -> None:
+    """A second for ten tokens, and a tenth for each token before. Whole prompts of 100 tokens in passes of 110: one by
+    one where at most 80 of the second are held, together where 20 of the first are too; then in parts of 50.
+    """
+    line = StepTimes(
+        np.array([1.0, 201.0]), np.array([0.1, 20.1]), np.array([0.0, 1.0, 1.0]), np.zeros(3), np.array([0.1, 0.1])
+    )
+
+    def first_s(held: list[int], pass_tokens: int, batching: Batching) -> list[float]:
+        requests = ArrivalTrace(np.zeros(2), np.full(2, 100), np.ones(2, int), held_tokens=np.array(held))
+        found: list[float] = serve_arrivals(requests, line, 2, pass_tokens, batching).first_s.tolist()
+        return found
+
+    assert first_s([0, 0], 110, Batching()) == pytest.approx([10.0, 20.0])
+    assert first_s([0, 80], 110, Batching()) == pytest.approx([10.0, 10.0 + 2.0 + 8.0])
+    assert first_s([20, 80], 110, Batching()) == pytest.approx([2.0 + 10.0 + 8.0] * 2)
+    in_parts = [5.0 + 2.0, 5.0 + 7.0 + 8.0]  # 50 behind 20; 30 behind 70, and 20 behind 80
+    assert first_s([20, 80], 50, Batching(mixes=True)) == pytest.approx([sum(in_parts)] * 2)
+
+
 def test_a_pass_that_prompts_share_has_room_for_a_token_of_each_request() -> None:
     requests = ArrivalTrace(np.zeros(2), np.array([4, 4]), np.array([2, 2]))
     with pytest.raises(InvalidInput, match=r"passes of 1 tokens: each of 2 requests has one .* at least 2 are needed"):

@@ -3,7 +3,8 @@
 A row a request: its time, the tokens of its prompt and of its answer. Times are seconds, a date with its time of day
 (Azure's LLM traces), or what the name ends in (`_ms`, `_us`, `_ns`); milliseconds too where `timestamp` is beside
 `input_length` (Mooncake) without the `chat_id` of Qwen-Bailian's traces, which has seconds. Other columns are left out;
-rows without a prompt or without an answer are counted and left out.
+rows without a prompt or without an answer are counted and left out. `hash_ids` of JSON lines number the blocks that a
+prompt begins with, of 512 tokens (Mooncake) or 16 (Qwen-Bailian): as many as the prompt has, the last one may be cut.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from traces.errors import InvalidFile, InvalidInput
 from traces.importers.recording import refused
@@ -49,6 +51,11 @@ _MAX_S = 1e11
 
 _EXAMPLE = "arrival_s,input_tokens,output_tokens"
 _MAX_TOKENS = 10_000_000
+_BLOCKS = (512, 16)
+"""Tokens of a block in traces that number them: Mooncake's, Qwen-Bailian's."""
+
+_Row = tuple[float, int, int, NDArray[np.int64] | None]
+"""Arrival in seconds, tokens of prompt and answer, and the numbers of the blocks of the prompt, where stated."""
 
 
 def load_arrivals(path: str | Path) -> ArrivalTrace:
@@ -60,8 +67,9 @@ def load_arrivals(path: str | Path) -> ArrivalTrace:
     times: list[float] = []
     inputs: list[int] = []
     outputs: list[int] = []
+    blocks: list[NDArray[np.int64] | None] = []
     n_left_out = 0
-    for number, (time, in_tokens, out_tokens) in rows:
+    for number, (time, in_tokens, out_tokens, ids) in rows:
         if not in_tokens or not out_tokens:
             n_left_out += 1
             continue
@@ -70,11 +78,13 @@ def load_arrivals(path: str | Path) -> ArrivalTrace:
         times.append(time)
         inputs.append(in_tokens)
         outputs.append(out_tokens)
+        blocks.append(ids)
     order = np.argsort(np.array(times), kind="stable")
     try:
         arrival_s = np.array(times, dtype=np.float64)[order]
         arrays = (arrival_s - arrival_s[:1], np.array(inputs)[order], np.array(outputs)[order])
-        return ArrivalTrace(*arrays, path.name, n_left_out)
+        prefixes = _prefixes([blocks[i] for i in order.tolist()], arrays[1])
+        return ArrivalTrace(*arrays, path.name, n_left_out, None, *prefixes)
     except InvalidInput as error:
         raise InvalidFile(f"{path}: {error}") from None
 
@@ -104,7 +114,7 @@ def _places(names: list[str]) -> dict[str, str] | None:
     return found
 
 
-def _table_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
+def _table_rows(path: Path) -> Iterator[tuple[int, _Row]]:
     lines = ((number, line) for number, line in text_lines(path) if not line.startswith("#"))
     _, header = next(lines, (1, ""))
     separator = max(",;\t", key=header.count)
@@ -119,17 +129,17 @@ def _table_rows(path: Path) -> Iterator[tuple[int, tuple[float, int, int]]]:
             raise refused(path, f"no row of a table ({error}): {line[:60]!r}", number) from error
         if len(fields) != len(names):
             raise refused(path, f"{len(fields)} fields, not {len(names)}: {line[:60]!r}", number)
-        yield number, _row(path, number, places, dict(zip(names, fields, strict=True)))
+        yield number, (*_row(path, number, places, dict(zip(names, fields, strict=True))), None)
 
 
-def _json_rows(path: Path, *, listed: bool) -> Iterator[tuple[int, tuple[float, int, int]]]:
+def _json_rows(path: Path, *, listed: bool) -> Iterator[tuple[int, _Row]]:
     for number, record in _listed(path) if listed else json_lines(path):
         places = _places(list(record))
         if places is None:
             raise refused(
                 path, "name a time, prompt and answer, such as timestamp, input_length, output_length", number
             )
-        yield number, _row(path, number, places, record)
+        yield number, (*_row(path, number, places, record), _hash_ids(path, number, record.get("hash_ids")))
 
 
 def _listed(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -146,6 +156,29 @@ def _row(path: Path, number: int, places: Mapping[str, str], row: Mapping[str, A
     time = _seconds(path, number, row[places["time"]], _per_second(places, row))
     inputs, outputs = (_tokens(path, number, places[what], row[places[what]]) for what in ("input", "output"))
     return time, inputs, outputs
+
+
+def _hash_ids(path: Path, number: int, cell: Any) -> NDArray[np.int64] | None:
+    """The numbers of the blocks of a prompt; None where none are stated. Raises `InvalidFile`."""
+    if cell is None:
+        return None
+    if not isinstance(cell, list) or not all(type(one) is int and 0 <= one < 1 << 63 for one in cell):
+        raise refused(path, f"hash_ids is {str(cell)[:40]!r}: a list of whole numbers from 0", number)
+    return np.array(cell, dtype=np.int64)
+
+
+def _prefixes(
+    blocks: list[NDArray[np.int64] | None], inputs: NDArray[np.int64]
+) -> tuple[tuple[NDArray[np.int64], ...], int]:
+    """The blocks of every request and the tokens of each; none where a row has none, or not as many as its prompt."""
+    known = [one for one in blocks if one is not None]
+    if len(known) < len(blocks) or not known:
+        return (), 0
+    n_ids = np.array([len(one) for one in known])
+    for size in _BLOCKS:
+        if np.all((n_ids == -(-inputs // size)) | (n_ids == inputs // size)):
+            return tuple(known), size
+    return (), 0
 
 
 _UNITS = {"_ms": 10**3, "_us": 10**6, "_ns": 10**9}

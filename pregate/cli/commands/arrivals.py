@@ -43,7 +43,7 @@ def arrivals(*, question: ArrivalsQuestion, format: options.OutputFormat = optio
     with spinner("serving") as update:
         report = under_arrivals(
             architecture, machine, names, came, question.rates_asked(), slots=question.slots,
-            pass_tokens=question.pass_tokens, prompts=question.prompts,
+            pass_tokens=question.pass_tokens, prompts=question.prompts, prefix_cache=question.prefix_cache,
             promise=objective_of(question.max_ttft, question.max_tpot), basis=question.basis,
             assumptions=assumed(question.assumptions, question.assume), seed=question.seed, progress=update,
         )  # fmt: skip

@@ -265,6 +265,21 @@ def test_memory_is_for_the_longest_of_all_at_once() -> None:
     assert "GB" in found.unserved[0].reason
 
 
+def test_a_cache_of_prefixes_leaves_less_to_read() -> None:
+    ids = tuple(np.arange(4) for _ in range(40))
+    same = ArrivalTrace(np.arange(40.0), np.full(40, 64), np.full(40, 4), prefixes=ids, block_tokens=16)
+    machine = pregate.load_hardware("rtx-4090", "vllm")
+    without, held = (
+        under_arrivals(MODEL, machine, ["gpu_only"], same, [0.5], slots=2, prefix_cache=size) for size in (None, 1000)
+    )
+    assert (without.held_share, held.held_share) == (0.0, pytest.approx(39 * 48 / (40 * 64)))
+    assert held.rows[0].ttft_s[50].value < without.rows[0].ttft_s[50].value
+    assert held.rows[0].capacity.value > without.rows[0].capacity.value
+    assert "73% of the tokens of prompts are held" in held.how_prompts_pass
+    with pytest.raises(InvalidInput, match="an encoder reads its prompt whole"):
+        under_arrivals(pregate.load_model("switch-base-8"), machine, ["gpu_only"], same, prefix_cache=1000)
+
+
 def test_bad_questions_are_refused() -> None:
     for change in ({"slots": 0}, {"slots": 2000}, {"pass_tokens": 0}, {"basis": "lend"}):
         with pytest.raises(InvalidInput):

@@ -174,3 +174,25 @@ def test_resampled_requests_keep_the_rate_the_lengths_and_bursts_shorter_than_a_
 def test_a_trace_of_arrivals_holds_what_can_be_served(arrays: tuple[list[float], ...], told: str) -> None:
     with pytest.raises(InvalidInput, match=told):
         ArrivalTrace(*map(np.array, arrays))
+
+
+def _with_blocks(tmp_path: Path, rows: list[tuple[int, str]]) -> ArrivalTrace:
+    lines = [
+        f'{{"timestamp": {1000 - i}, "input_length": {n}, "output_length": 3{ids}}}' for i, (n, ids) in enumerate(rows)
+    ]
+    (tmp_path / "blocks.jsonl").write_text("\n".join(lines))
+    return load_arrivals(tmp_path / "blocks.jsonl")
+
+
+def test_blocks_of_prompts_are_read_in_order_where_every_request_states_all_of_its_own(tmp_path: Path) -> None:
+    last = (600, ', "hash_ids": [7, 9]')
+    found = _with_blocks(tmp_path, [(513, ', "hash_ids": [7, 8]'), last])
+    assert (found.block_tokens, [one.tolist() for one in found.prefixes]) == (512, [[7, 9], [7, 8]])
+    assert _with_blocks(tmp_path, [(33, ', "hash_ids": [1, 2]'), (31, ', "hash_ids": [1, 3]')]).block_tokens == 16
+    assert _with_blocks(tmp_path, [(513, ', "hash_ids": [1]'), last]).block_tokens == 512, "of whole blocks alone"
+    for other in ((513, ""), (5000, ', "hash_ids": [1, 2]')):
+        found = _with_blocks(tmp_path, [other, last])
+        assert (found.block_tokens, found.prefixes) == (0, ())
+    for ids in ("[1.5, 2]", "[-1, 2]", "[true, 1]", '"ab"', "[9223372036854775808, 1]"):
+        with pytest.raises(InvalidFile, match=r"line 1: hash_ids is .*: a list of whole numbers from 0"):
+            _with_blocks(tmp_path, [(513, f', "hash_ids": {ids}'), last])
