@@ -27,6 +27,7 @@ from traces.token_checks import (
     refuse_jumps,
     refuse_rejected_prompts,
     refuse_repeated_positions,
+    refuse_several_turns,
 )
 
 if TYPE_CHECKING:
@@ -271,11 +272,14 @@ class RoutingTrace:
             )
 
     def select(self, *, phase: Phase) -> RoutingTrace:
-        """The tokens of one phase, steps renumbered from 0. Raises `InvalidInput` when there are none."""
+        """The tokens of one phase, steps renumbered from 0. Raises `InvalidInput` when there are none, and where a
+        sequence has several turns.
+        """
         check_value("phase", phase, Phase)
         keep = np.flatnonzero(self.phase == phase)
         if not keep.size:
             raise InvalidInput(f"the trace of {self.provenance.model} has no {phase.name.lower()} tokens")
+        refuse_several_turns(self.sequence[keep], self.position[keep], phase)
         return self.reordered(keep, self.step[keep])
 
     def of_sequences(self, sequences: Collection[int]) -> RoutingTrace:

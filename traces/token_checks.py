@@ -19,6 +19,7 @@ __all__ = [
     "refuse_jumps",
     "refuse_rejected_prompts",
     "refuse_repeated_positions",
+    "refuse_several_turns",
 ]
 
 MAX_POSITION = (1 << 24) - 1
@@ -130,14 +131,37 @@ def refuse_jumps(sequence: NDArray[np.int32], position: NDArray[np.int32]) -> No
 
     Both arrays are (n_tokens,).
     """
-    place = np.sort(sequence.astype(np.int64) * (MAX_POSITION + 1) + position)
-    gaps = np.flatnonzero((np.diff(place) > 1) & (np.diff(place // (MAX_POSITION + 1)) == 0))
-    if gaps.size:
-        (number, before), (_, after) = (divmod(int(place[at]), MAX_POSITION + 1) for at in (gaps[0], gaps[0] + 1))
+    jump = _first_jump(sequence, position)
+    if jump is not None:
+        number, before, after = jump
         raise InvalidInput(
             f"sequence {number} jumps from position {before} to {after}: {after - before - 1} tokens between them were "
             f"not recorded: record it whole, or number its tokens one after the other"
         )
+
+
+def refuse_several_turns(sequence: NDArray[np.int32], position: NDArray[np.int32], phase: Phase) -> None:
+    """Of several turns the tokens of one phase are no sequence: raise `InvalidInput` where others are in between.
+
+    Both arrays are (n_tokens,), of the tokens of `phase` alone.
+    """
+    jump = _first_jump(sequence, position)
+    if jump is not None:
+        number, before, after = jump
+        raise InvalidInput(
+            f"sequence {number} has {phase.name.lower()} tokens up to position {before} and from {after} on, of "
+            f"another turn: to take one phase alone, give each turn the number of a sequence of its own"
+        )
+
+
+def _first_jump(sequence: NDArray[np.int32], position: NDArray[np.int32]) -> tuple[int, int, int] | None:
+    """The sequence, and the positions before and behind, of the first gap; None where there is none."""
+    place = np.sort(sequence.astype(np.int64) * (MAX_POSITION + 1) + position)
+    gaps = np.flatnonzero((np.diff(place) > 1) & (np.diff(place // (MAX_POSITION + 1)) == 0))
+    if not gaps.size:
+        return None
+    (number, before), (_, after) = (divmod(int(place[at]), MAX_POSITION + 1) for at in (gaps[0], gaps[0] + 1))
+    return number, before, after
 
 
 def refuse_holes(experts: NDArray[np.int16], phase: NDArray[np.int8]) -> None:

@@ -201,8 +201,9 @@ def halves(model: ModelArchitecture, trace: RoutingTrace) -> tuple[Workpiece, bo
     """
     sequences = np.unique(trace.sequence).tolist()
     if len(sequences) < 2:
-        in_view = int(np.count_nonzero(trace.phase == Phase.PREFILL)) < LEAST_PROMPT
-        counted = trace if in_view else trace.select(phase=Phase.PREFILL)
+        before = int((trace.phase == Phase.DECODE).argmax())  # tokens of its first prompt
+        in_view = before < LEAST_PROMPT
+        counted = trace if in_view else trace.first_steps(len(np.unique(trace.step[:before])))
         return recorded_job(model, trace, popularity_of(counted)), in_view
     half = len(sequences) // 2
     seen, judged = trace.of_sequences(sequences[:half]), trace.of_sequences(sequences[half:])

@@ -94,3 +94,13 @@ def test_an_encoder_may_read_in_several_steps_and_its_decoder_begins_at_0() -> N
     parts = in_parts(whole, 2)
     assert parts.n_steps == whole.n_steps + 2
     assert replace(parts).digest == parts.digest
+
+
+@pytest.mark.parametrize(
+    ("phase", "told"),
+    [(P, "prefill tokens up to position 2 and from 4"), (D, "decode tokens up to position 3 and from 7")],
+)
+def test_one_phase_of_a_sequence_of_several_turns_is_refused_as_such(phase: Phase, told: str) -> None:
+    """Its tokens in between were recorded."""
+    with pytest.raises(InvalidInput, match=rf"sequence 0 has {told} on, .* a sequence of its own"):
+        trace_of(TURNS).select(phase=phase)

@@ -5,6 +5,7 @@ import numpy as np
 from pregate.ask.capturing.demands import demands, passes_that_ask
 from pregate.named import load_model
 from pregate.routing_traces import synthesize
+from traces.phase import Phase
 
 
 def test_passes_that_ask_are_those_of_which_demands_names_an_expert() -> None:
@@ -23,3 +24,6 @@ def test_passes_that_ask_are_those_of_which_demands_names_an_expert() -> None:
                 by_hand[layer, named[named >= 0]] += 1
         assert np.array_equal(passes_that_ask(model, trace), by_hand)
         assert np.array_equal(counts.reshape(by_hand.shape), by_hand)
+        for phase in Phase:
+            alone = passes_that_ask(model, trace.select(phase=phase))
+            assert np.array_equal(passes_that_ask(model, trace, phase), alone)

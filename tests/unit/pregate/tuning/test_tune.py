@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from pregate.tuning import tuned
 from pregate.tuning.tuned import halves, tune
 from simulator.modes import FIFO, Modes
 from tests.command_line import Run, runner
+from traces.phase import Phase
+from traces.statistics.popularity import popularity_of
 from traces.storage import save_trace
 
 MODEL = pregate.load_model("mixtral-mini-8")
@@ -68,6 +71,17 @@ def test_chunks_are_tried_where_weights_are_copied_and_nowhere_else(monkeypatch:
     assert not timed
     tuned._chunked(judge(plan_design(MODEL, HW, work, "pregate"), work.job), HW)
     assert timed == ["event"] * 5
+
+
+def test_of_one_sequence_experts_are_kept_by_its_first_prompt_whatever_is_read_later() -> None:
+    trace = made(3, batch=1, tokens=40)
+    later = (trace.position >= 50) & (trace.position < 55)  # of its answer, now a prompt in one step
+    step = np.unique(np.where(later, trace.step[later].min(), trace.step), return_inverse=True)[1]
+    turns = dataclasses.replace(trace, phase=np.where(later, Phase.PREFILL, trace.phase), step=step)
+    for one in (trace, turns):
+        work, in_view = halves(MODEL, one)
+        assert not in_view
+        assert work.popularity.digest == popularity_of(trace.first_steps(1)).digest
 
 
 def test_what_was_found_of_settings_is_not_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
