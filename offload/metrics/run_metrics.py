@@ -290,7 +290,8 @@ def of_timeline(
 
 
 def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places in `steps` (those that make tokens) between whose ends a sequence makes one token, after its first.
+    """Places in `steps` (those that make tokens) between whose ends a sequence makes one token, after the first behind
+    each of its prompts.
 
     Of several tokens that a pass makes of a draft's, all but the first come at once: from its end to its end.
     """
@@ -303,7 +304,7 @@ def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np
     turn = np.searchsorted(steps, trace.step[makes], sorter=order)  # which of `steps` by time
     made = np.unique(trace.sequence[makes].astype(np.int64) * max(len(steps), 1) + turn)
     sequence, turn = np.divmod(made, max(len(steps), 1))
-    same = np.diff(sequence) == 0
+    same = (np.diff(sequence) == 0) & np.isin(steps[order], decode_steps(trace))[turn[1:]]
     if trace.rejected is None:
         return order[turn[:-1][same]], order[turn[1:][same]]
     decoded = trace.step[makes & (trace.phase == Phase.DECODE)]

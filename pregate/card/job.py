@@ -118,7 +118,8 @@ def recorded_job(
     if not decoded:
         raise InvalidInput("the trace has no decode steps: generate at least 2 tokens a sequence")
     prompt = max(int(np.count_nonzero(first)) - decoded, 1)
-    timed = trace.first_steps(int(decode_steps(trace)[:JUDGED][-1]) + 1)
+    last = decode_steps(trace)[:JUDGED][-1]
+    timed = trace.first_steps(int(np.searchsorted(np.unique(trace.step), last)) + 1)
     return Workpiece(
         RequestLoad(prompt, decoded + 1, trace.batch),
         timed,

@@ -274,7 +274,7 @@ def _card(
     best, other = choice.best, choice.possible
     hw = best.planned.hw
     asked = [one.planned.tokens for one in choice.ranked]
-    limit = speed_limit(model, hw, work, cards_at_once(asked, work.job), kept)
+    limit = speed_limit(model, hw, work, cards_at_once(model, asked, work.prompt), kept)
     parts = best.ttft.value, work.job.n_steps * best.tpot.value
     possible = None if other is None else flags_of(other.design, model, other.planned.hw, work.job).of_file(weights)
     share = {"ttft": 1.0, "tpot": 0.0}.get(choice.objective, parts[0] / sum(parts))

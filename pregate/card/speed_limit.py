@@ -20,7 +20,7 @@ from pregate.ask.capturing.kept_answers import Answer, answer_key, kept_answer
 from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
-from pregate.card.job import RequestLoad, Workpiece
+from pregate.card.job import Workpiece
 from pregate.card.judged_design import objective_of
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -50,13 +50,14 @@ def with_memory(hw: Platform, hbm_bytes: int, dram_bytes: int = ROOMY, n_cards: 
     return replace(found, hbm_bytes=hbm_bytes, dram_bytes=dram_bytes, costs_of=None, n_cards=n_cards, is_one=False)
 
 
-def cards_at_once(asked: Sequence[Request], job: RequestLoad) -> tuple[int, int]:
+def cards_at_once(model: ModelArchitecture, asked: Sequence[Request], prompt: RoutingTrace) -> tuple[int, int]:
     """Cards that compute at once for requests as asked, at most: in a prompt, where several passes of it may be in
     one card each, and in a token.
     """
+    n_tokens = np.unique(_to_first_token(model, prompt).step, return_counts=True)[1]
     sharing = [one.placed.n_cards for one in asked if one.execution.shares_layers]
     passing = [
-        min(one.placed.n_cards, -(-job.input_tokens * job.batch // one.execution.micro_batch))
+        min(one.placed.n_cards, int(np.sum(-(-n_tokens // one.execution.micro_batch))))
         for one in asked
         if one.execution.input_copies and one.execution.micro_batch
     ]
@@ -82,16 +83,23 @@ def speed_limit(
     room = hw.machine.n_cards * hw.machine.accelerator.hbm_bytes - asked[0].plan.static_bytes
     experts_bytes = model.n_moe_layers * model.n_experts * model.expert_bytes
     n_experts = max(int((room + experts_bytes) / max(model.expert_bytes, 1)), 0)
-    resident = [_share_of_uses(model, one, n_experts) for one in (_prompt_of(work.prompt), work.tokens.decode_only())]
-    key = answer_key(f"speed limit of {at_once!r} cards with {resident!r} of uses in HBM", asked, hw)
-    return Limit(**kept_answer(kept, key, lambda: _limit(asked, hw, work, resident, at_once)))
+    until_first = _to_first_token(model, work.prompt)
+    resident = [_share_of_uses(model, one, n_experts) for one in (until_first, work.tokens.decode_only())]
+    said = f"speed limit of {at_once!r} cards with {resident!r} of uses in HBM, first token after {until_first.n_steps}"
+    key = answer_key(said, asked, hw)
+    return Limit(**kept_answer(kept, key, lambda: _limit(asked, hw, work, until_first, resident, at_once)))
 
 
 def _limit(
-    asked: Sequence[Request], hw: Platform, work: Workpiece, resident: Sequence[float], at_once: tuple[int, int]
+    asked: Sequence[Request],
+    hw: Platform,
+    work: Workpiece,
+    until_first: RoutingTrace,
+    resident: Sequence[float],
+    at_once: tuple[int, int],
 ) -> Answer:
     schedules = [capture_request(one).decoded.schedule for one in asked]
-    first = _first_token(schedules[0], work.prompt)
+    first = schedules[0].step <= until_first.step[-1]
     rest = np.isin(schedules[1].step, decode_steps(work.tokens))
     n_tokens = max(len(decode_steps(work.tokens)), 1)
     ttft_s, prompt_binds = _least(schedules[0], first, hw, resident[0], at_once[0])
@@ -99,20 +107,20 @@ def _limit(
     return asdict(Limit(ttft_s, token_s / n_tokens, prompt_binds, token_binds))
 
 
-def _first_token(schedule: Schedule, trace: RoutingTrace) -> NDArray[np.bool_]:
-    """The ops before the first token: those of the prompt, and where none was recorded those of the first pass."""
-    decoding: NDArray[np.bool_] = np.isin(schedule.step, decode_steps(trace))
-    return schedule.step == schedule.step.min() if decoding.all() else ~decoding
-
-
 def limit_of(limit: Limit, work: Workpiece, objective: str) -> float:
     """The limit as the objective has it."""
     return abs(float(objective_of(limit.ttft_s, limit.tpot_s, work.job, objective)))
 
 
-def _prompt_of(trace: RoutingTrace) -> RoutingTrace:
-    """The passes before the first token: the prompt, and where none was recorded the first."""
-    return trace.select(phase=Phase.PREFILL) if (trace.phase == Phase.PREFILL).any() else trace.first_steps(1)
+def _to_first_token(model: ModelArchitecture, trace: RoutingTrace) -> RoutingTrace:
+    """The passes to the first token: to the end of the first prompt, of an encoder-decoder what is encoded before, and
+    where no prompt was recorded the first.
+    """
+    decodes, unfinished = trace.phase == Phase.DECODE, trace.unfinished
+    if model.is_encoder_decoder and not decodes[0]:
+        return trace.first_steps(int(trace.step[decodes][0]))
+    makes = trace.step if unfinished is None else trace.step[~unfinished]
+    return trace.first_steps(int(makes[0]) + 1)
 
 
 def _share_of_uses(model: ModelArchitecture, trace: RoutingTrace, n_experts: int) -> float:

@@ -156,10 +156,11 @@ class PassTraces:
 
 def pass_traces(
     model: ModelArchitecture, requests: ArrivalTrace, slots: int, pass_tokens: int, seed: int = 0, *,
-    mixes: bool = False,
+    mixes: bool = False, held_tokens: int = 0,
 ) -> PassTraces:  # fmt: skip
-    """Passes of the sizes that `requests` ask for, with memory for `slots` of the longest; `mixes`: prompts share them
-    with tokens of others, in parts. Routing is made up (`pregate.synthesize`).
+    """Passes of the sizes that `requests` ask for, with memory for `slots` of the longest and for no fewer than
+    `held_tokens`, whose requests share it; `mixes`: prompts share passes with tokens of others, in parts. Routing is
+    made up (`pregate.synthesize`).
     """
     lengths, longest = requests.input_tokens, int((requests.input_tokens + requests.output_tokens).max())
     read, n_before = requests.read_tokens, int(lengths.max())
@@ -185,8 +186,8 @@ def pass_traces(
     every = [*prompts, *(trace for pair in tokens for trace in pair)]
     whole = largest_workload(*(measure_workload(model, trace.steps()) for trace in every))
     whole = dataclasses.replace(
-        whole, n_cached_tokens=max(slots * longest, whole.n_cached_tokens), n_context=max(longest, whole.n_context),
-        n_running=slots,
+        whole, n_cached_tokens=max(slots * longest, held_tokens, whole.n_cached_tokens),
+        n_context=max(longest, whole.n_context), n_running=slots,
     )  # fmt: skip
     apart = _apart_from(model, prompts, prompt_tokens, [short for short, _ in tokens], batches) if mixes else None
     return PassTraces(

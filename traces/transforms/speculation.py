@@ -67,7 +67,7 @@ def verified(
     pass took, first guesses, dealt in order, sequence by sequence, from the start again when all are dealt.
     `rejected_route`: of `ROUTES`. The last pass of a sequence is as deep as what is left. Prompts stay as they are;
     sequences run side by side as many as did, each starting when a place is free. Raises `InvalidInput` for a trace
-    that is verified already, counts of trees that grow, or numbers out of range.
+    that is verified already or has a prompt behind an answer, counts of trees that grow, or numbers out of range.
     """
     if trace.rejected is not None:
         raise InvalidInput(f"the trace of {trace.provenance.model} is verified already: give the one it was made of")
@@ -84,6 +84,7 @@ def verified(
     rank[np.argsort(first, kind="stable")] = np.arange(first.size)
     member = rank[member]
     decoding = trace.phase == Phase.DECODE
+    _refuse_turns(trace, member)
     by_sequence = np.flatnonzero(decoding)[np.lexsort((trace.position[decoding], member[decoding]))]
     edges = np.searchsorted(member[by_sequence], np.arange(first.size + 1))
     passes = []
@@ -97,6 +98,19 @@ def verified(
             drafts = _same_each_pass(tree, _first_guesses(tree, dealt))
         passes.append(_passes_of(tokens, drafts, rng, rejected_route))
     return _assembled(trace, member, passes, _side_by_side(trace, member))
+
+
+def _refuse_turns(trace: RoutingTrace, member: NDArray[np.int64]) -> None:
+    """Raise `InvalidInput` for a prompt behind an answer of its sequence: prompts come first here."""
+    decoding = trace.phase == Phase.DECODE
+    begun = np.full(int(member.max()) + 1, trace.n_tokens)  # where in the trace each sequence decodes first
+    np.minimum.at(begun, member[decoding], np.flatnonzero(decoding))
+    behind = np.flatnonzero(~decoding & (np.arange(trace.n_tokens) > begun[member]))
+    if behind.size:
+        raise InvalidInput(
+            f"sequence {trace.sequence[behind[0]]}: step {trace.step[behind[0]]} reads a prompt behind an answer, and "
+            f"drafts are of one answer a sequence: give each turn as a sequence of its own"
+        )
 
 
 def _dealt(accepted: Sequence[int], tree: DraftTree | GrownTrees) -> Iterator[int]:

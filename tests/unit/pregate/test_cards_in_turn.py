@@ -28,6 +28,7 @@ from pregate.economics.machine_ranking import rank_machines
 from pregate.engines.flag_table import engines
 from pregate.engines.writing import _on_cards
 from simulator.modes import Modes
+from tests.small_models import in_parts
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.model.tensor_parallel import sharded
@@ -104,6 +105,17 @@ def test_no_design_of_several_cards_is_faster_than_the_limit() -> None:
     )
     assert card.limit.ttft_s == pytest.approx(alone.limit.ttft_s / 4)
     assert card.limit.tpot_s == alone.limit.tpot_s
+
+
+def test_the_limit_counts_the_passes_that_a_recorded_prompt_has() -> None:
+    """Eight steps of 32 tokens on eight cards: each is a pass, though one of 512 would hold all."""
+    model = pregate.load_model("olmoe-1b-7b")
+    trace = in_parts(pregate.synthesize(model, 256, 3), 32)
+    several, alone = (
+        pregate.plan(model, machine, trace=trace, stacks=["llama-cpp"], objective="ttft")
+        for machine in ("8x rtx-3090", "rtx-3090")
+    )
+    assert several.limit.ttft_s == pytest.approx(alone.limit.ttft_s / 8)
 
 
 def test_the_definition_has_the_memory_of_all_cards(model: ModelArchitecture) -> None:

@@ -138,6 +138,7 @@ def test_a_format_that_no_card_states_is_refused() -> None:
         ("p40", "llama-cpp", 64),
         ("p40", "llama-cpp-2025", 64),
         ("apple-m2-ultra", "llama-cpp", 32),
+        ("apple-m2-ultra", "llama-cpp-2025", 32),
         ("rx-7900-xtx", "llama-cpp", 128),
         ("mi100", "llama-cpp", 128),  # MFMA
         ("mi50", "llama-cpp", 64),

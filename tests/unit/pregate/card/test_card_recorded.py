@@ -11,9 +11,11 @@ from offload.metrics.run_metrics import decode_steps
 from offload.placing.workload import measure_workload
 from pregate.card.job import JUDGED, RequestLoad, recorded_job
 from pregate.card.plan import plan
+from tests.small_models import in_parts
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.statistics.popularity import popularity_of
+from traces.transforms.rebatching import rebatch
 
 IN_VIEW = "experts kept with it in view"
 STREAMS = pregate.load_hardware("rtx-4090", "streams")
@@ -47,6 +49,24 @@ def test_of_a_long_recording_its_first_steps_are_timed_and_all_of_it_is_counted(
     assert work.workload == measure_workload(model, long.steps())
     found = plan(model, STREAMS, trace=long)
     assert found.routing == f"recorded (the first {JUDGED} of {JUDGED + 19} decode steps timed), " + IN_VIEW
+
+
+def test_numbers_of_steps_may_have_holes(model: ModelArchitecture) -> None:
+    trace = pregate.synthesize(model, 12, 6, 2)
+    work = recorded_job(model, dataclasses.replace(trace, step=3 * trace.step + 2))
+    assert work.prompt.digest == recorded_job(model, trace).prompt.digest
+
+
+def test_the_limit_of_the_first_token_is_of_the_first_prompt_alone() -> None:
+    """Whatever else a recording has: prompts that others begin with later, or one that is read in several passes."""
+    model = pregate.load_model("mixtral-mini-8")
+    whole = pregate.synthesize(model, 512, 4, 3)
+    alone, behind = pregate.synthesize(model, 512, 4, 1), rebatch(whole, 1)
+    first, last = (plan(model, STREAMS, trace=trace, objective="ttft") for trace in (alone, behind))
+    assert last.limit.ttft_s == pytest.approx(first.limit.ttft_s, rel=0.02)
+    assert last.limit.ttft_s <= last.best.ttft.value
+    parts = plan(model, STREAMS, trace=in_parts(alone, 200), objective="ttft")
+    assert first.limit.ttft_s <= parts.limit.ttft_s < parts.best.ttft.value
 
 
 def test_a_recording_without_its_prompt_has_a_limit_of_its_first_token(model: ModelArchitecture) -> None:

@@ -265,6 +265,20 @@ def test_memory_is_for_the_longest_of_all_at_once() -> None:
     assert "GB" in found.unserved[0].reason
 
 
+def test_a_cache_of_prefixes_takes_the_memory_of_its_tokens() -> None:
+    """The slots' own is part of it, as in the engines: a design without room for what was stated serves nobody."""
+    ids = tuple(np.arange(4) for _ in range(40))
+    same = ArrivalTrace(np.arange(40.0), np.full(40, 64), np.full(40, 4), prefixes=ids, block_tokens=16)
+    machine = pregate.load_hardware("rtx-4090", "vllm")
+    own = pass_traces(MODEL, same, 2, 2048).whole
+    assert pass_traces(MODEL, same, 2, 2048, held_tokens=own.n_cached_tokens).whole == own
+    more = pass_traces(MODEL, same, 2, 2048, held_tokens=own.n_cached_tokens + 1).whole
+    assert more == dataclasses.replace(own, n_cached_tokens=own.n_cached_tokens + 1)
+    report = under_arrivals(MODEL, machine, ["gpu_only"], same, [0.5], slots=2, prefix_cache=10**9)
+    assert not report.rows
+    assert "of HBM, there are 23.2 GB" in report.unserved[0].reason
+
+
 def test_a_cache_of_prefixes_leaves_less_to_read() -> None:
     ids = tuple(np.arange(4) for _ in range(40))
     same = ArrivalTrace(np.arange(40.0), np.full(40, 64), np.full(40, 4), prefixes=ids, block_tokens=16)

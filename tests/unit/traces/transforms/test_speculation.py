@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,15 @@ def test_a_stated_draft_takes_its_time_for_each_proposal() -> None:
     assert slower.makespan_s - slow.makespan_s == pytest.approx(3 * 3 * 0.02)
     with pytest.raises(InvalidInput, match="the time of a drafted token is not stated"):
         pregate.simulate(model, HARDWARE, trace, "gpu_only@gamma=3:acceptance=1:draft=stated")
+
+
+def test_a_prompt_behind_an_answer_is_refused_as_such() -> None:
+    model = decoder_only()
+    one = pregate.synthesize(model, 3, 4)
+    phase, step = one.phase.copy(), one.step.copy()
+    phase[-1] = Phase.PREFILL
+    with pytest.raises(InvalidInput, match=f"sequence 0: step {step[-1]} reads a prompt behind an answer"):
+        verified(dataclasses.replace(one, phase=phase), 2, 0.5)
 
 
 def test_a_verified_trace_is_kept_whole_on_disk_and_refused_where_it_means_nothing(tmp_path: Path) -> None:
