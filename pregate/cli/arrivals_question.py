@@ -63,8 +63,8 @@ class ArrivalsQuestion:
     prefix_cache: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of keys and values that memory is kept for and that are held from one request to the next, the "
-            "least recently used given up first (vLLM says its GPU KV cache size at its start); for traces with "
+            help="Tokens of keys and values that memory is kept for and that are held from one request to the next, "
+            "the least recently used given up first (vLLM says its GPU KV cache size at its start); for traces with "
             "hash_ids; default: none."
         ),
     ] = None

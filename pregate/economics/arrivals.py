@@ -210,8 +210,8 @@ def under_arrivals(
     side by side, each with memory for the longest; `prompts`: "beside" tokens of others, in parts, or "alone" and whole
     before these; `pass_tokens`: that pass together; None of either: as the engine of the stack has it. `prefix_cache`:
     tokens of keys and values that memory has room for, held from one request to the next (`with_prefix_cache`). Routing
-    is made up. An interval is over `N_DRAWS` machines as far off as the prediction may be, each with other runs of the same
-    requests. Raises `InvalidInput`, and as `simulate`; a design for which
+    is made up. An interval is over `N_DRAWS` machines as far off as the prediction may be, each with other runs of the
+    same requests. Raises `InvalidInput`, and as `simulate`; a design for which
     memory is too small is among `unserved`.
     """
     if basis not in BASES:
@@ -239,9 +239,7 @@ def under_arrivals(
     results: list[SimulationResult] = []
     draws = Draws(machine, basis, assumptions or load_assumptions())
     no_cost = ""
-    passes = pass_traces(
-        model, requests, slots, pass_tokens, seed, mixes=batching.mixes, held_tokens=prefix_cache or 0
-    )
+    passes = pass_traces(model, requests, slots, pass_tokens, seed, mixes=batching.mixes, held_tokens=prefix_cache or 0)
     if policies is None:
         policies = settled_designs(model, machine, passes.as_work(), few=True) or USUAL
     designs = [policy_named(one) if isinstance(one, str) else one for one in policies]
