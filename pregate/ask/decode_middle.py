@@ -11,7 +11,7 @@ from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["DECODED", "WARMED", "middle_of_decode", "middle_tokens"]
+__all__ = ["DECODED", "SETTLED", "WARMED", "middle_of_decode", "middle_tokens", "tokens_timed"]
 
 DECODED = 32
 """Tokens simulated of a longer decode."""
@@ -20,12 +20,24 @@ WARMED = 64
 """Tokens of the prompt, at most, that fill a cache before those."""
 
 
-def middle_tokens(input_tokens: int, output_tokens: int, context_tokens: int = 0) -> tuple[int, int]:
-    """How many tokens stand for a decode of `output_tokens`, and how many keys and values are there before them.
+SETTLED = 96
+"""Tokens of all sequences together in which a cache forgets what it began with: so many are simulated in its place."""
+
+
+def tokens_timed(batch: int, *, warmed: bool) -> int:
+    """Tokens of a sequence simulated of a longer decode; `warmed`: with a cache."""
+    return max(DECODED, SETTLED // batch) if warmed else DECODED
+
+
+def middle_tokens(
+    input_tokens: int, output_tokens: int, context_tokens: int = 0, most: int = DECODED
+) -> tuple[int, int]:
+    """How many tokens, `most` at most, stand for a decode of `output_tokens`, and how many keys and values are there
+    before them.
 
     `context_tokens`: kept from before the prompt of `input_tokens`.
     """
-    n = min(max(output_tokens, 2), DECODED)
+    n = min(max(output_tokens, 2), most)
     return n, context_tokens + input_tokens - 1 + max(output_tokens - n, 0) // 2
 
 
@@ -42,7 +54,7 @@ def middle_of_decode(
     """The trace of those tokens, made up; an encoder has read the whole prompt before them. `warmed`: after a prompt
     of `WARMED` tokens, no more than there are, in place of one token: so a cache is not empty when they begin.
     """
-    n, before = middle_tokens(input_tokens, output_tokens)
+    n, before = middle_tokens(input_tokens, output_tokens, most=tokens_timed(batch, warmed=warmed))
     if model.is_encoder_decoder:
         return synthesize(model, input_tokens, n, batch, seed, popularity=popularity)
     first = min(WARMED, input_tokens) if warmed else 1

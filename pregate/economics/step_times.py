@@ -14,7 +14,7 @@ from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
 from pregate.ask.capturing.capture import capture_request
 from pregate.ask.capturing.request import request
-from pregate.ask.decode_middle import DECODED, middle_of_decode
+from pregate.ask.decode_middle import DECODED, middle_of_decode, tokens_timed
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.ask.timing.time_errors import TimeError, time_error
 from pregate.card.job import RequestLoad, Workpiece, largest_workload
@@ -179,7 +179,8 @@ def pass_traces(
     )
 
     def at_both(n: int, *, warmed: bool) -> tuple[RoutingTrace, RoutingTrace]:
-        short, long = (middle_of_decode(model, one, DECODED, n, seed, warmed=warmed) for one in contexts)
+        n_timed = tokens_timed(n, warmed=warmed)
+        short, long = (middle_of_decode(model, one, n_timed, n, seed, warmed=warmed) for one in contexts)
         return short, long
 
     tokens, warmed = (tuple(at_both(n, warmed=is_warmed) for n in batches) for is_warmed in (False, True))
