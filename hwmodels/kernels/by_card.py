@@ -21,7 +21,9 @@ _NAMED = re.compile(r"\w+( before \d{1,2}\.\d|( \d{1,2}\.\d| gfx[0-9a-f]+)+)?")
 
 @dataclass(frozen=True, slots=True)
 class ByCard(Generic[T]):
-    """By `MAKER`, `MAKER before CAPABILITY` (MAJOR.MINOR) or `MAKER CAPABILITY ...`, those that are listed."""
+    """By `MAKER`, `MAKER before CAPABILITY` (MAJOR.MINOR) or `MAKER CAPABILITY ...`, those that are listed; the
+    first that a card is among holds of it.
+    """
 
     stated: Mapping[str, T] = field(default_factory=lambda: ReadOnly({}))
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-__all__ = ["AND", "BESIDE_CARD", "CARDS", "GIGABYTES", "SIZE", "STACKS", "plain_name", "spelled"]
+__all__ = ["AND", "BESIDE_CARD", "GIGABYTES", "SIZE", "plain_name", "spelled"]
 
 _MAKERS = re.compile(r"\b(nvidia|geforce|amd|radeon|instinct|tesla|intel)\b|\((r|tm)\)")
 _SERIES = re.compile(
@@ -40,7 +40,7 @@ GIGABYTES = re.compile(r"-(\d{1,3})(?:-gi?b|gi?b?)$")
 AND = re.compile(r"\s*\+\s*|\s+(?:and|&)\s+", re.IGNORECASE)
 """What joins the names of several parts of a machine."""
 
-CARDS: Mapping[str, str] = {
+_CARDS: Mapping[str, str] = {
     "gh200-480gb": "gh200",
     "jetson-thor": "jetson-agx-thor",
     "jetson-t5000": "jetson-agx-thor",
@@ -68,16 +68,12 @@ CARDS: Mapping[str, str] = {
     "ryzen-ai-max+-395": "strix-halo",
     "8060s": "strix-halo",
     "gb10": "dgx-spark",
-    "m2-ultra": "apple-m2-ultra",
-    "m3-ultra": "apple-m3-ultra",
-    "m4-max": "apple-m4-max",
-    "m4-pro": "apple-m4-pro",
 }
 """Other names of accelerators, as `plain_name` writes them. A driver's 480 GB of a GH200 are its processor's; an H100,
 H200, H800 or A800 of which nothing more is said is the module.
 """
 
-STACKS: Mapping[str, str] = {
+_STACKS: Mapping[str, str] = {
     "ik-llama-cpp": "ik-llama",
     "ik-llama": "ik-llama",
     "llama-server": "llama-cpp",
@@ -106,7 +102,7 @@ def spelled(column: str, text: str) -> str:
         case "stack":
             plain = _VERSION.sub("", re.sub(r"[-+()]+", "-", plain).strip("-"))
             plain = re.sub(r"(?<=llama-cpp)-(?:rocm|hip|cuda|cublas|metal)$", "", plain)
-            return plain_name(STACKS.get(plain, plain))
+            return plain_name(_STACKS.get(plain, plain))
         case "hardware":
             plain = GIGABYTES.sub(r"-\1gb", plain)
             apple = _APPLE.search(plain)
@@ -114,7 +110,7 @@ def spelled(column: str, text: str) -> str:
                 return "strix-halo"
             if re.search(r"\bgx10\b", plain):
                 return "dgx-spark"
-            return CARDS.get(plain, f"apple-m{apple['n']}-{apple['kind']}" if apple else plain)
+            return _CARDS.get(plain, f"apple-m{apple['n']}-{apple['kind']}" if apple else plain)
         case "link":
             lanes = _PCIE.fullmatch(plain)
             return f"pcie{lanes['generation']}-x{lanes['lanes'] or 16}" if lanes else plain
