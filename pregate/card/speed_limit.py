@@ -84,7 +84,8 @@ def speed_limit(
     experts_bytes = model.n_moe_layers * model.n_experts * model.expert_bytes
     n_experts = max(int((room + experts_bytes) / max(model.expert_bytes, 1)), 0)
     until_first = _to_first_token(model, work.prompt)
-    resident = [_share_of_uses(model, one, n_experts) for one in (until_first, work.tokens.decode_only())]
+    uses = passes_that_ask(model, until_first), passes_that_ask(model, work.tokens, Phase.DECODE)
+    resident = [_share_of_uses(one, n_experts) for one in uses]
     said = f"speed limit of {at_once!r} cards with {resident!r} of uses in HBM, first token after {until_first.n_steps}"
     key = answer_key(said, asked, hw)
     return Limit(**kept_answer(kept, key, lambda: _limit(asked, hw, work, until_first, resident, at_once)))
@@ -123,9 +124,11 @@ def _to_first_token(model: ModelArchitecture, trace: RoutingTrace) -> RoutingTra
     return trace.first_steps(int(makes[0]) + 1)
 
 
-def _share_of_uses(model: ModelArchitecture, trace: RoutingTrace, n_experts: int) -> float:
-    """The share of what passes ask for that the `n_experts` asked for most have; 1 where nothing is asked for."""
-    uses = np.sort(passes_that_ask(model, trace), axis=None)[::-1]
+def _share_of_uses(asked: NDArray[np.int64], n_experts: int) -> float:
+    """The share of what passes ask for, `asked` of each expert, that the `n_experts` asked for most have; 1 where
+    nothing is asked for.
+    """
+    uses = np.sort(asked, axis=None)[::-1]
     return float(uses[:n_experts].sum() / max(uses.sum(), 1)) if uses.any() else 1.0
 
 

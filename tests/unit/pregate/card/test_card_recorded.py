@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 import pregate
@@ -14,6 +15,7 @@ from pregate.card.plan import plan
 from tests.small_models import in_parts
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
 from traces.statistics.popularity import popularity_of
 from traces.transforms.rebatching import rebatch
 
@@ -73,3 +75,13 @@ def test_a_recording_without_its_prompt_has_a_limit_of_its_first_token(model: Mo
     found = plan(model, STREAMS, trace=pregate.synthesize(model, 4, 12).decode_only())
     assert 0 < found.limit.ttft_s <= found.best.ttft.value
     assert str(found.job).startswith("1 token in")
+
+
+def test_a_further_turn_is_no_part_of_the_limit_of_the_first_token(model: ModelArchitecture) -> None:
+    one = pregate.synthesize(model, 24, 9)
+    later = (one.position >= 26) & (one.position < 29)  # of its answer, now a prompt in one step
+    step = np.where(later, one.step[later].min(), one.step)
+    turns = dataclasses.replace(one, phase=np.where(later, Phase.PREFILL, one.phase), step=step)
+    alone, found = (plan(model, STREAMS, trace=trace) for trace in (one, turns))
+    assert found.limit.ttft_s == pytest.approx(alone.limit.ttft_s)
+    assert found.limit.ttft_s <= found.best.ttft.value
