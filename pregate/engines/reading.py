@@ -36,7 +36,10 @@ _MICRO_BATCH = 512  # tokens, of llama.cpp and its forks where nothing is said
 _OFF = ("0", "off")
 _UNMAPPED = ("none", "mlock", "dio")
 _LOAD_MODES = (*_UNMAPPED, "auto", "mmap", "mmap+mlock")
-_FORMATS = {"f16": "fp16", "f32": "fp32", "auto": "", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
+_FORMATS = {
+    "f16": "fp16", "f32": "fp32", "auto": "", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "fp8_per_token_head": "fp8",
+    "int8_per_token_head": "int8", "int4_per_token_head": "int4-g128", "fp4_e2m1": "mxfp4",
+}  # fmt: skip
 _WEIGHTS = {
     "fp8": "fp8", "awq": "int4-g128-zp", "awq_marlin": "int4-g128-zp", "gptq": "int4-g128",
     "gptq_marlin": "int4-g128", "mxfp4": "mxfp4", "modelopt": "fp8", "modelopt_fp4": "nvfp4", "bitsandbytes": "nf4",

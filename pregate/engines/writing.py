@@ -61,7 +61,10 @@ def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: 
     writer = _WRITERS.get(design.stack if engine is None else engine.engine)
     if writer is not None:
         flags = writer(policy, model, hw, job)
-        if engine is None or engine.engine == design.stack:
+        if engine is None:
+            return flags
+        flags = _keeping(flags, engine, model)
+        if engine.engine == design.stack:
             return flags
         return _with_doubt(flags, f"flags are those of {engine.engine} today")
     told = f"no engine serves {design.policy}"
@@ -72,6 +75,22 @@ def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: 
     if policy.lookahead:
         told += "; its gates have to be trained to choose ahead (Pre-gated MoE, ISCA 2024, IV-B)"
     return Flags("", told)
+
+
+def _keeping(flags: Flags, engine: EngineFlags, model: ModelArchitecture) -> Flags:
+    """The same with the format of keys and values, where it is no 16 bits and not what the model is computed in."""
+    kept = model.stored_kv_dtype.name
+    if not flags.command or kept in ("bf16", "fp16", model.stored_activation_dtype.name):
+        return flags
+    keys = ["kv_format"] if engine.says("kv_format") else ["key_format", "value_format"]
+    if model.decoder.attention.kind == "mla":
+        keys = keys[:1]  # latents are kept as keys
+    names = _CACHES[engine.engine]
+    named = "" if kept.startswith("w") else names.get(kept, kept if engine.says("key_format") else "")
+    if not named:
+        words = " and ".join(engine.written[key] for key in keys)
+        return _with_doubt(flags, f"{words} say what keys and values are in, {kept} is a mean")
+    return Flags(" ".join([flags.command, *(engine.words(key, named) for key in keys)]), flags.left_out)
 
 
 def _with_doubt(flags: Flags, doubt: str) -> Flags:
@@ -276,6 +295,16 @@ def _fastertransformer(policy: Policy, model: ModelArchitecture, hw: Platform, j
 
 NO_OPS = "-1,0"
 """What `-op` of ik_llama.cpp is told so that no op leaves its weights."""
+
+_CACHES: Mapping[str, Mapping[str, str]] = ReadOnly(
+    {
+        "llama-cpp": {"fp32": "f32"},
+        "ik-llama": {"fp32": "f32", "q8_kv": "q8_KV"},
+        "ktransformers": {"fp8": "fp8_e4m3", "mxfp4": "fp4_e2m1", "mxfp8": "mxfp8"},
+        "vllm": {"fp8": "fp8", "int8": "int8_per_token_head", "nvfp4": "nvfp4", "int4-g128": "int4_per_token_head"},
+    }
+)
+"""Formats of keys and values by what engines call them, where llama.cpp and its fork do not call them as here."""
 
 _LLAMA_BENCH = f"llama-batched-bench -m {_WEIGHTS} -c {{context}} -npp {{0}} -ntg {{1}} -npl {{2}}"
 

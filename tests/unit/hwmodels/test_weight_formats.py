@@ -40,6 +40,43 @@ def test_vllm_reads_what_safetensors_of_its_quantisations_have(format: str) -> N
     assert reads_all(pregate.load_model("olmoe-1b-7b", formats={"experts": format}), load_stack("vllm"))
 
 
+@pytest.mark.parametrize("stack", [*_GGUF, "ik-llama", "vllm", "ktransformers", "ktransformers-llamafile"])
+def test_16_bits_with_some_wider_weights_are_read_by_every_engine(stack: str) -> None:
+    mixed = pregate.load_model("olmoe-1b-7b", formats={"attention": "bf16-w16.1", "experts": "bf16-w16.02"})
+    assert reads_all(mixed, load_stack(stack))
+
+
+def test_some_wider_weights_make_no_format_read_that_is_not() -> None:
+    why = why_unread(pregate.load_model("olmoe-1b-7b", formats={"experts": "fp8-w8.4"}), load_stack("llama-cpp"))
+    assert "llama-cpp reads no weights in fp8-w8.4" in why
+
+
+@pytest.mark.parametrize(
+    ("stack", "kept", "instead"),
+    [("llama-cpp", "fp8", "q8_0"), ("llama-cpp", "q4_k", "q8_0"), ("ik-llama", "int8", "q8_0"), ("vllm", "q8_0", "fp8"),
+     ("ktransformers", "q8_0", "fp8"), ("llama-cpp-2025", "q6_0", "q8_0")],
+)  # fmt: skip
+def test_keys_and_values_in_what_an_engine_does_not_keep_are_refused(stack: str, kept: str, instead: str) -> None:
+    model = pregate.load_model("olmoe-1b-7b", formats={"kv": kept})
+    with pytest.raises(InvalidInput, match=rf"{stack} keeps no keys and values in {kept}: try --formats kv={instead},"):
+        check_weights(model, load_stack(stack))
+
+
+@pytest.mark.parametrize(
+    ("stack", "kept"),
+    [("llama-cpp", "q8_0"), ("llama-cpp", "iq4_nl"), ("llama-cpp", "fp32"), ("llama-cpp", "w6.5"), ("ik-llama", "q6_0"),
+     ("ik-llama", "q8_kv"), ("vllm", "fp8"), ("vllm", "int8"), ("vllm", "fp16"), ("ktransformers", "fp8"),
+     ("streams", "q8_0"), ("fastertransformer", "fp8")],
+)  # fmt: skip
+def test_keys_and_values_in_what_an_engine_keeps_are_not_refused(stack: str, kept: str) -> None:
+    assert not why_unread(pregate.load_model("olmoe-1b-7b", formats={"kv": kept}), load_stack(stack))
+
+
+def test_weights_and_keys_that_an_engine_does_not_have_are_told_in_one_line() -> None:
+    model = pregate.load_model("olmoe-1b-7b", formats={"all": "fp8", "kv": "fp8"})
+    assert why_unread(model, load_stack("llama-cpp")).endswith("try --formats all=q8_0,kv=q8_0, or another --stack")
+
+
 def test_a_model_that_is_published_in_what_an_engine_does_not_read_says_which_parts() -> None:
     why = why_unread(pregate.load_model("deepseek-v4-flash"), load_stack("llama-cpp"))
     assert "fp8-b128 (attention, dense, shared of deepseek-v4-flash)" in why

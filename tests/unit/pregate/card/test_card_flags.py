@@ -47,6 +47,42 @@ def test_a_design_is_said_in_the_flags_of_its_engine(stack: str, design: str, fl
 
 
 @pytest.mark.parametrize(
+    ("stack", "model", "kept", "flags"),
+    [
+        ("llama-cpp", "qwen3-30b-a3b", "q8_0", " -ctk q8_0 -ctv q8_0"),
+        ("llama-cpp", "qwen3-30b-a3b", "fp32", " -ctk f32 -ctv f32"),
+        ("llama-cpp", "deepseek-v2-lite", "q8_0", " -ctk q8_0"),
+        ("ik-llama", "qwen3-30b-a3b", "q8_kv", " -ctk q8_KV -ctv q8_KV"),
+        ("vllm", "qwen3-30b-a3b", "fp8", " --kv-cache-dtype fp8"),
+        ("vllm", "qwen3-30b-a3b", "int8", " --kv-cache-dtype int8_per_token_head"),
+        ("llama-cpp", "qwen3-30b-a3b", "fp16", ""),
+        ("vllm", "qwen3-30b-a3b", "bf16", ""),
+    ],
+)
+def test_the_format_of_keys_and_values_is_said_where_it_is_asked_for(
+    stack: str, model: str, kept: str, flags: str
+) -> None:
+    hw, design = pregate.load_hardware("rtx-4090", stack), EngineDesign("gpu_only", stack)
+    plain = flags_of(design, pregate.load_model(model), hw, LOAD).command
+    assert flags_of(design, pregate.load_model(model, formats={"kv": kept}), hw, LOAD).command == plain + flags
+
+
+def test_ktransformers_is_told_the_format_of_keys_as_sglang_calls_it() -> None:
+    hw = pregate.load_hardware("rtx-4090", "ktransformers")
+    model = pregate.load_model("qwen3-30b-a3b", formats={"kv": "fp8"})
+    command = flags_of(EngineDesign("gpu_only@experts=cpu:keep=28", "ktransformers"), model, hw, LOAD).command
+    assert command.endswith("--kv-cache-dtype fp8_e4m3")
+
+
+@pytest.mark.parametrize("stack", ["llama-cpp", "vllm"])
+def test_a_mean_of_keys_and_values_is_told_to_be_open(stack: str) -> None:
+    hw, model = pregate.load_hardware("rtx-4090", stack), pregate.load_model("qwen3-30b-a3b", formats={"kv": "w6.5"})
+    flags = flags_of(EngineDesign("gpu_only", stack), model, hw, LOAD)
+    assert "w6.5" not in flags.command
+    assert "what keys and values are in" in flags.left_out
+
+
+@pytest.mark.parametrize(
     ("stack", "design", "words"),
     [
         ("llama-cpp", "on_demand+lru", "what HBM is left"),
