@@ -113,14 +113,15 @@ class Comparison:
         if best is None:
             return "Nothing fits: " + "; ".join(unfit.reason for unfit in self.unfit)
         others = sorted((r for r in self.ranked if r is not best), key=lambda r: -r.tokens_per_s)
-        same = [one.policy for one in rivals if one.schedule_digest == best.schedule_digest]
-        lead = f"{best.policy} {'leads' if len(rivals) > len(same) else 'wins'} with {best.tokens_per_s:.4g} tokens/s"
-        if others:
-            lead += f", {best.tokens_per_s / others[0].tokens_per_s:.2f}x {others[0].policy}"
+        same = [one.policy for one in others if one.schedule_digest == best.schedule_digest]
+        near = [one.policy for one in rivals if one.policy not in same]
+        lead = f"{best.policy} {'leads' if near else 'wins'} with {best.tokens_per_s:.4g} tokens/s"
+        if other := next((one for one in others if one.policy not in same), None):
+            lead += f", {best.tokens_per_s / other.tokens_per_s:.2f}x {other.policy}"
         if self.unfit:
             lead += f" ({', '.join(unfit.policy for unfit in self.unfit)} would not fit)"
-        if rivals:
-            lead += f"; {not_told_from([one.policy for one in rivals if one.policy not in same], same)}"
+        if same or near:
+            lead += f"; {not_told_from(near, same)}"
         return " ".join([f"{lead}; {what_binds(best)}.", *self._told_apart()])
 
     def _told_apart(self) -> Iterator[str]:

@@ -41,8 +41,8 @@ class PageSubject:
 
     `hbm_factors`: the HBM of a machine as multiples of its own. `output_tokens`: generated a sequence. `actives` are
     shares of a model's experts above 0, at most 1, forced in each layer, or `AS_ROUTED`. Raises `InvalidInput` for an
-    empty list, weights that a stack does not read,
-    a design that cuts copies into chunks, counts below 1, or combinations beyond the limit.
+    empty list, weights that a stack does not read, a design that cuts copies into chunks, counts below 1, or
+    combinations beyond the limit.
     """
 
     models: tuple[ModelArchitecture, ...]

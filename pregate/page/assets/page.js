@@ -72,10 +72,10 @@ function verdictOf(answers, cube) {
   const values = answers.map((answer) => answer.reason ? null : answer.metrics[state.metric]), best = bestOf(values, state.metric, page.ranked);
   const why = answers.find((answer, i) => answer.reason && page.ranked[i]);
   if (best < 0) return {best, text: [`No answer here: ${why.reason}.`, ...page.told_apart].join(" ")};
-  const others = values.map((value, i) => i === best ? null : value), next = bestOf(others, state.metric, page.ranked);
+  const isSame = (answer, i) => i === best || (!answer.reason && page.ranked[i] && page.metrics.every((one) => answer.metrics[one] === answers[best].metrics[one]));
+  const alike = answers.map(isSame), others = values.map((value, i) => alike[i] ? null : value), next = bestOf(others, state.metric, page.ranked);
   const more = state.metric === "tokens_per_s", name = page.designs[best];
-  const rivals = rivalsOf(answers[best], values, more), isSame = (i) => page.metrics.every((one) => answers[i].metrics[one] === answers[best].metrics[one]);
-  const same = rivals.filter(isSame).map((i) => page.designs[i]), near = rivals.filter((i) => !isSame(i)).map((i) => page.designs[i]);
+  const same = page.designs.filter((_, i) => alike[i] && i !== best), near = rivalsOf(answers[best], values, more).filter((i) => !alike[i]).map((i) => page.designs[i]);
   const andMore = (names) => `${names[0]}${names.length > 1 ? ` and ${names.length - 1} more` : ""}`;
   let text = `${name} ${near.length ? "leads" : "wins"}: ${si(values[best], unitOf(state.metric))} ${more ? "" : TITLES[state.metric]}`.trim();
   const interval = intervalOf(answers[best]);

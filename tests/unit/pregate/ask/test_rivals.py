@@ -46,6 +46,8 @@ def test_a_design_that_runs_the_same_schedule_is_the_same_and_no_rival() -> None
     same = pregate.compare(model, hw, trace, ["gpu_only", "gpu_only@experts=cpu:fit", "on_demand"])
     assert same["gpu_only"].schedule_digest == same["gpu_only@experts=cpu:fit"].schedule_digest
     assert same.verdict().startswith("gpu_only wins with")
+    ratio = same["gpu_only"].tokens_per_s / same["on_demand"].tokens_per_s
+    assert f"{ratio:.2f}x on_demand; gpu_only@experts=cpu:fit does" in same.verdict()  # the best of what is another
     assert "gpu_only@experts=cpu:fit does the very same here" in same.verdict()
     assert "straddle" not in same.verdict()
     assert not_told_from(["a", "b"], ["c", "d"]) == (

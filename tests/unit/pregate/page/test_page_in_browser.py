@@ -240,6 +240,19 @@ def test_the_ring_hides_no_value_of_a_line_on_a_phone(browser: Any, tmp_path: Pa
     context.close()
 
 
+def test_a_design_that_does_the_same_is_told_on_any_link_and_the_next_is_another(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "same.html"
+    designs = ["gpu_only", "gpu_only@experts=cpu:fit", "on_demand"]
+    pregate.explore_page(["mixtral-mini-8"], ["rtx-4090"], path, designs, batches=(1,), prompts=(8,), output_tokens=4)
+    page = browser.new_page()
+    for link in ("", "#link=3"):
+        visit(page, path.as_uri() + link)
+        told = page.locator("#verdict").inner_text()
+        assert told.startswith("gpu_only wins: ")
+        assert "times as fast as on_demand; gpu_only@experts=cpu:fit does the very same here." in told
+    page.close()
+
+
 def test_where_nothing_fits_no_step_of_before_is_left(browser: Any, tmp_path: Path) -> None:
     """Nor its legend, its name and its waits."""
     path = tmp_path / "tight.html"
