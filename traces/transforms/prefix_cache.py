@@ -24,8 +24,8 @@ def with_prefix_cache(requests: ArrivalTrace, n_tokens: int) -> ArrivalTrace:
     """
     if not requests.block_tokens:
         raise InvalidInput(
-            f"{requests.source or 'these requests'} say nothing of prefixes: take a trace with hash_ids (Mooncake, "
-            f"Qwen-Bailian), or no cache of prefixes"
+            f"{requests.source or 'these requests'}: no prefixes are known, each line needs hash_ids that number the "
+            f"blocks of its prompt, of 512 (Mooncake) or 16 tokens (Qwen-Bailian); or leave out the cache of prefixes"
         )
     if n_tokens < requests.block_tokens:
         raise InvalidInput(

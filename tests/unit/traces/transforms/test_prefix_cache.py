@@ -67,7 +67,7 @@ def test_held_is_what_little_enough_was_used_since(rows: list[tuple[int, int, li
 def test_a_cache_of_less_than_a_block_and_requests_that_say_nothing_are_refused() -> None:
     with pytest.raises(InvalidInput, match="a cache of 3 tokens holds no block of 4"):
         held([(8, 1, [0, 1]), (8, 1, [0, 1])], 3)
-    with pytest.raises(InvalidInput, match=r"Poisson arrivals of 9 \+ 9 tokens say nothing of prefixes"):
+    with pytest.raises(InvalidInput, match=r"Poisson arrivals of 9 \+ 9 tokens: no prefixes are known"):
         with_prefix_cache(poisson_arrivals(5, 1.0, 9, 9), 1000)
 
 
