@@ -12,8 +12,7 @@ __all__ = ["uncollected"]
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Look for no cycles of garbage meanwhile: ops and works are millions of tuples that hold none, each of which would
-    be looked at again and again. Afterwards they count as old, else the next object that is made has all of them
-    looked at.
+    be looked at again and again.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -21,7 +20,4 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if collects:
-            if not gc.get_freeze_count():  # what others have frozen stays so
-                gc.freeze()
-                gc.unfreeze()  # into the oldest generation
             gc.enable()
