@@ -37,4 +37,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from docs.script_arguments import given
+
+    given(__doc__)
     main()
