@@ -21,7 +21,9 @@ WARMED = 64
 
 
 SETTLED = 96
-"""Tokens of all sequences together in which a cache forgets what it began with: so many are simulated in its place."""
+"""Tokens of all sequences together that are simulated of a design with a cache, in which it forgets what the prompt
+left there (`python -m benchmarks.cached_tokens`).
+"""
 
 
 def tokens_timed(batch: int, *, warmed: bool) -> int:
