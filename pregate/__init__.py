@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from pregate.check.trained.gate_study import GateStudy, load_gate_study, train
     from pregate.check.trained.generation import generate
     from pregate.check.trained.generation_result import Generation
-    from pregate.economics.arrivals import ArrivalReport, under_arrivals
+    from pregate.economics.arrival_report import ArrivalReport
+    from pregate.economics.arrivals import under_arrivals
     from pregate.economics.assumptions import Assumptions, load_assumptions
+    from pregate.economics.batching import Server
     from pregate.economics.costing import CostReport, costs
     from pregate.economics.machine_ranking import MachineRanking, rank_machines
     from pregate.economics.poc import Poc, plan_poc
@@ -75,7 +77,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ArrivalReport": "pregate.economics.arrivals",
+    "ArrivalReport": "pregate.economics.arrival_report",
     "ArrivalTrace": "traces.requests",
     "Assumptions": "pregate.economics.assumptions",
     "BlockView": "offload.policy",
@@ -123,6 +125,7 @@ _HOMES = {
     "RunFacts": "offload.policy",
     "RunResult": "pregate.check.running.measured_run",
     "ServedDesign": "pregate.monitoring.report",
+    "Server": "pregate.economics.batching",
     "SimulationResult": "pregate.ask.simulation",
     "SweepFailed": "pregate.explore.sweeps.sweep",
     "Thresholds": "pregate.monitoring.alerts",
@@ -226,6 +229,7 @@ __all__ = [
     "RunFacts",
     "RunResult",
     "ServedDesign",
+    "Server",
     "SimulationResult",
     "SweepFailed",
     "Thresholds",

@@ -25,7 +25,7 @@ from pregate.ask.replays.cache_hits import CacheRow
 from pregate.check.outcome import OpTime, Validation
 from pregate.check.scores.validation_summary import summarise_validation
 from pregate.draw.sweep_maps import best_map, value_map
-from pregate.economics.arrivals import ArrivalReport, UnderArrivals
+from pregate.economics.arrival_report import ArrivalReport, UnderArrivals
 from pregate.economics.cost_draws import Estimate
 from pregate.economics.serving import LatencyPromise
 from pregate.explore.crossover import Crossover

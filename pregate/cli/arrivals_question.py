@@ -12,6 +12,7 @@ from pregate.cli import options, usual_designs
 from pregate.cli.option_values import distinct
 
 if TYPE_CHECKING:
+    from pregate.economics.batching import Server
     from traces.requests import ArrivalTrace
 
 __all__ = ["ArrivalsQuestion"]
@@ -92,6 +93,12 @@ class ArrivalsQuestion:
         from traces.importers.arrivals import load_arrivals
 
         return load_arrivals(self.arrivals).first(self.requests)
+
+    def server(self) -> Server:
+        """How they are served."""
+        from pregate.economics.batching import Server
+
+        return Server(self.slots, self.pass_tokens, self.prompts, self.prefix_cache)
 
     def rates_asked(self) -> tuple[float, ...]:
         """Requests a second; none is as a file has them."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from pregate.economics.arrivals import ArrivalReport, UnderArrivals
+    from pregate.economics.arrival_report import ArrivalReport, UnderArrivals
 
 __all__ = ["latency_by_rate"]
 

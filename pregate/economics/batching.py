@@ -1,21 +1,65 @@
-"""How the engine of a stack batches requests where nobody says otherwise."""
+"""How requests are served: what a user says of it, and what the engine of a stack does where nobody says otherwise."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hwmodels.platform import Platform
 from simulator.arrivals import PASS_TOKENS, Batching
-from traces.errors import unknown_name
+from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
+from traces.requests import ArrivalTrace
+from traces.transforms.prefix_cache import with_prefix_cache
 
-__all__ = ["Prompts", "batching_of", "usual_pass_tokens"]
+__all__ = ["MOST_SLOTS", "Prompts", "Server", "batching_of", "usual_pass_tokens"]
 
 Prompts = Literal["beside", "alone"]
 """How prompts pass: beside tokens of other requests, in parts, or whole and alone, before these."""
 
+MOST_SLOTS = 1024
+
 _LARGE_BYTES = 70 * 2**30
 _LARGE_PASS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How requests are served. `slots`: requests side by side at most, each with memory for the longest; `pass_tokens`:
+    tokens that pass together at most; `prompts`: "beside" tokens of others, in parts, or "alone" and whole before
+    these; None of either: as the engine of the stack has it. `prefix_cache`: tokens of keys and values that memory has
+    room for and that are held from one request to the next (`with_prefix_cache`), None: none. Raises `InvalidInput`.
+    """
+
+    slots: int = 8
+    pass_tokens: int | None = None
+    prompts: str | None = None
+    prefix_cache: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.slots <= MOST_SLOTS:
+            raise InvalidInput(f"{self.slots} slots: from 1 to {MOST_SLOTS:,}")
+        if self.pass_tokens is not None and self.pass_tokens < 1:
+            raise InvalidInput(f"passes of {self.pass_tokens} tokens: at least 1")
+
+    def settled(self, machine: Platform, model: ModelArchitecture) -> tuple[Batching, int]:
+        """How the engine of `machine` makes passes then, and tokens of one at most."""
+        batching = batching_of(machine, model, self.prompts)
+        most = self.pass_tokens or max(usual_pass_tokens(machine), self.slots)
+        if batching.mixes and most < self.slots:
+            raise InvalidInput(
+                f"passes of {most} tokens for {self.slots} slots: each request has one in a pass that prompts share, "
+                f"so take {self.slots} tokens at least, or fewer slots"
+            )
+        return batching, most
+
+    def held(self, model: ModelArchitecture, requests: ArrivalTrace) -> ArrivalTrace:
+        """`requests` with the tokens of their prompts that are held from earlier ones."""
+        if self.prefix_cache is None:
+            return requests
+        if model.is_encoder_decoder:
+            raise InvalidInput(f"{model.name}: an encoder reads its prompt whole, leave out the cache of prefixes")
+        return with_prefix_cache(requests, self.prefix_cache)
 
 
 def batching_of(machine: Platform, model: ModelArchitecture, prompts: str | None = None) -> Batching:

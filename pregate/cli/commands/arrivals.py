@@ -18,7 +18,7 @@ from pregate.cli.trained_context import say_beyond_context
 from pregate.draw import render
 
 if TYPE_CHECKING:
-    from pregate.economics.arrivals import ArrivalReport, UnderArrivals
+    from pregate.economics.arrival_report import ArrivalReport, UnderArrivals
     from pregate.economics.cost_draws import Estimate
 
 NOTHING_SERVES = 1
@@ -42,8 +42,7 @@ def arrivals(*, question: ArrivalsQuestion, format: options.OutputFormat = optio
 
     with spinner("serving") as update:
         report = under_arrivals(
-            architecture, machine, names, came, question.rates_asked(), slots=question.slots,
-            pass_tokens=question.pass_tokens, prompts=question.prompts, prefix_cache=question.prefix_cache,
+            architecture, machine, names, came, question.rates_asked(), question.server(),
             promise=objective_of(question.max_ttft, question.max_tpot), basis=question.basis,
             assumptions=assumed(question.assumptions, question.assume), seed=question.seed, progress=update,
         )  # fmt: skip

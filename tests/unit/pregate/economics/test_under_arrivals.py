@@ -12,8 +12,9 @@ import pytest
 import pregate
 from offload.policies import policy_named
 from pregate.ask.decode_middle import DECODED, middle_of_decode
-from pregate.economics.arrivals import ArrivalReport, under_arrivals
-from pregate.economics.batching import batching_of, usual_pass_tokens
+from pregate.economics.arrival_report import ArrivalReport
+from pregate.economics.arrivals import under_arrivals
+from pregate.economics.batching import Server, batching_of, usual_pass_tokens
 from pregate.economics.serving import LatencyPromise
 from pregate.economics.step_times import pass_times, pass_traces
 from simulator.arrivals import Batching
@@ -35,7 +36,7 @@ def flat(name: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def report() -> ArrivalReport:
     designs = ["on_demand", "gpu_only", "gpu_only@experts=cpu"]
-    return under_arrivals(MODEL, HW, designs, SOME, [0.5, 1e4], slots=4)
+    return under_arrivals(MODEL, HW, designs, SOME, [0.5, 1e4], Server(4))
 
 
 def test_the_time_of_a_pass_is_that_of_its_schedule() -> None:
@@ -48,7 +49,7 @@ def test_the_time_of_a_pass_is_that_of_its_schedule() -> None:
     for i, batch in enumerate(found.batches):
         for context, one in zip(found.contexts, found.tokens[i], strict=True):
             assert steps.token_s[batch] + steps.context_s[batch] * context == pytest.approx(one.seconds, rel=1e-12)
-    alone = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [1e-3], slots=4).rows[0]
+    alone = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [1e-3], Server(4)).rows[0]
     whole = pregate.simulate(MODEL, HW, pregate.synthesize(MODEL, 24, 8), "gpu_only")
     assert alone.ttft_s[50].value == pytest.approx(whole.ttft_s, rel=0.01)
     assert alone.tpot_s[99].value == pytest.approx(whole.tpot_s, rel=0.02)
@@ -112,7 +113,7 @@ def test_a_prompt_pass_is_decided_on_while_another_runs_where_the_engine_does_so
     at = found.prompt_tokens.index(24)
     assert found.schedule_s == 1e-3
     assert found.prompts[at].seconds == pytest.approx(alone.ttft_s - 1e-3)
-    rare = under_arrivals(MODEL, machine, ["gpu_only"], SOME, [1e-3], slots=4).rows[0]
+    rare = under_arrivals(MODEL, machine, ["gpu_only"], SOME, [1e-3], Server(4)).rows[0]
     assert rare.ttft_s[50].value == pytest.approx(alone.ttft_s, rel=1e-6), "nobody ran before"
     (steps,) = pass_times(pass_traces(MODEL, SOME, 4, 64), HW, policy_named("gpu_only")).drawn(flat)
     assert steps.schedule_s == 0.0
@@ -121,8 +122,7 @@ def test_a_prompt_pass_is_decided_on_while_another_runs_where_the_engine_does_so
 def test_a_prompt_in_parts_is_read_later_and_holds_tokens_of_others_up_less() -> None:
     some = poisson_arrivals(60, 1.0, 1024, 64)
     alone, beside = (
-        under_arrivals(MODEL, HW, ["gpu_only"], some, [6.0], slots=4, pass_tokens=64, prompts=prompts)
-        for prompts in ("alone", "beside")
+        under_arrivals(MODEL, HW, ["gpu_only"], some, [6.0], Server(4, 64, prompts)) for prompts in ("alone", "beside")
     )
     assert beside.rows[0].ttft_s[50].value > alone.rows[0].ttft_s[50].value
     assert beside.rows[0].tpot_s[99].value < alone.rows[0].tpot_s[99].value
@@ -164,31 +164,31 @@ def test_percentiles_grow_with_the_rate_and_are_infinite_beyond_the_capacity(rep
 
 def test_nobody_waits_where_requests_are_rare_and_more_wait_where_they_are_not() -> None:
     rates = [0.01, 2.0, 20.0]
-    waits = [row.ttft_s[99].value for row in under_arrivals(MODEL, HW, ["gpu_only"], SOME, rates, slots=2).rows]
+    waits = [row.ttft_s[99].value for row in under_arrivals(MODEL, HW, ["gpu_only"], SOME, rates, Server(2)).rows]
     assert waits == sorted(waits)
     assert waits[2] > waits[0]
 
 
 def test_an_interval_is_as_wide_as_a_prediction_where_nothing_queues() -> None:
     """Rare requests of one length: what is left is how far the time of a prompt may be off."""
-    row = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [1e-4], slots=1).rows[0]
+    row = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [1e-4], Server(1)).rows[0]
     error = pass_times(pass_traces(MODEL, SOME, 1, 2048), HW, policy_named("gpu_only")).prompts[0].error
     low, high = error.interval(row.ttft_s[50].value)
     assert math.log(row.ttft_s[50].high / row.ttft_s[50].low) == pytest.approx(math.log(high / low), rel=0.25)
     fitted = pregate.load_hardware("a100-sxm4-80gb")
-    sure = under_arrivals(pregate.load_model("switch-base-8"), fitted, ["gpu_only"], SOME, [1e-4], slots=1).rows[0]
+    sure = under_arrivals(pregate.load_model("switch-base-8"), fitted, ["gpu_only"], SOME, [1e-4], Server(1)).rows[0]
     assert sure.ttft_s[50].high / sure.ttft_s[50].low < 1.2
 
 
 def test_designs_meet_the_same_machines_and_requests() -> None:
-    twice = under_arrivals(MODEL, HW, ["gpu_only", "on_demand"], SOME, [1.0], slots=2)
-    again = under_arrivals(MODEL, HW, ["on_demand", "gpu_only"], SOME, [1.0], slots=2)
+    twice = under_arrivals(MODEL, HW, ["gpu_only", "on_demand"], SOME, [1.0], Server(2))
+    again = under_arrivals(MODEL, HW, ["on_demand", "gpu_only"], SOME, [1.0], Server(2))
     first, second = ({row.design: (row.ttft_s, row.tpot_s, row.capacity) for row in one.rows} for one in (twice, again))
     assert first == second
     shares = {row.design: row.quickest_in for row in twice.rows}
     assert shares["gpu_only"] > 0.9
     assert shares["on_demand"] < 0.1
-    same = under_arrivals(MODEL, HW, ["on_demand", "on_demand+lru:1"], SOME, [1.0], slots=2)
+    same = under_arrivals(MODEL, HW, ["on_demand", "on_demand+lru:1"], SOME, [1.0], Server(2))
     assert 1.0 <= sum(row.quickest_in for row in same.rows) <= 2.0
     assert "of the draws" in same.verdict()[0]
 
@@ -197,15 +197,15 @@ def test_as_many_run_at_once_as_serve_best() -> None:
     """Where experts are fetched a batch asks for more of them: one at a time may be quicker than four."""
     many = ArrivalTrace(np.arange(80) * 0.05, np.full(80, 16), np.full(80, 16))
     for policy in ("gpu_only", "on_demand"):
-        best = under_arrivals(MODEL, HW, [policy], many, slots=4).rows[0]
-        one = under_arrivals(MODEL, HW, [policy], many, slots=1).rows[0]
+        best = under_arrivals(MODEL, HW, [policy], many, server=Server(4)).rows[0]
+        one = under_arrivals(MODEL, HW, [policy], many, server=Server(1)).rows[0]
         assert best.slots in (1, 2, 4)
         assert one.grows or best.ttft_s[99].value <= one.ttft_s[99].value * 1.05
 
 
 def test_of_slots_that_serve_alike_the_most_count() -> None:
     """Requests that never meet leave slots free; the rate beyond which the queue grows is that of all of them."""
-    rare, often = (under_arrivals(MODEL, HW, ["gpu_only"], SOME, [rate], slots=4).rows[0] for rate in (1e-3, 1e4))
+    rare, often = (under_arrivals(MODEL, HW, ["gpu_only"], SOME, [rate], Server(4)).rows[0] for rate in (1e-3, 1e4))
     assert rare.slots == 4
     assert rare.capacity.value >= 0.999 * often.capacity.value
 
@@ -231,11 +231,11 @@ def test_a_design_that_alone_keeps_up_is_said_to(run: Run) -> None:
 
 
 def test_a_promise_is_of_the_99th_percentile() -> None:
-    rows = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [0.5], slots=2).rows
+    rows = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [0.5], Server(2)).rows
     p99 = rows[0].ttft_s[99].value
     for factor, keeps in ((1.01, True), (0.99, False)):
         promise = LatencyPromise(ttft_s=factor * p99)
-        found = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [0.5], slots=2, promise=promise)
+        found = under_arrivals(MODEL, HW, ["gpu_only"], SOME, [0.5], Server(2), promise=promise)
         assert found.rows[0].keeps == keeps
         assert ("no design keeps" in found.verdict()[0]) != keeps
 
@@ -243,7 +243,7 @@ def test_a_promise_is_of_the_99th_percentile() -> None:
 def test_answers_of_one_token_have_no_time_per_token() -> None:
     short = poisson_arrivals(20, 1.0, 24, 1)
     promise = LatencyPromise(tpot_s=1.0)
-    (row,) = under_arrivals(MODEL, HW, ["gpu_only"], short, [0.5, 0.5], slots=2, promise=promise).rows
+    (row,) = under_arrivals(MODEL, HW, ["gpu_only"], short, [0.5, 0.5], Server(2), promise=promise).rows
     assert math.isnan(row.tpot_s[99].value)
     assert row.to_dict()["tpot_p99_s"] is None
     assert row.keeps
@@ -251,16 +251,16 @@ def test_answers_of_one_token_have_no_time_per_token() -> None:
 
 def test_what_routing_and_formats_a_prediction_rests_on_is_said_as_compare_says_it() -> None:
     model, hw = pregate.load_model("gpt-oss-20b"), pregate.load_hardware("rtx-4090", "llama-cpp")
-    found = under_arrivals(model, hw, ["gpu_only"], SOME, [0.5], slots=1)
+    found = under_arrivals(model, hw, ["gpu_only"], SOME, [0.5], Server(1))
     assert "dials fitted to gpt-oss-20b-mmlu" in found.routing
     assert "16 bits beside the experts of gpt-oss-20b" in found.calibration
-    cached = under_arrivals(MODEL, HW, ["on_demand+lru:3"], SOME, [0.5], slots=1)
+    cached = under_arrivals(MODEL, HW, ["on_demand+lru:3"], SOME, [0.5], Server(1))
     assert "synthetic (default dials)" in cached.routing
 
 
 def test_memory_is_for_the_longest_of_all_at_once() -> None:
     long = ArrivalTrace(np.arange(3.0), np.array([8, 8, 200_000]), np.full(3, 8))
-    found = under_arrivals(MODEL, HW, ["gpu_only"], long, [0.001], slots=64)
+    found = under_arrivals(MODEL, HW, ["gpu_only"], long, [0.001], Server(64))
     assert not found.rows
     assert "GB" in found.unserved[0].reason
 
@@ -274,7 +274,7 @@ def test_a_cache_of_prefixes_takes_the_memory_of_its_tokens() -> None:
     assert pass_traces(MODEL, same, 2, 2048, held_tokens=own.n_cached_tokens).whole == own
     more = pass_traces(MODEL, same, 2, 2048, held_tokens=own.n_cached_tokens + 1).whole
     assert more == dataclasses.replace(own, n_cached_tokens=own.n_cached_tokens + 1)
-    report = under_arrivals(MODEL, machine, ["gpu_only"], same, [0.5], slots=2, prefix_cache=10**9)
+    report = under_arrivals(MODEL, machine, ["gpu_only"], same, [0.5], Server(2, prefix_cache=10**9))
     assert not report.rows
     assert "of HBM, there are 23.2 GB" in report.unserved[0].reason
 
@@ -284,21 +284,29 @@ def test_a_cache_of_prefixes_leaves_less_to_read() -> None:
     same = ArrivalTrace(np.arange(40.0), np.full(40, 64), np.full(40, 4), prefixes=ids, block_tokens=16)
     machine = pregate.load_hardware("rtx-4090", "vllm")
     without, held = (
-        under_arrivals(MODEL, machine, ["gpu_only"], same, [0.5], slots=2, prefix_cache=size) for size in (None, 1000)
+        under_arrivals(MODEL, machine, ["gpu_only"], same, [0.5], Server(2, prefix_cache=size)) for size in (None, 1000)
     )
     assert (without.held_share, held.held_share) == (0.0, pytest.approx(39 * 48 / (40 * 64)))
     assert held.rows[0].ttft_s[50].value < without.rows[0].ttft_s[50].value
     assert held.rows[0].capacity.value > without.rows[0].capacity.value
     assert "73% of the tokens of prompts are held" in held.how_prompts_pass
     with pytest.raises(InvalidInput, match="an encoder reads its prompt whole"):
-        under_arrivals(pregate.load_model("switch-base-8"), machine, ["gpu_only"], same, prefix_cache=1000)
+        under_arrivals(
+            pregate.load_model("switch-base-8"), machine, ["gpu_only"], same, server=Server(prefix_cache=1000)
+        )
 
 
 def test_bad_questions_are_refused() -> None:
-    for change in ({"slots": 0}, {"slots": 2000}, {"pass_tokens": 0}, {"basis": "lend"}):
-        with pytest.raises(InvalidInput):
-            under_arrivals(MODEL, HW, ["gpu_only"], SOME, **change)  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput, match="0 designs"):
+    for change, told in (
+        ({"slots": 0}, "0 slots: from 1 to 1,024"),
+        ({"slots": 2000}, "2000 slots: from 1 to 1,024"),
+        ({"pass_tokens": 0}, "passes of 0 tokens: at least 1"),
+    ):
+        with pytest.raises(InvalidInput, match=told):
+            Server(**change)
+    with pytest.raises(InvalidInput, match="unknown basis"):
+        under_arrivals(MODEL, HW, ["gpu_only"], SOME, basis="lend")
+    with pytest.raises(InvalidInput, match="name at least one design"):
         under_arrivals(MODEL, HW, [], SOME)
 
 
