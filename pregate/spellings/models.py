@@ -12,7 +12,7 @@ from pregate.spellings.names import our_name
 from traces.model.architecture import architecture_names, load_architecture
 from traces.model.same_models import SAME_AS
 
-__all__ = ["formats_as_ours", "formats_of_file", "model_and_format"]
+__all__ = ["formats_as_ours", "formats_of_file", "model_and_format", "of_ollama"]
 
 _QUANT = re.compile(
     r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ|GPTQ(?:-Int[48])?|"
@@ -30,7 +30,12 @@ _OF_BENCH = {
 
 _AS_A_TAG_SAYS = 0.05
 """How far off a size in a tag may be."""
-_OF_OLLAMA = re.compile(r"(?P<family>[a-z][\w.-]*):(?P<tag>\d[\w.-]*)", re.ASCII | re.IGNORECASE)
+_OF_OLLAMA = re.compile(r"(?P<family>[a-z][\w.-]*):(?P<tag>[a-z0-9][\w.-]*)", re.ASCII | re.IGNORECASE)
+_BEFORE_2025 = re.compile(r"mixtral|deepseek-(?:coder-)?v2|qwen(?:1\.5|2)-|olmoe|phi-3\.5")
+"""Models that were in Ollama's library when its files without a format in their tag were q4_0, later ones q4_k_m: its
+maintainers, https://github.com/ollama/ollama/issues/4626 (May 2024) and /1543 (December 2024), read 2026-11-30; the
+26 GB of its mixtral:8x7b (https://kgptalkie.com/tutorials/generative-ai/local-llms-2026-technical-reference-guide, that
+day) are q4_0's."""
 _FILE_SIZE = re.compile(r"(?:^|[\s(])(?P<number>\d{1,5}(?:\.\d{1,4})?)\s?(?P<unit>[MGT]i?B)\)?$", re.ASCII)
 _PLAIN_FORMATS = {
     "f16": "fp16",
@@ -93,10 +98,19 @@ def model_and_format(text: str) -> tuple[str, str]:
     ours = next((name for name in (our_name("model", text) for text in spellings) if name in known), "")
     if n_files and not quant and _KEEPS_EXPERTS.match(ours):
         quant = "MXFP4"
+    if tag and not quant:
+        quant = of_ollama(ours)
     maker = bare.rpartition("/")[0].lower()
     if _IN_BLOCKS.match(ours) and name.upper().endswith("-FP8") and maker in ("", "qwen"):
         quant = "fp8-b128"
     return (f"{ours}{mark}{rest}", quant) if ours else ("", "")
+
+
+def of_ollama(model: str) -> str:
+    """The format of Ollama's file of a model of ours whose tag states none: "" of what is published in mxfp4."""
+    if not model or _KEEPS_EXPERTS.match(model):
+        return ""
+    return "Q4_0" if _BEFORE_2025.search(f"{model} {SAME_AS.get(model, '')}") else "Q4_K_M"
 
 
 def _as_in_a_file(text: str) -> str:

@@ -14,7 +14,9 @@ _SERIES = re.compile(
 )
 """Of the names of processors what ours leave out, and what they keep."""
 _SOCKETS = re.compile(
-    r"(?:2\s*[x\u00d7]\s*|\(2\)\s*|2s\s+|dual[\s-]+)(?P<name>.*)|(?P<named>.*?)\s+[x\u00d7]\s*2", re.IGNORECASE
+    r"(?:2\s*[x\u00d7]\s*|\(2\)\s*|2s\s+|(?:dual|two)[\s-]+(?:socket\s+)?)(?P<name>.*)|"
+    r"(?P<named>.*?)\s+(?:[x\u00d7]\s*2|\(?(?:dual|two|2)[\s-]+(?:socket|cpu)s?\)?)",
+    re.IGNORECASE,
 )
 _PCIE = re.compile(r"(?:pcie|gen)-?(?P<generation>[3-6])(?:-0)?(?:-?x(?P<lanes>\d{1,2}))?")
 _BESIDE_CPU = re.compile(
@@ -118,8 +120,11 @@ def spelled(column: str, text: str) -> str:
             both = _SOCKETS.fullmatch(text.strip())
             name = plain_name(both["name"] or both["named"] or "") if both else plain
             name = _BESIDE_CPU.sub("", re.sub(r"\bxeon-cpu-(?=e)", "xeon-", name))
-            name = re.sub(r"(?<=\d)v(?=\d$)", "-v", re.sub(r"^tr-(?=pro-)", "threadripper-", _CODENAMES.sub("", name)))
+            name = re.sub(
+                r"(?<=\d)v(?=\d$)", "-v", re.sub(r"^tr-(?=pro-|\d)", "threadripper-", _CODENAMES.sub("", name))
+            )
             name = _SERIES.sub(_kept, re.sub(r"^(?=i[3579]-|ultra-[579]-)", "core-", name))
+            name = re.sub(r"^(?=e[357]-\d{4})", "xeon-", name)
             name = re.sub(r"^xeon-6-(?=\d{4}[pe])", "xeon-", name)
             name = re.sub(r"^(?=w[3579]?-\d{4}x?e?$)", "xeon-", name)
             name = re.sub(r"^threadripper-(?=[3-9]\d{3}wx\b)", "threadripper-pro-", name)  # from 3000WX on all are

@@ -13,7 +13,7 @@ from pregate.measured.rows.host_alone import beside_a_card
 from pregate.measured.rows.several_cards import on_one_card
 from pregate.measured.rows.written_cells import host_and_memory, host_with_memory
 from pregate.spellings.machine_names import card_and_memory, several
-from pregate.spellings.models import formats_of_file, model_and_format
+from pregate.spellings.models import formats_of_file, model_and_format, of_ollama
 from pregate.spellings.names import KNOWN, our_name
 
 __all__ = ["with_our_names"]
@@ -65,6 +65,13 @@ def _with_more_memory(cells: Mapping[str, str], named: dict[str, str]) -> dict[s
 
 
 def _of_file(cells: Mapping[str, str]) -> dict[str, str]:
-    """Model and formats of a row whose model is called as its file or its repository is, where neither is at hand."""
+    """Model and formats of a row whose model is called as its file or its repository is, where neither is at hand; of
+    Ollama those that its library has where none are stated.
+    """
     model, quant = model_and_format(cells.get("model", ""))
-    return {"model": model, "formats": cells.get("formats", "") or quant} if model else {}
+    if not quant and re.match(r"\s*ollama\b", cells.get("stack", ""), re.IGNORECASE):
+        quant = of_ollama(model or our_name("model", cells.get("model", "")))
+    stated = cells.get("formats", "").strip()
+    if quant == "fp8-b128" and stated.lower() == "fp8":
+        stated = quant
+    return {"model": model or cells.get("model", ""), "formats": stated or quant}

@@ -1,14 +1,58 @@
-"""Values and units as people write them: `1,250.5 tok/s`, `350 ms/token`, `73 %`, `TPOT (ms)`."""
+"""Values and units as people write them: `1,250.5 tok/s`, `350 ms/token`, `73 %`, `TPOT (ms)`, `2.1k t/s`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-__all__ = ["metric_and_unit", "plain_unit", "value_and_unit"]
+from hwmodels.quantity import ReadOnly
+from traces.errors import InvalidInput
+from traces.foundation.documents import NUMBER
+
+__all__ = ["UNITS", "metric_and_unit", "metric_of_unit", "one_unit", "plain_unit", "value_and_unit"]
+
+UNITS: Mapping[str, Mapping[str, float]] = ReadOnly(
+    {
+        "s": {
+            "s": 1.0,
+            "sec": 1.0,
+            "seconds": 1.0,
+            "ms": 1e-3,
+            "msec": 1e-3,
+            "milliseconds": 1e-3,
+            "us": 1e-6,
+            "microseconds": 1e-6,
+        },
+        "tokens/s": dict.fromkeys(
+            (
+                "tokens/s",
+                "token/s",
+                "tokens/sec",
+                "tokens/second",
+                "token/sec",
+                "token/second",
+                "tok/s",
+                "tok/sec",
+                "tok/second",
+                "toks/s",
+                "toks/sec",
+                "t/s",
+                "tps",
+            ),
+            1.0,
+        ),
+        "bytes": {"bytes": 1.0, "MB": 1e6, "GB": 1e9, "MiB": 2.0**20, "GiB": 2.0**30},
+        "bytes/s": {"bytes/s": 1.0, "MB/s": 1e6, "GB/s": 1e9, "GiB/s": 2.0**30},
+        "fraction": {"fraction": 1.0},
+        "experts": {"experts": 1.0},
+    }
+)
+"""How a unit may be written, by the unit that a metric is kept in."""
 
 _NUMBER = r"[0-9.,eE+-]+"
 _VALUE = re.compile(
-    rf"~?\s*(?P<value>{_NUMBER})\s*(?:(?:\u00b1|\+/-)\s*[0-9.]+)?\s*(?P<unit>%|[A-Za-z][A-Za-z/ ]{{0,24}})?"
+    rf"~?\s*(?P<value>{_NUMBER})\s*(?:(?:\u00b1|\+/-)\s*[0-9.]+)?(?:(?P<kilo>[kK])(?![A-Za-z])|(?P<kilo_of>k)(?=t/|tok))?"
+    r"\s*(?P<unit>%|[A-Za-z][A-Za-z/ ]{0,24})?"
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
 _IN_BRACKETS = re.compile(r"(?P<metric>[^()\[\]]+?)\s*[(\[](?P<unit>[^()\[\]]+)[)\]]")
@@ -25,8 +69,11 @@ def value_and_unit(text: str) -> tuple[str, str]:
     match = _VALUE.fullmatch(text.strip())
     if match is None:
         return text, ""
-    value = match["value"]
-    return value.replace(",", "") if _THOUSANDS.fullmatch(value) else value, (match["unit"] or "").strip()
+    value, kilo = match["value"], match["kilo"] or match["kilo_of"]
+    value = value.replace(",", "") if _THOUSANDS.fullmatch(value) else value
+    if kilo and NUMBER.fullmatch(value):
+        value = f"{1000 * float(value):.12g}"
+    return value, (match["unit"] or "").strip()
 
 
 def metric_and_unit(text: str) -> tuple[str, str]:
@@ -45,3 +92,33 @@ def plain_unit(unit: str, metric: str) -> tuple[str, float]:
         plain = plain.lower()
         return ("fraction", 0.01 if plain in _PERCENT else 1.0) if plain in (*_PERCENT, *_SHARE) else (unit, 1.0)
     return (_A_TOKEN.sub("", plain) if metric in ("tpot", "ttft") else plain), 1.0
+
+
+def one_unit(stated: str, beside: str) -> str:
+    """The unit of a value: the one beside it, or the one that its column or metric has. Raises `InvalidInput` where
+    both are stated and differ.
+    """
+    if stated and beside and _factor(stated) != _factor(beside):
+        raise InvalidInput(
+            f"the value has the unit {beside[:24]!r}, its column or metric {stated[:24]!r}: leave one out"
+        )
+    return beside or stated
+
+
+def metric_of_unit(metric: str, unit: str) -> str:
+    """The metric that a speed is of which is told as a time: of decode `tpot` where it is a token's, of a prompt
+    `ttft`; any other as it is.
+    """
+    plain = plain_unit(unit, "tpot")[0].lower()
+    if plain not in UNITS["s"]:
+        return metric
+    if metric == "decode_tokens_per_s" and plain != unit.strip().lower():
+        return "tpot"
+    return "ttft" if metric == "prefill_tokens_per_s" and plain == unit.strip().lower() else metric
+
+
+def _factor(unit: str) -> object:
+    """What tells units apart, whatever they are called."""
+    plain = plain_unit(unit, "tpot")[0]
+    found = ((kept, kinds[name]) for kept, kinds in UNITS.items() for name in (plain, plain.lower()) if name in kinds)
+    return next(found, "%" if plain.lower() in _PERCENT else plain.lower())

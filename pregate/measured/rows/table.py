@@ -28,7 +28,7 @@ from pregate.measured.rows.other_tables import (
     with_flags,
 )
 from pregate.measured.rows.row_names import with_our_names
-from pregate.measured.rows.stated_units import plain_unit
+from pregate.measured.rows.stated_units import UNITS, plain_unit
 from pregate.measured.rows.table_header import BESIDE, MEMORY, column_names
 from pregate.measured.rows.token_origin import tokens_of_row
 from pregate.measured.rows.told_in_vain import told_in_vain
@@ -56,7 +56,6 @@ ALIASES: Mapping[str, str] = ReadOnly(
     {
         "decode_throughput": "decode_tokens_per_s",
         "prefill_throughput": "prefill_tokens_per_s",
-        "throughput": "tokens_per_s",
         "ttft_s": "ttft",
         "tpot_s": "tpot",
         "moe_layer_latency_s": "moe_layer_latency",
@@ -66,43 +65,6 @@ ALIASES: Mapping[str, str] = ReadOnly(
 )
 """Other names of metrics."""
 
-_UNITS: Mapping[str, Mapping[str, float]] = ReadOnly(
-    {
-        "s": {
-            "s": 1.0,
-            "sec": 1.0,
-            "seconds": 1.0,
-            "ms": 1e-3,
-            "msec": 1e-3,
-            "milliseconds": 1e-3,
-            "us": 1e-6,
-            "microseconds": 1e-6,
-        },
-        "tokens/s": dict.fromkeys(
-            (
-                "tokens/s",
-                "token/s",
-                "tokens/sec",
-                "tokens/second",
-                "token/sec",
-                "token/second",
-                "tok/s",
-                "tok/sec",
-                "tok/second",
-                "toks/s",
-                "toks/sec",
-                "t/s",
-                "tps",
-            ),
-            1.0,
-        ),
-        "bytes": {"bytes": 1.0, "MB": 1e6, "GB": 1e9, "MiB": 2.0**20, "GiB": 2.0**30},
-        "bytes/s": {"bytes/s": 1.0, "MB/s": 1e6, "GB/s": 1e9, "GiB/s": 2.0**30},
-        "fraction": {"fraction": 1.0},
-        "experts": {"experts": 1.0},
-    }
-)
-"""How a unit may be written, by the unit that a metric is kept in."""
 _COUNTS = {"batch": 1, "input_tokens": 1, "output_tokens": 0, "context_tokens": 0}
 """Columns that are counts, and the least of each."""
 _DEFAULTS = {"batch": "1", "input_tokens": "1", "output_tokens": "32", "context_tokens": "0"}
@@ -172,7 +134,10 @@ def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object
 
 
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
-    text = as_written({column: cells.get(column, "").strip() for column in (*COLUMNS, MEMORY)})
+    try:
+        text = as_written({column: cells.get(column, "").strip() for column in (*COLUMNS, MEMORY)})
+    except InvalidInput as error:
+        raise InvalidFile(f"{where}: {error}") from None
     told = [f"{column} {cells[column].strip()}" for column in BESIDE if cells.get(column, "").strip()]
     text["note"] = "; ".join(filter(None, (text["note"], *told)))
     metric = text["metric"] = _metric(text["metric"])
@@ -248,7 +213,7 @@ def _value(text: str, unit: str, metric: str, where: str) -> float:
         raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0{hint}")
     if metric not in METRICS:
         return float(text)
-    known = _UNITS[METRICS[metric][0]]
+    known = UNITS[METRICS[metric][0]]
     if unit not in known and METRICS[metric][0] in ("s", "tokens/s"):  # of bytes, capitals tell
         unit = unit.lower()
     if unit not in known:

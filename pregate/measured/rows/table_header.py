@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pregate.measured.rows.other_tables import FLAG_COLUMNS, METRIC_MARK
 from pregate.measured.rows.stated_units import metric_and_unit
+from pregate.measured.rows.told_in_vain import is_other_metric
 from pregate.measured.rows.written_cells import COLUMN_ALIASES, is_metric, unit_of_header
 from traces.errors import InvalidFile, unknown_name
 
@@ -30,8 +31,9 @@ def column_names(header: Sequence[str], ours: Sequence[str], where: str) -> list
     for text, column in zip(header, known, strict=True):
         if not column and named and not valued and unit_of_header(text):
             column, valued = "value", True
-        if not column and not named and not valued and (is_metric(text) or unit_of_header(text)):
-            column = f"{METRIC_MARK}{text if is_metric(text) else metric_and_unit(text)[1]}"
+        is_one = is_metric(text) or is_other_metric(metric_and_unit(text)[0])
+        if not column and not named and not valued and (is_one or unit_of_header(text)):
+            column = f"{METRIC_MARK}{text if is_one else metric_and_unit(text)[1]}"
         made.append(column or _column(text, ours, where))
     return made
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pregate.spellings.models import model_and_format
 
-__all__ = ["told_in_vain"]
+__all__ = ["is_other_metric", "told_in_vain"]
 
 _BATCH = re.compile(
     r"\b(?:concurren\w*|batch(?:[ _-]?size)?|bs|parallel(?: requests)?|users|clients)\s*(?:of|=|:)?\s*(\d{1,5})\b"
@@ -18,21 +18,41 @@ _FORMAT = re.compile(
     r"\b(?:[2-8][ -]?bit|int[48]|fp8|fp4|nf4|awq|gptq|bnb|mxfp4|nvfp4|hqq|i?q[1-8]_\w+|[2-8](?:\.\d+)?[ ]?bpw)\b",
     re.IGNORECASE,
 )
-_OTHER_METRIC = re.compile(
-    r"pp\s?\d+\s*\+\s*tg\s?\d+.*|(?:req(?:uest)?s?)\s*(?:/|per)\s*s(?:ec(?:ond)?)?|goodput|power|watts?|"
-    r"(?:tok(?:en)?s?)\s*(?:/|per)\s*(?:j(?:oule)?|w(?:att)?|usd|\$)|perplexity|ppl|load time|"
-    r"(?:e2e|total) latency",
-    re.IGNORECASE,
+_OTHER_METRICS = (
+    (
+        re.compile(
+            r"(?:tpot|itl|tbt|ttft|e2el?)[ _](?:p\d{1,3}|std)|(?:p\d{1,3}|std)[ _](?:tpot|itl|tbt|ttft|e2el?)", re.I
+        ),
+        "means are, and `pregate arrivals` has percentiles",
+    ),
+    (re.compile(r"interactivity|.*(?:/|\bper[ _])\s?user", re.I), "state what a token takes, 1 over it, as tpot"),
+    (re.compile(r".*(?:/|\bper[ _])\s?(?:gpu|card|device)", re.I), "state that of all cards"),
+    (
+        re.compile(
+            r"pp\s?\d+\s*\+\s*tg\s?\d+.*|(?:req(?:uest)?s?)\s*(?:/|per)\s*s(?:ec(?:ond)?)?|request throughput|goodput|power|"
+            r"watts?|(?:tok(?:en)?s?)\s*(?:/|per)\s*(?:j(?:oule)?|w(?:att)?|usd|\$)|perplexity|ppl|load time|speed-?up|"
+            r"(?:e2e|end[ -]to[ -]end|total) latency|total (?:token )?throughput",
+            re.I,
+        ),
+        "rates of prompt and answer stand in rows of their own",
+    ),
 )
+"""What a metric may be that nothing here predicts, and what to state in its place."""
+
+
+def is_other_metric(text: str) -> bool:
+    """Whether a metric is one that nothing here predicts: a percentile, a rate of one card or one user."""
+    return any(form.fullmatch(text.strip()) for form, _ in _OTHER_METRICS)
 
 
 def told_in_vain(row: Mapping[str, str]) -> str:
     """Why a row is not predicted as its cells have it: a batch or a format that stands in the note alone, or a metric
     of something else; "" where there is nothing of the kind.
     """
-    other = _OTHER_METRIC.fullmatch(row["metric"].strip())
-    if other is not None:
-        return f"{other[0][:40]}: no metric that is predicted: rates of prompt and answer stand in rows of their own"
+    metric = row["metric"].strip()
+    for form, instead in _OTHER_METRICS:
+        if form.fullmatch(metric):
+            return f"{metric[:40]}: no metric that is predicted: {instead}"
     note = row["note"]
     batch = _BATCH.search(note)
     n = int(batch[1] or batch[2]) if batch else 1

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from hwmodels.quantity import ReadOnly
 from pregate.measured.rows.placement_words import placement_in_words
-from pregate.measured.rows.stated_units import metric_and_unit, value_and_unit
+from pregate.measured.rows.stated_units import metric_and_unit, metric_of_unit, one_unit, value_and_unit
 
 __all__ = ["COLUMN_ALIASES", "as_written", "host_and_memory", "host_with_memory", "is_metric", "unit_of_header"]
 
@@ -92,14 +92,35 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
         "prefill_tps",
         "pp_tps",
     ),
-    "tokens_per_s": ("tokens/s", "token/s", "tok/s", "t/s", "tps", "output_throughput", "output_token_throughput"),
-    "ttft": ("time_to_first_token", "mean_ttft", "first_token_latency"),
+    "tokens_per_s": (
+        "tokens/s",
+        "token/s",
+        "tok/s",
+        "t/s",
+        "tps",
+        "output_throughput",
+        "output_token_throughput",
+        "throughput",
+    ),
+    "ttft": (
+        "time_to_first_token",
+        "mean_ttft",
+        "median_ttft",
+        "first_token_latency",
+        "prefill_time",
+        "prefill_latency",
+        "prompt_eval_time",
+        "prompt_processing_time",
+    ),
     "tpot": (
         "time_per_output_token",
         "itl",
         "tbt",
         "mean_tpot",
         "mean_itl",
+        "median_tpot",
+        "median_itl",
+        "decode_latency",
         "latency_per_token",
         "latency/token",
         "ms/token",
@@ -123,13 +144,13 @@ COLUMN_ALIASES = _by_word(_COLUMNS)
 """Other names of columns, in small letters and with underscores."""
 
 _WORDS = _by_word(_METRICS)
-_BENCH = re.compile(r"(?P<kind>pp|tg)\s?(?P<n>\d{1,7})(?:\s*@\s*d\s?(?P<depth>\d{1,7}))?", re.ASCII | re.IGNORECASE)
+_BENCH = re.compile(r"(?P<kind>pp|tg)\s?(?P<n>\d{1,7}k?)(?:\s*@\s*d\s?(?P<depth>\d{1,7}k?))?", re.ASCII | re.IGNORECASE)
 _OF_BENCH = {"pp": ("prefill_tokens_per_s", "input_tokens"), "tg": ("decode_tokens_per_s", "output_tokens")}
 
 
 def as_written(cells: Mapping[str, str]) -> dict[str, str]:
     """A row's cells, a test of llama-bench (`tg128 @ d8192`) as metric and tokens, which it draws at random, a value
-    apart from its unit.
+    apart from its unit. Raises `InvalidInput` for two units.
     """
     row = dict(cells)
     test = _BENCH.fullmatch(row.get("metric", "").strip())
@@ -139,11 +160,16 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
         row["context_tokens"] = row.get("context_tokens") or test["depth"] or ""
         row["routing"] = row.get("routing") or "random"
     metric, unit = metric_and_unit(row.get("metric", ""))
-    if _plain(row.get("metric", "")) not in _WORDS and (unit != "tokens/s" or _plain(metric) in _WORDS):
-        row["metric"], row["unit"] = metric, row.get("unit") or unit
+    if (
+        test is None
+        and _plain(row.get("metric", "")) not in _WORDS
+        and (unit != "tokens/s" or _plain(metric) in _WORDS)
+    ):
+        row["metric"], row["unit"] = metric, one_unit(unit, row.get("unit", ""))
     row["metric"] = _WORDS.get(_plain(row["metric"]), row["metric"])
     row["value"], unit = value_and_unit(row.get("value", ""))
-    row["unit"] = row.get("unit") or unit
+    row["unit"] = one_unit(row.get("unit", ""), unit)
+    row["metric"] = metric_of_unit(row["metric"], row["unit"])
     row["placement"] = placement_in_words(row.get("placement", ""))
     policy = row.get("policy", "")
     if not row["placement"] and placement_in_words(policy) != policy:
@@ -196,12 +222,12 @@ def _memory_apart(row: Mapping[str, str]) -> dict[str, str]:
 
 
 def _count(text: str) -> str:
-    """A count as digits: `4k`, `8K` and `1,024` too; other text as it is."""
+    """A count as digits: `4k`, `8K`, `1M` and `1,024` too; other text as it is."""
     plain = text.strip()
     if re.fullmatch(r"\d{1,3}(,\d{3})+", plain, re.ASCII):
         return plain.replace(",", "")
-    kilo = re.fullmatch(r"(\d{1,4})\s?[kK]", plain, re.ASCII)
-    return str(1024 * int(kilo[1])) if kilo else plain
+    binary = re.fullmatch(r"(\d{1,4})\s?([kKM])", plain, re.ASCII)
+    return str(int(binary[1]) << (20 if binary[2] == "M" else 10)) if binary else plain
 
 
 _SPEED = re.compile(
@@ -210,7 +236,8 @@ _SPEED = re.compile(
 _CHANNELS = re.compile(r"(?P<n>\d{1,2})[\s-]*ch(?:annels?)?\b", re.ASCII | re.IGNORECASE)
 _WORDS_OF_CHANNELS = {"single": 1, "dual": 2, "quad": 4, "octa": 8}
 _MODULES = re.compile(
-    r"\b(?P<n>\d{1,2})\s*(?:x\s*\d{1,3}\s*G|x?\s*DIMMs?\b|sticks\b|modules\b)", re.ASCII | re.IGNORECASE
+    r"\b(?P<n>\d{1,2})\s*(?:x\s*(?:\d{1,3}\s*G|L?P?DDR\d)|x?\s*DIMMs?\b|sticks\b|modules\b)",
+    re.ASCII | re.IGNORECASE,
 )
 
 

@@ -13,7 +13,7 @@ from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.table import read_table
 from pregate.measured.table_prediction import predict_table
 from pregate.spellings.models import formats_as_ours, model_and_format
-from traces.errors import InvalidFile
+from traces.errors import InvalidFile, UnknownName
 
 
 def row(folder: Path, **cells: str) -> MeasuredRow:
@@ -43,6 +43,16 @@ def row(folder: Path, **cells: str) -> MeasuredRow:
         ("cache hit rate", "0.73", "", ("hit_rate", 0.73)),
         ("peak VRAM", "12.3", "GB", ("peak_hbm_bytes", 12.3e9)),
         ("h2d bandwidth", "25", "GB/s", ("h2d_bytes_per_s", 25e9)),
+        ("pp512", "2.1k t/s", "", ("prefill_tokens_per_s", 2100)),
+        ("pp512", "5.2K", "", ("prefill_tokens_per_s", 5200)),
+        ("pp4k", "2.1 kt/s", "", ("prefill_tokens_per_s", 2100)),
+        ("tg128 @ d16k", "95", "", ("decode_tokens_per_s", 95)),
+        ("tg128", "10 ms/token", "", ("tpot", 0.01)),
+        ("decode", "0.02 s/token", "", ("tpot", 0.02)),
+        ("pp512", "0.35 s", "", ("ttft", 0.35)),
+        ("prefill time", "2.1", "s", ("ttft", 2.1)),
+        ("median ITL", "30", "ms", ("tpot", 0.03)),
+        ("TPOT (ms)", "11 ms", "ms/token", ("tpot", 0.011)),
     ],
 )
 def test_figures_mean_what_they_say(
@@ -60,6 +70,8 @@ def test_figures_mean_what_they_say(
         ({"metric": "hit_rate", "value": "73"}, "hit_rate '73' fraction is no fraction from 0 to 1"),
         ({"metric": "hit_rate", "value": "120 %"}, "is no fraction from 0 to 1"),
         ({"metric": "tg128", "value": "1,2,3"}, "value '1,2,3' is not a number above 0$"),
+        ({"metric": "TPOT (ms)", "value": "0.011 s"}, "line 2: the value has the unit 's', its column or metric 'ms'"),
+        ({"metric": "decode t/s", "value": "11 ms"}, "the value has the unit 'ms', its column or metric 'tokens/s'"),
     ],
 )
 def test_figures_that_are_none_are_refused_with_a_hint_that_is_right(
@@ -67,6 +79,40 @@ def test_figures_that_are_none_are_refused_with_a_hint_that_is_right(
 ) -> None:
     with pytest.raises(InvalidFile, match=told):
         row(tmp_path, **cells | {"unit": ""})
+
+
+@pytest.mark.parametrize(("metric", "value"), [("tg128", "10 ms"), ("decode", "5700 tok/min"), ("pp512", "3 ms/token")])
+def test_a_unit_beside_a_value_is_never_passed_over(metric: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="unknown unit"):
+        row(tmp_path, metric=metric, value=value, unit="")
+
+
+@pytest.mark.parametrize(
+    ("metric", "instead"),
+    [
+        ("P99 TTFT", "`pregate arrivals` has percentiles"),
+        ("tokens/s/user", "1 over it, as tpot"),
+        ("output throughput per gpu", "state that of all cards"),
+        ("Total token throughput", "rows of their own"),
+        ("speedup", "rows of their own"),
+    ],
+)
+def test_a_metric_of_something_else_is_a_reason_and_no_error(metric: str, instead: str, tmp_path: Path) -> None:
+    assert instead in row(tmp_path, metric=metric, value="30", unit="").reason
+
+
+def test_columns_of_a_server_benchmark_are_rows_each(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text(
+        "Model,GPU,Engine,Quant,Input,Output,Concurrency,Mean TTFT (ms),P99 TPOT (ms),Throughput (tok/s),tok/s/gpu\n"
+        "Qwen3-30B-A3B-FP8,H100,vllm,fp8,1k,1k,16,120,11,1400,1400\n"
+    )
+    found = read_table(tmp_path / "mine.csv")
+    assert [(one.metric, one.value, bool(one.reason)) for one in found] == [
+        ("ttft", pytest.approx(0.12), False),
+        ("P99 TPOT", 11, True),
+        ("tokens_per_s", 1400, False),
+        ("tok/s/gpu", 1400, True),
+    ]
 
 
 def test_what_stands_beside_a_measurement_is_a_note(tmp_path: Path) -> None:
@@ -116,6 +162,11 @@ def test_a_placement_in_words_may_stand_where_a_policy_does(words: str, ours: st
         ("Ryzen 9 7950X (DDR5-6000 dual channel)", "ryzen-7950x:2x6000"),
         ("EPYC 7763, 8ch DDR4-3200", "epyc-7763:8x3200"),
         ("2x Xeon Gold 6330 w/ 512GB RAM", "xeon-6330-2s"),
+        ("EPYC 7402P 2x DDR4-2933", "epyc-7402:2x2933"),
+        ("TR 7970X 4ch DDR5-5200", "threadripper-7970x:4x5200"),
+        ("E5-2690v4, 4ch DDR4-2400", "xeon-e5-2690-v4:4x2400"),
+        ("EPYC 9654 (2 sockets)", "epyc-9654-2s"),
+        ("dual-socket EPYC 9654", "epyc-9654-2s"),
     ],
 )
 def test_memory_may_stand_beside_its_host(host: str, expected: str, tmp_path: Path) -> None:

@@ -191,8 +191,9 @@ def test_files_of_gpt_oss_keep_their_experts_whatever_they_are_called(quant: str
 @pytest.mark.parametrize(
     ("text", "model", "formats"),
     [
-        ("qwen3:30b-a3b", "qwen3-30b-a3b", ""), ("gpt-oss:20b", "gpt-oss-20b", ""),
-        ("deepseek-r1:671b", "deepseek-r1", ""), ("deepseek-r1:8b", "deepseek-r1:8b", ""),
+        ("qwen3:30b-a3b", "qwen3-30b-a3b", "all=Q4_K_M"), ("gpt-oss:20b", "gpt-oss-20b", ""),
+        ("qwen3:30b-a3b-q8_0", "qwen3-30b-a3b", "all=q8_0"), ("mixtral:8x7b", "mixtral-8x7b", "all=Q4_0"),
+        ("deepseek-r1:671b", "deepseek-r1", "all=Q4_K_M"), ("deepseek-r1:8b", "deepseek-r1:8b", ""),
         ("mixtral:8x7b-instruct-v0.1-q4_K_M", "mixtral-8x7b-instruct-v0.1", "all=q4_K_M"),
         ("bartowski/zai-org_GLM-4.5-Air-GGUF", "glm-4.5-air", ""),
         ("bartowski/Qwen_Qwen3-30B-A3B-GGUF:Q5_K_M", "qwen3-30b-a3b", "all=Q5_K_M"),
@@ -210,6 +211,25 @@ def test_files_of_gpt_oss_keep_their_experts_whatever_they_are_called(quant: str
 def test_models_are_found_by_their_repository_file_or_tag(text: str, model: str, formats: str) -> None:
     found = with_our_names({"model": text, "hardware": "rtx-4090", "formats": "", "stack": "vllm"})
     assert (found["model"], found["formats"]) == (model, formats)
+
+
+@pytest.mark.parametrize(
+    ("model", "stack", "quant", "formats"),
+    [
+        ("glm-4.7-flash", "ollama 0.12", "", "all=Q4_K_M"),
+        ("Mixtral-8x7B", "Ollama", "", "all=Q4_0"),
+        ("gpt-oss-120b", "ollama", "", ""),
+        ("glm-4.7-flash", "ollama", "Q8_0", "all=Q8_0"),
+        ("glm-4.7-flash", "llama.cpp", "", ""),
+        ("Qwen3-30B-A3B-FP8", "vllm", "fp8", "all=fp8-b128"),
+        ("Qwen3-30B-A3B", "vllm", "fp8", "all=fp8"),
+    ],
+)
+def test_an_engines_file_without_a_format_is_what_its_library_has(
+    model: str, stack: str, quant: str, formats: str
+) -> None:
+    found = with_our_names({"model": model, "hardware": "rtx-4090", "formats": quant, "stack": stack})
+    assert found["formats"] == formats
 
 
 def test_columns_and_metrics_of_ollama_are_known(tmp_path: Path) -> None:

@@ -206,7 +206,14 @@ def test_a_machine_that_nobody_knows_is_told_the_nearest_in_our_spelling(written
     ("written", "ours", "format"),
     [
         ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3-30b-a3b", "bf16"),
-        ("qwen3:30b-a3b", "qwen3-30b-a3b", "bf16"),
+        (
+            "qwen3:30b-a3b",
+            "qwen3-30b-a3b",
+            "q4_k*0.8333+q6_k*0.1667",
+        ),  # q4_k_m, as Ollama's files are whose tag says nothing
+        ("mixtral:8x7b", "mixtral-8x7b", "q4_0"),  # an old one
+        ("llama4:scout", "llama-4-scout", "q4_k*0.8333+q6_k*0.1667"),
+        ("gpt-oss:20b", "gpt-oss-20b", "mxfp4"),
         ("openai/gpt-oss-20b", "gpt-oss-20b", "mxfp4"),
         ("unsloth/Qwen3-30B-A3B-GGUF:Q8_0", "qwen3-30b-a3b", "q8_0"),
         ("Mixtral-8x7B", "mixtral-8x7b", "bf16"),
