@@ -6,13 +6,19 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from traces.errors import InvalidInput
 from traces.model.layer_stack import LayerStack
+from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["experts_on_host", "is_plain_pattern", "layers_on_host"]
+__all__ = ["experts_on_host", "is_pinned", "is_plain_pattern", "layers_on_host", "noted_of_ffns"]
 
 _PATTERN = re.compile(r"[A-Za-z0-9_.:\\|()\[\]\-*+?^$]{1,400}", re.ASCII)
 _MOST_QUANTIFIERS = 6
 _TENSORS = ("gate", "up", "down")
+_ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "attn_kv_b", "ssm_in", "ssm_out")
+"""Names of what mixes a layer's tokens in a GGUF file."""
+_PINNED = "_Host"
+"""How buffers of host memory end that a driver has page-locked: they are the host's as `CPU` is."""
 
 
 def is_plain_pattern(pattern: str) -> bool:
@@ -44,6 +50,14 @@ def experts_on_host(patterns: Sequence[tuple[str, str]], n_first: int | None, st
         overrides += [(rf"blk\.{layer}\.ffn_(up|down|gate)_exps", "CPU") for layer in range(min(n_first, n_layers))]
     shares = [_hosted_share(layer, overrides) for layer in range(n_layers)]
     hosted = [layer for layer, share in enumerate(shares) if share]
+    whole = [layer for layer in range(n_layers) if _attention_on_host(layer, overrides)]
+    if whole and (whole != hosted or min(shares[layer] for layer in whole) < 1):
+        raise InvalidInput(
+            f"policy: -ot puts attention of layer {whole[0]} on the host, which goes there with its layer alone: "
+            f"gpu_only@layers=cpu:{len(whole)} is a policy"
+        )
+    if whole:
+        return layers_on_host(n_layers - len(whole), stack)
     on_host = sum(shares[layer] for layer in moe_layers)
     if any(0 < share < 1 for share in shares):
         return [f"experts=cpu:share={float(on_host / len(moe_layers)):.4g}:uniform"]
@@ -56,8 +70,35 @@ def experts_on_host(patterns: Sequence[tuple[str, str]], n_first: int | None, st
     return [f"experts=cpu:{hosted[0]}-{hosted[-1]}" if hosted[0] else f"experts=cpu:{len(hosted)}"]
 
 
+def noted_of_ffns(patterns: Sequence[tuple[str, str]], model: ModelArchitecture) -> str:
+    """What a row is told whose patterns put FFNs on the host that every token passes; "" where none do."""
+    stack = model.decoder
+    dense = set(range(stack.n_layers)) - set(stack.moe_layers)
+    names = [f"blk.{layer}.ffn_{tensor}.weight" for layer in dense for tensor in _TENSORS]
+    if model.d_ff_shared:
+        names += [f"blk.{layer}.ffn_{tensor}_shexp.weight" for layer in stack.moe_layers for tensor in _TENSORS]
+    first = next((name for name in names if _on_host(_home(name, patterns))), "")
+    return f"-ot: {first} on the host is predicted on the device, experts alone are not" if first else ""
+
+
+def is_pinned(where: str) -> bool:
+    """Whether a buffer is page-locked memory of the host: `CUDA_Host`."""
+    return where.endswith(_PINNED)
+
+
+def _attention_on_host(layer: int, overrides: Sequence[tuple[str, str]]) -> bool:
+    return any(_on_host(_home(f"blk.{layer}.{tensor}.weight", overrides)) for tensor in _ATTENTION)
+
+
+def _home(name: str, patterns: Sequence[tuple[str, str]]) -> str:
+    return next((where for pattern, where in patterns if re.search(pattern, name)), "device")
+
+
+def _on_host(where: str) -> bool:
+    return where.startswith("CPU") or is_pinned(where)
+
+
 def _hosted_share(layer: int, overrides: list[tuple[str, str]]) -> Fraction:
     """Which part of the three expert matrices of a layer is on the host."""
     names = [f"blk.{layer}.ffn_{tensor}_exps.weight" for tensor in _TENSORS]
-    homes = [next((where for pattern, where in overrides if re.search(pattern, name)), "device") for name in names]
-    return Fraction(sum(where.startswith("CPU") for where in homes), len(homes))
+    return Fraction(sum(_on_host(_home(name, overrides)) for name in names), len(names))

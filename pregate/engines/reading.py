@@ -19,7 +19,7 @@ from pregate.engines.cards_together import N_CARDS, CardsSaid
 from pregate.engines.command_lines import flags_of_command
 from pregate.engines.flag_table import NOTHING, EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, brought_in_groups, copied_as_they_begin, read_where_they_lie
-from pregate.engines.placed_tensors import experts_on_host, is_plain_pattern, layers_on_host
+from pregate.engines.placed_tensors import experts_on_host, is_pinned, is_plain_pattern, layers_on_host, noted_of_ffns
 from pregate.engines.power_limits import PROMPT_METRICS, at_clock, at_power, least
 from pregate.engines.unpriced import check_engine
 from pregate.engines.writing import NO_OPS
@@ -137,6 +137,9 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     if said.kv and (kept := _kv_format(said.kv, model)):
         said.formats["kv"] = kept
     if said.in_memory and not said.is_pageable and (stack in engine.pins_placed or not placed):
+        said.numbers["stack.host_memory"] = "pinned"
+    said.notes += filter(None, (noted_of_ffns(said.overrides, model),))
+    if any(is_pinned(where) for _, where in said.overrides):
         said.numbers["stack.host_memory"] = "pinned"
     base = "gpu_only" if not stated or flags_of_command(stated) else stated
     if said.batch and said.batch < int(said.clauses.get("ubatch", _MICRO_BATCH)):  # no pass has more
@@ -258,6 +261,8 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
                 if not equals or not is_plain_pattern(pattern):
                     raise InvalidInput(f"policy: {flag} {one[:60]!r} is no PATTERN=BUFFER that is read here")
                 said.overrides.append((pattern, where))
+        case "cache_mib":
+            raise InvalidInput(f"policy: {flag}: a cache of experts in HBM is a policy here: on_demand+lru:0.1")
         case "micro_batch":
             said.clauses["ubatch"] = str(_count(flag, value))
         case "batch":

@@ -18,6 +18,7 @@ from hwmodels.quantity import ReadOnly
 from pregate.ask.capturing.tier_names import tier_named
 from pregate.engines.reading import without_flags
 from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
+from pregate.measured.rows.command_counts import with_command_counts
 from pregate.measured.rows.engine_words import in_flags, without_power
 from pregate.measured.rows.measured_row import COLUMNS, METRICS, MeasuredRow
 from pregate.measured.rows.other_tables import (
@@ -141,6 +142,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     told = [f"{column} {cells[column].strip()}" for column in BESIDE if cells.get(column, "").strip()]
     text["note"] = "; ".join(filter(None, (text["note"], *told)))
     metric = text["metric"] = _metric(text["metric"])
+    text = with_command_counts(text)
     if not text["unit"] and METRICS.get(metric, ("",))[0] == "tokens/s":
         text["unit"] = "tokens/s"
     text["reason"] = text["reason"] or told_in_vain(text)

@@ -29,9 +29,9 @@ _OTHER_METRICS = (
     (re.compile(r".*(?:/|\bper[ _])\s?(?:gpu|card|device)", re.I), "state that of all cards"),
     (
         re.compile(
-            r"pp\s?\d+\s*\+\s*tg\s?\d+.*|(?:req(?:uest)?s?)\s*(?:/|per)\s*s(?:ec(?:ond)?)?|request throughput|goodput|power|"
-            r"watts?|(?:tok(?:en)?s?)\s*(?:/|per)\s*(?:j(?:oule)?|w(?:att)?|usd|\$)|perplexity|ppl|load time|speed-?up|"
-            r"(?:e2e|end[ -]to[ -]end|total) latency|total (?:token )?throughput",
+            r"pp\s?\d+\s*\+\s*tg\s?\d+.*|(?:req(?:uest)?s?)\s*(?:/|per)\s*s(?:ec(?:ond)?)?|request throughput|goodput|"
+            r"power|watts?|(?:tok(?:en)?s?)\s*(?:/|per)\s*(?:j(?:oule)?|w(?:att)?|usd|\$)|perplexity|ppl|"
+            r"load time|speed-?up|(?:e2e|end[ -]to[ -]end|total) latency|total (?:token )?throughput",
             re.I,
         ),
         "rates of prompt and answer stand in rows of their own",

@@ -38,7 +38,9 @@ from traces.errors import InvalidInput
         ("-ot exps=CPU", "gpu_only@experts=cpu"),
         (r"-ot \.ffn_.*_exps\.=CPU -ub 4096 -c 32768", "gpu_only@experts=cpu@ubatch=4096"),
         (r"-ot blk\.([0-9]|1[0-9])\.ffn_.*_exps\.weight=CPU", "gpu_only@experts=cpu:20"),
-        (r"-ot blk\.(4[0-7])\.=CPU", "gpu_only@experts=cpu:40-47"),
+        (r"-ot blk\.(4[0-7])\.=CPU", "gpu_only@layers=cpu:8"),  # whole layers, as many of the first
+        (r"-ot '.*=CPU'", "gpu_only@layers=cpu"),
+        ("-ot exps=CUDA_Host", "gpu_only@experts=cpu"),
         (r"-ot blk\.[0-9]\.ffn=CUDA0,exps=CPU", "gpu_only@experts=cpu:10-47"),
         (r"-ot blk\.[0-9]\.ffn=CUDA0 -ot exps=CPU --no-op-offload", "gpu_only@experts=cpu:10-47@stream=never"),
         ("-ot ffn_up_exps=CPU", "gpu_only@experts=cpu:share=0.3333:uniform"),
@@ -53,6 +55,30 @@ def test_flags_are_said_as_a_policy(flags: str, policy: str, tmp_path: Path) -> 
     found = row(tmp_path, flags)
     assert sorted(found.policy.split("@")) == sorted(policy.split("@"))
     found.design()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("-ngl 99 -ot attn=CPU", r"attention of layer 0 on the host.*gpu_only@layers=cpu:48"),
+        (r"-ngl 99 -ot 'blk\.[0-3]\.attn=CPU,exps=CPU'", "attention of layer 0 on the host"),
+        ("--cpu-moe --moe-cache-mib 4096", r"on_demand\+lru:0.1"),
+    ],
+)
+def test_what_flags_put_where_no_design_has_it_is_told(flags: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        row(tmp_path, flags).design()
+
+
+def test_page_locked_buffers_of_experts_are_the_hosts(tmp_path: Path) -> None:
+    assert "stack.host_memory=pinned" in row(tmp_path, "-ngl 99 -ot exps=CUDA_Host").set
+
+
+def test_shared_experts_on_the_host_are_noted(tmp_path: Path) -> None:
+    assert "blk.1.ffn_gate_shexp" in row(tmp_path, "-ngl 99 -ot shexp=CPU", model="glm-4.5-air").note
+    assert "blk.0.ffn_gate.weight" in row(tmp_path, "-ngl 99 -ot ffn_.*=CPU", model="glm-4.5-air").note
+    assert not row(tmp_path, "-ngl 99 -ot ffn_.*=CPU").note
+    assert not row(tmp_path, "-ngl 99 -ot exps=CPU", model="glm-4.5-air").note
 
 
 @pytest.mark.parametrize(

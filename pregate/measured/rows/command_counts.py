@@ -1,0 +1,61 @@
+"""Tokens, depth and batch that the command of a benchmark states, for a row whose columns say none of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+__all__ = ["with_command_counts"]
+
+_OF_LLAMA = {
+    "input_tokens": ("-p", "--n-prompt", "-npp"),
+    "output_tokens": ("-n", "--n-gen", "-ntg"),
+    "context_tokens": ("-d", "--n-depth"),
+    "batch": ("-npl",),
+}
+"""Flags of llama-bench and llama-batched-bench by column."""
+_OF_PROMPTS_ALONE = ("-p", "--n-prompt")
+"""Of prompts that llama-bench times apart from answers."""
+_OF_SERVERS = {
+    "input_tokens": ("--input-len",),
+    "output_tokens": ("--output-len",),
+    "batch": ("--batch-size", "--batch"),
+}
+"""Flags of the benchmarks of one batch of vLLM and SGLang."""
+_LLAMA_BENCH = re.compile(r"llama-(?:batched-)?bench\b")
+_ONE_BATCH = re.compile(r"\bbench latency\b|benchmark_latency|bench_one_batch")
+_CHANGING_BATCH = re.compile(
+    r"\bbench (?:throughput|serve)\b|benchmark_(?:throughput|serving)|bench_(?:offline|serving)"
+)
+
+
+def with_command_counts(cells: Mapping[str, str]) -> dict[str, str]:
+    """A row with the counts of its command in their columns, those that a column states as they are; one whose command
+    tries several depths or batches has a reason in place of a guess.
+    """
+    row, command = dict(cells), cells.get("policy", "")
+    if _LLAMA_BENCH.search(command):
+        flags = _OF_LLAMA
+    elif _ONE_BATCH.search(command):
+        flags = _OF_SERVERS
+    else:
+        if _CHANGING_BATCH.search(command) and not row.get("batch") and not row.get("reason"):
+            row["reason"] = "a benchmark whose requests join and leave a batch: how many ran at once stands in batch"
+        return row
+    for column, names in flags.items():
+        is_decode = row.get("metric") == "decode_tokens_per_s"
+        said = (name for name in names if not (is_decode and name in _OF_PROMPTS_ALONE))
+        found = [value for name in said for value in _values(command, name)]
+        if row.get(column) or not found:
+            continue
+        if len(found) == 1:
+            row[column] = "" if found[0] == "0" else found[0]
+        elif column in ("context_tokens", "batch") and not row.get("reason"):
+            row["reason"] = f"the command tries several of {column} ({', '.join(found)[:40]}): put this row's there"
+    return row
+
+
+def _values(command: str, flag: str) -> list[str]:
+    """The numbers behind a flag, parted by commas or spaces; none where anything else stands there."""
+    found = re.search(rf"(?:^|\s){re.escape(flag)}[ =]+(\d{{1,9}}(?:[, ]+\d{{1,9}})*)(?=\s|$)", command, re.ASCII)
+    return re.split(r"[, ]+", found[1]) if found else []
