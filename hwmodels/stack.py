@@ -65,7 +65,6 @@ CONSTANTS: dict[str, str] = {
     # Of the peak of matrix units, where the host has them and the stack multiplies whole tiles
     # (`host_products`); left out: it has none.
     "cpu_tile_gemm_efficiency": "ratio",
-    "cpu_tile_read_efficiency": "ratio",  # of what the host's cores read, what these products do
     # How many times as fast the host multiplies weights of at most 8 bits but fp8, by integer dot products.
     "cpu_packed_speedup": "ratio",
     # What one core takes in at most, unpacking included, where `core_formats` says nothing of a format.
@@ -146,7 +145,6 @@ OPTIONAL = (
     "cpu_kv_copies",
     "cpu_made_attention_efficiency",
     "cpu_tile_gemm_efficiency",
-    "cpu_tile_read_efficiency",
     "attention_efficiency",
     "score_bytes",
     *BETWEEN_CARDS,

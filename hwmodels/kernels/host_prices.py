@@ -48,7 +48,6 @@ def host_s(work: Work, figures: Figures) -> tuple[Any, Any]:
         flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
     else:
         flop_s = gemm_flop / (tiles * _TILE_SPEEDUP)
-        weights_rate = weights_rate * figures.values.get("stack.cpu_tile_read_efficiency", 1.0)
     if work.weight_bits <= NARROW_BITS and work.compute != "fp8":
         flop_s = flop_s / figures.stack_constant("cpu_packed_speedup")
     elif work.compute in ("bf16", "fp8"):  # no processor has products of fp8: it is widened to bf16, or further

@@ -19,7 +19,7 @@ __all__ = ["GATHERED", "HALF_95", "SPREADS_FILE", "SPREAD_KEYS", "TAIL", "Claime
 
 SPREAD_KEYS = (
     "stack.cpu_efficiency", "stack.cpu_core_bytes_per_s", "stack.cpu_gemm_efficiency", "stack.cpu_attention_efficiency",
-    "stack.cpu_made_attention_efficiency", "stack.cpu_tile_gemm_efficiency", "stack.cpu_tile_read_efficiency",
+    "stack.cpu_made_attention_efficiency", "stack.cpu_tile_gemm_efficiency",
     "stack.handover_s", "stack.hbm_efficiency", "stack.gemm_efficiency", "stack.kernel_s", "stack.launch_s",
     "stack.attention_efficiency", "link.h2d_efficiency", "stack.link_efficiency", "link.pageable_h2d_bytes_per_s",
     "link.mapped_h2d_bytes_per_s", "stack.storage_efficiency",

@@ -58,9 +58,9 @@ def test_the_host_makes_keys_and_values_first_too_and_scores_over_them_have_a_ra
     assert parts_of(what._replace(attending=None), apart) == parts_of(what._replace(attending=None), figures)
 
 
-def test_matrix_units_multiply_whole_tiles_at_a_rate_of_their_own_and_read_at_one_too() -> None:
+def test_matrix_units_multiply_whole_tiles_at_a_rate_of_their_own_and_read_as_cores_do() -> None:
     stack = replace(ROUND.stack, host_products=HostProducts(rows=32, padded_from=5))
-    tiles = {"stack.cpu_tile_gemm_efficiency": 0.25, "stack.cpu_tile_read_efficiency": 0.5, "host.tile_rows": 16.0}
+    tiles = {"stack.cpu_tile_gemm_efficiency": 0.25, "host.tile_rows": 16.0}
     figures = replace(ROUND, stack=stack).with_values({"stack.cpu_gemm_efficiency": 0.5} | tiles)
     what = Work(OpKind.CPU_EXPERT, (Gemm(32, 10, 10),))
     without = replace(figures, values={key: value for key, value in figures.values.items() if key != "host.tile_rows"})
@@ -68,4 +68,4 @@ def test_matrix_units_multiply_whole_tiles_at_a_rate_of_their_own_and_read_at_on
     few = what._replace(gemms=(Gemm(4, 10, 10),))
     assert parts_of(few, figures) == parts_of(few, without)
     assert parts_of(what, without).total_s == pytest.approx(max(6400 / (0.5 * peak), 400 / rate))
-    assert parts_of(what, figures).total_s == pytest.approx(max(6400 / (8 * 0.25 * peak), 400 / (0.5 * rate)))
+    assert parts_of(what, figures).total_s == pytest.approx(max(6400 / (8 * 0.25 * peak), 400 / rate))
