@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import pregate
-from pregate.check.cases import shortened
+from pregate.validation.cases import shortened
 from traces.model.architecture import ModelArchitecture
 
 N_LAYERS, INPUT_TOKENS, OUTPUT_TOKENS, REPEATS = 3, 8, 6, 2

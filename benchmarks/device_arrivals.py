@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 import pregate
 from hwmodels.platform import Platform, load_platform
 from offload.policies import policy_named
-from pregate.check.cases import shortened
 from pregate.economics.arrivals import PERCENTILES
 from pregate.economics.step_times import PassTime, PassTimes, PassTraces, pass_times, pass_traces
+from pregate.validation.cases import shortened
 from runtime.microbench.session import cpu_link
 from simulator.arrivals import PASS_TOKENS, StepTimes, capacity, serve_arrivals
 from traces.importers.arrivals import load_arrivals

@@ -148,20 +148,20 @@ TARGETS = {
     "pregate/economics/poc.py": ("tests/unit/pregate/economics/test_poc_by_hand.py",),
     "pregate/economics/machine_ranking.py": ("tests/unit/pregate/economics/test_machine_ranking_by_hand.py",),
     **dict.fromkeys(
-        (f"pregate/explore/optima/{name}.py" for name in ("goals", "pareto", "scoring", "optimum")),
+        (f"pregate/optima/{name}.py" for name in ("goals", "pareto", "scoring", "optimum")),
         tuple(
-            f"tests/unit/pregate/explore/test_{name}.py"
+            f"tests/unit/pregate/optima/test_{name}.py"
             for name in ("optima_by_hand", "optimize_goals", "optimize_pareto")
         ),
     ),
-    "pregate/explore/optima/candidates.py": (
-        "tests/unit/pregate/explore/test_search_candidates.py",
-        "tests/unit/pregate/explore/test_optima_by_hand.py",
+    "pregate/optima/candidates.py": (
+        "tests/unit/pregate/optima/test_search_candidates.py",
+        "tests/unit/pregate/optima/test_optima_by_hand.py",
     ),
-    "pregate/explore/optima/space.py": ("tests/unit/pregate/explore/test_search_space.py",),
-    "pregate/explore/optima/trials.py": ("tests/unit/pregate/explore/test_search_space.py",),
-    "pregate/explore/optima/optimize.py": ("tests/unit/pregate/explore/test_search_runs.py",),
-    "pregate/explore/sweeps/sweep_table.py": ("tests/unit/pregate/explore/test_sweep_table.py",),
+    "pregate/optima/space.py": ("tests/unit/pregate/optima/test_search_space.py",),
+    "pregate/optima/trials.py": ("tests/unit/pregate/optima/test_search_space.py",),
+    "pregate/optima/optimize.py": ("tests/unit/pregate/optima/test_search_runs.py",),
+    "pregate/sweeps/sweep_table.py": ("tests/unit/pregate/sweeps/test_sweep_table.py",),
     "pregate/engines/cards_together.py": ("tests/unit/pregate/engines/test_cards_together.py",),
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
     "pregate/measured/isca24/natural_routing.py": ("tests/unit/pregate/measured/isca24/test_natural_routing.py",),

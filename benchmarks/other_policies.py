@@ -25,10 +25,10 @@ from offload.metrics import run_metrics
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.check.cases import CaseGroup, suite_named
-from pregate.check.predictions import PreparedCase, prepare_cases
-from pregate.check.running.recording import RecordedCase, Recording, load_recording
-from pregate.check.session import RUNS
+from pregate.validation.cases import CaseGroup, suite_named
+from pregate.validation.predictions import PreparedCase, prepare_cases
+from pregate.validation.runs.recording import RecordedCase, Recording, load_recording
+from pregate.validation.session import RUNS
 from simulator import recurrence
 
 TOLD = ("gpu_only", "prefetch_all")

@@ -1,6 +1,6 @@
 """Residency replay of a million events, four million lookups: `python -m benchmarks.replay_speed`.
 
-By slots (`offload.caches.cache_replay`, as `pregate residency` does), by bytes (`offload.caches.replay`), and by
+By slots (`offload.caches.slot_replay`, as `pregate residency` does), by bytes (`offload.caches.budget_replay`), and by
 libCacheSim on the same keys, which replays one lookup at a time. CPU seconds; compiled code is loaded before the clock
 starts.
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from offload.caches.cache_replay import replay_cache
-from offload.caches.replay import POLICIES, replay_residency
+from offload.caches.budget_replay import POLICIES, replay_residency
+from offload.caches.slot_replay import replay_cache
 from offload.caches.trace_events import trace_events
 from offload.policies import cache_named
 from traces.phase import Phase

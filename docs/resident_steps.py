@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from pregate.check.scores.rank_agreement import kendall_tau
 from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.table import RESIDENT_TABLE, read_table
 from pregate.measured.table_prediction import predict_table
+from pregate.validation.scores.rank_agreement import kendall_tau
 
 
 def main() -> None:

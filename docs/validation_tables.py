@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pregate.check.scores.rank_agreement import kendall_tau
+from pregate.validation.scores.rank_agreement import kendall_tau
 
 __all__ = ["accuracy", "headline", "targets"]
 

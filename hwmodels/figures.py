@@ -19,7 +19,7 @@ from hwmodels.laws.fitted_law import FittedLaw
 from hwmodels.platform import Platform, measured_machine
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.machine_fields import FIELDS, WAYS, check_figure, find_field
-from hwmodels.stack import CONSTANTS, UNPACKING, SoftwareStack, check_constant
+from hwmodels.stacks.stack import CONSTANTS, UNPACKING, SoftwareStack, check_constant
 from offload.ops import OpKind, Work
 from traces.errors import InvalidInput, unknown_name
 

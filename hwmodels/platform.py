@@ -17,8 +17,8 @@ from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from hwmodels.specs.overrides import with_overrides
 from hwmodels.specs.spec import Accelerator, MachineSpec
-from hwmodels.stack import BETWEEN_CARDS, CONSTANTS, OPTIONAL, UNPACKING, VENDORS, SoftwareStack, check_constant
-from hwmodels.stack_files import load_stack, stack_names
+from hwmodels.stacks.stack import BETWEEN_CARDS, CONSTANTS, OPTIONAL, UNPACKING, VENDORS, SoftwareStack, check_constant
+from hwmodels.stacks.stack_files import load_stack, stack_names
 from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from offload.policy import BlockView, Buffers, Cache, Decisions, Fetch, MissAction, Policy, RunFacts
     from offload.slots.memory import CapacityExceeded
     from pregate.ask.comparison import Comparison, compare
+    from pregate.ask.explanation import Explanation, explain
     from pregate.ask.largest_batch import largest_batch
     from pregate.ask.replays.cache_hits import CacheHits, cache_hits
     from pregate.ask.replays.predictors import PredictorCurves, predictors
@@ -27,14 +28,7 @@ if TYPE_CHECKING:
     from pregate.card.card import Card
     from pregate.card.job import RequestLoad
     from pregate.card.plan import plan
-    from pregate.check.cases import CaseGroup, CaseWorkload
-    from pregate.check.outcome import Validation
-    from pregate.check.running.devices import Device
-    from pregate.check.running.measured_run import RunResult, run
-    from pregate.check.session import ValidationPlan, validate
-    from pregate.check.trained.gate_study import GateStudy, load_gate_study, train
-    from pregate.check.trained.generation import generate
-    from pregate.check.trained.generation_result import Generation
+    from pregate.crossover.crossover import Crossovers, crossovers
     from pregate.economics.arrival_report import ArrivalReport
     from pregate.economics.arrivals import under_arrivals
     from pregate.economics.assumptions import Assumptions, load_assumptions
@@ -43,21 +37,27 @@ if TYPE_CHECKING:
     from pregate.economics.machine_ranking import MachineRanking, rank_machines
     from pregate.economics.poc import Poc, plan_poc
     from pregate.economics.serving import LatencyPromise
-    from pregate.explore.crossover import Crossovers, crossovers
-    from pregate.explore.explanation import Explanation, explain
-    from pregate.explore.optima.optimize import optimize
-    from pregate.explore.optima.optimum import Optimum
-    from pregate.explore.sweeps.axes import LatinHypercube
-    from pregate.explore.sweeps.machines import MachineRecipe
-    from pregate.explore.sweeps.sweep import SweepFailed, sweep
-    from pregate.explore.sweeps.workloads import TraceRecipe
     from pregate.measured.reproduction import Reproduction, reproduce
     from pregate.monitoring.alerts import Thresholds
     from pregate.monitoring.report import MonitorReport, ServedDesign, monitor
     from pregate.named import load_hardware, load_model, load_policy
+    from pregate.optima.optimize import optimize
+    from pregate.optima.optimum import Optimum
     from pregate.page.writing import explore_page
     from pregate.routing_traces import import_trace, load_popularity, load_trace, synthesize
+    from pregate.running.devices import Device
+    from pregate.running.measured_run import RunResult, run
+    from pregate.sweeps.axes import LatinHypercube
+    from pregate.sweeps.machines import MachineRecipe
+    from pregate.sweeps.sweep import SweepFailed, sweep
+    from pregate.sweeps.workloads import TraceRecipe
+    from pregate.trained.gate_study import GateStudy, load_gate_study, train
+    from pregate.trained.generation import generate
+    from pregate.trained.generation_result import Generation
     from pregate.tuning.tuned import Tuned, tune
+    from pregate.validation.cases import CaseGroup, CaseWorkload
+    from pregate.validation.outcome import Validation
+    from pregate.validation.session import ValidationPlan, validate
     from runtime.backends.pacing import Link
     from runtime.microbench.session import measure
     from runtime.recording.record import record
@@ -86,31 +86,31 @@ _HOMES = {
     "CacheHits": "pregate.ask.replays.cache_hits",
     "CapacityExceeded": "offload.slots.memory",
     "Card": "pregate.card.card",
-    "CaseGroup": "pregate.check.cases",
-    "CaseWorkload": "pregate.check.cases",
+    "CaseGroup": "pregate.validation.cases",
+    "CaseWorkload": "pregate.validation.cases",
     "Comparison": "pregate.ask.comparison",
     "CostReport": "pregate.economics.costing",
-    "Crossovers": "pregate.explore.crossover",
+    "Crossovers": "pregate.crossover.crossover",
     "Decisions": "offload.policy",
-    "Device": "pregate.check.running.devices",
+    "Device": "pregate.running.devices",
     "Dials": "traces.synthesis.dials",
-    "Explanation": "pregate.explore.explanation",
+    "Explanation": "pregate.ask.explanation",
     "Fetch": "offload.policy",
-    "GateStudy": "pregate.check.trained.gate_study",
-    "Generation": "pregate.check.trained.generation_result",
+    "GateStudy": "pregate.trained.gate_study",
+    "Generation": "pregate.trained.generation_result",
     "InvalidInput": "traces.errors",
     "LatencyPromise": "pregate.economics.serving",
-    "LatinHypercube": "pregate.explore.sweeps.axes",
+    "LatinHypercube": "pregate.sweeps.axes",
     "Link": "runtime.backends.pacing",
     "LruCurve": "pregate.ask.replays.replay",
     "MachineRanking": "pregate.economics.machine_ranking",
-    "MachineRecipe": "pregate.explore.sweeps.machines",
+    "MachineRecipe": "pregate.sweeps.machines",
     "Measurements": "hwmodels.calibrate.measurements",
     "MissAction": "offload.policy",
     "ModelArchitecture": "traces.model.architecture",
     "Modes": "simulator.modes",
     "MonitorReport": "pregate.monitoring.report",
-    "Optimum": "pregate.explore.optima.optimum",
+    "Optimum": "pregate.optima.optimum",
     "Platform": "hwmodels.platform",
     "Poc": "pregate.economics.poc",
     "Policy": "offload.policy",
@@ -123,32 +123,32 @@ _HOMES = {
     "Residency": "pregate.ask.replays.replay",
     "RoutingTrace": "traces.routing",
     "RunFacts": "offload.policy",
-    "RunResult": "pregate.check.running.measured_run",
+    "RunResult": "pregate.running.measured_run",
     "ServedDesign": "pregate.monitoring.report",
     "Server": "pregate.economics.batching",
     "SimulationResult": "pregate.ask.simulation",
-    "SweepFailed": "pregate.explore.sweeps.sweep",
+    "SweepFailed": "pregate.sweeps.sweep",
     "Thresholds": "pregate.monitoring.alerts",
-    "TraceRecipe": "pregate.explore.sweeps.workloads",
+    "TraceRecipe": "pregate.sweeps.workloads",
     "Tuned": "pregate.tuning.tuned",
-    "Validation": "pregate.check.outcome",
-    "ValidationPlan": "pregate.check.session",
+    "Validation": "pregate.validation.outcome",
+    "ValidationPlan": "pregate.validation.session",
     "architecture_names": "traces.model.architecture",
     "cache_hits": "pregate.ask.replays.cache_hits",
     "calibrate": "hwmodels.calibrate.calibration",
     "compare": "pregate.ask.comparison",
     "costs": "pregate.economics.costing",
-    "crossovers": "pregate.explore.crossover",
-    "explain": "pregate.explore.explanation",
+    "crossovers": "pregate.crossover.crossover",
+    "explain": "pregate.ask.explanation",
     "explore_page": "pregate.page.writing",
     "fit_dials": "traces.synthesis.fitting",
-    "generate": "pregate.check.trained.generation",
+    "generate": "pregate.trained.generation",
     "hardware_names": "hwmodels.specs.machine_files",
     "import_trace": "pregate.routing_traces",
     "largest_batch": "pregate.ask.largest_batch",
     "load_arrivals": "traces.importers.arrivals",
     "load_assumptions": "pregate.economics.assumptions",
-    "load_gate_study": "pregate.check.trained.gate_study",
+    "load_gate_study": "pregate.trained.gate_study",
     "load_hardware": "pregate.named",
     "load_measurements": "hwmodels.calibrate.measurements",
     "load_model": "pregate.named",
@@ -158,7 +158,7 @@ _HOMES = {
     "lru_curve": "pregate.ask.replays.replay",
     "measure": "runtime.microbench.session",
     "monitor": "pregate.monitoring.report",
-    "optimize": "pregate.explore.optima.optimize",
+    "optimize": "pregate.optima.optimize",
     "plan": "pregate.card.plan",
     "plan_poc": "pregate.economics.poc",
     "poisson_arrivals": "traces.requests",
@@ -168,16 +168,16 @@ _HOMES = {
     "record": "runtime.recording.record",
     "reproduce": "pregate.measured.reproduction",
     "residency": "pregate.ask.replays.replay",
-    "run": "pregate.check.running.measured_run",
+    "run": "pregate.running.measured_run",
     "save_trace": "traces.storage",
     "simulate": "pregate.ask.simulation",
-    "sweep": "pregate.explore.sweeps.sweep",
+    "sweep": "pregate.sweeps.sweep",
     "synthesize": "pregate.routing_traces",
     "trace_statistics": "traces.statistics.locality",
-    "train": "pregate.check.trained.gate_study",
+    "train": "pregate.trained.gate_study",
     "tune": "pregate.tuning.tuned",
     "under_arrivals": "pregate.economics.arrivals",
-    "validate": "pregate.check.session",
+    "validate": "pregate.validation.session",
 }
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compiled.machine_code import Kernel, loaded
-from offload.caches import cache_replay
+from offload.caches import slot_replay
 from offload.decoding.choice_counts import COUNT
 from offload.fast import replay_compiled
 from offload.fast.block_unions import GROUPS, UNIONS
@@ -26,8 +26,8 @@ __all__ = ["KERNELS"]
 
 KERNELS: tuple[Kernel, ...] = (
     COUNT, UNIONS, GROUPS, RUN_STEPS, WALK_PART, COVER, LEVEL, PULL, WALK, REVERSE, CHAINS, TRACE_BACK, FILL_MANY,
-    FILL_LAYERS, *WAITS, RUN, INDEX, FIFO_LOOP, TIMED_LOOP, EVENTS, DISTANCES, cache_replay.NEXT_USES,
-    cache_replay.REPLAY_SLOTS, replay_compiled.BATCHES, replay_compiled.NEXT_USES, replay_compiled.REPLAY, SERVE, COPY,
+    FILL_LAYERS, *WAITS, RUN, INDEX, FIFO_LOOP, TIMED_LOOP, EVENTS, DISTANCES, slot_replay.NEXT_USES,
+    slot_replay.REPLAY_SLOTS, replay_compiled.BATCHES, replay_compiled.NEXT_USES, replay_compiled.REPLAY, SERVE, COPY,
     SPIN,
 )  # fmt: skip
 """What is kept as machine code."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hwmodels.fits.fit import Fit
 from hwmodels.platform import Platform, load_platform, platform_of
-from hwmodels.stack_files import is_stack_file, load_stack
+from hwmodels.stacks.stack_files import is_stack_file, load_stack
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture, load_architecture
 

@@ -60,8 +60,8 @@ def load_popularity(path: str | Path, *, model: ModelArchitecture | None = None)
     `model`: of several tables in a file, the one of its shape. Raises `InvalidFile`, or `InvalidInput` for counts that
     are not of `model`.
     """
-    from traces.importers.expert_counts import import_popularity
-    from traces.importers.packed_files import unpacked_file
+    from traces.importers.counts.expert_counts import import_popularity
+    from traces.importers.files.packed_files import unpacked_file
     from traces.importers.sniffing import is_routing, recognise_popularity
 
     with unpacked_file(recorded_path(str(path)) or Path(path)) as plain:

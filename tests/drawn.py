@@ -21,21 +21,21 @@ from offload.ops import OpKind
 from offload.timeline import Timeline
 from pregate import draw
 from pregate.ask.comparison import DoesNotFit
+from pregate.ask.explanation import Swing
 from pregate.ask.replays.cache_hits import CacheRow
-from pregate.check.outcome import OpTime, Validation
-from pregate.check.scores.validation_summary import summarise_validation
+from pregate.crossover.crossover import Crossover
 from pregate.draw.sweep_maps import best_map, value_map
 from pregate.economics.arrival_report import ArrivalReport, UnderArrivals
 from pregate.economics.cost_draws import Estimate
 from pregate.economics.serving import LatencyPromise
-from pregate.explore.crossover import Crossover
-from pregate.explore.explanation import Swing
-from pregate.explore.sweeps.sweep_table import table_of
 from pregate.measured.isca24.natural_routing import Activation
 from pregate.measured.isca24.predicted_rows import RowPrediction
 from pregate.measured.isca24.published_rows import read_rows
 from pregate.measured.reproduction import PUBLISHED_ROWS
 from pregate.routing_traces import load_trace
+from pregate.sweeps.sweep_table import table_of
+from pregate.validation.outcome import OpTime, Validation
+from pregate.validation.scores.validation_summary import summarise_validation
 from simulator import recurrence
 from tests import small_fits
 from tests.pictures_apart import picture_bytes

@@ -16,7 +16,7 @@ from pregate.ask.capturing.machine_memory import MachineMemory
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.capturing.starting_host_cache import storage_of
-from pregate.check.running.measured_run import initial_slots
+from pregate.running.measured_run import initial_slots
 from runtime.backends.backend import Backend
 from runtime.backends.cpu import CpuBackend
 from runtime.live.given_weights import TrainedWeights

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pregate.explore.optima.optimize import optimize
-from pregate.explore.optima.optimum import Optimum
-from pregate.explore.sweeps.workloads import TraceRecipe
+from pregate.optima.optimize import optimize
+from pregate.optima.optimum import Optimum
+from pregate.sweeps.workloads import TraceRecipe
 
 MACHINES = ["rtx-3060-12gb", "rtx-4090", "a100-sxm4-80gb"]
 POLICIES = ["gpu_only", "on_demand", "pregate"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pregate.check.running.devices import Device
+from pregate.running.devices import Device
 from tests.small_models import MODELS
 
 MODEL = MODELS["shared experts, three matrices"]

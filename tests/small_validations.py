@@ -6,7 +6,15 @@ import math
 from collections.abc import Mapping
 
 from offload.timeline import Timeline
-from pregate.check.outcome import COMPARED_METRICS, Case, CaseOutcome, CasePrediction, Measurement, OpTime, Validation
+from pregate.validation.outcome import (
+    COMPARED_METRICS,
+    Case,
+    CaseOutcome,
+    CasePrediction,
+    Measurement,
+    OpTime,
+    Validation,
+)
 
 ZERO = OpTime(10, 0.01)
 

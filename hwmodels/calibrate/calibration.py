@@ -29,7 +29,7 @@ from hwmodels.kernels.roofline import KERNEL_CONSTANTS, GemmTable, kernel_terms
 from hwmodels.laws.beyond_table import ExtendedTable, extended_tables
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.machine_files import load_machine
-from hwmodels.stack_files import load_stack
+from hwmodels.stacks.stack_files import load_stack
 from offload.ops import KERNEL_KINDS
 from traces.errors import InvalidInput
 

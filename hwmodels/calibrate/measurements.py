@@ -19,8 +19,8 @@ import numpy as np
 from hwmodels.calibrate.sample_kinds import check_kind, check_quartiles, check_times
 from hwmodels.fits.trust import Trust, recorded_trust
 from hwmodels.quantity import ReadOnly
-from hwmodels.stack import BACKEND_STACKS
-from hwmodels.stack_files import stack_names
+from hwmodels.stacks.stack import BACKEND_STACKS
+from hwmodels.stacks.stack_files import stack_names
 from offload.ops import Gemm, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import Section, check_name, read_text

@@ -19,7 +19,7 @@ from hwmodels.quantity import DIMENSIONS, ReadOnly
 from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import machine_document
 from hwmodels.specs.spec import MachineSpec
-from hwmodels.stack import CONSTANTS
+from hwmodels.stacks.stack import CONSTANTS
 from traces.foundation.documents import NUMBER
 
 __all__ = ["LAW_OF_KIND", "UNSEEN_SCATTER", "Fit", "FittedConstant", "LeftOut", "digest_of", "elsewhere", "law_errors"]

@@ -21,7 +21,7 @@ from hwmodels.shipped import FITS_DIR
 from hwmodels.specs.machine_fields import FIELDS, possible_figure
 from hwmodels.specs.machine_files import read_machine
 from hwmodels.specs.spec import MachineSpec
-from hwmodels.stack import CONSTANTS
+from hwmodels.stacks.stack import CONSTANTS
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import Section, read_yaml
 from traces.foundation.yaml_names import yaml_names

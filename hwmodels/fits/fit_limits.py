@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from hwmodels.kernels.roofline import kernel_constant, measured_alone
 from hwmodels.quantity import PLAUSIBLE, check_plausible
 from hwmodels.specs.machine_files import hardware_names
-from hwmodels.stack import BACKEND_STACKS, CONSTANTS, check_constant
-from hwmodels.stack_files import stack_names
+from hwmodels.stacks.stack import BACKEND_STACKS, CONSTANTS, check_constant
+from hwmodels.stacks.stack_files import stack_names
 from offload.ops import KERNEL_KINDS, OpKind
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import DTYPES, find_dtype

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from hwmodels.figures import Figures, Number
-from hwmodels.stack import BETWEEN_CARDS
+from hwmodels.stacks.stack import BETWEEN_CARDS
 from offload.ops import Work
 from traces.errors import InvalidInput
 

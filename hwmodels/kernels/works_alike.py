@@ -12,7 +12,7 @@ from hwmodels.figures import Figures
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts, counted, row_counts
 from hwmodels.kernels.fused_tile import FusedTile
 from hwmodels.kernels.row_blocks import RowBlocks
-from hwmodels.stack import SoftwareStack
+from hwmodels.stacks.stack import SoftwareStack
 from offload.ops import KINDS, FusedExperts, Lane, Work
 from traces.foundation.kept_values import ByIdentities, ByIdentity
 

@@ -1,7 +1,7 @@
 """Which resident expert goes: one small class a discipline, pure decisions, no clock and no device.
 
-Whoever keeps the residents (`offload.caches.residency` by slots, `offload.caches.replay` by bytes) tells an eviction
-what came, what was looked up and what left, and asks for a victim. The contract:
+Whoever keeps the residents (`offload.caches.residency` by slots, `offload.caches.budget_replay` by bytes) tells an
+eviction what came, what was looked up and what left, and asks for a victim. The contract:
 
 - `insert` when an expert becomes resident, fetched or prefetched; `remove` when it leaves;
 - `touch` once for every lookup, whether it hit or missed and whether the expert could be kept or not;

@@ -1,5 +1,5 @@
 """Residency replay as machine code: the decisions of `offload.caches.eviction`, in array heaps, by the rules of
-`offload.caches.replay`, hit for hit and byte for byte.
+`offload.caches.budget_replay`, hit for hit and byte for byte.
 
 A heap holds the residents of one pool at `first` on, the lowest `rank` on top; `place[key]` is where `key` is in it, -1
 for none. No two residents share a rank.

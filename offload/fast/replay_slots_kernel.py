@@ -1,6 +1,6 @@
 """Slot caches replayed as machine code: what `offload.caches.residency` decides, lookup for lookup.
 
-`offload.caches.cache_replay` calls it.
+`offload.caches.slot_replay` calls it.
 
 The victim of a pool is its unprotected resident of the lowest rank, then of the lowest tie. An event is of one layer,
 and changes what that layer's residents are worth: each layer's lowest is kept until something of the layer changes, so

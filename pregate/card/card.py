@@ -12,8 +12,8 @@ from pregate.card.judged_design import Judged
 from pregate.card.narrowing import Narrowing
 from pregate.card.speed_limit import Limit
 from pregate.card.turning_points import TurningPoint
-from pregate.check.ledger import Predicted
 from pregate.engines.writing import Flags
+from pregate.validation.ledger import Predicted
 
 __all__ = ["Card", "named_parts", "predictions_of"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from hwmodels.stack_files import load_stack
-from hwmodels.weight_formats import reads_all, why_unread
+from hwmodels.stacks.stack_files import load_stack
+from hwmodels.stacks.weight_formats import reads_all, why_unread
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded

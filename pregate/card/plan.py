@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hwmodels.fits.fit_files import is_fit
 from hwmodels.platform import IN_TURN, SHARING, Platform
-from hwmodels.stack_files import load_stack, stack_names
-from hwmodels.weight_formats import check_weights, why_unread
+from hwmodels.stacks.stack_files import load_stack, stack_names
+from hwmodels.stacks.weight_formats import check_weights, why_unread
 from offload.metrics.run_metrics import decode_steps
 from offload.own_policies.own_policy_names import is_own_name
 from offload.policies import PRESETS, policy_named

@@ -58,7 +58,7 @@ def require_consent_along(model: ModelArchitecture, trace: Any, axes: Mapping[st
 
 def _largest(name: str, values: Any) -> int:
     """The largest count of an axis: of a range `(low, high)`, or with a spacing, its end."""
-    from pregate.explore.sweeps.axes import read_axes
+    from pregate.sweeps.axes import read_axes
 
     ends = list(values[:2]) if isinstance(values, tuple) else values
     return max(int(value) for axis in read_axes({name: list(dict.fromkeys(ends))}) for value in axis.values)

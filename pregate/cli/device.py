@@ -13,7 +13,7 @@ from pregate.cli import options
 from pregate.cli.option_values import check_storage
 
 if TYPE_CHECKING:
-    from pregate.check.running.devices import Device
+    from pregate.running.devices import Device
 
 __all__ = ["DeviceOptions"]
 
@@ -37,7 +37,7 @@ class DeviceOptions:
 
     def device(self, chunk: str | None = None, graphs: bool = False) -> Device:
         """The device; `chunk`: the size of parts that experts are copied in, `graphs` as of the option."""
-        from pregate.check.running.devices import Device
+        from pregate.running.devices import Device
         from runtime.backends.pacing import Link
         from runtime.microbench.session import LINK_LATENCY_S
 

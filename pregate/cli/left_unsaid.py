@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hwmodels.stack_files import load_stack
-from hwmodels.weight_formats import check_weights, unmeasured_weights, why_unread
+from hwmodels.stacks.stack_files import load_stack
+from hwmodels.stacks.weight_formats import check_weights, unmeasured_weights, why_unread
 from pregate.draw.render import si
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ def require_ledger(path: Path) -> None:
     """Raise `InvalidInput` before the work unless predictions can be written behind what the ledger has."""
     require_folder(path)
     if path.exists():
-        from pregate.check.ledger import load_ledger
+        from pregate.validation.ledger import load_ledger
 
         load_ledger(path)
 

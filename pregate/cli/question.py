@@ -85,8 +85,8 @@ class Question:
 
     def several(self, texts: Sequence[str]) -> list[str]:
         """The names of several designs, each as it is and as it drafts, where the options say how."""
+        from pregate.ask.speculative import with_and_without
         from pregate.cli.speculative import drafting_of
-        from pregate.explore.speculative import with_and_without
 
         return with_and_without([self.design(text) for text in texts], drafting_of(self.speculative))
 

@@ -19,8 +19,8 @@ from pregate.cli.speculative import drafting_of
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from pregate.explore.sweeps.machines import MachineRecipe
-    from pregate.explore.sweeps.workloads import TraceRecipe
+    from pregate.sweeps.machines import MachineRecipe
+    from pregate.sweeps.workloads import TraceRecipe
 
 __all__ = ["SearchQuestion"]
 
@@ -96,7 +96,7 @@ class SearchQuestion:
 
     def _of_options(self, model: str) -> dict[str, Any]:
         architecture = build_model(model, self.dtype, self.top_k, self.formats)
-        from pregate.explore.speculative import with_and_without
+        from pregate.ask.speculative import with_and_without
         from pregate.spellings.names import our_name
 
         stack = None if self.stack is None else our_name("stack", self.stack)
@@ -115,7 +115,7 @@ class SearchQuestion:
         }  # fmt: skip
 
     def _workload(self) -> TraceRecipe:
-        from pregate.explore.sweeps.workloads import TraceRecipe
+        from pregate.sweeps.workloads import TraceRecipe
 
         n: int | Literal["max"] | None = None
         if self.batch is not None:
@@ -127,7 +127,7 @@ class SearchQuestion:
 
 def _of_file(context: typer.Context, path: Path) -> dict[str, Any]:
     """What a sweep's file states; a sample's ranges and number of points become ranges and trials."""
-    from pregate.explore.sweeps.sweep_file import read_sweep
+    from pregate.sweeps.sweep_file import read_sweep
 
     typed = [name for name in context.params if is_typed(context, name)]
     for name in typed:
@@ -146,8 +146,8 @@ def _axes(
     texts: Sequence[str], hardware: str | None, stack: str | None, overrides: dict[str, float | str]
 ) -> tuple[dict[str, Any], MachineRecipe]:
     """The axes of the options, machines first where there are several. Raises `InvalidInput` for other text."""
-    from pregate.explore.sweeps.machines import MachineRecipe
     from pregate.spellings.names import our_name
+    from pregate.sweeps.machines import MachineRecipe
 
     machines = list(machines_of(stack)) if hardware is None else [our_name("hardware", one) for one in listed(hardware)]
     if not machines:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pregate.explore.speculative import Drafting
+    from pregate.ask.speculative import Drafting
 
 __all__ = ["drafting_of", "with_draft_time"]
 
 
 def drafting_of(text: str | None) -> Drafting | None:
     """What the option says; None where it is left out."""
-    from pregate.explore.speculative import drafting_named
+    from pregate.ask.speculative import drafting_named
 
     return None if text is None else drafting_named(text)
 

@@ -16,8 +16,8 @@ from traces.errors import InvalidInput
 from traces.foundation.whole_file import require_writable
 
 if TYPE_CHECKING:
-    from pregate.check.cases import CaseGroup
-    from pregate.check.session import ValidationPlan
+    from pregate.validation.cases import CaseGroup
+    from pregate.validation.session import ValidationPlan
 
 __all__ = ["ValidationQuestion"]
 
@@ -67,7 +67,7 @@ class ValidationQuestion:
         if (self.model is None) == (self.suite is None):
             raise InvalidInput("say either --suite (quick, full, published, gpu) or --model NAME")
         if self.suite is not None:
-            from pregate.check.cases import suite_named
+            from pregate.validation.cases import suite_named
 
             suite_named(self.suite)
         if self.output is not None and self.output.exists() and not self.output.is_dir():
@@ -104,8 +104,8 @@ class ValidationQuestion:
 
     def plan(self, backend: str) -> ValidationPlan:
         """How the groups are run on a back end. Raises `InvalidInput` where it has no CUDA graphs to run."""
-        from pregate.check.running.devices import require_graphs
-        from pregate.check.session import ValidationPlan
+        from pregate.running.devices import require_graphs
+        from pregate.validation.session import ValidationPlan
 
         if self.recorded is None:
             require_graphs(backend, self.graphs)
@@ -116,7 +116,7 @@ class ValidationQuestion:
 
     def groups(self, backend: str) -> list[CaseGroup]:
         """What is run: the one group of a model, or those of a suite. Raises `InvalidInput` for another back end's."""
-        from pregate.check.cases import suite_named
+        from pregate.validation.cases import suite_named
 
         if self.model is not None:
             return [self._group(self.model, backend)]
@@ -125,7 +125,7 @@ class ValidationQuestion:
         return suite_named(str(self.suite))
 
     def _group(self, model: str, backend: str) -> CaseGroup:
-        from pregate.check.cases import SUITE_POLICIES, CaseGroup, CaseWorkload
+        from pregate.validation.cases import SUITE_POLICIES, CaseGroup, CaseWorkload
 
         workload = CaseWorkload(self.batch, self.input_tokens, self.output_tokens, self.seed, self.active, self.trace)
         architecture = build_model(model, self.dtype, None)
@@ -148,7 +148,7 @@ def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
 
 def _tier(tier: str, storage: Path | None) -> str:
     """Where experts wait. Raises `InvalidInput` for a tier that is none, or a folder missing or not asked for."""
-    from pregate.check.running.devices import require_storage
+    from pregate.running.devices import require_storage
 
     check_storage(tier, storage)
     require_storage(tier, storage)

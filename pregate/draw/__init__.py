@@ -21,12 +21,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pregate.check.report.validation_plots import (
-        naive_bars,
-        op_errors,
-        predicted_above_measured,
-        predicted_against_measured,
-    )
     from pregate.draw.accuracy_plot import published_against_predicted
     from pregate.draw.arrivals_plot import latency_by_rate
     from pregate.draw.calibration_plot import fit_against_data
@@ -42,6 +36,12 @@ if TYPE_CHECKING:
     from pregate.draw.timelines import gantt
     from pregate.draw.tornado_plot import tornado
     from pregate.draw.trace_plots import expert_heat, locality, residency_curves
+    from pregate.validation.report.validation_plots import (
+        naive_bars,
+        op_errors,
+        predicted_above_measured,
+        predicted_against_measured,
+    )
 
 _HOMES = {
     "bars": "pregate.draw.comparison_plot",
@@ -53,10 +53,10 @@ _HOMES = {
     "gantt": "pregate.draw.timelines",
     "latency_by_rate": "pregate.draw.arrivals_plot",
     "locality": "pregate.draw.trace_plots",
-    "naive_bars": "pregate.check.report.validation_plots",
-    "op_errors": "pregate.check.report.validation_plots",
-    "predicted_above_measured": "pregate.check.report.validation_plots",
-    "predicted_against_measured": "pregate.check.report.validation_plots",
+    "naive_bars": "pregate.validation.report.validation_plots",
+    "op_errors": "pregate.validation.report.validation_plots",
+    "predicted_above_measured": "pregate.validation.report.validation_plots",
+    "predicted_against_measured": "pregate.validation.report.validation_plots",
     "predictor_curves": "pregate.draw.predictor_plot",
     "published_against_predicted": "pregate.draw.accuracy_plot",
     "residency_curves": "pregate.draw.trace_plots",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pregate.crossover.axis_words import axis_label, axis_value, scale_of
+from pregate.crossover.crossover import Crossovers
 from pregate.draw.metric_words import metric_words
 from pregate.draw.palette import styles_of
 from pregate.draw.style import bare, log_axis, picture
-from pregate.explore.axis_words import axis_label, axis_value, scale_of
-from pregate.explore.crossover import Crossovers
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pregate.draw.metric_words import metric_words
 from pregate.draw.palette import styles_of
 from pregate.draw.style import SOFT, bare, log_axis, picture, save_figure
-from pregate.explore.optima.goals import shown, unit
-from pregate.explore.optima.optimum import Optimum, Row
+from pregate.optima.goals import shown, unit
+from pregate.optima.optimum import Optimum, Row
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:

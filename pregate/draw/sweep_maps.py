@@ -23,8 +23,8 @@ from pregate.draw.swept_axes import (
     sweep_title,
     swept_metric,
 )
-from pregate.explore.sweeps.summary import best_policy
-from pregate.explore.sweeps.sweep_table import SweepTable, table_of
+from pregate.sweeps.summary import best_policy
+from pregate.sweeps.sweep_table import SweepTable, table_of
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pregate.draw.palette import styles_of
 from pregate.draw.style import bare, picture, save_figure
 from pregate.draw.sweep_maps import best_map, value_map
 from pregate.draw.swept_axes import drawn_axes, metric_scale, scale_axis, scaled_axis, sweep_title, swept_metric
-from pregate.explore.sweeps.sweep_table import SweepTable, table_of
+from pregate.sweeps.sweep_table import SweepTable, table_of
 from traces.errors import InvalidFile, InvalidInput
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pregate.crossover.axis_words import axis_label, axis_value, axis_words, scale_of
 from pregate.draw.metric_words import metric_words
 from pregate.draw.style import log_axis
-from pregate.explore.axis_words import axis_label, axis_value, axis_words, scale_of
-from pregate.explore.sweeps.summary import apart
-from pregate.explore.sweeps.sweep_table import SweepTable
 from pregate.spellings.figure_words import figure_named
+from pregate.sweeps.summary import apart
+from pregate.sweeps.sweep_table import SweepTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pregate.explore.explanation import Explanation
+    from pregate.ask.explanation import Explanation
 
 __all__ = ["tornado"]
 

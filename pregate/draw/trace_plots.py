@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offload.caches.replay import CurveRow
+from offload.caches.budget_replay import CurveRow
 from pregate.draw.palette import PALETTE, styles_of
 from pregate.draw.style import SOFT, bare, picture
 from traces.errors import InvalidInput

@@ -21,12 +21,12 @@ from pregate.card.choice import Ranking, between_machines, span_of, times_of, we
 from pregate.card.job import RequestLoad
 from pregate.card.judged_design import Judged
 from pregate.card.plan import NothingFits, platforms_of, ranked_on, routing_of, work_of
-from pregate.check.ledger import Predicted
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions
 from pregate.economics.cost_draws import DrawnCost, Draws, Estimate, estimate
 from pregate.economics.serving import RequestShape, served_of
 from pregate.named import load_model
 from pregate.spellings.figure_words import figure_named
+from pregate.validation.ledger import Predicted
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Sequence
 from html import escape
 
-from pregate.check.report.markup import STYLE, cell, section, table, word_cell
 from pregate.draw.render import si
 from pregate.economics.cost_draws import Estimate
 from pregate.economics.poc import Poc
+from pregate.validation.report.markup import STYLE, cell, section, table, word_cell
 
 __all__ = ["poc_page"]
 

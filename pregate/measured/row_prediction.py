@@ -15,7 +15,7 @@ from hwmodels.figures import Figures, figures_of
 from hwmodels.kernels.gemm_cells import listed_gemms
 from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.spread import SPREAD_KEYS
-from hwmodels.stack_files import stack_names
+from hwmodels.stacks.stack_files import stack_names
 from offload.decode import Decoded
 from offload.lanes import computes
 from offload.metrics import run_metrics

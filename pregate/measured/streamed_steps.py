@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hwmodels.cost import price_figures
 from hwmodels.figures import Figures
-from hwmodels.stack_files import load_stack
+from hwmodels.stacks.stack_files import load_stack
 from offload.ops import Lane, OpKind, ReadRounds, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule

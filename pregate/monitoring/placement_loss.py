@@ -35,7 +35,7 @@ class PlacementLoss:
 def placement_loss(
     reference: RoutingTrace, observed: RoutingTrace, n_held: int, *, n_permutations: int, seed: int
 ) -> PlacementLoss:
-    """Exchanged as in `traces.drift.drift_between`; `n_held` experts of each layer are placed."""
+    """Exchanged as in `traces.statistics.drift.drift_between`; `n_held` experts of each layer are placed."""
     by_sequence, layers = exchanged_by_sequence(reference, observed), decode_layers(reference)
     ours, theirs = (unit_counts(trace, layers, by_sequence=by_sequence) for trace in (reference, observed))
     found = float(_held_shares(ours.sum(axis=0)[None], theirs.sum(axis=0)[None], n_held)[0])

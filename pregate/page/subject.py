@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
-from hwmodels.weight_formats import check_weights
+from hwmodels.stacks.weight_formats import check_weights
 from offload.policy import Policy
 from pregate.card.job import MAX_TOKENS
 from traces.errors import InvalidInput

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hwmodels.specs.machine_files import component_names, hardware_names
 from hwmodels.specs.processors import processor_names
-from hwmodels.stack_files import stack_names
+from hwmodels.stacks.stack_files import stack_names
 from pregate.spellings.plain_names import plain_name, spelled
 from pregate.spellings.same_cards import same_cards
 from traces.model.architecture import architecture_names

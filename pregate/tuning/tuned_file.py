@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from pregate.explore.sweeps.sweep_file import read_sweep
-from pregate.explore.sweeps.workloads import TraceRecipe
+from pregate.sweeps.sweep_file import read_sweep
+from pregate.sweeps.workloads import TraceRecipe
 from pregate.tuning.settings import DEFAULT
 from pregate.tuning.tuned import Tuned
 from traces.errors import InvalidInput

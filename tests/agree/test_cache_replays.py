@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 
 from hwmodels.platform import load_platform
-from offload.caches.cache_replay import is_known, replay_cache
 from offload.caches.gate_output import gate_output
+from offload.caches.slot_replay import is_known, replay_cache
 from offload.caches.trace_events import trace_events
 from offload.fast.replay_slots_kernel import KINDS
 from offload.policies import cache_named, eviction_names

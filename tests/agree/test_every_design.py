@@ -16,8 +16,8 @@ from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check.running.devices import capture_on  # noqa: E402
-from pregate.check.running.measured_run import run  # noqa: E402
+from pregate.running.devices import capture_on  # noqa: E402
+from pregate.running.measured_run import run  # noqa: E402
 from tests.engines import timed_alike  # noqa: E402
 from tests.small_runs import CPU  # noqa: E402
 

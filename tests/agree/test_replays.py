@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from offload.caches.replay import POLICIES, _Replay, replay_residency
+from offload.caches.budget_replay import POLICIES, _Replay, replay_residency
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace
 

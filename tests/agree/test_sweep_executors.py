@@ -18,13 +18,13 @@ import xarray as xr
 from pregate.ask.capturing.request import request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.cli import main as cli
-from pregate.explore.sweeps import sweep_work
-from pregate.explore.sweeps.axes import LatinHypercube
-from pregate.explore.sweeps.sweep import SweepFailed, sweep
-from pregate.explore.sweeps.sweep_file import read_sweep
-from pregate.explore.sweeps.workloads import TraceRecipe
 from pregate.named import load_hardware
 from pregate.routing_traces import synthesize
+from pregate.sweeps import sweep_work
+from pregate.sweeps.axes import LatinHypercube
+from pregate.sweeps.sweep import SweepFailed, sweep
+from pregate.sweeps.sweep_file import read_sweep
+from pregate.sweeps.workloads import TraceRecipe
 from tests.small_models import MODELS
 
 MODEL = MODELS["encoder-decoder"]

@@ -9,7 +9,7 @@ import pytest
 
 from hwmodels.cost import price
 from hwmodels.platform import Platform, load_platform
-from hwmodels.stack import FLOORS
+from hwmodels.stacks.stack import FLOORS
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind

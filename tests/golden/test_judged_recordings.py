@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hwmodels.platform import load_platform
-from pregate.check.cases import suite_named
-from pregate.check.predictions import prepare_cases
-from pregate.check.running.recording import load_recording
+from pregate.validation.cases import suite_named
+from pregate.validation.predictions import prepare_cases
+from pregate.validation.runs.recording import load_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
 

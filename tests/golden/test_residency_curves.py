@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offload.caches.replay import replay_residency, residency_curve
+from offload.caches.budget_replay import replay_residency, residency_curve
 from offload.caches.residency import ResidentSet
 from pregate.ask.replays.cache_hits import cache_hits
 from pregate.routing_traces import load_trace

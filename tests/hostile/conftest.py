@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pregate.explore.sweeps import sweep as sweeps
-from pregate.explore.sweeps.axes import Axis
-from pregate.explore.sweeps.points import Points, grid_points, sample_points
+from pregate.sweeps import sweep as sweeps
+from pregate.sweeps.axes import Axis
+from pregate.sweeps.points import Points, grid_points, sample_points
 from traces.synthesis import dials, forced
 
 _LARGE = 100_000

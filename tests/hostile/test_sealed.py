@@ -11,8 +11,8 @@ import pytest
 
 from pregate.ask.capturing.request import request
 from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_key
-from pregate.explore.sweeps.sweep import sweep
 from pregate.named import load_hardware
+from pregate.sweeps.sweep import sweep
 from tests.small_models import MODELS, routing
 
 MODEL, HW = MODELS["decoder-only"], load_hardware("a100-sxm4-80gb")

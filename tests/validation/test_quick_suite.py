@@ -16,10 +16,10 @@ from hwmodels.platform import platform_of
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check.cases import suite_named  # noqa: E402
-from pregate.check.scores.validation_summary import summarise_validation  # noqa: E402
-from pregate.check.scores.verdict import failures, verdict  # noqa: E402
-from pregate.check.session import ValidationPlan, validate  # noqa: E402
+from pregate.validation.cases import suite_named  # noqa: E402
+from pregate.validation.scores.validation_summary import summarise_validation  # noqa: E402
+from pregate.validation.scores.verdict import failures, verdict  # noqa: E402
+from pregate.validation.session import ValidationPlan, validate  # noqa: E402
 from runtime.microbench.session import Settings, measure  # noqa: E402
 
 WIDE = 0.25

@@ -58,7 +58,7 @@ def import_trace(
 
     `shape`: of the model, for what the recording leaves out. Raises `UnknownName` (the format) or `InvalidFile`.
     """
-    from traces.importers.packed_files import unpacked_file
+    from traces.importers.files.packed_files import unpacked_file
 
     if trace_format is not None and trace_format not in IMPORTERS:
         raise unknown_name("trace format", trace_format, IMPORTERS)

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidFile, InvalidInput
+from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.importers.recording import refused
-from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.requests import MAX_REQUESTS, ArrivalTrace
 
 __all__ = ["are_arrivals", "load_arrivals"]

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.importers.files.text_lines import regular_file
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
-from traces.importers.text_lines import regular_file
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import parse_yaml, read_text
-from traces.importers.arrays import npz_arrays
+from traces.importers.files.arrays import npz_arrays
 from traces.importers.recording import ModelShape
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.importers.arrays import whole_array
+from traces.importers.files.arrays import whole_array
+from traces.importers.files.text_lines import json_document, json_lines
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, TokenRows, recorded_trace, refused
-from traces.importers.text_lines import json_document, json_lines
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 

@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from traces.importers.files.text_lines import json_lines
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
 from traces.importers.tables import json_names
-from traces.importers.text_lines import json_lines
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 

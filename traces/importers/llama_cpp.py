@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from traces.importers.files.text_lines import text_lines, whole_numbers
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
-from traces.importers.text_lines import text_lines, whole_numbers
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.importers.arrays import npy_bytes, whole_array
+from traces.importers.files.arrays import npy_bytes, whole_array
 from traces.importers.recording import MAX_CELLS, ModelShape, refused
 
 __all__ = ["first_position", "unpacked"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.importers.arrays import npz_arrays, whole_array
+from traces.importers.files.arrays import npz_arrays, whole_array
+from traces.importers.files.text_lines import text_lines, whole_numbers
 from traces.importers.recording import ModelShape, Origin, TokenRows, recorded_trace, refused
-from traces.importers.text_lines import text_lines, whole_numbers
 from traces.routing import RoutingTrace
 
 __all__ = ["PLAIN_CSV", "PLAIN_NPZ", "import_plain_csv", "import_plain_npz"]

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidFile, InvalidInput
+from traces.importers.files.text_lines import regular_file
 from traces.importers.recording import ModelShape
-from traces.importers.text_lines import regular_file
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 

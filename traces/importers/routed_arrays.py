@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.importers.arrays import (
+from traces.importers.choice_arrays import are_choices, as_choices
+from traces.importers.files.arrays import (
     MAX_UNPACKED_BYTES,
     npy_array,
     npz_arrays,
@@ -24,12 +25,11 @@ from traces.importers.arrays import (
     safetensors_arrays,
     whole_array,
 )
-from traces.importers.choice_arrays import are_choices, as_choices
+from traces.importers.files.text_lines import json_document, regular_file
+from traces.importers.files.torch_archive import read_torch_archive
 from traces.importers.recording import MAX_CELLS, ModelShape, refused
 from traces.importers.routed_experts import trace_of_tokens
 from traces.importers.router_scores import trace_of_scores
-from traces.importers.text_lines import json_document, regular_file
-from traces.importers.torch_archive import read_torch_archive
 from traces.routing import RoutingTrace
 
 __all__ = [

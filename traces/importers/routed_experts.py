@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.importers.arrays import npz_arrays, whole_array
+from traces.importers.files.arrays import npz_arrays, whole_array
+from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.importers.packed_experts import first_position, unpacked
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_trace, refused
-from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 from traces.token_checks import MAX_POSITION

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.importers.files.text_lines import text_lines, whole_numbers
+from traces.importers.files.torch_archive import read_torch_archive
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, TokenRows, recorded_trace, refused
-from traces.importers.text_lines import text_lines, whole_numbers
-from traces.importers.torch_archive import read_torch_archive
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.importers.arrays import whole_array
+from traces.importers.files.arrays import whole_array
+from traces.importers.files.torch_archive import read_torch_archive
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_trace, refused
-from traces.importers.torch_archive import read_torch_archive
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 

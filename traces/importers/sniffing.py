@@ -12,8 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidFile
-from traces.importers.arrays import npy_array, npz_names
 from traces.importers.arrivals import are_arrivals
+from traces.importers.counts.tensor_counts import COUNTS, tensor_counts
+from traces.importers.counts.wide_counts import is_wide
+from traces.importers.files.arrays import npy_array, npz_names
+from traces.importers.files.text_lines import regular_file
+from traces.importers.files.torch_archive import read_torch_archive
 from traces.importers.json_rows import LAYER_KEY, TOKEN_KEYS
 from traces.importers.llama_cpp import ACTIVATIONS_HEADER, RANKS_HEADER, SERVER_LOG_HEADER
 from traces.importers.plain_formats import PLAIN_CSV, PLAIN_NPZ
@@ -21,10 +25,6 @@ from traces.importers.routed_arrays import kind_of_arrays, kind_of_npz, kind_of_
 from traces.importers.routed_experts import REQUEST_KEYS
 from traces.importers.router_scores import GATE_CSV_HEADER
 from traces.importers.tables import columns, json_names
-from traces.importers.tensor_counts import COUNTS, tensor_counts
-from traces.importers.text_lines import regular_file
-from traces.importers.torch_archive import read_torch_archive
-from traces.importers.wide_counts import is_wide
 
 __all__ = ["OWN_FORMAT", "is_routing", "recognise", "recognise_popularity"]
 

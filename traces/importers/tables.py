@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, json_records, text_lines, whole_numbers
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
-from traces.importers.text_lines import MAX_LINE_CHARACTERS, json_records, text_lines, whole_numbers
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 

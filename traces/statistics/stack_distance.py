@@ -1,10 +1,10 @@
 """All capacities of an LRU at once: how much cache every lookup needs to hit, from one pass over a trace.
 
-The rules are those of `offload.caches.replay` (bytes) and of `offload.caches.residency` (slots): an event is one (step,
-layer), looked up whole before anything leaves, and the residents after it are its own experts and the most recently
-used others that fit. Stack distances: R. L. Mattson et al., Evaluation techniques for storage hierarchies, IBM Systems
-Journal 9(2), 1970. For atomic events, an expert x last used in event s of its pool and looked up again in event t of
-it needs
+The rules are those of `offload.caches.budget_replay` (bytes) and of `offload.caches.residency` (slots): an event is one
+(step, layer), looked up whole before anything leaves, and the residents after it are its own experts and the most
+recently used others that fit. Stack distances: R. L. Mattson et al., Evaluation techniques for storage hierarchies, IBM
+Systems Journal 9(2), 1970. For atomic events, an expert x last used in event s of its pool and looked up again in event
+t of it needs
 
     0                                             if s = t - 1,
     the size of x and of all used after x so far  otherwise (after x within s counts too, by last appearance),

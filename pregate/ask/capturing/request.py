@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
-from hwmodels.weight_formats import check_weights
+from hwmodels.stacks.weight_formats import check_weights
 from offload.execution import Execution
 from offload.placing.footprint import MemoryPlan, host_bytes, pass_bytes, plan_memory, with_low_slots
 from offload.placing.over_link import check_over_link

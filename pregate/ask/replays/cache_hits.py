@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.caches.cache_replay import CacheReplay, replay_cache
 from offload.caches.ceiling import most_hits
+from offload.caches.slot_replay import CacheReplay, replay_cache
 from offload.caches.trace_events import TraceEvents, trace_events
 from offload.policies import cache_named
 from offload.policy import Cache

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from offload.caches.replay import CurveRow, curve_csv, residency_curve
+from offload.caches.budget_replay import CurveRow, curve_csv, residency_curve
 from pregate.ask.result_display import html_rows, to_dataframe
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace

@@ -22,7 +22,7 @@ from hwmodels.figures import Figures, figures_of
 from hwmodels.fits.fit import Fit
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from hwmodels.stack import CONSTANTS
+from hwmodels.stacks.stack import CONSTANTS
 from offload.metrics.metric_probes import Probes, find_probes
 from offload.metrics.run_metrics import first_token_s, mean_gap_s, token_gaps_s
 from offload.ops import KERNEL_KINDS

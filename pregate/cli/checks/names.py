@@ -77,7 +77,7 @@ def design(option: str, text: str) -> None:
 
 def today(option: str, text: str) -> None:
     """`STACK/DESIGN`, or a design, which may have a stroke itself."""
-    from hwmodels.stack_files import stack_names
+    from hwmodels.stacks.stack_files import stack_names
     from offload.policies import policy_named
 
     stack, stroke, design = text.partition("/")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hwmodels.platform import Platform
-    from pregate.explore.crossover import Crossovers
-    from pregate.explore.sweeps.workloads import TraceRecipe
+    from pregate.crossover.crossover import Crossovers
+    from pregate.sweeps.workloads import TraceRecipe
     from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
 
@@ -70,7 +70,7 @@ def crossover(
     if policies is None:
         names = _usual(question, axis, architecture, machine)
     designs, cache = question.designs(names, architecture)
-    from pregate.explore.crossover import crossovers
+    from pregate.crossover.crossover import crossovers
 
     with spinner("searching") as update:
         update(axis)
@@ -104,17 +104,17 @@ def _subject(
 ) -> tuple[ModelArchitecture, Platform, RoutingTrace | TraceRecipe]:
     """Model, machine and trace; a synthetic trace stays a recipe, for an axis may change what it is made of."""
     if question.trace is not None:
-        from pregate.explore.sweeps.axes import find_axis
+        from pregate.sweeps.axes import find_axis
 
         find_axis(axis)
         model, machine, trace = question.subject()
-        from pregate.explore.sweeps.workloads import TraceRecipe
+        from pregate.sweeps.workloads import TraceRecipe
 
         return model, machine, TraceRecipe(batch="max", path=question.trace) if question.fills_memory else trace
     model = question.architecture()
     _require_free(question, typed, axis)
-    from pregate.explore.sweeps.workloads import TraceRecipe
     from pregate.routing_traces import load_popularity
+    from pregate.sweeps.workloads import TraceRecipe
 
     recipe = TraceRecipe(
         question.input_tokens,
@@ -133,7 +133,7 @@ def _subject(
 def _require_free(question: Question, typed: set[str], axis: str) -> None:
     """Raise `InvalidInput` for a number that varies and is `typed` too."""
     from hwmodels.specs.machine_fields import ALIASES
-    from pregate.explore.sweeps.axes import find_axis
+    from pregate.sweeps.axes import find_axis
 
     given = {axis for name, axis in _GIVEN_BY.items() if name in typed}
     given |= {ALIASES.get(key, key) for key in (text.partition("=")[0] for text in question.sets or ())}
@@ -144,7 +144,7 @@ def _require_free(question: Question, typed: set[str], axis: str) -> None:
 
 
 def _table(found: Crossovers, title: str) -> Table:
-    from pregate.explore.axis_words import axis_value
+    from pregate.crossover.axis_words import axis_value
 
     table = render.new_table(title)
     for column in (found.axis, "best below", "best above", f"{found.metric} below", "above"):

@@ -16,7 +16,7 @@ from pregate.draw import render
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.explore.explanation import Explanation
+    from pregate.ask.explanation import Explanation
 
 
 @asks(*ENGINES)
@@ -37,8 +37,8 @@ def explain(
     name = question.one_design(policy, architecture, machine, workload)
     (chosen,), cache = question.designs([name], architecture)
     from pregate.ask.calibration_told import describe_calibration
+    from pregate.ask.explanation import explain as run_explain
     from pregate.ask.routing_source import describe_routing
-    from pregate.explore.explanation import explain as run_explain
 
     with spinner("explaining") as update:
         update(chosen.name)
@@ -62,7 +62,7 @@ def explain(
 
 def _tables(explanation: Explanation) -> list[Table]:
     """The shares, then the numbers that matter."""
-    from pregate.explore.explanation import MOVE
+    from pregate.ask.explanation import MOVE
 
     result = explanation.result
     shares = render.new_table(f"Critical path of {result.policy}")

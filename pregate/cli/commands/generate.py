@@ -23,7 +23,7 @@ from traces.foundation.whole_file import refuse_overwriting
 from traces.storage import save_trace
 
 if TYPE_CHECKING:
-    from pregate.check.trained.generation_result import DesignGeneration, Generation
+    from pregate.trained.generation_result import DesignGeneration, Generation
 
 _PROMPT = "Return a list of the items in the container, in the order in which "
 
@@ -107,7 +107,7 @@ def generate(
 
     model_header(model)
     named = [policy_named(one) for one in listed(policies)]
-    from pregate.check.trained.generation import generate as run
+    from pregate.trained.generation import generate as run
 
     with spinner("generating") as update:
         found = run(

@@ -19,7 +19,7 @@ from traces.foundation.documents import NUMBER, read_text
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.check.ledger import Ledger
+    from pregate.validation.ledger import Ledger
 
 Typed = tuple[str, float]
 """A key as it was typed, `ID.METRIC` or `METRIC`, and what was measured."""
@@ -39,7 +39,7 @@ def ledger(
 
     Example: pregate ledger predictions.jsonl --measured tpot_s=0.031
     """
-    from pregate.check.ledger import append_measured, load_ledger
+    from pregate.validation.ledger import append_measured, load_ledger
 
     found = load_ledger(file)
     given = [pair for word in measured or () for pair in _read(word)]

@@ -57,8 +57,8 @@ def measure(
     if share:
         _require_yaml(output)
     _require_places(output, storage)
-    from pregate.check.running.devices import require_graphs
-    from pregate.check.session import provenance_of
+    from pregate.running.devices import require_graphs
+    from pregate.validation.session import provenance_of
     from runtime.machine.conditions import ConditionsWatch
     from runtime.microbench.session import Settings, cpu_link
     from runtime.microbench.session import measure as run_measure

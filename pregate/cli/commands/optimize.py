@@ -16,7 +16,7 @@ from pregate.draw import render
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.explore.optima.optimum import Optimum
+    from pregate.optima.optimum import Optimum
 
 NOTHING_FEASIBLE = 1
 """Exit status where no point meets every constraint."""
@@ -35,8 +35,8 @@ def optimize(
     searched, plot = question.searched(context), question.plot
     if plot is not None:
         require_picture(plot)
-    from pregate.explore.optima.optimize import DEFAULT_OBJECTIVES
-    from pregate.explore.optima.optimize import optimize as run_optimize
+    from pregate.optima.optimize import DEFAULT_OBJECTIVES
+    from pregate.optima.optimize import optimize as run_optimize
 
     with spinner("searching") as update:
         optimum = run_optimize(
@@ -64,7 +64,7 @@ def _print(optimum: Optimum) -> None:
 
 def _table(optimum: Optimum) -> Table:
     """The front, a row a candidate."""
-    from pregate.explore.optima.goals import shown
+    from pregate.optima.goals import shown
 
     fields = [objective.field for objective in optimum.goals.objectives]
     fields += [constraint.field for constraint in optimum.goals.constraints]

@@ -86,7 +86,7 @@ def plan(
         else:
             answer = _judged(question, model, hardware, asked)
     if ledger is not None:
-        from pregate.check.ledger import append_predictions
+        from pregate.validation.ledger import append_predictions
 
         append_predictions(ledger, answer.predictions())
     _print(answer, format, told, brief, details)

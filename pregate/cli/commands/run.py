@@ -22,7 +22,7 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.check.running.measured_run import RunResult
+    from pregate.running.measured_run import RunResult
 
 
 @takes("device", DeviceOptions)
@@ -73,8 +73,8 @@ def run(
         seed=seed, popularity=popularity, yes=yes,
     )  # fmt: skip
     (chosen,), placed = placed_by_counts([policy], cache, popularity, architecture, synthetic=trace is None)
-    from pregate.check.running.measured_run import run as run_for_real
     from pregate.draw.perfetto import simulated_again, write_comparison
+    from pregate.running.measured_run import run as run_for_real
 
     with spinner("running") as update:
         result = run_for_real(

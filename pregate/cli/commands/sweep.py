@@ -24,7 +24,7 @@ from traces.foundation.whole_file import refuse_overwriting
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.explore.sweeps.sweep_table import SweepTable
+    from pregate.sweeps.sweep_table import SweepTable
 
 
 _ADDRESS = re.compile(r"[a-z]+://\S+|\S+:\d+")
@@ -54,11 +54,11 @@ def sweep(
 
     Example: pregate sweep sweep.yaml -o sweep.nc --jobs 2 --plot pictures
     """
-    from pregate.explore.sweeps.dataset_files import write_table
+    from pregate.sweeps.dataset_files import write_table
 
     target = output if output is not None else Path(file.with_suffix(".nc").name)
     _check_where(target, file, (plot, checkpoint, cache_dir), dask)
-    from pregate.explore.sweeps.sweep_file import read_sweep
+    from pregate.sweeps.sweep_file import read_sweep
 
     arguments = read_sweep(file, None if policies is None else distinct(policies, "--policies"))
     if speculative is not None:
@@ -72,8 +72,8 @@ def sweep(
         require_consent_to_points(arguments["axes"], arguments["sample"], len(arguments["policies"]))
     from offload.policies import policy_named
     from pregate.ask.capturing.schedule_cache import is_lasting
-    from pregate.explore.sweeps.checkpoint import Checkpoint
-    from pregate.explore.sweeps.sweep import sweep_table
+    from pregate.sweeps.checkpoint import Checkpoint
+    from pregate.sweeps.sweep import sweep_table
 
     kept: Path | None = checkpoint if checkpoint is not None else target.with_name(f"{target.name}.partial")
     designs = [policy_named(one) if isinstance(one, str) else one for one in arguments["policies"]]
@@ -99,7 +99,7 @@ def sweep(
 
 def _check_where(target: Path, file: Path, folders: Iterable[Path | None], dask: str | None) -> None:
     """Raise for a result, a folder or a scheduler that cannot be, before anything is computed."""
-    from pregate.explore.sweeps.dataset_files import check_output
+    from pregate.sweeps.dataset_files import check_output
 
     check_output(target)
     refuse_overwriting(target, file)
@@ -112,7 +112,7 @@ def _check_where(target: Path, file: Path, folders: Iterable[Path | None], dask:
 
 def _tell(table: SweepTable, notes: Iterable[warnings.WarningMessage], format: options.Format) -> None:
     """Print which policy is best where; notes beside data, where that is for a program."""
-    from pregate.explore.sweeps.summary import apart, summarise
+    from pregate.sweeps.summary import apart, summarise
 
     rows = summarise(table)
     if not render.print_data(format, {"policies": rows, "attributes": dict(table.attrs)}, rows):
@@ -124,7 +124,7 @@ def _tell(table: SweepTable, notes: Iterable[warnings.WarningMessage], format: o
 
 def _add_drafting(arguments: dict[str, Any], text: str) -> None:
     """Each design of the file drafts too. Raises `InvalidInput` where the file states the time of a draft as well."""
-    from pregate.explore.speculative import drafting_named, with_and_without
+    from pregate.ask.speculative import drafting_named, with_and_without
 
     drafting, machine = drafting_named(text), arguments["hw"]
     stated = machine.overrides or {}

@@ -12,7 +12,7 @@ from pregate.cli.progress import spinner
 from pregate.draw import render
 
 if TYPE_CHECKING:
-    from pregate.check.trained.gate_study import GateStudy
+    from pregate.trained.gate_study import GateStudy
 
 
 def train(
@@ -36,7 +36,7 @@ def train(
 
     Example: pregate train --short -o pregated
     """
-    from pregate.check.trained.gate_study import train as train_gates
+    from pregate.trained.gate_study import train as train_gates
 
     with spinner("training") as update:
         study = train_gates(

@@ -23,9 +23,9 @@ from traces.foundation.whole_file import whole_file
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.check.cases import CaseGroup
-    from pregate.check.outcome import Validation
-    from pregate.check.session import ValidationPlan
+    from pregate.validation.cases import CaseGroup
+    from pregate.validation.outcome import Validation
+    from pregate.validation.session import ValidationPlan
     from runtime.microbench.session import Settings
 
 FAILED, TOO_BUSY = 1, 3
@@ -67,7 +67,7 @@ def _run(
     insist: bool,
 ) -> Validation:  # fmt: skip
     """Predict `groups` on the fit, or on this machine measured first, and run them."""
-    from pregate.check.session import provenance_of, validate
+    from pregate.validation.session import provenance_of, validate
 
     settings = _settings(plan.backend, plan.graphs, question.suite == "quick", plan.storage)
     hw, measured = _platform(question.hardware, settings, question.output, say, insist=insist)
@@ -79,8 +79,8 @@ def _judged_anew(
     groups: Sequence[CaseGroup], question: ValidationQuestion, recorded: Path, say: Callable[[str], None]
 ) -> Validation:
     """The runs that `recorded` has, held against what is predicted now."""
-    from pregate.check.running.recording import load_recording
-    from pregate.check.session import RUNS, provenance_of, rejudge
+    from pregate.validation.runs.recording import load_recording
+    from pregate.validation.session import RUNS, provenance_of, rejudge
 
     made, again = load_recording(recorded / RUNS), provenance_of(question.command())
     return rejudge(groups, load_platform(str(question.hardware)), made, provenance=again, say=say)
@@ -89,7 +89,7 @@ def _judged_anew(
 def _write(found: Validation, output: Path | None, timeline: Path | None, say: Callable[[str], None]) -> None:
     """The files that were asked for."""
     if output is not None:
-        from pregate.check.report.report_files import write_report
+        from pregate.validation.report.report_files import write_report
 
         say("writing the report")
         write_report(found, output)
@@ -102,8 +102,8 @@ def _write(found: Validation, output: Path | None, timeline: Path | None, say: C
 
 def _told(found: Validation, max_mape: float | None, busy: bool, format: options.OutputFormat) -> int:
     """Print what was found; the exit status."""
-    from pregate.check.scores.validation_summary import rows, summarise_validation
-    from pregate.check.scores.verdict import doubts, failures, verdict
+    from pregate.validation.scores.validation_summary import rows, summarise_validation
+    from pregate.validation.scores.verdict import doubts, failures, verdict
 
     summary = summarise_validation(found)
     if not render.print_data(format, summary, rows(found)):
@@ -129,7 +129,7 @@ def _platform(
         hw = load_platform(hardware)
         return hw, hw.fit.provenance.get("measurements", "") if hw.fit is not None else ""
     from hwmodels.calibrate.calibration import calibrate
-    from pregate.check.session import provenance_of
+    from pregate.validation.session import provenance_of
     from runtime.microbench.session import measure
 
     measured = measure(settings, provenance_of("pregate validate"), say=say, insist=insist)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hwmodels.figures import figures_of
-from hwmodels.stack import CONSTANTS
+from hwmodels.stacks.stack import CONSTANTS
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.measured_row import MeasuredRow
 from traces.errors import InvalidInput, unknown_name

@@ -8,7 +8,7 @@ import pytest
 from hwmodels.cost import Costs, parts_of, price, price_figures
 from hwmodels.figures import check_axis, figure_keys, figures_of
 from hwmodels.platform import load_platform
-from hwmodels.stack_files import stack_names
+from hwmodels.stacks.stack_files import stack_names
 from offload import ffn_work, work
 from offload.ops import OpKind, Work
 from pregate.named import load_model

@@ -16,9 +16,9 @@ from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.machine_fields import HOST_MEMORY
 from hwmodels.specs.machine_files import SPECS, component_names, load_component
 from hwmodels.specs.spec import LinkSpec
-from hwmodels.stack_files import load_stack, stack_names
+from hwmodels.stacks.stack_files import load_stack, stack_names
 from offload.ops import OpKind, Work
-from pregate.explore.sweeps.machines import platform_at
+from pregate.sweeps.machines import platform_at
 from traces.errors import InvalidInput, UnknownName
 
 SAME_SOCKET = tuple(kind for kind in HOST_MEMORY if kind != "remote")

@@ -22,9 +22,9 @@ from offload.recorder import Recorder
 from offload.work import expert_copy_work
 from pregate.ask.capturing.capture import capture
 from pregate.ask.timing.policy_modes import modes_measured
-from pregate.check.cases import CaseGroup, CaseWorkload
-from pregate.check.predictions import predict, prepare_cases
 from pregate.cli.option_values import build_modes
+from pregate.validation.cases import CaseGroup, CaseWorkload
+from pregate.validation.predictions import predict, prepare_cases
 from simulator.definition import des
 from simulator.events import event_engine
 from simulator.modes import Modes, NotFifo

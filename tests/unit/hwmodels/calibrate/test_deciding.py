@@ -16,7 +16,7 @@ from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.check.trained.live_prediction import deciding_of, knows_deciding, predicted_live
+from pregate.trained.live_prediction import deciding_of, knows_deciding, predicted_live
 from runtime.backends.pacing import CHUNK_BYTES
 from tests.made_up_measurements import op_s, synthetic
 from tests.measured_deciding import EXPERTS, GATE, decide, deciding, live, measured

@@ -142,8 +142,8 @@ def test_a_malformed_fit_of_kernels_is_one_clear_line(tmp_path: Path, change: An
 def test_a_fit_knows_its_probes_and_nothing_is_validated_on_them(tmp_path: Path) -> None:
     """From the file of measurements to the file of the fit to the refusal."""
     pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
-    from pregate.check.cases import CaseGroup, CaseWorkload
-    from pregate.check.session import PREDICTIONS, validate
+    from pregate.validation.cases import CaseGroup, CaseWorkload
+    from pregate.validation.session import PREDICTIONS, validate
 
     group = CaseGroup(MODELS["decoder-only"], CaseWorkload(1, 4, 4, seed=3), ("pregate",), link_bytes_per_s=20e6)
     model, trace = group.model, group.workload.trace(group.model)

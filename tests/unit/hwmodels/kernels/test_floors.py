@@ -12,8 +12,8 @@ from hwmodels.cost import parts_of, price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.kernels.floors import fused_s, merged
 from hwmodels.platform import Platform, load_platform
-from hwmodels.stack import FLOORS
-from hwmodels.stack_files import load_stack
+from hwmodels.stacks.stack import FLOORS
+from hwmodels.stacks.stack_files import load_stack
 from offload import ffn_work, work
 from offload.ops import Gemm, OpKind, Work
 from traces.errors import InvalidInput, UnknownName

@@ -10,7 +10,7 @@ from hwmodels.kernels.by_card import ByCard, read_by_card
 from hwmodels.kernels.floors import fused_s, missing_s
 from hwmodels.kernels.fused_tile import FusedTile, read_fused_tile, read_tile
 from hwmodels.platform import Platform, load_platform
-from hwmodels.stack_files import load_stack
+from hwmodels.stacks.stack_files import load_stack
 from offload import ffn_work, work
 from offload.ops import FusedExperts, Gemm
 from traces.errors import InvalidFile, InvalidInput, UnknownName

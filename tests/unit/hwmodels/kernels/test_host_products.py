@@ -11,7 +11,7 @@ from hwmodels.figures import figures_of
 from hwmodels.kernels.core_formats import CoreFormats
 from hwmodels.kernels.host_products import NO_HOST_PRODUCTS, HostProducts, read_host_products
 from hwmodels.platform import load_platform
-from hwmodels.stack_files import load_stack
+from hwmodels.stacks.stack_files import load_stack
 from offload.ops import Gemm, OpKind, Work
 from tests.priced_ops import ROUND
 from traces.errors import InvalidFile, UnknownName

@@ -19,8 +19,8 @@ from offload import ffn_work, work
 from offload.metrics.run_metrics import decode_steps
 from offload.ops import Gemm, OpKind, Work
 from pregate.ask.capturing.capture import capture
+from pregate.ask.explanation import explain
 from pregate.ask.timing.intervals import compiled, intervals
-from pregate.explore.explanation import explain
 from simulator import recurrence
 from simulator.batched.batch import evaluate
 from simulator.definition import des

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pregate
-from offload.caches.cache_replay import replay_cache
 from offload.caches.ceiling import most_hits
+from offload.caches.slot_replay import replay_cache
 from offload.caches.trace_events import TraceEvents, trace_events
 from offload.policies import eviction_names
 from offload.policy import Cache

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offload.caches.budget_replay import POLICIES, curve_csv, replay_residency, residency_curve
 from offload.caches.eviction import EVICTIONS, Belady, Eviction, Lru, Static
-from offload.caches.replay import POLICIES, curve_csv, replay_residency, residency_curve
 from offload.caches.residency import ResidentSet
 from traces.errors import InvalidInput, UnknownName
 from traces.phase import Phase

@@ -13,7 +13,7 @@ from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.ask.simulation import SimulationResult
-from pregate.check.running.measured_run import RunResult
+from pregate.running.measured_run import RunResult
 from traces.errors import InvalidFile, InvalidInput
 from traces.routing import Provenance, RoutingTrace
 

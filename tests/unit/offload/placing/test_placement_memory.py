@@ -9,7 +9,7 @@ import pytest
 
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
-from hwmodels.stack_files import stack_names
+from hwmodels.stacks.stack_files import stack_names
 from offload import work
 from offload.decode import Decoded
 from offload.execution import EXECUTIONS

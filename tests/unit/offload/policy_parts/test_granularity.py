@@ -8,7 +8,7 @@ import pytest
 import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
-from hwmodels.stack_files import load_stack, stack_names
+from hwmodels.stacks.stack_files import load_stack, stack_names
 from offload.execution import EXECUTIONS
 from offload.ffn_work import experts_work
 from offload.ops import Lane, OpKind

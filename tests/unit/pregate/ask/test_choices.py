@@ -17,9 +17,9 @@ from traces.errors import PregateError
 pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from pregate.ask.choices import FIGURES, RUN_FORMATS, SUITE_NAMES
-from pregate.check.cases import SUITES
-from pregate.explore.optima.goals import figure_names
 from pregate.monitoring.alerts import Thresholds
+from pregate.optima.goals import figure_names
+from pregate.validation.cases import SUITES
 from runtime.memory import TYPES
 
 

@@ -10,10 +10,10 @@ import pytest
 from hwmodels.platform import load_platform
 from offload.policies import policy_named
 from pregate.ask.capturing import kept_answers, schedule_cache
-from pregate.explore.sweeps import tasks
 from pregate.named import load_model
 from pregate.page import writing
 from pregate.page.subject import PageSubject
+from pregate.sweeps import tasks
 
 DECIDES = {"compiled", "offload", "traces"}
 """Rooms that a schedule is written by."""

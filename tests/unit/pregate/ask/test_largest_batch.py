@@ -119,7 +119,7 @@ def test_along_an_axis_of_memory_every_point_has_its_own_batch(run: Run, tmp_pat
         "workload: {batch: max, input_tokens: 12, output_tokens: 4}\naxes: {hbm_bytes: [1050MB, 1100MB]}\n"
     )
     file.write_text(text)
-    from pregate.explore.sweeps.sweep_file import read_sweep
+    from pregate.sweeps.sweep_file import read_sweep
 
     dataset = pregate.sweep(**read_sweep(file))
     few, many = dataset["batch_size"].values[0].tolist()

@@ -13,9 +13,9 @@ from hwmodels.platform import load_platform
 from offload.policies import policy_named
 from pregate.ask.ranked_designs import are_ranked, kept_in_view, standing_of, told_apart
 from pregate.economics.costing import costs
-from pregate.explore.sweeps.summary import best_policy, summarise
 from pregate.page.answers import document
 from pregate.page.subject import PageSubject
+from pregate.sweeps.summary import best_policy, summarise
 from tests.command_line import Run
 from tests.small_models import decoder_only
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import pregate
-from hwmodels.stack import VENDORS
-from hwmodels.stack_files import load_stack
+from hwmodels.stacks.stack import VENDORS
+from hwmodels.stacks.stack_files import load_stack
 from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad
 from pregate.engines.writing import benchmark_of, flags_of

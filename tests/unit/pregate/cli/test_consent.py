@@ -16,8 +16,8 @@ from pregate.cli.consent import (
     require_consent_along,
     require_consent_to_points,
 )
-from pregate.explore.sweeps.axes import LatinHypercube
-from pregate.explore.sweeps.workloads import TraceRecipe
+from pregate.sweeps.axes import LatinHypercube
+from pregate.sweeps.workloads import TraceRecipe
 from tests.small_models import MODELS
 from traces.errors import InvalidInput
 

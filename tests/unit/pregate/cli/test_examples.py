@@ -15,9 +15,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import pregate
-from pregate.check.ledger import Predicted, append_predictions
 from pregate.cli.commands import plan
 from pregate.cli.option_values import build_model
+from pregate.validation.ledger import Predicted, append_predictions
 from runtime.pregated.corpus.tokens import Tokenizer
 from runtime.pregated.model_file import save_model
 from tests import small_fits

@@ -15,7 +15,7 @@ from hwmodels.calibrate.calibration import calibrate  # noqa: E402
 from offload.ops import Lane, OpKind, Work  # noqa: E402
 from offload.recorder import Recorder  # noqa: E402
 from offload.timeline import Timeline  # noqa: E402
-from pregate.check.trained.generation import ids_wait_s  # noqa: E402
+from pregate.trained.generation import ids_wait_s  # noqa: E402
 from runtime.pregated.corpus.tokens import Tokenizer  # noqa: E402
 from runtime.pregated.model_file import save_model  # noqa: E402
 from tests import small_fits  # noqa: E402

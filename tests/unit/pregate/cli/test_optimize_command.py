@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pregate.cli.commands import optimize as command
-from pregate.explore.optima.optimize import optimize
-from pregate.explore.sweeps.workloads import TraceRecipe
+from pregate.optima.optimize import optimize
+from pregate.sweeps.workloads import TraceRecipe
 from tests.command_line import Run
 
 SMALL = ["switch-base-8", "--input-tokens", "16", "--output-tokens", "6"]

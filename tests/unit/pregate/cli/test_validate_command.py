@@ -19,11 +19,11 @@ from traces.errors import InvalidInput, PregateError
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check import cases  # noqa: E402
-from pregate.check.ledger import load_ledger  # noqa: E402
-from pregate.check.running import case_runner  # noqa: E402
-from pregate.check.scores.validation_summary import summarise_validation  # noqa: E402
-from pregate.check.scores.verdict import doubts, failures  # noqa: E402
+from pregate.validation import cases  # noqa: E402
+from pregate.validation.ledger import load_ledger  # noqa: E402
+from pregate.validation.runs import case_runner  # noqa: E402
+from pregate.validation.scores.validation_summary import summarise_validation  # noqa: E402
+from pregate.validation.scores.verdict import doubts, failures  # noqa: E402
 from runtime.machine.watch import Seen  # noqa: E402
 
 

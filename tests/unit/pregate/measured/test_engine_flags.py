@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwmodels.platform import load_platform
-from hwmodels.stack_files import stack_names
+from hwmodels.stacks.stack_files import stack_names
 from offload.policies import policy_named
 from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pregate
-from hwmodels import stack_files
+from hwmodels.stacks import stack_files
 from pregate.ask.capturing import kept_answers, schedule_cache
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.measured.isca24.predicted_rows import Workbench

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pregate.ask.choices import FIGURES, OBJECTIVES
-from pregate.explore.optima.goals import read_goals
+from pregate.optima.goals import read_goals
 from pregate.spellings.figure_words import figure_named
 from simulator.explain.explained_metrics import METRICS
 from tests.command_line import Run

@@ -28,11 +28,12 @@ from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check import session as validation_session  # noqa: E402
-from pregate.check.cases import GPU_POLICIES, CaseGroup, CaseWorkload, suite_named  # noqa: E402
-from pregate.check.running import case_runner, measured_run  # noqa: E402
-from pregate.check.scores.validation_summary import summarise_validation  # noqa: E402
-from pregate.check.session import ValidationPlan, validate  # noqa: E402
+from pregate.running import measured_run  # noqa: E402
+from pregate.validation import session as validation_session  # noqa: E402
+from pregate.validation.cases import GPU_POLICIES, CaseGroup, CaseWorkload, suite_named  # noqa: E402
+from pregate.validation.runs import case_runner  # noqa: E402
+from pregate.validation.scores.validation_summary import summarise_validation  # noqa: E402
+from pregate.validation.session import ValidationPlan, validate  # noqa: E402
 from runtime.backends.backend import LaneFailure  # noqa: E402
 from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.microbench import contention, gemms, host, parts, rounds, session  # noqa: E402

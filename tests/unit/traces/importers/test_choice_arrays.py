@@ -17,7 +17,7 @@ from tests.recorded_files import EXPERTS, SHAPE, npy, npz, pt
 from traces.errors import InvalidFile
 from traces.importers import ModelShape, import_trace, recognise
 from traces.importers.choice_arrays import are_choices
-from traces.importers.expert_counts import import_popularity
+from traces.importers.counts.expert_counts import import_popularity
 
 MASK = np.zeros((5, 2, 4), bool)
 np.put_along_axis(MASK, EXPERTS, True, axis=-1)

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from tests.recorded_files import pt
 from traces.errors import InvalidFile
 from traces.importers import import_trace
-from traces.importers.expert_counts import import_popularity
+from traces.importers.counts.expert_counts import import_popularity
 
 COUNTS = np.array([[3, 3, 2, 2], [2, 3, 3, 2]], np.float32)
 

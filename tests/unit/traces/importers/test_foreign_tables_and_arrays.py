@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from traces.errors import InvalidFile, InvalidInput
 from traces.importers import import_trace
-from traces.importers.expert_counts import import_popularity
+from traces.importers.counts.expert_counts import import_popularity
 from traces.importers.model_shape import ModelShape
 from traces.model.architecture import load_architecture
 from traces.phase import Phase

@@ -19,8 +19,9 @@ import pytest
 import pregate
 from tests.recorded_files import EXPERTS, npz, plain_csv, plain_npz
 from traces.errors import InvalidFile
-from traces.importers import import_trace, packed_files
-from traces.importers.packed_files import unpacked_file
+from traces.importers import import_trace
+from traces.importers.files import packed_files
+from traces.importers.files.packed_files import unpacked_file
 
 COUNTS = b"layer,expert,count\n0,0,3\n0,1,1\n"
 

@@ -16,7 +16,8 @@ from pyarrow import parquet
 import pregate
 from tests.recorded_files import DECODED, EXPERTS, PHASED, SHAPE, cells, lines, outcome, text
 from traces.errors import InvalidFile
-from traces.importers import import_trace, packed_files
+from traces.importers import import_trace
+from traces.importers.files import packed_files
 
 IDS = EXPERTS.tolist()
 FLAT = [(t, layer, slot, expert) for t, layer, chosen in cells() for slot, expert in enumerate(chosen)]

@@ -18,8 +18,8 @@ import pregate
 from tests.recorded_files import EXPERTS, FILES, PHASED, SHAPE, npy, npz, outcome, pt, text
 from traces.errors import InvalidFile
 from traces.importers import IMPORTERS, ModelShape, import_trace, recognise
-from traces.importers.expert_counts import import_popularity
-from traces.importers.torch_archive import read_torch_archive
+from traces.importers.counts.expert_counts import import_popularity
+from traces.importers.files.torch_archive import read_torch_archive
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import popularity_of

@@ -14,7 +14,7 @@ import pregate
 from offload.ffn_work import dense_ffn_work, experts_work
 from offload.work import gate_work, head_work, self_attention_work
 from pregate.cli.option_values import as_recorded
-from pregate.explore.sweeps.axes import FORMATS, read_axes
+from pregate.sweeps.axes import FORMATS, read_axes
 from tests.command_line import Run, runner
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import DTYPES, ModelArchitecture, load_architecture, parse_architecture
@@ -235,7 +235,7 @@ def test_axes_of_formats_that_cannot_be_are_refused(axes: dict[str, Any]) -> Non
 
 
 def test_a_sweep_states_formats_in_its_file(tmp_path: Path) -> None:
-    from pregate.explore.sweeps.sweep_file import read_sweep
+    from pregate.sweeps.sweep_file import read_sweep
 
     path = tmp_path / "sweep.yaml"
     path.write_text(

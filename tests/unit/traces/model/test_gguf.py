@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwmodels.stack_files import load_stack
+from hwmodels.stacks.stack_files import load_stack
 from pregate import load_trace
 from pregate.cli.option_values import as_recorded
 from tests.command_line import Run, runner

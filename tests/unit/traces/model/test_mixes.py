@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 import pregate
-from pregate.explore.sweeps.axes import read_axes
+from pregate.sweeps.axes import read_axes
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import load_architecture
 from traces.model.dtypes import find_dtype, format_shares, shares_dtype

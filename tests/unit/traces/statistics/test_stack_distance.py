@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pregate
-from offload.caches.replay import replay_residency, residency_curve
+from offload.caches.budget_replay import replay_residency, residency_curve
 from offload.caches.residency import ResidentSet
 from pregate.ask.replays.replay import LruCurve
 from pregate.ask.replays.replay import lru_curve as front_door

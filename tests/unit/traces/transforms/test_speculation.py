@@ -16,7 +16,7 @@ from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.policy_parts.speculation import Speculation, speculation_named
 from pregate.ask.capturing.capture import capture
-from pregate.explore.speculative import drafting_named, with_and_without
+from pregate.ask.speculative import drafting_named, with_and_without
 from tests.expected_drafts import expected_tokens
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidFile, InvalidInput, UnknownName
@@ -306,7 +306,7 @@ def test_a_draft_of_an_encoder_decoder_is_refused() -> None:
 @pytest.mark.parametrize("shape", [decoder_only(n_shared=1), encoder_decoder()], ids=["decoder", "encoder_decoder"])
 def test_the_runtime_executes_the_passes_that_were_predicted(shape: ModelArchitecture) -> None:
     pytest.importorskip("torch")
-    from pregate.check.running.devices import Device
+    from pregate.running.devices import Device
 
     device = Device(backend="cpu", hbm_bytes=1 << 27)
     trace, drafts = pregate.synthesize(shape, 3, 6, 2), "@gamma=3:acceptance=0.6:rejected=elsewhere"

@@ -1,1 +1,0 @@
-"""Many questions at once: sweeps, optima, crossovers, and explanations of one answer."""

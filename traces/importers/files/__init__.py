@@ -1,0 +1,1 @@
+"""Files of others, opened safely: lines, arrays, packed files, tables, what `torch.save` wrote."""
