@@ -214,7 +214,12 @@ class RoutingTrace:
     @property
     def n_sequences(self) -> int:
         """Distinct sequences."""
-        return int(np.unique(self.sequence).size)
+        last = int(self.sequence.max())
+        if last > 2 * self.n_tokens:  # numbers far apart
+            return int(np.unique(self.sequence).size)
+        there = np.zeros(last + 1, np.bool_)
+        there[self.sequence] = True
+        return int(np.count_nonzero(there))
 
     @property
     def batch(self) -> int:
@@ -249,6 +254,9 @@ class RoutingTrace:
         """(n_tokens,): whether a token is of a part of a prompt that a later step goes on with, so that no token is
         made behind it; None where every step reads prompts to their end.
         """
+        read = np.flatnonzero(self.phase == Phase.PREFILL)
+        if not read.size or self.step[read[0]] == self.step[read[-1]]:  # all in one step
+            return None
         keys = going_on(prompt_parts(self.sequence, self.position, self.phase, self.step))
         return is_of(keys, self.sequence, self.phase, self.step) if keys.size else None
 

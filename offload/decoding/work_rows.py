@@ -54,9 +54,7 @@ class Works:
         self._model, self._slots_bytes = model, slots_bytes
         models = models_by_layer(model)
         distinct = {id(one): one for one in models}
-        own = {key: self if one is model else Works(one, slots_bytes) for key, one in distinct.items()}
-        self.each = tuple(own.values())
-        """Those of layers that are stored alike, each once."""
+        self._each = tuple(None if one is model else Works(one, slots_bytes) for one in distinct.values())
         self.form_of = tuple(list(distinct).index(id(one)) for one in models)
         """By layer of the decoder, which of `each` it has; by MoE layer, those of an encoder first."""
         self.moe_form_of = (0,) * model.n_encoder_moe_layers + tuple(self.form_of[i] for i in model.decoder.moe_layers)
@@ -67,9 +65,16 @@ class Works:
         self._grouped = ffn_work.GroupedExperts(model, slots_bytes)
 
     @property
+    def each(self) -> tuple[Works, ...]:
+        """Those of layers that are stored alike, each once. Nothing here holds itself, so that works which nobody asks
+        for any more are given back at once.
+        """
+        return tuple(self if one is None else one for one in self._each)
+
+    @property
     def n_made(self) -> int:
         """Works so far."""
-        return len(self._made) + sum(one.n_made for one in self.each if one is not self)
+        return len(self._made) + sum(one.n_made for one in self._each if one is not None)
 
     @property
     def model(self) -> ModelArchitecture:
@@ -78,7 +83,7 @@ class Works:
 
     def at(self, layer: int) -> Works:
         """Those of a layer; of all of an encoder, whose layers are alike, these."""
-        return self if len(self.each) == 1 else self.each[self.form_of[layer]]
+        return self if len(self._each) == 1 else self._each[self.form_of[layer]] or self
 
     def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
         found = self._made.get(key)

@@ -100,7 +100,8 @@ class BlockUnions:
         table = np.full(1 << (2 * n_groups).bit_length(), -1, np.int64)
         of_entries = self.ptr, self.tokens, self.n_parts, self.n_shared, np.ascontiguousarray(shares).view(np.int8)
         serving = np.zeros(_SERVED, np.int64)
-        n_found, n_forms = loaded(GROUPS)(*of_entries, place, begins, numbers, table, serving), len(works.each)
+        n_found, each = loaded(GROUPS)(*of_entries, place, begins, numbers, table, serving), works.each
+        n_forms = len(each)
         of, form_of = np.arange(n_found), np.zeros(n_found, np.int64)
         if n_forms > 1:
             forms = np.concatenate([np.repeat(form, n) for n in self.n_parts.tolist()])
@@ -110,13 +111,13 @@ class BlockUnions:
         has_runs = np.diff(begins[: n_found + 1])[of] > 1  # of which a model makes one work each, unlike any other
         bounds = zip(*((8 * begins[of[has_runs] + end]).tolist() for end in (0, 1)), strict=True)
         made = [
-            works.each[one].grouped_runs(text[begin:end])
+            each[one].grouped_runs(text[begin:end])
             for one, (begin, end) in zip(form_of[has_runs].tolist(), bounds, strict=True)
         ]
         others = list[tuple[int, Work | None]]()
         for i in np.flatnonzero(~has_runs).tolist():
             shared = int(numbers[begins[of[i]]])
-            others.append((i, works.each[form_of[i]].grouped(shared, ()) if shared or not is_split else None))
+            others.append((i, each[form_of[i]].grouped(shared, ()) if shared or not is_split else None))
         return _Grouped(made, others, place)
 
 

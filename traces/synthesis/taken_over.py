@@ -25,8 +25,9 @@ def starts_of(begun: Sequence[RoutingTrace], n_sequences: int) -> list[Start]:
     evenly batched traces.
     """
     starts: list[Start] = []
-    for trace in sorted(begun, key=lambda trace: -(trace.n_tokens // trace.n_sequences)):
-        if trace.n_sequences > len(starts):
-            order = np.argsort(trace.sequence, kind="stable").reshape(trace.n_sequences, -1)
+    counted = [(trace.n_sequences, trace) for trace in begun]
+    for n_there, trace in sorted(counted, key=lambda one: -(one[1].n_tokens // one[0])):
+        if n_there > len(starts):
+            order = np.argsort(trace.sequence, kind="stable").reshape(n_there, -1)
             starts += [(trace.experts, tokens) for tokens in order[len(starts) : n_sequences]]
     return starts
