@@ -156,9 +156,9 @@ def _many_experts(
     from compiled.vector import WIDTH
 
     make, rank_of, (_, n_layers, top_k) = loaded(FILL_MANY), _ranks(by_rank), experts.shape
-    n_rows = -(-n_layers // WIDTH) * top_k
-    taken, chosen = np.zeros((n_layers, popularity.shape[1] - 1), np.int8), np.zeros((2, WIDTH))
-    scratch = taken, *(np.zeros((n_rows, WIDTH)) for _ in range(3)), chosen
+    n_groups = -(-n_layers // WIDTH)
+    n_rows, taken = n_groups * top_k, np.zeros((n_layers, popularity.shape[1] - 1), np.int8)
+    scratch = taken, *(np.zeros((n, WIDTH)) for n in (n_rows, n_rows, n_rows, 2 * n_groups))
 
     def tables(own: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
         ends = own[:, 1:].copy()

@@ -1,7 +1,8 @@
 """The loop of `fill` where there are many experts: slot by slot, `WIDTH` layers at once as far as no search goes.
 
-What is cut out of [0, 1) for the experts chosen already is subtracted in vectors, one number a layer; the search for an
-expert, and what repeats or follows, is done one layer after the other.
+What is cut out of [0, 1) for the experts chosen already is subtracted in vectors, one number a layer, of all layers
+first: where a search branches otherwise than was guessed, no vector is computed in vain. The search for an expert, and
+what repeats or follows, is done one layer after the other.
 """
 
 from __future__ import annotations
@@ -40,8 +41,6 @@ def _put(low: Any, high: Any, lows: Any, highs: Any, first: int, n_chosen: int) 
 def _found(ends: Any, guide: Any, taken: Any, at: float) -> int:
     """The rank that the number `at` falls on, or the next that is not `taken`."""
     choice = int(guide[int(at * (guide.size - 1))])
-    for _ in range(2):  # counted, not branched on: how far a draw is from where its cell begins, no processor guesses
-        choice += int(ends[choice] <= at)
     while ends[choice] <= at:
         choice += 1
     while taken[choice]:  # rounding put it on the edge of a chosen expert
@@ -61,7 +60,7 @@ def fill_many(
     places: Any,  # [G * k, WIDTH] float64, for use here, of G groups of layers: draws, then where they fall
     lows: Any,  # [G * k, WIDTH] float64, for use here: of what is chosen, in order of rank, where its interval begins
     highs: Any,  # [G * k, WIDTH] float64: and ends
-    chosen: Any,  # [2, WIDTH] float64, for use here: the interval of what is chosen now
+    chosen: Any,  # [2 * G, WIDTH] float64, for use here: the intervals of what is chosen now
     n_before: int,  # tokens that the sequence has had
     p_repeat: float,
     p_follow: float,
@@ -82,21 +81,23 @@ def fill_many(
                 first = group * top_k
                 row = first + slot
                 store(places, row, _cut(load(places, row), lows, highs, first, slot))
-                for lane in range(min(WIDTH, n_layers - group * WIDTH)):
-                    layer = group * WIDTH + lane
-                    how, mine, choice = draws[t, layer, slot, 0], taken[layer], -1
-                    if how < until_repeat:
-                        choice = repeated(last[layer], mine, slot)
-                    elif how < until_follow:
-                        choice = ranks[layer - 1, slot]
-                    if choice < 0 or mine[choice]:
-                        choice = _found(ends[layer], guides[layer], mine, places[row, lane])
-                    mine[choice] = 1
-                    ranks[layer, slot] = choice
-                    chosen[0, lane], chosen[1, lane] = popularity[layer, choice], popularity[layer, choice + 1]
-                    until_follow = until_repeat + (1.0 - until_repeat) * p_follow
-                if slot + 1 < top_k:
-                    _put(load(chosen, 0), load(chosen, 1), lows, highs, first, slot)
+            for layer in range(n_layers):
+                group, lane = layer // WIDTH, layer % WIDTH
+                how, mine, choice = draws[t, layer, slot, 0], taken[layer], -1
+                if how < until_repeat:
+                    choice = repeated(last[layer], mine, slot)
+                elif how < until_follow:
+                    choice = ranks[layer - 1, slot]
+                if choice < 0 or mine[choice]:
+                    choice = _found(ends[layer], guides[layer], mine, places[group * top_k + slot, lane])
+                mine[choice] = 1
+                ranks[layer, slot] = choice
+                chosen[2 * group, lane] = popularity[layer, choice]
+                chosen[2 * group + 1, lane] = popularity[layer, choice + 1]
+                until_follow = until_repeat + (1.0 - until_repeat) * p_follow
+            if slot + 1 < top_k:
+                for group in range(n_groups):
+                    _put(load(chosen, 2 * group), load(chosen, 2 * group + 1), lows, highs, group * top_k, slot)
         for layer in range(n_layers):
             for slot in range(top_k):
                 rank = ranks[layer, slot]

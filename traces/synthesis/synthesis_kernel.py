@@ -18,8 +18,6 @@ def _drawn(edges: Any, guide: Any, taken: Any, ordered: Any, n_chosen: int, what
             at += edges[ordered[i] + 1] - edges[ordered[i]]
     n_cells, last = guide.size - 1, edges.size - 2
     choice = int(guide[min(int(at * n_cells), n_cells)])
-    for _ in range(2):  # counted, not branched on: how far a draw is from where its cell begins, no processor guesses
-        choice += int(edges[min(choice, last - 1) + 1] <= at) * int(choice < last)
     while choice < last and edges[choice + 1] <= at:
         choice += 1
     while taken[choice]:  # rounding put it on the edge of a chosen expert
