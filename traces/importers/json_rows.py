@@ -11,7 +11,7 @@
 `moe_vis`            {"layer": L, "experts": [T][k]} and {"wlayer": L, ...}, or under other names of `tables`; a pass
                      ends where the layer falls
 `token_lines`        {"experts": [layers][k]} under any of `TOKEN_KEYS`, or by layer, {"3": [k], "4": [k]}, a line a
-                     token, with its `token` or `position`, `phase` and `sequence` where it is stated
+                     token, with its position, phase and sequence where they are stated, under the names of `tables`
 
 Where phases are not recorded every token counts as decode, and the provenance says so.
 """
@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from traces.importers.files.text_lines import json_lines
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
-from traces.importers.tables import json_names
+from traces.importers.tables import json_names, keys_of
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
@@ -123,9 +124,11 @@ def import_moe_balance(path: Path, shape: ModelShape = ModelShape()) -> RoutingT
 
 
 def import_moe_vis(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
-    """The routing of moe-vis: a pass of several tokens is a prompt's. Raises `InvalidFile`."""
-    rows = TokenRows(path)
-    first, n_tokens, last, sequence, decoding = 0, 0, -1, 0, False
+    """The routing of moe-vis: a pass of several tokens is a prompt's, of the sequence that its lines state, or of the
+    one that runs. Raises `InvalidFile`.
+    """
+    rows, prompts = TokenRows(path), _Numbers()
+    passes: dict[str, _Pass] = {}
     for number, record in json_lines(path):
         if "wlayer" in record:
             continue
@@ -134,28 +137,49 @@ def import_moe_vis(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace
         layer, chosen = _fields(path, number, record, *keys)
         if not isinstance(chosen, list):
             raise refused(path, "experts is not a list", number)
-        if type(layer) is int and layer <= last:
-            first += n_tokens
-            if decoding and len(chosen) > 1:
-                sequence, first = sequence + 1, 0
-        last = layer if type(layer) is int else last
-        n_tokens, decoding = len(chosen), len(chosen) == 1
-        phase = Phase.DECODE if decoding else Phase.PREFILL
-        _add_tokens(rows, number, sequence, first, layer, chosen, None, phase)
+        stated = repr(_first_of("sequence", record))
+        now = passes.setdefault(stated, _Pass())
+        if type(layer) is int and layer <= now.layer:
+            now.first += now.n_tokens
+            if now.n_tokens == 1 and len(chosen) > 1:
+                now.sequence, now.first = now.sequence + 1, 0
+        now.layer = layer if type(layer) is int else now.layer
+        now.n_tokens = len(chosen)
+        phase = Phase.DECODE if len(chosen) == 1 else Phase.PREFILL
+        _add_tokens(rows, number, prompts[(stated, now.sequence)], now.first, layer, chosen, None, phase)
     return rows.trace(_origin(path, {}, "moe-vis", "", "", phased=True), shape)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """The pass of a sequence that lines are of: its first token, how many, and its last layer."""
+
+    sequence: int = 0
+    first: int = 0
+    n_tokens: int = 0
+    layer: int = -1
+
+
+def _first_of(name: str, record: dict[str, Any]) -> Any:
+    """What a line states under one of the names that recorders give `name`; None where it states nothing."""
+    keys = keys_of(name, record)
+    return record[keys[0]] if keys else None
 
 
 def import_token_lines(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
     """The routing of lines that hold all layers of a token. Raises `InvalidFile`."""
     rows, sequences, phased = TokenRows(path), _Numbers(), True
+    n_before: dict[int, int] = {}  # where no place is stated: a token may be a word
     phases = {"prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "decode": Phase.DECODE, None: Phase.DECODE}
     for number, record in json_lines(path):
         key = next((key for key in TOKEN_KEYS if isinstance(record.get(key), list | dict)), TOKEN_KEYS[0])
         (layers,) = _fields(path, number, record, key)
         phase = _phase(path, number, record.get("phase"), phases)
         phased &= "phase" in record
-        sequence = sequences[record.get("sequence", record.get("request_id"))]
-        position = next((record[name] for name in ("position", "token", "token_idx") if name in record), number - 1)
+        sequence = sequences[_first_of("sequence", record)]
+        places = (record[name] for name in keys_of("position", record))
+        position = next((place for place in places if not isinstance(place, str)), n_before.get(sequence, 0))
+        n_before[sequence] = n_before.get(sequence, 0) + 1
         for layer, experts in _by_layer(path, number, layers):
             _add(rows, number, sequence, phase, (position, layer, experts), None)
     return rows.trace(_origin(path, {}, "lines of tokens", "", "", phased=phased), shape)

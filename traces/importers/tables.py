@@ -21,7 +21,7 @@ from traces.importers.recording import ModelShape, Origin, TokenRows, refused
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["columns", "import_table", "json_names", "named_rows"]
+__all__ = ["columns", "import_table", "json_names", "keys_of", "named_rows"]
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "sequence": (
@@ -55,6 +55,9 @@ _CELL = re.compile(r"[^\s,;|\[\]()]+")
 _OF_A_LAYER = re.compile(
     r"\s*(?:\w+\.)*(?:moe_?)?(?:layers?|l|blk|block)[_. ]?(\d{1,4})(?:[_.](?:experts?|ids?))?\s*",
     re.ASCII | re.IGNORECASE,
+)
+_MODULE = re.compile(
+    r"(?:[a-z_]\w*\.)*(?:layers?|blk|blocks?|h)[._](\d{1,4})(?:\.[a-z_]\w*)*", re.ASCII | re.IGNORECASE
 )
 _OF_A_SLOT = re.compile(r"(?:expert|e|topk|top)_?(\d{1,3})(?:_id)?", re.ASCII)
 
@@ -119,6 +122,11 @@ def json_names(record: Mapping[str, Any]) -> dict[str, int] | None:
     return columns(",".join(record)) if record and all(re.fullmatch(r"\w+", key, re.ASCII) for key in record) else None
 
 
+def keys_of(name: str, record: Mapping[str, Any]) -> list[str]:
+    """The keys of a JSON object that recorders call one of our names, in its order."""
+    return [key for key in record if _plain(key) in _NAMES[name]]
+
+
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     for number, record in json_records(path):
         places = json_names(record)
@@ -165,7 +173,7 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
     positions: set[int] = set()
     json_text = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))[1].lstrip().startswith(("{", "["))
     for number, row in _json_rows(path) if json_text else named_rows(path, ("position", "layer", "experts")):
-        position, layer = whole_numbers(path, number, [row["position"], row["layer"]])
+        position, layer = whole_numbers(path, number, [row["position"], _layer(row["layer"])])
         experts = whole_numbers(path, number, _CELL.findall(row["experts"]))
         sequence = sequences.setdefault(row.get("sequence", ""), len(sequences))
         phase = _phase(path, number, row.get("phase"))
@@ -195,6 +203,12 @@ def _phase(path: Path, number: int, word: str | None) -> Phase:
     if word.lower() not in _PHASES:
         raise refused(path, f"phase {word[:20]!r} is neither prefill (0) nor decode (1)", number)
     return _PHASES[word.lower()]
+
+
+def _layer(text: str) -> str:
+    """A layer's number, out of a module's name too: `model.layers.3.mlp.gate`, `blk.3.ffn_gate_inp`."""
+    module = _MODULE.fullmatch(text)
+    return module[1] if module else text
 
 
 def _weight(path: Path, number: int, text: str) -> float:

@@ -134,7 +134,9 @@ def whole_array(path: Path, name: str, value: Any, n_dims: int) -> NDArray[np.in
     except (ValueError, OverflowError, RecursionError) as error:
         raise InvalidFile(f"{path}: {name} is not an array: its rows differ in length") from error
     if array.dtype.kind == "f" and array.size and bool((np.isfinite(array) & (array == np.rint(array))).all()):
-        array = np.clip(array, -_LARGE, _LARGE).astype(np.int64)  # ids that a mean or a table made floats of
+        array = np.clip(array.astype(np.float64), -_LARGE, _LARGE).astype(
+            np.int64
+        )  # ids that a mean or a table made floats of
     if array.dtype.kind not in "iu" or array.ndim != n_dims or 0 in array.shape:
         raise InvalidFile(f"{path}: {name} is {array.dtype} {array.shape}: whole numbers of {n_dims} axes are needed")
     if array.max() >= _LARGE:

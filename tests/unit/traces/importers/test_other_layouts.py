@@ -76,3 +76,61 @@ def test_an_entry_of_a_list_that_is_no_row_is_named(tmp_path: Path) -> None:
 
 def test_a_column_twice_is_none() -> None:
     assert columns("token,Token Index,layer,expert") is None
+
+
+def choices(n_tokens: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.array([[rng.choice(8, 2, replace=False) for _ in range(N_LAYERS)] for _ in range(n_tokens)])
+
+
+TWO = {"a": choices(6, 1), "b": choices(6, 2)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda name, t: {"rid": name, "token_pos": t, "experts": TWO[name][t].tolist()},
+        lambda name, t: {"seq_id": name, "token": " the", "routing": TWO[name][t].tolist()},
+        lambda name, t: {"Request ID": name, "pos": t, "topk_ids": TWO[name][t].tolist()},
+        lambda name, t: {"request_id": name, "layers": {str(3 + i): TWO[name][t, i].tolist() for i in range(2)}},
+    ],
+)  # fmt: skip
+def test_lines_of_requests_in_turn_are_of_a_sequence_each(
+    line: Callable[[str, int], dict[str, object]], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(line(name, t)) + "\n" for t in range(6) for name in TWO))
+    found = load_trace(path)
+    assert (found.sequence == [0] * 6 + [1] * 6).all()
+    assert (np.sort(found.experts, 2) == np.sort(np.concatenate(list(TWO.values())), 2)).all()
+
+
+def test_passes_of_requests_in_turn_are_of_a_sequence_each(tmp_path: Path) -> None:
+    lines = [
+        {"request_id": name, "layer": layer, "experts": TWO[name][first:end, layer].tolist()}
+        for first, end in ((0, 4), (4, 5), (5, 6))
+        for name in TWO
+        for layer in range(N_LAYERS)
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = load_trace(path)
+    assert (found.sequence == [0] * 6 + [1] * 6).all()
+    assert (found.phase == [0, 0, 0, 0, 1, 1] * 2).all()
+    assert (np.sort(found.experts, 2) == np.sort(np.concatenate(list(TWO.values())), 2)).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp", "layer_{}", "transformer.h.{}.moe"]
+)
+def test_a_layer_may_be_its_modules_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    lines = ({"token": t, "layer": name.format(layer + 1), "topk": CHOSEN[t, layer].tolist()} for t, layer in PLACES)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert (np.sort(load_trace(path).experts, 2) == np.sort(CHOSEN, 2)).all()
+
+
+def test_ids_in_half_precision_are_read_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    np.save(tmp_path / "mine.npy", CHOSEN.astype(np.float16))
+    assert (load_trace(tmp_path / "mine.npy").experts == CHOSEN).all()
+    assert not recwarn.list
