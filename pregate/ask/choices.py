@@ -22,6 +22,7 @@ __all__ = [
     "REPLAYED",
     "RUN_FORMATS",
     "SUITE_NAMES",
+    "TABLE_ENDINGS",
 ]
 
 ENGINES: Mapping[str, str] = MappingProxyType(
@@ -68,6 +69,9 @@ BASES = ("own", "rent")
 
 EXPERIMENTS = ("isca24", "field", "resident")
 """Tables of measurements that ship; a file is another."""
+
+TABLE_ENDINGS = (".csv", ".json", ".jsonl", ".md")
+"""How names of files of such tables end."""
 
 REPLAYED = ("lru", "lfu", "layer", "layerlfu", "belady", "random")
 """Evictions that are replayed by bytes."""

@@ -195,7 +195,7 @@ def modes(option: str, text: str) -> None:
 
 def experiment(option: str, word: str) -> None:
     """Published tables by name, or one of rows."""
-    if word.lower().endswith(".csv"):
+    if word.lower().endswith(choices.TABLE_ENDINGS):
         file(option, word)
     elif word not in choices.EXPERIMENTS:
         raise unknown_name("experiment", word, (*choices.EXPERIMENTS, "TABLE.csv"))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pregate.ask.choices import TABLE_ENDINGS
 from pregate.cli import options
 from pregate.cli.output_paths import require_folder
 from pregate.cli.progress import spinner
@@ -20,7 +21,7 @@ def reproduce(
     experiment: Annotated[
         str,
         typer.Argument(
-            help="isca24 (Pre-gated MoE on an A100), field (what others measured), resident (all in HBM), or a CSV."
+            help="isca24 (Pre-gated MoE on an A100), field (what others measured), resident (all in HBM), or a table."
         ),
     ] = "isca24",
     rows: Annotated[Path | None, typer.Option(help="CSV of rows; default: the published ones.")] = None,
@@ -44,13 +45,13 @@ def reproduce(
 ) -> int:
     """Predict every row of a table of measurements; print predicted, measured, error, and the accuracy of each group.
 
-    Where no row could be scored the status is 1.
+    A table of yours is CSV, JSON or Markdown, as llama-bench writes too. Where no row could be scored the status is 1.
 
     Example: pregate reproduce isca24 --format csv
     """
     from pregate.cli.commands.reproduce_table import reproduce_table
 
-    if experiment in ("field", "resident") or experiment.lower().endswith(".csv"):
+    if experiment in ("field", "resident") or experiment.lower().endswith(TABLE_ENDINGS):
         if rows is not None or refit is not None:
             raise InvalidInput("--rows and --refit are of isca24: name the table instead of the experiment")
         return reproduce_table(experiment, hardware, sets, fit_stack, seed, format, spreads, not no_cache)

@@ -1,4 +1,4 @@
-"""A table of measured rows: CSV in, checked rows out.
+"""A table of measured rows: CSV, JSON or Markdown in, checked rows out.
 
 A row says what ran (model, machine, formats, design, stack, workload) and what was measured. A row that cannot be said
 carries a reason; it is kept, and predicted by nobody.
@@ -31,6 +31,7 @@ from pregate.measured.rows.other_tables import (
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.stated_units import UNITS, plain_unit
 from pregate.measured.rows.table_header import BESIDE, MEMORY, column_names
+from pregate.measured.rows.table_text import as_csv
 from pregate.measured.rows.token_origin import tokens_of_row
 from pregate.measured.rows.told_in_vain import told_in_vain
 from pregate.measured.rows.written_cells import as_written
@@ -80,12 +81,13 @@ _IN_HEADERS = ("metric", "value")
 
 
 def read_table(path: Path) -> list[MeasuredRow]:
-    """Parse a CSV whose header names columns of `COLUMNS`, in capitals and with spaces as anybody may.
+    """Parse a table whose header names columns of `COLUMNS`, in capitals and with spaces as anybody may: CSV, JSON or
+    Markdown (`table_text`).
 
     The columns of Pre-gated MoE's authors are read too (`table_rows`). Raises `InvalidFile` or `UnknownName` naming
     the line and the value.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path, MAX_TABLE_BYTES)), strict=True)
+    reader = csv.DictReader(io.StringIO(as_csv(read_text(path, MAX_TABLE_BYTES), str(path))), strict=True)
     try:
         header = list(reader.fieldnames or ())
         theirs, bench = tuple(header) == PUBLISHED_COLUMNS, is_of_bench(header)
