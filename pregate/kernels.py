@@ -17,6 +17,7 @@ from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK
 from simulator.server_kernel import SERVE
+from simulator.stages_kernel import STAGES
 from simulator.stream_kernel import COVER, LEVEL, PULL, WALK_PART
 from traces.statistics.stack_distance import DISTANCES, EVENTS
 from traces.synthesis.filling import FILL_MANY
@@ -27,8 +28,8 @@ __all__ = ["KERNELS"]
 KERNELS: tuple[Kernel, ...] = (
     COUNT, UNIONS, GROUPS, RUN_STEPS, WALK_PART, COVER, LEVEL, PULL, WALK, REVERSE, CHAINS, TRACE_BACK, FILL_MANY,
     FILL_LAYERS, *WAITS, RUN, INDEX, FIFO_LOOP, TIMED_LOOP, EVENTS, DISTANCES, slot_replay.NEXT_USES,
-    slot_replay.REPLAY_SLOTS, replay_compiled.BATCHES, replay_compiled.NEXT_USES, replay_compiled.REPLAY, SERVE, COPY,
-    SPIN,
+    slot_replay.REPLAY_SLOTS, replay_compiled.BATCHES, replay_compiled.NEXT_USES, replay_compiled.REPLAY, SERVE,
+    STAGES, COPY, SPIN,
 )  # fmt: skip
 """What is kept as machine code."""
 

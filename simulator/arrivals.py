@@ -7,6 +7,11 @@ every pass has a token of every request that runs, then as much of the prompts o
 `pass_tokens` in all: the last of them may be passed in part, and goes on in the next pass. A server that decides ahead
 does so as the pass before begins: who comes meanwhile waits for one more, and a slot is taken again a pass later.
 
+Cards that have layers in turn have as many passes under way as there are stages. The next is decided on while there is
+room for one, of who is in none; else, or where there is nobody, when the oldest has ended (vLLM,
+vllm/v1/engine/core.py: step_with_batch_queue). So requests whose prompts passed together stay together, and parts of a
+prompt follow each other from stage to stage.
+
 A request reads its prompt but for the tokens that are held from earlier ones. A pass is never interrupted, and no
 request loses its slot. Times of passes are known by their size alone (`StepTimes`),
 so that no schedule is written here. `simulator.definition.arrivals_des` is the definition, and agrees bit for bit.
@@ -14,14 +19,17 @@ so that no schedule is written here. `simulator.definition.arrivals_des` is the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import are_kept, are_loaded, loaded
-from simulator.server_kernel import N_WORDS, SERVE, prompt_pass_s, serve
+from compiled.machine_code import Kernel, are_kept, are_loaded, loaded
+from simulator.prompts_kernel import prompt_pass_s
+from simulator.server_kernel import N_WORDS, SERVE, serve
+from simulator.stages_kernel import STAGES, serve_in_stages
 from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace
 
@@ -41,6 +49,12 @@ _SMALL_TOKENS = 100_000
 
 _GOLDEN = (5**0.5 - 1) / 2
 """Its multiples, without their whole parts, fill 0 to 1 evenly at every length (Knuth, volume 3, 6.4)."""
+
+_SILVER = 2**0.5 - 1
+"""The same, in another order."""
+
+_ROUNDS = 3
+"""After so many a rate at which requests come to stages is one that they serve, within some hundredths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +79,8 @@ class StepTimes:
     `token_s[b]` and `context_s[b]` for each token of their mean context, (1 + most requests,). A pass of both takes
     what a prompt pass of all their tokens does and `beside_s[b]` at its tokens of prompts, (1 + most requests,
     n_points), never less than its tokens alone, and what the contexts add. One that was not decided on while another
-    ran waits `schedule_s` first.
+    ran waits `schedule_s` first. `stage_shares`, (2, n_stages): of cards that have layers in turn what each has of a
+    pass with prompts, and of one without; None: all compute at the same time.
     """
 
     prompt_tokens: NDArray[np.float64]
@@ -75,6 +90,12 @@ class StepTimes:
     before_s: NDArray[np.float64] | None = None
     schedule_s: float = 0.0
     beside_s: NDArray[np.float64] | None = None
+    stage_shares: NDArray[np.float64] | None = None
+
+    @property
+    def n_stages(self) -> int:
+        """Passes that are under way at the same time at most."""
+        return 1 if self.stage_shares is None else self.stage_shares.shape[1]
 
     @property
     def each_before_s(self) -> NDArray[np.float64]:
@@ -103,7 +124,7 @@ class StepTimes:
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestTimes:
     """When each request had its first and last token, (n,) seconds, and what passes took: `prompt_s` seconds
-    of those with prompts in them, `token_s` of the `n_steps` others.
+    of those with prompts in them, `token_s` of the `n_steps` others; for `busy_s` any was under way.
     """
 
     first_s: NDArray[np.float64]
@@ -111,6 +132,7 @@ class RequestTimes:
     prompt_s: float
     token_s: float
     n_steps: int
+    busy_s: float
 
     def ttft_s(self, requests: ArrivalTrace) -> NDArray[np.float64]:
         """Arrival to first token, (n,): the wait in the queue is in it."""
@@ -141,6 +163,10 @@ def check_server(times: StepTimes, slots: int, pass_tokens: int, batching: Batch
     every = np.concatenate([*own, [times.schedule_s]])
     if not np.all(np.isfinite(every)) or every.min() < 0 or min(times.token_s[1:].min(), times.prompt_s.min()) <= 0:
         raise InvalidInput("a pass takes finite seconds above 0")
+    if times.stage_shares is not None:
+        shares = times.stage_shares
+        if shares.ndim != 2 or len(shares) != 2 or not shares.min() > 0 or not np.allclose(shares.sum(axis=1), 1):
+            raise InvalidInput("stages have shares of a pass with prompts and of one without, above 0 and 1 together")
 
 
 def serve_arrivals(
@@ -159,16 +185,26 @@ def _served(
     held_tokens: NDArray[np.int64], times: StepTimes, slots: int, pass_tokens: int, batching: Batching, *,
     is_small: bool,
 ) -> RequestTimes:  # fmt: skip
-    """`serve`, as machine code where it is there or pays."""
-    run = loaded(SERVE) if not is_small or are_loaded(SERVE) or are_kept(SERVE) else serve
-    first_s, last_s, spent_s = np.zeros(len(arrival_s)), np.zeros(len(arrival_s)), np.zeros(2)
-    words, (who, first_step, done_step) = np.zeros(N_WORDS, np.int64), np.zeros((3, slots), np.int64)
-    n_steps = run(
+    """`serve` or `serve_in_stages`, as machine code where it is there or pays."""
+    kernel: Kernel = SERVE if times.n_stages == 1 else STAGES
+    plain: Callable[..., int] = serve if times.n_stages == 1 else serve_in_stages
+    run = loaded(kernel) if not is_small or are_loaded(kernel) or are_kept(kernel) else plain
+    first_s, last_s, spent_s = np.zeros(len(arrival_s)), np.zeros(len(arrival_s)), np.zeros(3)
+    words, of_slots = np.zeros(N_WORDS, np.int64), np.zeros((3, slots), np.int64)
+    asked = (
         arrival_s, input_tokens, output_tokens, held_tokens, times.prompt_tokens, times.prompt_s, times.each_before_s,
-        times.token_s, times.context_s, np.ascontiguousarray(times.each_beside_s), times.schedule_s, slots, pass_tokens,
-        int(batching.mixes), int(batching.ahead), words, who, first_step, done_step, first_s, last_s, spent_s,
+        times.token_s, times.context_s, np.ascontiguousarray(times.each_beside_s),
     )  # fmt: skip
-    return RequestTimes(first_s, last_s, float(spent_s[0]), float(spent_s[1]), int(n_steps))
+    arguments: tuple[Any, ...]
+    how, of_all = (times.schedule_s, slots, pass_tokens, int(batching.mixes)), (first_s, last_s, spent_s)
+    if times.stage_shares is None or times.n_stages == 1:
+        arguments = (*asked, *how, int(batching.ahead), words, *of_slots, *of_all)
+    else:
+        of_stages = np.zeros((2, times.n_stages))
+        arguments = (*asked, np.ascontiguousarray(times.stage_shares), *how, words, *of_slots, *of_stages, *of_all)
+    n_steps = run(*arguments)
+    prompts_s, tokens_s, busy_s = spent_s.tolist()
+    return RequestTimes(first_s, last_s, prompts_s, tokens_s, int(n_steps), busy_s)
 
 
 def capacity(
@@ -181,6 +217,8 @@ def capacity(
     Lengths are drawn evenly from all of `requests`, in an order that mixes them (multiples of the golden ratio). The
     first are at different places of their answers, so that requests of one length do not start and end together, which
     would let their prompts share passes for ever. Counted is from where all of these are done to where nobody waits.
+    In stages it depends on how requests come which of them decode together, and so how many are served: there as many
+    come as were served of those before, at random, until these are served.
     """
     for times in machines:
         check_server(times, slots, pass_tokens, batching)
@@ -190,9 +228,15 @@ def capacity(
     inputs, outputs, held = requests.input_tokens[rows], requests.output_tokens[rows], requests.held[rows]
     outputs[:slots] = -(-outputs[:slots] * np.arange(1, slots + 1) // slots)
     is_small = len(machines) * int(outputs.sum()) <= _SMALL_TOKENS
-    found = np.empty(len(machines))
-    for i, times in enumerate(machines):
-        served = _served(np.zeros(n), inputs, outputs, held, times, slots, pass_tokens, batching, is_small=is_small)
+    gaps = -np.log1p(-(np.arange(1, n + 1) * _SILVER % 1.0))  # of an exponential law, of mean 1
+
+    def per_s(times: StepTimes, came_s: NDArray[np.float64]) -> float:
+        served = _served(came_s, inputs, outputs, held, times, slots, pass_tokens, batching, is_small=is_small)
         done = np.sort(served.last_s)
-        found[i] = (n - 2 * slots) / (done[n - slots - 1] - done[slots - 1])
+        return float((n - 2 * slots) / (done[n - slots - 1] - done[slots - 1]))
+
+    found = np.array([per_s(times, np.zeros(n)) for times in machines])
+    for i, times in enumerate(machines):
+        for _ in range(_ROUNDS if times.n_stages > 1 else 0):
+            found[i] = min(found[i], per_s(times, np.cumsum(gaps / found[i])))
     return found

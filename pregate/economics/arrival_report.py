@@ -34,7 +34,8 @@ class UnderArrivals:
     requests a second beyond which the queue grows, with so many `slots`. `busy`: the share of the time in which a pass
     runs. `usd_per_million`: output tokens on a machine that serves this rate alone, None where no cost is known, or the
     queue grows. `keeps`: whether the 99th percentiles keep the promise. `quickest_in`: the share of the draws in which
-    its p99 TTFT is the least of all designs, which meet the same machines and requests.
+    its p99 TTFT is the least of all designs, which meet the same machines and requests. `n_stages`: passes that are
+    under way at the same time at most, one on each of the cards that have layers in turn.
     """
 
     design: str
@@ -47,6 +48,7 @@ class UnderArrivals:
     usd_per_million: Estimate | None
     keeps: bool
     quickest_in: float = 0.0
+    n_stages: int = 1
 
     @property
     def grows(self) -> bool:
@@ -63,14 +65,18 @@ class UnderArrivals:
         for name, one in figures.items():
             ends = (None, None, None) if one is None else one.to_list()
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
-        return row | {"queue_grows": self.grows, "keeps_promise": self.keeps, "quickest_in": self.quickest_in}
+        return (
+            row
+            | {"queue_grows": self.grows, "keeps_promise": self.keeps, "quickest_in": self.quickest_in}
+            | {"stages": self.n_stages}
+        )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ArrivalReport:
     """Designs on one machine, each at every rate. `slots`: requests that run side by side at most. `unserved`: designs
     without the memory for that. `no_cost`: why no tokens are costed, "" where they are. `held_share`: of the tokens of
-    prompts, those that a cache of prefixes holds.
+    prompts, those that a cache of prefixes holds; None: there is no cache.
     """
 
     model: str
@@ -88,17 +94,22 @@ class ArrivalReport:
     unserved: tuple[Unserved, ...]
     no_cost: str = ""
     batching: Batching = PROMPTS_ALONE
-    held_share: float = 0.0
+    held_share: float | None = None
 
     @property
     def how_prompts_pass(self) -> str:
         """A sentence of how passes are made."""
         ahead = ", each pass decided on as the one before begins" if self.batching.ahead else ""
-        if self.held_share:
+        if self.held_share is not None:
             ahead += f"; {self.held_share:.0%} of the tokens of prompts are held from earlier requests"
+        said = f"Prompts pass before tokens, {self.pass_tokens:,} tokens together{ahead}."
         if self.batching.mixes:
-            return f"Prompts pass beside tokens of others, in parts, {self.pass_tokens:,} tokens a pass at most{ahead}."
-        return f"Prompts pass before tokens, {self.pass_tokens:,} tokens together{ahead}."
+            said = f"Prompts pass beside tokens of others, in parts, {self.pass_tokens:,} tokens a pass at most{ahead}."
+        if any(row.n_stages > 1 for row in self.rows):
+            said += (
+                " With layers in turn as many passes are under way as there are stages, each request in one of them."
+            )
+        return said
 
     def verdict(self) -> list[str]:
         """A sentence a rate: who is quickest at the 99th percentile of TTFT, who keeps the promise at least cost."""

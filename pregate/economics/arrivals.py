@@ -93,7 +93,8 @@ def under_arrivals(
         model.name, machine.hardware, requests.source, len(requests), requests.n_left_out, server.slots, pass_tokens,
         promise, basis, describe_calibration(machine, model, serves.results),
         describe_routing(model, made_up, serves.results), _with_shares(serves.rows, serves.ttfts), tuple(unserved),
-        serves.no_cost, batching, float(requests.held.sum() / requests.input_tokens.sum()),
+        serves.no_cost, batching,
+        None if server.prefix_cache is None else float(requests.held.sum() / requests.input_tokens.sum()),
     )  # fmt: skip
 
 
@@ -153,11 +154,10 @@ class _Serves:
         ttfts, tpots = (
             {p: estimate(array[:, i]) for i, p in enumerate(PERCENTILES)} for array in (ttft, tpot)
         )  # fmt: skip
-        busy_s = run.prompt_s + run.token_s
         keeps = rate < most[0] and self.promise.met(ttfts[99].value, float(np.nan_to_num(tpots[99].value)))
         row = UnderArrivals(
-            found.design, rate, slots, estimate(most), min(busy_s / float(run.last_s.max()), 1.0), ttfts, tpots, None,
-            bool(keeps),
+            found.design, rate, slots, estimate(most), min(run.busy_s / float(run.last_s.max()), 1.0), ttfts, tpots,
+            None, bool(keeps), n_stages=found.n_stages,
         )  # fmt: skip
         return row, ttft[1:, PERCENTILES.index(99)], run
 

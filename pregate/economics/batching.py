@@ -59,6 +59,11 @@ class Server:
             return requests
         if model.is_encoder_decoder:
             raise InvalidInput(f"{model.name}: an encoder reads its prompt whole, leave out the cache of prefixes")
+        if model.state_bytes_per_sequence:
+            raise InvalidInput(
+                f"{model.name}: layers with a state go on from a prefix only where the engine kept that state (vLLM: "
+                f"--mamba-cache-mode), which traces do not say: leave out the cache of prefixes"
+            )
         return with_prefix_cache(requests, self.prefix_cache)
 
 

@@ -13,12 +13,13 @@ from hwmodels.platform import Platform
 from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
 from pregate.ask.capturing.capture import capture_request
-from pregate.ask.capturing.request import request
+from pregate.ask.capturing.request import Request, request
 from pregate.ask.decode_middle import DECODED, middle_of_decode, tokens_timed
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.ask.timing.time_errors import TimeError, time_error
 from pregate.card.job import RequestLoad, Workpiece, largest_workload
 from pregate.economics.serving import use_of
+from pregate.economics.stage_shares import stage_shares
 from pregate.routing_traces import synthesize
 from simulator.arrivals import StepTimes
 from traces.model.architecture import ModelArchitecture
@@ -55,7 +56,7 @@ class PassTimes:
     `n_before` tokens of the prompt before them, none where no prompt is passed in parts; `tokens`: of a token of
     `batches` requests, each at two contexts, `contexts`; `results`: of their schedules. `n_at_once`: cards that compute
     at the same time. `schedule_s`: what a pass waits that was not decided on while another ran. `apart` as of
-    `PassTraces`.
+    `PassTraces`, `stage_shares` as of `StepTimes`.
     """
 
     design: str
@@ -71,6 +72,12 @@ class PassTimes:
     n_before: int = 1
     schedule_s: float = 0.0
     apart: NDArray[np.float64] | None = None
+    stage_shares: NDArray[np.float64] | None = None
+
+    @property
+    def n_stages(self) -> int:
+        """Passes that are under way at the same time at most."""
+        return 1 if self.stage_shares is None else self.stage_shares.shape[1]
 
     @property
     def peak_hbm_bytes(self) -> int:
@@ -112,6 +119,7 @@ class PassTimes:
             np.ascontiguousarray(before_s),
             self.schedule_s,
             beside_s,
+            self.stage_shares,
         )
 
 
@@ -204,7 +212,7 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
     placed = policy.placed(passes.popularity)
     schedule_s = hw.constants.get("schedule_s", 0.0) if hw.execution.schedules_ahead else 0.0
 
-    def timed(trace: RoutingTrace, metric: str) -> tuple[PassTime, SimulationResult, int]:
+    def timed(trace: RoutingTrace, metric: str) -> tuple[PassTime, SimulationResult, Request]:
         captured = capture_request(request(model, hw, trace, placed, workload=passes.whole))
         result = interpret(captured, hw, "recurrence", with_intervals=False)
         alone = float(getattr(result, metric))
@@ -215,7 +223,7 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
         return (
             PassTime(seconds, time_error(captured, hw, metric), *shares, moved),
             result,
-            captured.request.n_at_once,
+            captured.request,
         )
 
     middle = 0 if model.is_encoder_decoder else DECODED // 2 - 1  # the mean of those tokens, where keys are of decoding
@@ -226,8 +234,9 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
     return PassTimes(
         policy.name, passes.slots, passes.prompt_tokens, tuple(one for one, *_ in found), passes.batches,
         (contexts[0] + middle, contexts[1] + middle),
-        tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results), found[0][2],
+        tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results), found[0][2].n_at_once,
         tuple(after), passes.n_before, schedule_s, passes.apart,
+        stage_shares(found[-1][2], found[-1][1], rows[-1][0][2], rows[-1][0][1], schedule_s),
     )  # fmt: skip
 
 

@@ -1,7 +1,10 @@
-"""The definition of a server of requests that arrive, on SimPy: a process that serves, pass by pass."""
+"""The definition of a server of requests that arrive, on SimPy: a process that serves, pass by pass; where cards have
+layers in turn, a process each pass.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,16 +26,19 @@ def serve_arrivals(
     check_server(times, slots, pass_tokens, batching)
     server = _Server(requests, times, slots, pass_tokens, batching)
     server.env.run()
-    return RequestTimes(server.first_s, server.last_s, server.prompt_s, server.token_s, server.n_steps)
+    return RequestTimes(server.first_s, server.last_s, server.prompt_s, server.token_s, server.n_steps, server.busy_s)
 
 
 @dataclass
 class _Request:
-    """A request that has a slot: tokens of its prompt that passes were decided on for, and tokens it then has made."""
+    """A request that has a slot: tokens of its prompt that passes were decided on for, tokens it then has made, and
+    whether a pass that is under way makes one, which counts where there are several.
+    """
 
     one: int
     read: int = 0
     made: int = 0
+    waits: bool = False
 
 
 @dataclass
@@ -55,14 +61,15 @@ class _Server:
         self._inputs, self._outputs = requests.input_tokens.tolist(), requests.output_tokens.tolist()
         self._held = requests.held.tolist()
         self.first_s, self.last_s = np.zeros(len(requests)), np.zeros(len(requests))
-        self.prompt_s = self.token_s = 0.0
+        self.prompt_s = self.token_s = self.busy_s = 0.0
         self.n_steps = 0
         self._waiting: list[int] = []
         self._running: list[_Request] = []
         self._came = self.env.event()
         for one, arrival_s in enumerate(requests.arrival_s.tolist()):
             self.env.process(self._arrive(one, arrival_s))
-        self.env.process(self._serve(len(requests)))
+        self._stages = [simpy.Resource(self.env) for _ in range(times.n_stages)]
+        self.env.process((self._serve if times.n_stages == 1 else self._serve_in_stages)(len(requests)))
 
     def _arrive(self, one: int, arrival_s: float) -> Generator[simpy.Event, Any, None]:
         yield self.env.timeout(arrival_s)
@@ -83,17 +90,60 @@ class _Server:
                 yield self.env.timeout(self._times.schedule_s)
             decided = self._decide() if self._batching.ahead else None
             yield self.env.timeout(self._seconds(now))
-            if now.prompts:
-                self.prompt_s += self.env.now - began
-            else:
-                self.token_s += self.env.now - began
-                self.n_steps += 1
-            for request in now.first:
-                self.first_s[request.one] = self.env.now
-            for request in now.last:
-                self.last_s[request.one] = self.env.now
-                self._running.remove(request)
-                n_done += 1
+            self._count(now, self.env.now - began)
+            self.busy_s += self.env.now - began
+            n_done += self._end(now)
+
+    def _serve_in_stages(self, n: int) -> Generator[simpy.Event, Any, None]:
+        n_done, schedule_s, busy_until = 0, self._times.schedule_s, 0.0
+        under_way: deque[tuple[_Pass, simpy.Process, float]] = deque()
+        while n_done < n:
+            while len(under_way) < len(self._stages) and (now := self._decide()) is not None:
+                began, seconds = self.env.now, self._seconds(now)
+                self._count(now, schedule_s + seconds)
+                yield self.env.timeout(schedule_s)
+                schedule_s = 0.0
+                for request, _ in now.tokens:
+                    request.waits = True
+                for request in now.first:
+                    request.waits = True
+                under_way.append((now, self.env.process(self._pass(seconds, is_prompts=bool(now.prompts))), began))
+            if not under_way:
+                self._came = self.env.event()
+                yield self._came
+                schedule_s = self._times.schedule_s
+                continue
+            now, ends, began = under_way.popleft()
+            yield ends
+            self.busy_s += self.env.now - max(busy_until, began)
+            busy_until = self.env.now
+            for request in (*now.first, *(one for one, _ in now.tokens)):
+                request.waits = False
+            n_done += self._end(now)
+
+    def _pass(self, seconds: float, *, is_prompts: bool) -> Generator[simpy.Event, Any, None]:
+        """A pass from stage to stage, in each behind the one before it."""
+        assert self._times.stage_shares is not None
+        for stage, share in zip(self._stages, self._times.stage_shares[0 if is_prompts else 1].tolist(), strict=True):
+            with stage.request() as turn:
+                yield turn
+                yield self.env.timeout(seconds * share)
+
+    def _count(self, made: _Pass, seconds: float) -> None:
+        if made.prompts:
+            self.prompt_s += seconds
+        else:
+            self.token_s += seconds
+            self.n_steps += 1
+
+    def _end(self, made: _Pass) -> int:
+        """A pass has ended now: returns how many requests are done."""
+        for request in made.first:
+            self.first_s[request.one] = self.env.now
+        for request in made.last:
+            self.last_s[request.one] = self.env.now
+            self._running.remove(request)
+        return len(made.last)
 
     def _decide(self) -> _Pass | None:
         """The next pass, of those that are there now; None where there is nothing to do."""
@@ -109,7 +159,7 @@ class _Server:
         for request in self._running:  # in the order in which they came
             if request.read < self._inputs[request.one]:
                 room -= self._read(made, request, room)
-            elif request.made < self._outputs[request.one]:
+            elif request.made < self._outputs[request.one] and not request.waits:
                 made.tokens.append((request, self._inputs[request.one] + request.made - 1))
                 room -= self._batching.mixes
                 self._make(made, request)

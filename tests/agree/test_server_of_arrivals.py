@@ -10,13 +10,19 @@ from hypothesis import strategies as st
 
 from simulator.arrivals import PROMPTS_ALONE, Batching, StepTimes, serve_arrivals
 from simulator.definition import arrivals_des
-from simulator.server_kernel import serve
+from simulator.server_kernel import SERVE, serve
+from simulator.stages_kernel import serve_in_stages
 from traces.requests import ArrivalTrace
 
 TIMES = st.floats(0.001, 10.0)
 
 
 Asked = tuple[ArrivalTrace, StepTimes, int, int, Batching]
+
+
+def shares_of_stages(n: int) -> st.SearchStrategy[np.ndarray]:
+    each = st.lists(st.floats(0.1, 1.0), min_size=2 * n, max_size=2 * n)
+    return each.map(lambda flat: np.reshape(flat, (2, n)) / np.reshape(flat, (2, n)).sum(axis=1, keepdims=True))
 
 
 @st.composite
@@ -33,6 +39,7 @@ def asked(draw: st.DrawFn) -> Asked:
         draw(st.one_of(st.none(), st.lists(st.floats(0, 0.1), min_size=3, max_size=3).map(np.array))),
         draw(st.one_of(st.just(0.0), st.floats(0, 2))),
         draw(st.one_of(st.none(), beside.map(lambda seconds: np.reshape(seconds, (slots + 1, 3))))),
+        draw(st.one_of(st.none(), st.integers(2, 4).flatmap(shares_of_stages))),
     )
     batching = Batching(draw(st.booleans()), draw(st.booleans()))
     pass_tokens = draw(st.integers(slots if batching.mixes else 1, 80))
@@ -43,10 +50,13 @@ def asked(draw: st.DrawFn) -> Asked:
 
 def of_whole_seconds(
     arrival_s: list[float], input_tokens: list[int], output_tokens: list[int], slots: int, pass_tokens: int,
-    batching: Batching = PROMPTS_ALONE,
+    batching: Batching = PROMPTS_ALONE, n_stages: int = 1,
 ) -> Asked:  # fmt: skip
-    """Requests where every pass, and every token of any batch, takes a second."""
-    times = StepTimes(np.array([1.0, 20.0]), np.ones(2), np.ones(slots + 1), np.zeros(slots + 1))
+    """Requests where every pass, and every token of any batch, takes a second, in equal stages."""
+    times = StepTimes(
+        np.array([1.0, 20.0]), np.ones(2), np.ones(slots + 1), np.zeros(slots + 1),
+        stage_shares=np.full((2, n_stages), 1 / n_stages) if n_stages > 1 else None,
+    )  # fmt: skip
     return ArrivalTrace(*map(np.array, (arrival_s, input_tokens, output_tokens))), times, slots, pass_tokens, batching
 
 
@@ -57,18 +67,22 @@ def of_whole_seconds(
 @example(of_whole_seconds([0.0, 0.5, 0.5], [4, 30, 9], [9, 1, 3], 3, 10, Batching(mixes=True)))  # a prompt in parts
 @example(of_whole_seconds([0.0, 0.5, 0.5], [4, 30, 9], [9, 1, 3], 2, 10, Batching(mixes=True, ahead=True)))
 @example(of_whole_seconds([0.0, 0.5, 1.0], [4, 3, 9], [1, 1, 3], 1, 10, Batching(ahead=True)))  # a slot is free later
+@example(of_whole_seconds([0.0, 0.0, 0.5], [4, 6, 9], [2, 2, 2], 3, 5, n_stages=2))
+@example(of_whole_seconds([0.0, 0.5, 0.5], [4, 30, 9], [9, 1, 3], 3, 10, Batching(mixes=True, ahead=True), n_stages=3))
 def test_the_kernel_is_the_definition(one: Asked) -> None:
     defined = arrivals_des.serve_arrivals(*one)
     with patch("simulator.arrivals._SMALL_TOKENS", 0):
         compiled = serve_arrivals(*one)
-    with patch("simulator.arrivals.loaded", lambda _: serve):
+    with patch("simulator.arrivals.loaded", lambda kernel: serve if kernel is SERVE else serve_in_stages):
         as_it_stands = serve_arrivals(*one)
     for quick in (compiled, as_it_stands):
         assert quick.first_s.tolist() == defined.first_s.tolist()
         assert quick.last_s.tolist() == defined.last_s.tolist()
         assert quick.n_steps == defined.n_steps
-        assert np.allclose([quick.prompt_s, quick.token_s], [defined.prompt_s, defined.token_s], rtol=1e-9)
+        spent_s = [[one.prompt_s, one.token_s, one.busy_s] for one in (quick, defined)]
+        assert np.allclose(*spent_s, rtol=1e-9)
     assert (compiled.prompt_s, compiled.token_s) == (as_it_stands.prompt_s, as_it_stands.token_s)
+    assert compiled.busy_s == as_it_stands.busy_s
 
 
 @given(asked())
@@ -80,8 +94,9 @@ def test_a_server_keeps_its_rules(one: Asked) -> None:
     assert np.all((found.last_s > found.first_s) == (requests.output_tokens > 1))
     for at in found.first_s.tolist():
         assert np.sum((found.first_s <= at) & (found.last_s > at)) <= slots
-    busy_s = found.prompt_s + found.token_s
-    assert busy_s <= found.last_s.max() + 1e-9
+    work_s = found.prompt_s + found.token_s
+    assert found.busy_s <= found.last_s.max() + 1e-9
+    assert work_s / times.n_stages <= found.busy_s * (1 + 1e-9) <= work_s * (1 + 2e-9) * times.n_stages
     fewer = np.sum(times.token_s[1:].min() * (requests.output_tokens - 1)) / slots
     assert batching.mixes or found.token_s >= fewer * (1 - 1e-9)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -251,3 +253,76 @@ def test_a_capacity_is_what_a_server_does_that_all_come_to_at_once() -> None:
     steps = StepTimes(np.array([8.0, 80.0]), np.array([0.1, 0.4]), np.full(5, 0.02), np.full(5, 1e-4))
     served = serve_arrivals(requests, steps, 4, 80)
     assert capacity(requests, [steps], 4, 80)[0] == pytest.approx(3000 / served.last_s.max(), rel=0.03)
+
+
+def in_stages(n: int, prompt_s: float = 1.0, token_s: float = 1.0, shares: list[float] | None = None) -> StepTimes:
+    """Cards that have layers in turn, a pass of any size so many seconds."""
+    each = [1 / n] * n if shares is None else shares
+    return dataclasses.replace(times(prompt_s, [token_s] * 8), stage_shares=np.array([each, each]))
+
+
+def test_a_prompt_in_parts_is_in_all_stages_at_once() -> None:
+    """Four parts of a second: one leaves half of its stages behind the other."""
+    requests = ArrivalTrace(np.array([0.0, 90.0]), np.array([8, 8]), np.array([1, 1]))
+    for n_stages, seconds in ((1, 4.0), (2, 2.5), (4, 1.75)):
+        found = serve_arrivals(requests, in_stages(n_stages), 2, 2, Batching(mixes=True))
+        assert found.first_s.tolist() == pytest.approx([seconds, 90 + seconds])
+        assert (found.prompt_s, found.busy_s) == pytest.approx((8.0, 2 * seconds))
+
+
+def test_requests_of_different_passes_are_in_different_stages_and_those_of_one_stay_together() -> None:
+    """Prompts of two passes: a second each, the other half a second behind. Of one pass: a stage idles."""
+    requests = ArrivalTrace(np.zeros(2), np.array([2, 2]), np.array([5, 5]))
+    apart = serve_arrivals(requests, in_stages(2), 2, 2)
+    assert apart.first_s.tolist() == pytest.approx([1.0, 1.5])
+    assert apart.last_s.tolist() == pytest.approx([5.0, 5.5])
+    together = serve_arrivals(requests, in_stages(2), 2, 4)
+    assert together.last_s.tolist() == pytest.approx([5.0, 5.0])
+    assert (apart.n_steps, together.n_steps) == (8, 4)
+
+
+def test_who_comes_while_a_pass_is_under_way_waits_for_its_end() -> None:
+    """As the engine does, which waits for the oldest pass where it has nothing to add: then both go together."""
+    requests = ArrivalTrace(np.array([0.0, 0.2]), np.array([2, 2]), np.array([3, 2]))
+    found = serve_arrivals(requests, in_stages(2), 2, 4, Batching(mixes=True))
+    assert found.first_s.tolist() == pytest.approx([1.0, 2.0])
+    assert found.last_s.tolist() == pytest.approx([3.0, 3.0])
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [0.25, 0.75], [0.2, 0.5, 0.3]])
+def test_the_slowest_stage_binds_where_there_are_as_many_batches_as_stages(shares: list[float]) -> None:
+    requests = ArrivalTrace(np.arange(40.0), np.full(40, 2), np.full(40, 400))
+    most = capacity(requests, [in_stages(len(shares), shares=shares)], len(shares), pass_tokens=2)[0]
+    assert most == pytest.approx(1 / (400 * max(shares)), rel=0.02)
+
+
+def test_a_server_in_stages_keeps_up_below_its_capacity_and_not_beyond_it() -> None:
+    """Requests that come while others decode join them: fewer are served than of as many that come at once, where a
+    token of each takes time of its own.
+    """
+    steps = dataclasses.replace(times(1.0, [0.25 * b for b in range(1, 9)]), stage_shares=np.full((2, 4), 0.25))
+    most = capacity(poisson_arrivals(600, 1.0, 8, 20), [steps], 8, 8, Batching(mixes=True))[0]
+    at_once = ArrivalTrace(np.zeros(600), np.full(600, 8), np.full(600, 20))
+    assert most < 0.8 * 600 / serve_arrivals(at_once, steps, 8, 8, Batching(mixes=True)).last_s.max()
+    for factor, grows in ((0.9, False), (1.15, True)):
+        ends = []
+        for n in (2000, 8000):
+            requests = poisson_arrivals(n, factor * most, 8, 20, seed=1)
+            ends.append(serve_arrivals(requests, steps, 8, 8, Batching(mixes=True)).ttft_s(requests)[-200:].mean())
+        assert (ends[1] > 2.5 * ends[0]) == grows, ends
+
+
+def test_an_idle_server_in_stages_waits_for_its_schedule_and_a_busy_one_does_not() -> None:
+    requests = ArrivalTrace(np.array([0.5, 0.5, 30.0]), np.array([2, 2, 2]), np.array([2, 2, 1]))
+    steps = dataclasses.replace(in_stages(2), schedule_s=0.25)
+    found = serve_arrivals(requests, steps, 2, 2)
+    assert found.first_s.tolist() == pytest.approx([1.75, 2.25, 31.25])
+    assert found.last_s.tolist() == pytest.approx([2.75, 3.25, 31.25])
+    assert found.busy_s == pytest.approx(2.75 + 1.25)
+
+
+def test_shares_of_stages_are_of_one_pass() -> None:
+    requests = ArrivalTrace(np.zeros(2), np.array([2, 2]), np.array([5, 5]))
+    for shares in ([[0.5, 0.6], [0.5, 0.5]], [[0.5, 0.5]], [[1.0, 0.0], [0.5, 0.5]]):
+        with pytest.raises(InvalidInput, match="above 0 and 1 together"):
+            serve_arrivals(requests, dataclasses.replace(in_stages(2), stage_shares=np.array(shares)), 2)

@@ -17,7 +17,7 @@ from pregate.economics.arrivals import under_arrivals
 from pregate.economics.batching import Server, batching_of, usual_pass_tokens
 from pregate.economics.serving import LatencyPromise
 from pregate.economics.step_times import pass_times, pass_traces
-from simulator.arrivals import Batching
+from simulator.arrivals import Batching, serve_arrivals
 from tests.command_line import Run
 from traces.errors import InvalidInput
 from traces.phase import Phase
@@ -286,14 +286,51 @@ def test_a_cache_of_prefixes_leaves_less_to_read() -> None:
     without, held = (
         under_arrivals(MODEL, machine, ["gpu_only"], same, [0.5], Server(2, prefix_cache=size)) for size in (None, 1000)
     )
-    assert (without.held_share, held.held_share) == (0.0, pytest.approx(39 * 48 / (40 * 64)))
+    assert without.held_share is None
+    assert held.held_share == pytest.approx(39 * 48 / (40 * 64))
     assert held.rows[0].ttft_s[50].value < without.rows[0].ttft_s[50].value
     assert held.rows[0].capacity.value > without.rows[0].capacity.value
     assert "73% of the tokens of prompts are held" in held.how_prompts_pass
+    apart = dataclasses.replace(same, prefixes=tuple(np.arange(4) + 4 * i for i in range(40)))
+    assert (found := under_arrivals(MODEL, machine, ["gpu_only"], apart, [0.5], Server(2, prefix_cache=1000))).rows
+    assert "0% of the tokens of prompts are held" in found.how_prompts_pass
     with pytest.raises(InvalidInput, match="an encoder reads its prompt whole"):
         under_arrivals(
             pregate.load_model("switch-base-8"), machine, ["gpu_only"], same, server=Server(prefix_cache=1000)
         )
+
+
+def test_a_model_whose_layers_have_states_holds_no_prefixes() -> None:
+    with pytest.raises(InvalidInput, match=r"go on from a prefix only where the engine kept that state"):
+        Server(prefix_cache=1000).held(pregate.load_model("qwen3-next-80b-a3b"), SOME)
+
+
+def test_cards_with_layers_in_turn_have_as_many_passes_under_way() -> None:
+    """A prompt in parts is in both at once; a request alone takes what its run takes."""
+    machine = pregate.load_hardware("2x h100-sxm", "vllm")
+    some = poisson_arrivals(60, 1.0, 256, 8)
+    passes = pass_traces(MODEL, some, 4, 64, mixes=True)
+    whole = pass_times(passes, machine, policy_named("gpu_only"))
+    found = pass_times(passes, machine, policy_named("gpu_only@turns=2"))
+    assert (whole.stage_shares, whole.n_stages, found.n_stages) == (None, 1, 2)
+    assert found.stage_shares is not None
+    assert found.stage_shares.sum(axis=1) == pytest.approx([1.0, 1.0])
+    assert found.stage_shares[1, 1] > 0.5, "the head is on the last"
+    rare = some.at_rate(1e-3)
+    at_once = dataclasses.replace(found, schedule_s=0.0)
+    one_by_one = dataclasses.replace(at_once, stage_shares=None)
+    both, alone = (
+        serve_arrivals(rare, one.drawn(flat)[0], 4, 64, Batching(True, True)).ttft_s(rare).mean()
+        for one in (at_once, one_by_one)
+    )
+    n_parts, slowest = 4, float(found.stage_shares[0].max())
+    assert both / alone == pytest.approx((1 + (n_parts - 1) * slowest) / n_parts, rel=0.01)
+    report = under_arrivals(MODEL, machine, ["gpu_only@turns=2", "gpu_only"], SOME, [1e-3], Server(4))
+    assert [row["stages"] for row in report.to_dict()["rows"]] == [2, 1]
+    assert "as many passes are under way as there are stages" in report.how_prompts_pass
+    run = pregate.simulate(MODEL, machine, pregate.synthesize(MODEL, 24, 8), "gpu_only@turns=2")
+    assert report.rows[0].ttft_s[50].value == pytest.approx(run.ttft_s, rel=1e-3)
+    assert report.rows[0].tpot_s[50].value == pytest.approx(run.tpot_s, rel=0.05)
 
 
 def test_bad_questions_are_refused() -> None:
