@@ -20,7 +20,10 @@ from hwmodels.shipped import SPECS
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import Section, read_text, read_yaml
 
-__all__ = ["Family", "Processor", "channels_of", "host_document", "is_processor", "processor_names", "processors"]
+__all__ = [
+    "Family", "Processor", "channels_of", "host_document", "is_processor", "official_speed", "processor_names",
+    "processors",
+]  # fmt: skip
 
 _TABLE, _FAMILIES = SPECS / "processors.csv", SPECS / "processor_families.yaml"
 _MAX_BYTES = 1 << 18
@@ -96,6 +99,11 @@ def channels_of(name: str) -> tuple[int, int]:
     """Channels of memory of all sockets of a processor's host, and its sockets."""
     n_sockets = 2 if name.endswith(_TWO_SOCKETS) else 1
     return processors()[name.removesuffix(_TWO_SOCKETS)].family.channels * n_sockets, n_sockets
+
+
+def official_speed(name: str) -> int:
+    """Million transfers a second of a processor's memory, by its maker."""
+    return processors()[name.removesuffix(_TWO_SOCKETS)].mega_transfers_per_s
 
 
 def host_document(stated: str) -> dict[str, Any]:

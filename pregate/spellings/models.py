@@ -24,7 +24,8 @@ _SPACED = re.compile(r"[\s(]+")
 _OF_BENCH = {
     r"qwen3moe\b": "qwen3", r"qwen3next\b": "qwen3-next", r"qwen2moe\b": "qwen2", r"llama (?=8x)": "mixtral ",
     "deepseek2 671B": "deepseek-v3", "deepseek2 236B": "deepseek-v2", "deepseek2 16B": "deepseek-v2-lite",
-    r"glm4moe 106B\.A12B": "glm-4.5-air", r"glm4moe 355B\.A32B": "glm-4.5",
+    r"llama4 17Bx16E \(Scout\)": "llama-4-scout", r"llama4 17Bx128E \(Maverick\)": "llama-4-maverick",
+    r"minimax-m2 230B\.A10B": "minimax-m2", r"glm4moe 106B\.A12B": "glm-4.5-air", r"glm4moe 355B\.A32B": "glm-4.5",
 }  # fmt: skip
 """What llama.cpp calls an architecture, with the size where that tells models apart, and the model's own name."""
 

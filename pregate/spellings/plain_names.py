@@ -36,6 +36,11 @@ _VERSION = re.compile(
 )
 """Of an engine: `0.10.1`, `b6100`, their dots as dashes."""
 _APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
+_SMALLER_MAX: Mapping[str, tuple[str, re.Pattern[str]]] = {
+    "m3-max": ("apple-m3-max-30c", re.compile(r"\b(?:30-core|30c|14-core|14c|(?:36|96)-?gi?b)\b")),
+    "m4-max": ("apple-m4-max-32c", re.compile(r"\b(?:32-core|32c|14-core|14c|36-?gi?b)\b")),
+}
+"""Of two chips of a name the one with fewer cores and slower memory: by its cores, or the memory that it alone has."""
 SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
 GIGABYTES = re.compile(r"-(\d{1,3})(?:-gi?b|gi?b?)$")
 """Memory that a name ends with, and as it may be written."""
@@ -75,6 +80,16 @@ _CARDS: Mapping[str, str] = {
 H200, H800 or A800 of which nothing more is said is the module.
 """
 
+_HOSTS: Mapping[str, str] = {
+    "ryzen-ai-max+-395": "strix-halo-cpu",
+    "ryzen-ai-max-395": "strix-halo-cpu",
+    "strix-halo": "strix-halo-cpu",
+    "gb10": "dgx-spark-cpu",
+    "dgx-spark": "dgx-spark-cpu",
+    "grace": "grace-480gb",
+}
+"""Other names of hosts that are no processor to buy."""
+
 _STACKS: Mapping[str, str] = {
     "ik-llama-cpp": "ik-llama",
     "ik-llama": "ik-llama",
@@ -108,6 +123,9 @@ def spelled(column: str, text: str) -> str:
         case "hardware":
             plain = GIGABYTES.sub(r"-\1gb", plain)
             apple = _APPLE.search(plain)
+            smaller, told = _SMALLER_MAX.get(apple[0] if apple else "", ("", None))
+            if told is not None and told.search(plain_name(text)):
+                return smaller
             if re.search(r"\bai-max\+?-(?:pro-)?395\b|^strix-halo\b|^framework-desktop|\bevo-x2\b", plain):
                 return "strix-halo"
             if re.search(r"\bgx10\b", plain):
@@ -127,6 +145,7 @@ def spelled(column: str, text: str) -> str:
             name = re.sub(r"^(?=e[357]-\d{4})", "xeon-", name)
             name = re.sub(r"^xeon-6-(?=\d{4}[pe])", "xeon-", name)
             name = re.sub(r"^(?=w[3579]?-\d{4}x?e?$)", "xeon-", name)
+            name = _HOSTS.get(name, name)
             name = re.sub(r"^threadripper-(?=[3-9]\d{3}wx\b)", "threadripper-pro-", name)  # from 3000WX on all are
             return f"{name}-2s" if both else name
         case _:

@@ -1,7 +1,7 @@
 """Arrivals of requests, from tables, JSON lines and lists, under the names that public traces give them.
 
 A row a request: its time, the tokens of its prompt and of its answer. Times are seconds, a date with its time of day
-(Azure's LLM traces), or what the name ends in (`_ms`, `_us`, `_ns`); milliseconds too where `timestamp` is beside
+(Azure's LLM traces), or what the name ends in (`_ms`, `_us`, `_ns`); whole milliseconds too where `timestamp` is beside
 `input_length` (Mooncake) without the `chat_id` of Qwen-Bailian's traces, which has seconds. Other columns are left out;
 rows without a prompt or without an answer are counted and left out. `hash_ids` of JSON lines number the blocks that a
 prompt begins with, of 512 tokens (Mooncake) or 16 (Qwen-Bailian): as many as the prompt has, the last one may be cut.
@@ -13,6 +13,7 @@ import csv
 import datetime
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,10 @@ def _listed(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _row(path: Path, number: int, places: Mapping[str, str], row: Mapping[str, Any]) -> tuple[float, int, int]:
     """Arrival in seconds, tokens of the prompt, tokens of the answer. Raises `InvalidFile`."""
-    time = _seconds(path, number, row[places["time"]], _per_second(places, row))
+    cell = row[places["time"]]
+    time = _seconds(path, number, cell, _per_second(places, row))
+    if _is_of_mooncake(places, row) and re.fullmatch(r"\d+\.\d*[1-9]\d*", str(cell).strip(), re.ASCII):
+        raise refused(path, "timestamp beside input_length is whole milliseconds: call seconds arrival_s", number)
     inputs, outputs = (_tokens(path, number, places[what], row[places[what]]) for what in ("input", "output"))
     return time, inputs, outputs
 
@@ -186,10 +190,11 @@ _UNITS = {"_ms": 10**3, "_us": 10**6, "_ns": 10**9}
 
 def _per_second(places: Mapping[str, str], row: Mapping[str, Any]) -> int:
     """How many of what the column of times counts are a second."""
-    time, tokens = places["time"].lower(), places["input"].lower()
-    if (time, tokens) == ("timestamp", "input_length") and "chat_id" not in row:
-        return 1000
-    return _UNITS.get(time[-3:], 1)
+    return 1000 if _is_of_mooncake(places, row) else _UNITS.get(places["time"].lower()[-3:], 1)
+
+
+def _is_of_mooncake(places: Mapping[str, str], row: Mapping[str, Any]) -> bool:
+    return (places["time"].lower(), places["input"].lower()) == ("timestamp", "input_length") and "chat_id" not in row
 
 
 def _seconds(path: Path, number: int, cell: Any, per_s: int) -> float:

@@ -49,6 +49,14 @@ FLAG_COLUMNS: Mapping[str, str] = ReadOnly(
 
 _BACKENDS = ("cuda", "rocm", "hip", "metal", "vulkan", "sycl", "mtl", "blas")
 """What llama-bench prints as the backend of its one engine."""
+_UNMEASURED = re.compile(r"\b(vulkan|sycl|opencl|cann|musa)\b", re.IGNORECASE)
+"""Backends of which no kernel was measured here."""
+
+
+def _llama_on(backend: str) -> str:
+    """The engine of a backend: llama.cpp, with the backend's name where nothing is known of it."""
+    other = _UNMEASURED.search(backend)
+    return f"llama.cpp ({other[1]})" if other else "llama-cpp"
 
 
 def with_flags(cells: Mapping[str, str]) -> dict[str, str]:
@@ -63,7 +71,7 @@ def with_flags(cells: Mapping[str, str]) -> dict[str, str]:
     ]
     if made.get("stack", "").strip().lower().split("+")[0].split(",")[0] in _BACKENDS:
         made["note"] = "; ".join(filter(None, (made.get("note", ""), f"backend {made['stack']}")))
-        made["stack"] = "llama-cpp"
+        made["stack"] = _llama_on(made["stack"])
     made["policy"] = " ".join((made.get("policy", "").strip(), *flags)).strip()
     made["stack"] = made.get("stack", "") or "llama-cpp"
     return made
@@ -91,7 +99,7 @@ def cells_of_bench(theirs: Mapping[str, str]) -> dict[str, str]:
         "model": theirs["model_type"],
         "hardware": f"{len(cards)}x {cards[0]}" if alike and len(cards) > 1 else " + ".join(cards) or "none",
         "host": theirs.get("cpu_info", "").split(",")[0].strip(),
-        "stack": "llama-cpp",
+        "stack": _llama_on(theirs.get("backends", "")),
         "policy": " ".join(said),
         "input_tokens": n_prompt if n_prompt != "0" else "",
         "output_tokens": n_gen if n_gen != "0" else "",

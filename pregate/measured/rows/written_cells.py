@@ -231,24 +231,25 @@ def _count(text: str) -> str:
 
 
 _SPEED = re.compile(
-    r"(?:\bL?P?DDR[345]X?[\s-]*|@\s*)(?P<speed>\d{3,5})|(?P<plain>\d{4,5})\s*(?:MT/?s|MHz)", re.ASCII | re.IGNORECASE
+    r"(?:\bL?P?DDR[345]X?[\s-]*|@\s*)(?P<speed>\d{3,5})|(?P<plain>\d{4,5})\s*(?:MT/?s|MHz)"
+    r"|\b\d{1,2}\s*x\s*(?P<times>\d{4})\b|(?<![\w.])(?P<bare>(?:1[3-9]|[2-9]\d)\d\d)\b(?!\s*[GT])",
+    re.ASCII | re.IGNORECASE,
 )
 _CHANNELS = re.compile(r"(?P<n>\d{1,2})[\s-]*ch(?:annels?)?\b", re.ASCII | re.IGNORECASE)
 _WORDS_OF_CHANNELS = {"single": 1, "dual": 2, "quad": 4, "octa": 8}
 _MODULES = re.compile(
-    r"\b(?P<n>\d{1,2})\s*(?:x\s*(?:\d{1,3}\s*G|L?P?DDR\d)|x?\s*DIMMs?\b|sticks\b|modules\b)",
+    r"\b(?P<n>\d{1,2})\s*(?:x\s*(?:\d{1,3}\s*G|\d{1,4}\b|L?P?DDR\d)|x?\s*DIMMs?\b|sticks\b|modules\b)",
     re.ASCII | re.IGNORECASE,
 )
 
 
-def host_with_memory(host: str, memory: str, n_channels: int, n_sockets: int) -> str:
+def host_with_memory(host: str, memory: str, n_channels: int, n_sockets: int, official_speed: int) -> str:
     """A host's name with the memory that a cell states, `DDR4-2400, 7 DIMMs` as `:7x2400`; as it was where none states
-    a speed. Channels are those of a socket, modules those of the machine; `n_channels`: of all its sockets.
+    a speed or fewer channels. Channels are those of a socket, modules those of the machine; `n_channels`: of all its
+    sockets; `official_speed`: what stands where channels alone are told.
     """
     told = _SPEED.search(memory)
-    if told is None:
-        return host
-    speed = told["speed"] or told["plain"]
+    speed = next(filter(None, told.groupdict().values())) if told else ""
     by_word = next((n for word, n in _WORDS_OF_CHANNELS.items() if re.search(rf"\b{word}\b", memory, re.IGNORECASE)), 0)
     channels, modules = _CHANNELS.search(memory), _MODULES.search(memory)
     count = int(channels["n"]) if channels else by_word
@@ -256,4 +257,6 @@ def host_with_memory(host: str, memory: str, n_channels: int, n_sockets: int) ->
         count = count * n_sockets if count * n_sockets <= n_channels else count
     elif modules:
         count = min(int(modules["n"]), n_channels)
-    return f"{host}:{count}x{speed}" if count else f"{host}:{speed}"
+    if not speed and 0 < count < n_channels:
+        speed = str(official_speed)
+    return "".join((host, ":" if speed else "", f"{count}x" if count and speed else "", speed))

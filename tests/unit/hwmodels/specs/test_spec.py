@@ -108,6 +108,7 @@ def test_a_unified_machine_has_one_memory_and_a_copy_reads_and_writes_it(name: s
 
 def test_unified_machines_are_those_that_people_run_models_on() -> None:
     apple = ("m1-max", "m1-ultra", "m2-max", "m2-ultra", "m3-max", "m3-ultra", "m4-pro", "m4-max", "m5-pro", "m5-max")
+    apple += ("m3-max-30c", "m4-max-32c")
     others = ("dgx-spark", "strix-halo", "jetson-agx-orin-64gb", "jetson-agx-thor")
     assert set(UNIFIED) == {*(f"apple-{chip}" for chip in apple), *others}
     assert {load_machine(name).link.name for name in ("gh200", "gb300")} == {"nvlink-c2c"}

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.table import read_table
 from pregate.measured.rows.table_text import as_csv
-from traces.errors import InvalidFile, UnknownName
+from traces.errors import InvalidFile, InvalidInput, UnknownName
 
 BENCH = {
     "build_commit": "0cf6725", "cpu_info": "AMD Ryzen 9 7950X 16-Core Processor", "gpu_info": "NVIDIA GeForce RTX 4090",
@@ -88,3 +89,13 @@ def test_json_of_other_keys_names_the_first(tmp_path: Path) -> None:
 def test_csv_stays_as_it_is() -> None:
     text = "model,note\nx,a | b\n"
     assert as_csv(text, "a.csv") is text
+
+
+@pytest.mark.parametrize("backend", ["Vulkan", "SYCL", "RPC,Vulkan"])
+def test_a_backend_without_constants_is_taken_for_no_other(backend: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(BENCH | {"backends": backend}))
+    (tmp_path / "a.md").write_text(MARKDOWN.replace("CUDA    |", f"{backend} |"))
+    for name in ("a.json", "a.md"):
+        found = read_table(tmp_path / name)[0]
+        with pytest.raises(InvalidInput, match="no constants of this engine are known here"):
+            RowBench().predict(found)

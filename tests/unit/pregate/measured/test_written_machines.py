@@ -37,12 +37,20 @@ def row(folder: Path, text: str) -> MeasuredRow:
         ("quad channel DDR4 @ 2666", 8, 1, "x:4x2666"),
         ("DDR5 6000 MHz dual-channel", 2, 1, "x:2x6000"),
         ("LPDDR5X-8000", 2, 1, "x:8000"),
+        ("4x 4800", 8, 1, "x:4x4800"),
+        ("4x16 3200", 8, 1, "x:4x3200"),
+        ("2x DDR4-3200", 8, 1, "x:2x3200"),
+        ("2048GB 5600", 8, 1, "x:5600"),
+        ("2x64GB", 8, 1, "x:2x4800"),  # no speed: the maker's
+        ("quad channel", 8, 1, "x:4x4800"),
+        ("2x32GB", 2, 1, "x"),
         ("128 GB", 2, 1, "x"),
+        ("2048 GB", 2, 1, "x"),
         ("DDR5", 2, 1, "x"),
     ],
 )
 def test_memory_is_a_part_of_a_hosts_name(memory: str, n_channels: int, n_sockets: int, expected: str) -> None:
-    assert host_with_memory("x", memory, n_channels, n_sockets) == expected
+    assert host_with_memory("x", memory, n_channels, n_sockets, 4800) == expected
 
 
 def test_memory_of_a_row_is_that_of_its_host(tmp_path: Path) -> None:
@@ -94,6 +102,14 @@ def test_an_engine_without_constants_is_told_what_comes_nearest(engine: str, tmp
             RowBench().predict(row(tmp_path, f"RTX 3090,,,Mixtral-8x7B,fp16,{engine},{flags}"))
     with pytest.raises(InvalidInput, match="nearest: "):
         RowBench().predict(row(tmp_path, f"RTX 3090,,,Mixtral-8x7B,fp16,{engine},"))
+
+
+@pytest.mark.parametrize(
+    ("host", "ours"),
+    [("AMD Ryzen AI Max+ 395", "strix-halo-cpu"), ("NVIDIA Grace", "grace-480gb"), ("GB10", "dgx-spark-cpu")],
+)
+def test_processors_that_come_with_their_card_are_hosts_too(host: str, ours: str, tmp_path: Path) -> None:
+    assert row(tmp_path, f"none,{host},,Qwen3-30B-A3B,Q4_K_M,llama.cpp,").host == ours
 
 
 def test_ktransformers_computes_experts_on_the_host_unless_told(tmp_path: Path) -> None:

@@ -344,3 +344,25 @@ def test_a_model_is_loaded_in_the_formats_of_the_command_line() -> None:
     assert parts == pregate.load_model("qwen3-30b-a3b", formats={"experts": "q4_k", "kv": "q8_0"})
     with pytest.raises(InvalidInput, match="flags of an engine, which rows of a table may have"):
         pregate.load_policy("-tp 8 --enable-expert-parallel")
+
+
+@pytest.mark.parametrize(
+    ("written", "ours", "gigabytes_per_s"),
+    [
+        ("M3 Max 30-core GPU", "apple-m3-max-30c", 300),
+        ("MacBook Pro M3 Max (36 GB)", "apple-m3-max-30c", 300),
+        ("M3 Max 96GB", "apple-m3-max-30c", 300),
+        ("M3 Max 64GB", "apple-m3-max", 400),
+        ("M3 Max", "apple-m3-max", 400),
+        ("Apple M4 Max (32-core GPU)", "apple-m4-max-32c", 410),
+        ("M4 Max 36GB", "apple-m4-max-32c", 410),
+        ("M4 Max 128GB", "apple-m4-max", 546),
+        ("M2 Max 96GB", "apple-m2-max", 400),
+    ],
+)
+def test_of_two_chips_of_one_name_the_one_with_those_cores_or_that_memory(
+    written: str, ours: str, gigabytes_per_s: float
+) -> None:
+    machine = pregate.load_hardware(written).machine
+    assert machine.accelerator.name == ours
+    assert machine.accelerator.hbm_bytes_per_s == machine.host.dram_bytes_per_s == gigabytes_per_s * 1e9

@@ -196,3 +196,12 @@ def test_blocks_of_prompts_are_read_in_order_where_every_request_states_all_of_i
     for ids in ("[1.5, 2]", "[-1, 2]", "[true, 1]", '"ab"', "[9223372036854775808, 1]"):
         with pytest.raises(InvalidFile, match=r"line 1: hash_ids is .*: a list of whole numbers from 0"):
             _with_blocks(tmp_path, [(513, f', "hash_ids": {ids}'), last])
+
+
+def test_fractions_where_whole_milliseconds_stand_are_no_guess(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(
+        "".join(f'{{"timestamp": {time}, "input_length": 10, "output_length": 3}}\n' for time in (0.0, 1.5))
+    )
+    with pytest.raises(InvalidFile, match="line 2: timestamp beside input_length is whole milliseconds: call seconds"):
+        load_arrivals(path)
