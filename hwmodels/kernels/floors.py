@@ -51,21 +51,24 @@ def at_floor(work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Number
 
 
 def _n_tiled(work: Work, figures: Figures) -> int:
-    """Matrices that `work` multiplies by more than one row; those of fused experts count once for all of them, unless
-    each has a product of its own.
+    """Matrices that `work` multiplies in tiles; those of fused experts count once for all of them, unless each has a
+    product of its own.
     """
-    apart = work.fused is None or figures.stack.fused_tile.are_apart(work.fused)
+    tile = figures.stack.fused_tile
+    apart = work.fused is None or tile.are_apart(work.fused)
     alone = work.gemms if apart or work.fused is None else work.gemms[work.fused.n_gemms :]
-    n = sum(gemm.n_gemms for gemm in alone if _several(gemm.m))
-    if not apart and work.fused is not None and work.fused.n_tokens > 1:
+    # experts alone have tiles whatever rows they have got more than one of
+    least = 2 if work.fused is not None and apart else tile.tiled_from
+    n = sum(gemm.n_gemms for gemm in alone if _at_least(gemm.m, least))
+    if not apart and work.fused is not None and work.fused.n_tokens >= tile.tiled_from:
         up, down = work.gemms[:2]
         n += up.n_gemms // down.n_gemms + 1
     return n
 
 
-def _several(m: Any) -> bool:
-    """Whether a GEMM has more than one row; of works that are priced together all have, or none."""
-    return bool(m > 1 if type(m) is int else np.all(m > 1))
+def _at_least(m: Any, rows: int) -> bool:
+    """Whether a GEMM has so many rows; of works that are priced together all have, or none."""
+    return bool(m >= rows if type(m) is int else np.all(m >= rows))
 
 
 def merged(work: Work) -> list[list[int]]:
@@ -128,7 +131,8 @@ def fused_s(
             loads = sum(shape.n_loads(work.fused, gemm) for gemm in kernel)
         else:
             loads = sum(n_loads_alone(gemm, figures) for gemm in kernel)
-        blocks_s = row_blocks_s(kernel if i >= 2 or by_pair else (), work.weight_bits, figures, by_pair=by_pair)
+        in_blocks = kernel if i >= 2 or by_pair else ()
+        blocks_s = row_blocks_s(in_blocks, work.weight_bits, figures, work.fused.n_tokens if by_pair else 0)
         pairs.append((flop / flop_per_s + loads * load_s + blocks_s, weights * bits / 8 / bytes_per_s))
     return pairs
 
@@ -160,12 +164,15 @@ def _tile_load_s(figures: Figures) -> Number:
     return figures.cycles_s("tile_load_s") / figures["accelerator.n_sm"]
 
 
-def row_blocks_s(gemms: Iterable[Gemm], bits: float, figures: Figures, *, by_pair: bool = False) -> Number:
+def row_blocks_s(gemms: Iterable[Gemm], bits: float, figures: Figures, by_pair_of: int = 0) -> Number:
     """What the multiprocessors take for the blocks of rows of `gemms`, whose weights are `bits` wide; 0 where they have
-    none. `by_pair`: of experts each of whose rows has blocks of its own.
+    none. `by_pair_of`: of experts each of whose rows has blocks of its own, the tokens of the pass.
     """
     shape = figures.stack.row_blocks
-    counts = [(shape.counts_by_pair if by_pair else shape.counts)(gemm) for gemm in gemms]
+    if by_pair_of:
+        counts = [shape.counts_by_pair(gemm, bits, by_pair_of) for gemm in gemms]
+    else:
+        counts = [shape.counts(gemm, bits) for gemm in gemms]
     n_blocks, n_weights = (sum(each) for each in zip(*counts, strict=True)) if counts else (0, 0)
     if not n_blocks:
         return 0.0

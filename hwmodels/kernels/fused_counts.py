@@ -110,7 +110,9 @@ def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_B
         waits = np.where(np.where(shared, (m > blocks.up_to_rows) & bool(blocks.passes), has_tiles), loads, 0)
     if blocks.passes:
         multiplied = np.where(by_pair, read, np.where(shared & (m <= blocks.up_to_rows), read * m, 0))
-        held = np.where(by_pair | (m == 1), blocks.n_rows, max(blocks.n_rows, 2))
+        bits = works[0].weight_bits
+        alone_held = np.where(m == 1, blocks.held(k, bits), max(blocks.n_rows, 2))
+        held = np.where(by_pair, blocks.held_by_pair(k, bits, n_tokens[owner]), alone_held)
         in_blocks = np.where(multiplied > 0, -(-n // held) * times * np.where(by_pair, m, 1), 0)
     sums = np.zeros((5, n_kernels, len(works)), np.int64)
     cell = kernel * len(works) + owner
@@ -119,9 +121,10 @@ def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_B
     ):
         if what.any():
             np.add.at(total, cell, what)
-    n_tiled = np.bincount(owner, np.where((shared | apart[owner]) & (m > 1), times, 0), len(works)).astype(np.int64)
+    in_tiles = np.where(apart[owner], m > 1, shared & (m >= tile.tiled_from))
+    n_tiled = np.bincount(owner, np.where(in_tiles, times, 0), len(works)).astype(np.int64)
     first = np.cumsum(n_gemms) - n_gemms
-    n_tiled += np.where((n_tokens > 1) & ~apart, times[first] // times[first + 1] + 1, 0)
+    n_tiled += np.where((n_tokens >= tile.tiled_from) & ~apart, times[first] // times[first + 1] + 1, 0)
     flop, weights, n_loads, n_blocks, in_passes = sums.astype(np.float64)
     a_pass = blocks.weights_a_pass(works[0].weight_bits) if blocks.passes else 1
     return FusedCounts(flop, weights, n_loads, n_blocks, in_passes / a_pass, n_tiled)

@@ -44,6 +44,11 @@ class FusedTile:
         if any(rows < 1 for rows in self.rows) or list(self.rows) != sorted(set(self.rows)):
             raise InvalidInput(f"rows = {list(self.rows)}: heights of tiles, ascending")
 
+    @property
+    def tiled_from(self) -> int:
+        """Tokens of a pass from which on products of several rows have tiles."""
+        return self.from_tokens if self.each_pair else 2
+
     def height(self, fused: FusedExperts) -> int:
         """Rows that those of each expert are padded to a multiple of."""
         if fused.n_tokens < self.from_tokens:

@@ -8,6 +8,7 @@ small experts at a fraction of its memory rate.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from offload.ops import Gemm
 from traces.errors import InvalidFile
@@ -20,29 +21,45 @@ __all__ = ["NO_ROW_BLOCKS", "RowBlocks", "read_blocks", "read_row_blocks"]
 class RowBlocks:
     """`passes`: (bits, weights): of weights up to so many bits wide, how many all threads of a block read at a time,
     ascending; empty: kernels are bound by memory alone. `up_to_rows`: products of more rows run other kernels.
-    `n_rows`: rows of weights of a block, for one row of activations; for more it takes two at least.
+    `n_rows`: rows of weights of a block, for one row of activations; for more it takes two at least. `short_rows`: the
+    same of rows of fewer weights than a pass; 0: as any. `pair_rows`: of experts that a pass of several tokens reads
+    pair by pair, rows of a block that serves all its tokens; 0: a pair has blocks of its own.
     """
 
     passes: tuple[tuple[float, int], ...] = ()
     up_to_rows: int = 1
     n_rows: int = 1
+    short_rows: int = 0
+    pair_rows: int = 0
+
+    def held(self, k: Any, bits: float) -> Any:
+        """Rows of `k` weights of `bits` that a block has for one row of activations; `k` an array or a number."""
+        return self.n_rows + ((self.short_rows or self.n_rows) - self.n_rows) * (k < self.weights_a_pass(bits))
+
+    def held_by_pair(self, k: Any, bits: float, n_tokens: Any) -> Any:
+        """The same a block and pair of token and expert, in a pass of `n_tokens`."""
+        alone = self.held(k, bits)
+        return alone + (self.pair_rows * n_tokens - alone) * (n_tokens > 1) if self.pair_rows else alone
 
     def weights_a_pass(self, bits: float) -> int:
         """Weights of `bits` that a block reads at a time; of wider ones than any stated, as of the widest."""
         return next((weights for most, weights in self.passes if bits <= most), self.passes[-1][1])
 
-    def counts(self, gemm: Gemm) -> tuple[int, int]:
+    def counts(self, gemm: Gemm, bits: float) -> tuple[int, int]:
         """Blocks of all `gemm.n_gemms` products, and the weights that they multiply, once a row of activations; none
         where other kernels run.
         """
         if not self.passes or gemm.m > self.up_to_rows:
             return 0, 0
-        held = self.n_rows if gemm.m == 1 else max(self.n_rows, 2)
+        held = self.held(gemm.k, bits) if gemm.m == 1 else max(self.n_rows, 2)
         return -(-gemm.n // held) * gemm.n_gemms, gemm.n * gemm.n_gemms * gemm.k * gemm.m
 
-    def counts_by_pair(self, gemm: Gemm) -> tuple[int, int]:
-        """The same of experts each of whose rows has blocks of its own."""
-        return self.counts(gemm._replace(m=1, n_gemms=gemm.m * gemm.n_gemms))
+    def counts_by_pair(self, gemm: Gemm, bits: float, n_tokens: int) -> tuple[int, int]:
+        """The same of experts that are read for each of their rows, in a pass of `n_tokens`."""
+        if not self.passes:
+            return 0, 0
+        n_pairs = gemm.m * gemm.n_gemms
+        return -(-gemm.n // self.held_by_pair(gemm.k, bits, n_tokens)) * n_pairs, gemm.n * gemm.k * n_pairs
 
 
 NO_ROW_BLOCKS = RowBlocks()
@@ -59,6 +76,7 @@ def read_blocks(table: Section) -> RowBlocks:
     """Blocks as their section states them. Raises `InvalidFile` for what is no ascending list of bits and weights."""
     raw, up_to_rows = table.items("passes"), table.integer("up_to_rows", 1, minimum=1)
     n_rows = table.integer("rows", 1, minimum=1)
+    short_rows, pair_rows = (table.integer(name, 0, minimum=0) for name in ("short_rows", "pair_rows"))
     table.take("source")
     table.done()
     passes = []
@@ -71,4 +89,4 @@ def read_blocks(table: Section) -> RowBlocks:
         passes.append((float(bits), weights))
     if not passes or [bits for bits, _ in passes] != sorted({bits for bits, _ in passes}):
         raise InvalidFile(f"{table.where}: passes = {raw!r}: bits a weight ascend")
-    return RowBlocks(tuple(passes), up_to_rows, n_rows)
+    return RowBlocks(tuple(passes), up_to_rows, n_rows, short_rows, pair_rows)

@@ -136,6 +136,6 @@ def _but(work: Work, fields: tuple[int, int]) -> tuple[tuple[Any, ...], ...]:
 
 def _launched(fused: FusedExperts, stack: SoftwareStack) -> tuple[bool, bool, int]:
     """What the launches of a fused op depend on beside its stack and whether there are shared experts."""
-    tiled = fused.n_tokens > 1 and stack.tiled_launches > 0
+    tiled = fused.n_tokens >= stack.fused_tile.tiled_from and stack.tiled_launches > 0
     n_apart = fused.n_experts if stack.fused_tile.are_apart(fused) else 0
     return tiled, not stack.graph_tokens or fused.n_tokens <= stack.graph_tokens, n_apart

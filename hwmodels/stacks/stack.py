@@ -245,7 +245,7 @@ class SoftwareStack:
         launched = self.latent_launches if latent and self.latent_launches else self.launches.get(work.kind, 0)
         if work.fused is not None and len(work.gemms) > work.fused.n_gemms:
             launched += self.shared_launches
-        if work.fused is not None and work.fused.n_tokens > 1:
+        if work.fused is not None and work.fused.n_tokens >= self.fused_tile.tiled_from:
             launched += self.tiled_launches
         if work.fused is not None and self.fused_tile.are_apart(work.fused):
             launched += self.fused_tile.launches_apart * sum(one.n_gemms for one in work.gemms[: work.fused.n_gemms])

@@ -43,7 +43,7 @@ def held(kind: str, **overrides: float | str) -> Platform:
 @pytest.mark.parametrize("stack", stack_names())
 def test_every_stack_says_how_it_holds_weights(stack: str) -> None:
     # a mapped file whose pages are there, or tensors that nobody pins
-    pageable = ("llama-cpp", "llama-cpp-2023", "llama-cpp-2025", "ik-llama", "flexgen")
+    pageable = ("llama-cpp", "llama-cpp-late-2025", "llama-cpp-2023", "llama-cpp-2025", "ik-llama", "flexgen")
     assert load_stack(stack).host_memory == ("pageable" if stack in pageable else "pinned")
 
 

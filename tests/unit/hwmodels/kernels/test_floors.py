@@ -91,7 +91,7 @@ def test_rows_of_each_expert_are_padded_to_tiles_that_grow_with_them() -> None:
 
 
 def test_a_product_of_two_rows_costs_more_than_of_one_by_matrix_and_by_clock() -> None:
-    hw = claimed("rtx-4090", "llama-cpp")
+    hw = claimed("rtx-4090", "llama-cpp-late-2025")
     extra_s = hw.constant("tiled_gemm_s")
     assert extra_s > 0
     for one, two, n, n_kernels in (
@@ -105,8 +105,22 @@ def test_a_product_of_two_rows_costs_more_than_of_one_by_matrix_and_by_clock() -
     ):
         fixed = [parts_of(what, figures_of(hw)).fixed_s for what in (one, two)]
         assert fixed[1] - fixed[0] == pytest.approx(n * extra_s + n_kernels * hw.constant("kernel_s"))
-        slow = claimed("rtx-4090", "llama-cpp", {"accelerator.clock_hz": 1.26e9})
+        slow = claimed("rtx-4090", "llama-cpp-late-2025", {"accelerator.clock_hz": 1.26e9})
         assert parts_of(two, figures_of(slow)).fixed_s == pytest.approx(2 * fixed[1])
+
+
+def test_products_that_vector_kernels_take_have_no_tiles() -> None:
+    """llama.cpp of 2026 multiplies up to eight tokens row by row, and keeps their graph."""
+    hw = claimed("rtx-4090", "llama-cpp")
+    of_three = [ffn_work.experts_work(QWEN, [1] * 8 * n, fused=True) for n in (1, 2)] + [
+        ffn_work.experts_work(QWEN, [n] * 8, fused=True) for n in (8, 9)
+    ]
+    fixed = [parts_of(what, figures_of(hw)).fixed_s for what in of_three]
+    assert fixed[:3] == [fixed[0]] * 3
+    assert fixed[3] - fixed[0] == pytest.approx(3 * hw.constant("tiled_gemm_s") + 6 * hw.constant("kernel_s"))
+    attends = [work.self_attention_work(QWEN, QWEN.decoder, n, 9 * n, 9) for n in (1, 8, 9)]
+    one, eight, nine = (parts_of(what, figures_of(hw)).fixed_s for what in attends)
+    assert one == eight < nine
 
 
 def test_latents_take_more_kernels_where_a_stack_counts_them() -> None:

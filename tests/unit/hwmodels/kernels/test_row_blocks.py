@@ -51,8 +51,38 @@ def test_more_multiprocessors_multiply_small_experts_faster_at_the_same_memory_r
     assert small / large > 1.5, "936 against 1,008 GB/s, 82 multiprocessors against 128"
 
 
-def test_experts_of_more_than_one_token_have_no_blocks_of_rows() -> None:
+def test_rows_shorter_than_a_pass_share_a_block_where_the_engine_has_them_do_so() -> None:
+    """llama.cpp since March 2026: four rows of 768 weights a block, of 2,048 still one; not on RDNA, and not before."""
+    long, short = Gemm(1, 2048, 2048), Gemm(1, 2048, 768)
+    now, before, rdna = (
+        claimed(hardware, stack).stack.row_blocks
+        for hardware, stack in (
+            ("rtx-3090", "llama-cpp"), ("rtx-3090", "llama-cpp-late-2025"), ("rx-7900-xtx", "llama-cpp"),
+        )
+    )  # fmt: skip
+    assert [now.counts(gemm, Q4) for gemm in (long, short)] == [(2048, 2048 * 2048), (512, 2048 * 768)]
+    assert before.counts(short, Q4) == rdna.counts(short, Q4) == (2048, 2048 * 768)
+    assert [now.counts(short._replace(k=k), 6.56)[0] for k in (768, 1024)] == [512, 2048], "a pass of 6 bits is shorter"
+    assert now.counts(short._replace(m=2), Q4)[0] == 1024, "for several rows of activations two"
+
+
+def test_a_block_of_few_tokens_has_two_rows_of_the_experts_of_all_and_each_pair_is_read() -> None:
     hw = claimed()
+    figures = figures_of(hw)
+    rate, bandwidth = figures.flop_per_s("int8"), figures.hbm_bytes_per_s
+    works = [ffn_work.experts_work(QWEN, [n] * 8, fused=True)._replace(weight_bits=Q4) for n in (1, 4, 8, 9)]
+    block_s, pass_s = (hw.constant(name) / 82 * 2520 / 1695 for name in ("row_block_s", "row_pass_s"))
+    (one, one_bytes), (four, four_bytes), (eight, _), (_, nine_bytes) = (
+        fused_s(what, figures, rate, bandwidth)[0] for what in works
+    )
+    assert one == pytest.approx(8 * 2 * 768 * (block_s + pass_s), rel=0.02)
+    assert four == pytest.approx(8 * 2 * 768 * (block_s / 2 + 4 * pass_s), rel=0.05)
+    assert eight - four == pytest.approx(8 * 2 * 768 * 4 * pass_s, rel=0.1), "as many blocks"
+    assert (four_bytes, nine_bytes) == pytest.approx((4 * one_bytes, one_bytes)), "tiles read once"
+
+
+def test_experts_of_more_than_one_token_had_no_blocks_of_rows() -> None:
+    hw = claimed(stack="llama-cpp-late-2025")
     figures = figures_of(hw)
     rate, bandwidth = figures.flop_per_s("int8"), figures.hbm_bytes_per_s
     one, two = (ffn_work.experts_work(QWEN, [n] * 8, fused=True)._replace(weight_bits=Q4) for n in (1, 2))
@@ -62,22 +92,23 @@ def test_experts_of_more_than_one_token_have_no_blocks_of_rows() -> None:
     assert fused_s(two, figures, rate, bandwidth) == fused_s(two, without, rate, bandwidth)
 
 
+@pytest.mark.parametrize("stack", ["llama-cpp", "llama-cpp-late-2025"])
 @pytest.mark.parametrize("model", [QWEN, LITE])
-def test_ops_priced_together_take_to_the_bit_what_each_takes_alone(model: object) -> None:
+def test_ops_priced_together_take_to_the_bit_what_each_takes_alone(model: object, stack: str) -> None:
     rng = np.random.default_rng(3)
     works = []
     for n_tokens in (1, 1, 2, 5, 1, 9, 2, 12):
         rows = rng.multinomial(n_tokens * 6, [1 / 16] * 16)
         counts = [min(int(n), n_tokens) for n in rows if n]
         works.append(ffn_work.experts_work(model, counts, n_tokens, fused=True)._replace(weight_bits=Q4))  # type: ignore[arg-type]
-    hw = claimed()
+    hw = claimed(stack=stack)
     together, alone = price(works, hw), [price([one], hw) for one in works]
     assert together.duration_s.tolist() == [float(one.duration_s[0]) for one in alone]
     assert together.issue_s.tolist() == [float(one.issue_s[0]) for one in alone]
 
 
 def test_a_pass_of_more_tokens_than_a_graph_is_kept_for_is_launched_kernel_by_kernel() -> None:
-    hw = claimed()
+    hw = claimed(stack="llama-cpp-late-2025")
     gate = [work.gate_work(QWEN, n) for n in (1, 2)]
     n_kernels = hw.stack.launches[OpKind.GATE]
     issue_s = price(gate, hw).issue_s
@@ -89,6 +120,9 @@ def test_a_pass_of_more_tokens_than_a_graph_is_kept_for_is_launched_kernel_by_ke
     one, two = (ffn_work.experts_work(QWEN, [n] * 8, fused=True) for n in (1, 2))
     assert hw.stack.launches_of(two) - hw.stack.launches_of(one) == hw.stack.tiled_launches == 6
     assert (Work(OpKind.WAIT).n_rows, one.n_rows, two.n_rows) == (0, 1, 2)
+    since = claimed()
+    assert [since.stack.graph_tokens, since.stack.launches_of(two) - since.stack.launches_of(one)] == [8, 0]
+    assert price(gate, since).issue_s.tolist() == pytest.approx([n_kernels * since.constant("launch_s")] * 2)
 
 
 def test_metal_gives_four_rows_of_weights_to_a_block_and_reads_an_expert_for_each_row_of_few() -> None:
