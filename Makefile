@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Compiled once, whatever the shell says, not by each of the processes that tests start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint types contracts notebooks current docs benchmarks lowest clean
+.PHONY: demo test thorough lint types contracts notebooks current docs benchmarks lowest clean
 
 demo: $(VENV)/core.done
 	$(BIN)/pregate compare switch-base-128 --hardware a100-sxm4-80gb
@@ -17,6 +17,10 @@ test: $(VENV)/dev.done
 	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types contracts notebooks current
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/validation
 	$(BIN)/python -m pytest -q -s tests/validation
+
+# Not part of the tests: what Hypothesis draws, sixteen times as many examples and other ones every time.
+thorough: $(VENV)/dev.done
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m hypothesis --hypothesis-profile=thorough --ignore=tests/validation
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

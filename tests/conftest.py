@@ -23,13 +23,15 @@ from tests.command_line import Run, runner
 
 settings.register_profile(
     "suite",
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=bool(os.environ.get("CI")),
     print_blob=True,
 )
+settings.register_profile("thorough", settings.get_profile("suite"), derandomize=False, max_examples=400)
 settings.register_profile(  # to find out whether a test fails at all (benchmarks/mutation.py)
-    "mutants", settings.get_profile("suite"), derandomize=True, max_examples=10, phases=(Phase.explicit, Phase.generate)
+    "mutants", settings.get_profile("suite"), derandomize=True, phases=(Phase.explicit, Phase.generate)
 )
 settings.load_profile("suite")
 

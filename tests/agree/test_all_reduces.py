@@ -85,7 +85,6 @@ def may_be_shared(model: ModelArchitecture, n_cards: int) -> bool:
 
 
 @given(cases)
-@settings(max_examples=25, deadline=None)
 def test_both_decoders_write_the_same_in_parts_of_any_size(case: tuple[str, str, int, int, int, int]) -> None:
     model, trace, text, n_cards, how = asked(case)
     whole = assemble(stream_of(model, trace, text, n_cards, how), 1000)
@@ -113,7 +112,6 @@ def without_sums(schedule: Schedule, whole: Mapping[Work, Work]) -> Iterator[tup
 
 
 @given(cases)
-@settings(max_examples=25, deadline=None)
 def test_a_card_does_what_one_with_its_share_does_and_sums_beside_it(case: tuple[str, str, int, int, int, int]) -> None:
     model, trace, text, n_cards, how = asked(case)
     alone = assemble(stream_of(model, trace, text, 1, how), 1000)
@@ -141,7 +139,7 @@ def test_a_card_does_what_one_with_its_share_does_and_sums_beside_it(case: tuple
 
 
 @given(cases)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_interpreters_agree_and_sums_that_take_no_time_change_nothing(
     case: tuple[str, str, int, int, int, int],
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from hwmodels.cost import Costs, price, price_figures
 from hwmodels.figures import figures_of
@@ -115,7 +115,6 @@ def test_many_machines_are_each_measured_as_one(text: str, name: str, execution:
 
 
 @given(st.integers(0, 10**6), st.sampled_from(POLICIES), st.sampled_from(list(MODELS)), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
 def test_random_machines_are_measured_right(seed: int, text: str, name: str, size: int) -> None:
     model = MODELS[name]
     trace = routing(model, batch=size, seed=seed, output_tokens=3)
@@ -181,7 +180,6 @@ def any_schedule(data: st.DataObject, takes: list[Lane], gives: list[Lane]) -> S
     ],
 )
 @given(st.data())
-@settings(max_examples=60, deadline=None)
 def test_any_schedule_ends_and_peaks_as_its_timeline_says(
     takes: list[Lane], gives: list[Lane], data: st.DataObject
 ) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from hwmodels.platform import load_platform
 from offload.caches.gate_output import gate_output
@@ -54,7 +54,6 @@ def test_the_kernel_knows_what_is_said_of_it() -> None:
     n_experts=st.integers(3, 9), n_slots=st.integers(1, 30), cold=st.booleans(), per_layer=st.booleans(),
     budget=st.sampled_from(["", ":budget=0", ":budget=1"]),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
 def test_compiled_replays_are_the_definition(
     eviction: str, seed: int, n_tokens: int, batch: int, n_layers: int, n_experts: int, n_slots: int, cold: bool,
     per_layer: bool, budget: str,

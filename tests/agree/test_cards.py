@@ -74,7 +74,6 @@ cases = st.tuples(
 
 
 @given(cases)
-@settings(max_examples=40, deadline=None)
 def test_both_decoders_write_the_same_in_parts_of_any_size(case: tuple[str, str, int, int, int, int]) -> None:
     name, execution, n_cards, n_tokens, batch_size, seed = case
     model, how = MODELS[name], in_passes(execution, n_tokens)
@@ -86,7 +85,6 @@ def test_both_decoders_write_the_same_in_parts_of_any_size(case: tuple[str, str,
 
 
 @given(cases)
-@settings(max_examples=40, deadline=None)
 def test_every_interpreter_times_cards_bit_for_bit(case: tuple[str, str, int, int, int, int]) -> None:
     name, execution, n_cards, n_tokens, batch_size, seed = case
     model = MODELS[name]
@@ -122,7 +120,7 @@ def test_every_interpreter_times_cards_bit_for_bit(case: tuple[str, str, int, in
 
 
 @given(cases)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_schedule_of_cards_in_parts_is_measured_as_the_whole(case: tuple[str, str, int, int, int, int]) -> None:
     name, execution, n_cards, n_tokens, batch_size, seed = case
     model, how = MODELS[name], in_passes(execution, n_tokens)
@@ -147,7 +145,6 @@ def test_a_schedule_of_cards_in_parts_is_measured_as_the_whole(case: tuple[str, 
 
 
 @given(cases)
-@settings(max_examples=30, deadline=None)
 def test_cards_do_what_one_does_and_are_never_slower_than_it_nor_faster_than_their_number(
     case: tuple[str, str, int, int, int, int],
 ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from offload.execution import EXECUTIONS
 from offload.placing.workload import measure_workload
@@ -20,7 +20,6 @@ from tests.written_schedules import POLICIES, assert_written_alike
     st.sampled_from(("llama_cpp", "ik_llama", "ktransformers", "vllm")),
     st.integers(1, 5), st.integers(1, 9), st.integers(0, 10**6),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
 def test_prompts_in_chunks_are_written_alike(
     text: str, name: str, execution: str, batch: int, n_tokens: int, seed: int
 ) -> None:
@@ -37,7 +36,6 @@ def test_prompts_in_chunks_are_written_alike(
     st.sampled_from(POLICIES), st.sampled_from(list(MODELS)), st.sampled_from(("streams", "llama_cpp", "vllm")),
     st.integers(1, 4), st.integers(1, 9), st.integers(1, 12), st.integers(0, 4), st.integers(0, 10**6),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
 def test_prompts_that_several_steps_read_are_written_alike(
     text: str, name: str, execution: str, batch: int, n_each: int, n_prompt: int, n_chunk: int, seed: int
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from hwmodels.cost import Costs
 from offload.decode import DecodeStream
@@ -57,7 +57,6 @@ def schedule_of(case: Case) -> Schedule:
 
 
 @given(cases)
-@settings(max_examples=25, deadline=None)
 def test_both_decoders_write_the_same_in_parts_of_any_size_and_interpreters_agree(case: Case) -> None:
     whole = schedule_of(case)
     assert_written_alike_in_parts_of_any_size(lambda compiled: stream_of(case, compiled=compiled), whole.digest)
@@ -69,7 +68,6 @@ def test_both_decoders_write_the_same_in_parts_of_any_size_and_interpreters_agre
 
 
 @given(cases)
-@settings(max_examples=25, deadline=None)
 def test_attention_is_of_the_largest_copy_and_experts_serve_the_tokens_of_all(case: Case) -> None:
     """Counted anew, from the trace, sequence by sequence and expert by expert."""
     (model, trace), (_, n_groups, copies) = asked(case), case[1]

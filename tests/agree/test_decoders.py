@@ -7,7 +7,7 @@ import dataclasses
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from offload.answers.by_bandwidth import ByBandwidth, ByBandwidthWithin
 from offload.answers.cheaper import CheaperEach, ShorterLane
@@ -116,7 +116,6 @@ def test_answers_to_misses_are_written_alike(name: str, answer: str, execution: 
 
 
 @given(st.sampled_from(list(ANSWERS)), st.sampled_from(list(MODELS)), st.integers(0, 10**6), st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
 def test_random_misses_are_answered_alike(answer: str, name: str, seed: int, n_sequences: int) -> None:
     model, cache = MODELS[name], CACHES[seed % len(CACHES)]
     trace = rebatch(routing(model, batch=12, seed=seed, output_tokens=4), n_sequences)
@@ -161,7 +160,6 @@ def test_where_a_miss_is_more_than_fetched_or_left_to_the_host_the_definition_wr
     st.integers(-12, 8),
     st.integers(0, 20),
 )
-@settings(max_examples=80, deadline=None)
 def test_random_traces_slots_and_caches_are_written_alike(
     text: str, name: str, execution: str, seed: int, batch: int, spare: int, n_slots: int
 ) -> None:

@@ -59,7 +59,7 @@ def kinds(schedule: Schedule, kind: OpKind) -> np.ndarray:
     st.integers(0, 10**6),
     st.integers(1, 3),
 )
-@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_every_combination_is_exact_or_refused_in_a_line(
     design: str, cache: str, placed: str, matrix: str, back: bool, name: str, seed: int, batch: int
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from benchmarks import smallest_simpy
 from hwmodels.cost import Costs, price
@@ -65,7 +65,6 @@ def schedules(draw: st.DrawFn) -> tuple[Schedule, np.ndarray, np.ndarray]:
 
 
 @given(schedules())
-@settings(max_examples=50, deadline=None)
 def test_the_yardstick_of_benchmarks_does_the_same(case: tuple[Schedule, np.ndarray, np.ndarray]) -> None:
     start, end = smallest_simpy.simulate(case[0], Costs(*case[1:]))
     assert (start.tolist(), end.tolist()) == oracle(*case)
@@ -86,7 +85,6 @@ def assert_agree(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray
 
 
 @given(schedules())
-@settings(max_examples=150, deadline=None)
 def test_random_schedules_agree_bit_for_bit(case: tuple[Schedule, np.ndarray, np.ndarray]) -> None:
     timeline = assert_agree(*case)
     bounds = lower_bounds(case[0], Costs(*case[1:]))
@@ -99,7 +97,6 @@ def test_random_schedules_agree_bit_for_bit(case: tuple[Schedule, np.ndarray, np
 
 
 @given(schedules(), st.integers(0, 4), st.floats(0.0, 1.0))
-@settings(max_examples=80, deadline=None)
 def test_a_shorter_cost_never_finishes_later(
     case: tuple[Schedule, np.ndarray, np.ndarray], row: int, factor: float
 ) -> None:

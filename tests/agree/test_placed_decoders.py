@@ -9,7 +9,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from offload.answers.cheaper import ShorterLane
 from offload.decode import Decoded, DecodeStream, decode
@@ -150,7 +150,6 @@ def test_micro_batches_are_written_alike(name: str, execution: str) -> None:
     st.sampled_from(DESIGNS), st.sampled_from(list(ALL)), st.sampled_from(list(EXECUTIONS)), st.sampled_from(HOMES),
     st.sampled_from(CACHES), st.sampled_from(PASSES), st.integers(0, 10**6), st.integers(1, 6), st.integers(0, 4),
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
 def test_random_placements_are_written_alike(
     design: str, name: str, execution: str, home: str, kv: str, passes: str, seed: int, batch: int, micro: int
 ) -> None:

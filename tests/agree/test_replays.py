@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from offload.caches.budget_replay import POLICIES, _Replay, replay_residency
 from traces.phase import Phase
@@ -30,7 +30,6 @@ def _trace(seed: int, n_tokens: int, batch: int, n_layers: int, n_experts: int, 
     st.sampled_from(POLICIES), st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 5), st.integers(1, 4),
     st.integers(2, 9), st.integers(0, 40), st.booleans(),
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
 def test_compiled_replays_are_the_definition(
     policy: str, seed: int, n_tokens: int, batch: int, n_layers: int, n_experts: int, n_slots: int, uneven: bool
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from hwmodels.cost import Costs
 from offload.decode import DecodeStream
@@ -63,7 +63,6 @@ def schedule_of(case: Case) -> Schedule:
 
 
 @given(cases)
-@settings(max_examples=25, deadline=None)
 def test_both_decoders_write_the_same_in_parts_of_any_size(case: Case) -> None:
     digest = schedule_of(case).digest
     assert_written_alike_in_parts_of_any_size(lambda compiled: stream_of(case, compiled=compiled), digest)
@@ -107,7 +106,6 @@ def test_pads_are_counted_by_neither_way_of_counting_choices(monkeypatch: pytest
 
 
 @given(cases)
-@settings(max_examples=25, deadline=None)
 def test_every_interpreter_times_them_bit_for_bit(case: Case) -> None:
     schedule, trace = schedule_of(case), asked(case)[1]
     rng = np.random.default_rng(case[-1])
@@ -125,7 +123,6 @@ def test_every_interpreter_times_them_bit_for_bit(case: Case) -> None:
 
 
 @given(cases)
-@settings(max_examples=25, deadline=None)
 def test_each_group_computes_its_own_experts_and_all_are_waited_for(case: Case) -> None:
     """Counted anew, from the trace, expert by expert."""
     model, trace, (_, n_groups, turns), n_tokens = asked(case)
@@ -159,7 +156,6 @@ def test_each_group_computes_its_own_experts_and_all_are_waited_for(case: Case) 
 
 
 @given(cases)
-@settings(max_examples=25, deadline=None)
 def test_the_slowest_group_counts_and_what_is_sent_is_on_the_way_of_every_pass(case: Case) -> None:
     """With issuing and scheduling free and one pass at a time, a step takes what one card does with the slowest group
     of each layer in place of all experts, and what is sent between.

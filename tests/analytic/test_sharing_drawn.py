@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from hwmodels.cost import Costs
 from offload.ops import Lane, OpKind, Work
@@ -50,7 +50,6 @@ def busy_s(timeline: Timeline, lane: Lane) -> float:
 
 
 @given(jobs())
-@settings(max_examples=100, deadline=None)
 def test_a_shared_link_is_busy_for_the_sum_of_its_transfers(job: tuple[Schedule, Costs]) -> None:
     """Processor sharing conserves work: with no latency, busy time is the work that came, whenever it came."""
     schedule, costs = job
@@ -62,7 +61,6 @@ def test_a_shared_link_is_busy_for_the_sum_of_its_transfers(job: tuple[Schedule,
 
 
 @given(jobs(), st.sampled_from([None, 1, 3]))
-@settings(max_examples=100, deadline=None)
 def test_a_link_by_priority_is_busy_for_the_sum_of_its_copies(job: tuple[Schedule, Costs], chunk: int | None) -> None:
     """Whoever goes first: copies of 4 bytes in chunks of at most 1 or 3 are 4 or 2 chunks, each with the latency."""
     schedule, costs = job
@@ -75,7 +73,6 @@ def test_a_link_by_priority_is_busy_for_the_sum_of_its_copies(job: tuple[Schedul
 
 
 @given(jobs(), st.sampled_from(["fifo", "shared", "priority"]))
-@settings(max_examples=100, deadline=None)
 def test_hbm_never_serves_more_than_its_bandwidth(job: tuple[Schedule, Costs], link: str) -> None:
     """All traffic takes at least its time at full bandwidth, however it is divided, and sharing only ever delays."""
     schedule, costs = job
@@ -87,7 +84,6 @@ def test_hbm_never_serves_more_than_its_bandwidth(job: tuple[Schedule, Costs], l
 
 
 @given(jobs(), modes)
-@settings(max_examples=100, deadline=None)
 def test_without_hbm_traffic_sharing_hbm_changes_nothing(job: tuple[Schedule, Costs], chosen: Modes) -> None:
     """The limit of infinite HBM bandwidth."""
     schedule, costs = job
@@ -101,7 +97,6 @@ def test_without_hbm_traffic_sharing_hbm_changes_nothing(job: tuple[Schedule, Co
 
 
 @given(jobs(), st.sampled_from(["shared", "priority"]))
-@settings(max_examples=100, deadline=None)
 def test_a_link_that_never_has_two_copies_is_fifo(job: tuple[Schedule, Costs], link: str) -> None:
     """Every copy waits for the one before it in its lane: nothing to share, nothing to choose."""
     schedule, costs = job
@@ -117,7 +112,6 @@ def test_a_link_that_never_has_two_copies_is_fifo(job: tuple[Schedule, Costs], l
 
 
 @given(jobs(), st.sampled_from([Modes(cancel=True), Modes(chunk_bytes=1 << 40), Modes(chunk_bytes=4, cancel=True)]))
-@settings(max_examples=100, deadline=None)
 def test_modes_with_nothing_to_do_are_fifo_bit_for_bit(job: tuple[Schedule, Costs], idle: Modes) -> None:
     """Nothing to cancel, and copies of one chunk: the engines of modes against the recurrence."""
     schedule, costs = job

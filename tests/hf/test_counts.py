@@ -79,6 +79,13 @@ def read(config: Any, folder: Path) -> Any:
     return load_architecture(path)
 
 
+@pytest.fixture(autouse=True)
+def no_drawn_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are made with no values drawn for them, which are only counted."""
+    for kind in (torch.nn.Linear, torch.nn.Embedding):
+        monkeypatch.setattr(kind, "reset_parameters", lambda layer: None)
+
+
 def language_params(config: Any) -> int:
     """Parameters of the language model as its own class makes it, each tensor once."""
     kind = next(mapping[type(config)] for mapping in MAPPINGS if type(config) in mapping)

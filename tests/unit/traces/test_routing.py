@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from traces.errors import InvalidInput
@@ -168,7 +168,6 @@ def test_prompts_run_just_before_their_first_decode_step() -> None:
     ]
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(1, 8), st.integers(0, 2))
 def test_rebatching_keeps_every_choice_and_can_be_undone(lengths: list[int], batch: int, prompts: int) -> None:
     trace = decode_trace(lengths, prompts=prompts)

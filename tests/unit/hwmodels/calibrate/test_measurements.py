@@ -11,7 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from hwmodels.calibrate import measurements as module
 from hwmodels.calibrate.measurements import Sample, load_measurements, sample_of, work_parameters, workload_digest
@@ -32,7 +32,6 @@ def test_a_sample_has_median_quartiles_and_a_mean_that_one_interrupt_does_not_mo
 
 
 @given(st.lists(st.floats(1e-7, 1e3), min_size=1, max_size=50))
-@settings(max_examples=100, deadline=None)
 def test_a_mean_lies_between_the_least_and_three_medians(durations: list[float]) -> None:
     sample = sample_of("gate", durations)
     assert min(durations) * (1 - 1e-12) <= sample.p25_s <= sample.median_s <= sample.p75_s <= max(durations)

@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from hwmodels.kernels.roofline import GemmTable, binding_term, read_gemm_table
 from offload.ops import Gemm
@@ -69,7 +69,6 @@ def test_between_two_points_a_table_is_linear_in_logarithms() -> None:
 
 
 @given(st.integers(1, 10_000), st.integers(1, 100_000), st.integers(1, 100_000))
-@settings(max_examples=50, deadline=None)
 def test_a_table_of_one_point_says_the_same_of_every_shape(m: int, n: int, k: int) -> None:
     assert POINT.at(Gemm(m, n, k)) == pytest.approx(0.5)
 
@@ -90,7 +89,6 @@ def cell_of(axis: tuple[float, ...], value: float) -> slice:
 
 
 @given(tables(), st.integers(1, 20_000), st.integers(1, 200), st.integers(1, 200))
-@settings(max_examples=200, deadline=None)
 def test_utilisation_lies_between_the_extremes_of_its_cell(table: GemmTable, m: int, n: int, k: int) -> None:
     here = np.array(table.utilisation)[
         cell_of(table.m, m), cell_of(table.params, float(n * k)), cell_of(table.aspect, k / n)
@@ -99,7 +97,6 @@ def test_utilisation_lies_between_the_extremes_of_its_cell(table: GemmTable, m: 
 
 
 @given(tables())
-@settings(max_examples=50, deadline=None)
 def test_a_table_survives_its_own_document(table: GemmTable) -> None:
     assert read_gemm_table(Section(table.to_dict(), "a test")) == table
 

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pregate
@@ -73,7 +73,6 @@ def test_the_released_code_sums_both_lanes_so_each_expert_decides_alone() -> Non
 
 
 @given(st.dictionaries(st.integers(0, 7), st.integers(1, 9), min_size=1), st.floats(0.01, 5), st.floats(0, 2))
-@settings(max_examples=80, deadline=None)
 def test_no_other_choice_beats_either_rule(tokens: dict[int, int], host: float, host_token: float) -> None:
     """Every subset of the misses tried."""
     costs = MissCosts(host, host_token)

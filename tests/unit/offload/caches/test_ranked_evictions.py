@@ -8,7 +8,7 @@ from collections.abc import Callable
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from offload.caches.admission import ADMISSIONS
 from offload.caches.eviction import Belady
@@ -188,7 +188,6 @@ def test_every_ranked_eviction_has_an_oracle() -> None:
 @pytest.mark.parametrize("per_layer", [False, True])
 @pytest.mark.parametrize("name", list(ORACLES))
 @given(seed=st.integers(0, 10**6), n_steps=st.integers(1, 12), batch=st.integers(1, 3), n_slots=st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
 def test_victims_are_those_of_a_slow_oracle(
     name: str, per_layer: bool, seed: int, n_steps: int, batch: int, n_slots: int
 ) -> None:
@@ -227,7 +226,6 @@ def test_victims_are_those_of_a_slow_oracle(
 
 
 @given(seed=st.integers(0, 10**6), n_slots=st.integers(1, 12), rule=st.sampled_from(["second", "popular"]))
-@settings(max_examples=80, deadline=None)
 def test_admissions_are_those_of_a_slow_oracle(seed: int, n_slots: int, rule: str) -> None:
     residents = ResidentSet(n_slots, n_layers=N_LAYERS, n_experts=N_EXPERTS, admit=rule)
     inside: list[int] = []  # the least recently used first

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
@@ -116,7 +116,6 @@ def unions(case: Case) -> dict[tuple[int, int], set[int]]:
 
 
 @given(cases(), st.sampled_from(list(MACHINES)))
-@settings(max_examples=60, deadline=None)
 def test_ops_run_after_what_they_wait_for_one_at_a_time_a_lane(case: Case, machine: str) -> None:
     timeline = timed(case, machine)
     schedule = timeline.schedule
@@ -132,7 +131,6 @@ def test_ops_run_after_what_they_wait_for_one_at_a_time_a_lane(case: Case, machi
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None)
 def test_bytes_over_the_link_are_the_misses(case: Case) -> None:
     schedule, decoded = case.decoded.schedule, case.decoded
     fetches = schedule.kind == OpKind.FETCH
@@ -151,7 +149,6 @@ def test_bytes_over_the_link_are_the_misses(case: Case) -> None:
 
 
 @given(cases(), st.sampled_from(list(MACHINES)))
-@settings(max_examples=60, deadline=None)
 def test_every_ffn_reads_its_own_experts_where_and_while_they_are_there(case: Case, machine: str) -> None:
     """By the timeline: each expert of a union was copied for this layer, has landed, and its slot is refilled only
     after the read. What a warm cache held before the first step has no copy to follow.
@@ -188,7 +185,6 @@ def test_every_ffn_reads_its_own_experts_where_and_while_they_are_there(case: Ca
 
 
 @given(cases(), st.sampled_from(list(MACHINES)))
-@settings(max_examples=60, deadline=None)
 def test_hbm_never_exceeds_the_slots_and_returns_to_its_level(case: Case, machine: str) -> None:
     timeline = timed(case, machine)  # SimPy refuses one byte more than the slots
     _, level = timeline.hbm_events()
@@ -203,7 +199,6 @@ def test_hbm_never_exceeds_the_slots_and_returns_to_its_level(case: Case, machin
 
 
 @given(cases(), st.sampled_from(list(MACHINES)))
-@settings(max_examples=40, deadline=None)
 def test_one_byte_less_than_the_peak_is_refused(case: Case, machine: str) -> None:
     peak = timed(case, machine).peak_hbm_bytes
     with pytest.raises(CapacityExceeded):
@@ -211,7 +206,6 @@ def test_one_byte_less_than_the_peak_is_refused(case: Case, machine: str) -> Non
 
 
 @given(cases(), st.floats(1.0, 1e4))
-@settings(max_examples=40, deadline=None)
 def test_a_faster_link_never_finishes_later(case: Case, factor: float) -> None:
     slow = MACHINES["slow link"]
     link = slow.machine.link

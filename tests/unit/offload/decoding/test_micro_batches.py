@@ -109,7 +109,7 @@ def test_an_encoder_reads_all_sequences_at_once_and_a_decoder_micro_batch_by_mic
 
 @pytest.mark.parametrize("name", ["olmoe-1b-7b", "deepseek-v2-lite", "gpt-oss-20b"])
 @pytest.mark.parametrize("made_moves", [0.0, 2.0])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     sequence=st.lists(st.integers(0, 5), min_size=1, max_size=12).map(sorted), seed=st.integers(0, 99),
     size=st.integers(1, 3), drafted=st.booleans(),
@@ -184,7 +184,6 @@ def test_gates_run_before_anything_is_fetched_for_them_and_with_their_experts_wh
     assert kinds[1] == [OpKind.GATE, OpKind.EXPERTS] * 15
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     policy=st.sampled_from(POLICIES), placement=st.sampled_from(PLACED), batch=st.integers(1, 6),
     execution=st.sampled_from(["streams", "ktransformers", "fastertransformer"]), encodes=st.booleans(),

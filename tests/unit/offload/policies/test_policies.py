@@ -62,8 +62,17 @@ POLICIES = [
     "guess/learned:cpu",
 ]
 
-WAYS = [(text, how) for text in POLICIES for how in TRIED if how == "streams" or not text.endswith(IN_PART)]
-"""Parts of experts are computed one expert at a time only."""
+WAYS = [
+    (text, how, name)
+    for i, text in enumerate(POLICIES)
+    for j, name in enumerate(MODELS)
+    for k, how in enumerate(TRIED)
+    if (i + j + k) % 2 == 0 or text.endswith(IN_PART)
+    if how == "streams" or not text.endswith(IN_PART)
+]
+"""Every policy on every model and under every execution, every model under every execution: half of all triples. Parts
+of experts are computed one expert at a time only.
+"""
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -105,9 +114,8 @@ def served(name: str, text: str, execution: str, batch: int) -> tuple[Decoded, T
     return decoded, timed(decoded)
 
 
-@pytest.mark.parametrize(("text", "execution"), WAYS)
-@pytest.mark.parametrize("name", list(MODELS))
-def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str, execution: str) -> None:
+@pytest.mark.parametrize(("text", "execution", "name"), WAYS)
+def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, execution: str, name: str) -> None:
     """By the timeline: an expert is read where it was brought, and its slot is refilled only afterwards."""
     for batch in (1, 4):
         decoded, timeline = served(name, text, execution, batch)
@@ -133,9 +141,8 @@ def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str
                 filled[slot] = i
 
 
-@pytest.mark.parametrize(("text", "execution"), WAYS)
-@pytest.mark.parametrize("name", list(MODELS))
-def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, name: str, execution: str) -> None:
+@pytest.mark.parametrize(("text", "execution", "name"), WAYS)
+def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, execution: str, name: str) -> None:
     model, policy = MODELS[name], told(text)
     trace = routing(model, batch=4, seed=4)
     _, timeline = served(name, text, execution, 4)
@@ -149,9 +156,8 @@ def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, name: st
         assert level[-1] <= cached * model.expert_bytes
 
 
-@pytest.mark.parametrize(("text", "execution"), WAYS)
-@pytest.mark.parametrize("name", list(MODELS))
-def test_the_future_does_not_change_the_past(text: str, name: str, execution: str) -> None:
+@pytest.mark.parametrize(("text", "execution", "name"), WAYS)
+def test_the_future_does_not_change_the_past(text: str, execution: str, name: str) -> None:
     model, policy = MODELS[name], told(text)
     if text == "oracle":
         pytest.skip("its cache knows the future")

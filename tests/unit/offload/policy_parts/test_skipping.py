@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pregate
@@ -31,7 +31,6 @@ def weighed(seed: int = 0) -> RoutingTrace:
 
 
 @given(st.integers(0, 20), st.floats(0.01, 1.0), st.lists(st.floats(0.1, 3.0), min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
 def test_what_weighs_little_is_left_out_and_what_weighs_most_stays(
     seed: int, threshold: float, sensitivity: list[float]
 ) -> None:

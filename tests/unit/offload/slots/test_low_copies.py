@@ -62,7 +62,6 @@ def slow_lru(n_slots: int, events: list[tuple[int, list[int]]]) -> int:
 
 
 @given(st.integers(1, 12), st.integers(0, 30), st.integers(1, 3))
-@settings(max_examples=30, deadline=None)
 def test_what_is_brought_in_fewer_bits_is_what_a_slow_lru_has_not(n_low: int, seed: int, batch: int) -> None:
     events: list[tuple[int, list[int]]] = []
     bring = LowCopies.bring
@@ -84,7 +83,7 @@ def test_what_is_brought_in_fewer_bits_is_what_a_slow_lru_has_not(n_low: int, se
 
 
 @given(st.integers(1, 8), st.integers(0, 30))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_slot_is_filled_again_only_after_its_last_read_and_engines_agree(n_low: int, seed: int) -> None:
     schedule = written(n_low, seed).schedule
     timeline = timed_alike(schedule, price(schedule.works, HW))

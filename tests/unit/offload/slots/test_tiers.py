@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pregate
@@ -65,7 +65,6 @@ def used_from_host(schedule: Schedule) -> np.ndarray:
                      Reads(4096, align_bytes=4096, mapped=True), Reads(filed=True),
                      Reads(by_matrix=True, align_bytes=16, depth=2, filed=True)]),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
 def test_what_is_read_is_what_a_slow_lru_has_not(policy: str, n_slots: int, seed: int, reads: Reads) -> None:
     log: HostEvents = []
     decoded = written(policy, reads, n_slots, seed, log)
@@ -85,7 +84,6 @@ def test_what_is_read_is_what_a_slow_lru_has_not(policy: str, n_slots: int, seed
 
 
 @given(st.sampled_from(POLICIES), st.integers(0, 13), st.integers(0, 50), st.sampled_from(["", "mapped", "filed"]))
-@settings(max_examples=60, deadline=None)
 def test_an_expert_has_landed_before_its_use_and_stays_until_its_end(
     policy: str, n_slots: int, seed: int, how: str
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import pregate
@@ -58,7 +58,6 @@ def traces(draw: st.DrawFn) -> RoutingTrace:
     return trace_of(experts, tokens_a_step, draw(st.integers(0, 2)), n_experts)
 
 
-@settings(deadline=None)
 @given(trace=traces(), data=st.data(), per_layer=st.booleans())
 def test_every_lookup_hits_every_budget_that_the_replay_says(
     trace: RoutingTrace, data: st.DataObject, per_layer: bool
@@ -88,7 +87,6 @@ def slot_hits(trace: RoutingTrace, capacity: int, per_layer: bool) -> list[bool]
     return hits
 
 
-@settings(deadline=None)
 @given(trace=traces(), per_layer=st.booleans())
 def test_every_lookup_hits_every_number_of_slots_that_holds_the_largest_event(
     trace: RoutingTrace, per_layer: bool
@@ -114,7 +112,6 @@ def test_slots_begin_exactly_where_the_largest_event_fits(per_layer: bool) -> No
         curve.hits([smallest, smallest - 1])
 
 
-@settings(deadline=None)
 @given(trace=traces(), capacity=st.integers(1, 8))
 def test_the_statistics_hit_rate_is_the_curve_of_layers(trace: RoutingTrace, capacity: int) -> None:
     """Two implementations of one rule, with caches a layer that start cold at the first decode step."""
@@ -243,7 +240,6 @@ def test_sizes_that_cannot_be_are_refused_by_name() -> None:
         lru_curve(trace, [1 << 62])
 
 
-@settings(deadline=None)
 @given(trace=traces(), budgets=st.lists(st.integers(1, 120), min_size=1, max_size=4))
 @example(trace=trace_of([[[0]], [[0]]], [1, 1], 0, 1), budgets=[1 << 70])
 def test_curve_rows_are_the_replays_to_the_last_bit(trace: RoutingTrace, budgets: list[int]) -> None:

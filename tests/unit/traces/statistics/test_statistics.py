@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from traces.errors import InvalidInput
@@ -81,7 +81,6 @@ def lru_by_the_book(trace: RoutingTrace, capacity: int) -> float:
     return hits / lookups
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 3))
 def test_stack_distances_give_the_hit_rates_of_lru_by_the_book(seed: int, batch: int, top_k: int) -> None:
     trace = routed(seed, batch=batch, top_k=top_k)

@@ -82,7 +82,7 @@ def test_chunks_do_not_change_the_trace(monkeypatch: pytest.MonkeyPatch) -> None
     assert made(dials).digest == whole
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.floats(0, 6),
     st.floats(0, 1),
@@ -106,7 +106,6 @@ def test_compiled_and_plain_generator_agree(
     assert len(digests) == 1
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     zipf=st.sampled_from([0.0, 0.7, 1.3, 20.0]), repeat=st.sampled_from([0.0, 0.15, 1.0]), top_k=st.integers(1, 4),
     n_experts=st.integers(4, 40), n_moe_layers=st.sampled_from([1, 16, 33]), seed=st.integers(0, 99),
@@ -294,7 +293,6 @@ def test_fit_of_a_trace_too_short_for_some_moments_still_answers() -> None:
     assert "distinct experts, batch 32" not in [row.name for row in fitted.comparisons]
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(0, 2), st.booleans(), st.data())
 def test_forced_routing_activates_exactly_so_many_experts(
     batch: int, top_k: int, n_encoder: int, shuffled: bool, data: st.DataObject

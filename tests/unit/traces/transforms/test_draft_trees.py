@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pregate
@@ -65,7 +65,6 @@ def tokens_of(tree: frozenset[tuple[int, ...]], acceptance: Acceptance) -> float
     return 1 + sum(np.prod([acceptance.rate(i, rank) for i, rank in enumerate(path, 1)]) for path in tree)
 
 
-@settings(max_examples=25)
 @given(
     st.lists(st.lists(st.floats(0.01, 0.33), min_size=1, max_size=3), min_size=1, max_size=3),
     st.integers(1, 5),
@@ -106,7 +105,6 @@ def test_passes_of_a_tree_by_hand() -> None:
     assert np.bincount(made.step[decoding])[1:].tolist() == [5, 5, 5]
 
 
-@settings(max_examples=30)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.floats(0, 1), st.integers(1, 3), st.booleans())
 def test_every_recorded_token_is_kept_once_and_every_level_is_whole(
     branches: list[int], acceptance: float, batch: int, coder: bool

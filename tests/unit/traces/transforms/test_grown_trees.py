@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pregate
@@ -47,7 +47,6 @@ def tokens_a_pass(made: RoutingTrace) -> float:
     return float(np.count_nonzero(decoding & ~made.rejected) / len(np.unique(made.step[decoding])))
 
 
-@settings(max_examples=40)
 @given(
     st.lists(st.lists(st.floats(0.01, 0.33), min_size=1, max_size=3), min_size=1, max_size=3),
     st.integers(1, 12), st.integers(0, 9),

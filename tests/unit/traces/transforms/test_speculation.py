@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pregate
@@ -45,7 +45,6 @@ def kept_of(trace: RoutingTrace) -> np.ndarray:
     return ~trace.rejected
 
 
-@settings(max_examples=40)
 @given(st.integers(1, 6), st.floats(0, 1), st.integers(1, 3), st.integers(0, 5), st.booleans())
 def test_every_recorded_token_is_kept_once_in_order_and_every_pass_is_consecutive(
     gamma: int, acceptance: float, batch: int, seed: int, coder: bool
