@@ -37,7 +37,11 @@ _BY_LAYER = ("tests/unit/traces/model/test_layer_formats.py", "tests/agree/test_
 
 TARGETS = {
     "offload/work.py": ("tests/unit/offload/test_work.py",),
-    "offload/ffn_work.py": ("tests/unit/offload/test_work.py",),
+    "offload/ffn_work.py": (
+        "tests/unit/offload/test_work.py",
+        "tests/unit/offload/decoding/test_grouped_experts.py",
+        "tests/unit/offload/placing/test_host_experts.py",
+    ),
     "offload/metrics/run_metrics.py": (
         "tests/unit/offload/metrics/test_metrics.py",
         "tests/unit/offload/metrics/test_metrics_drafts.py",
@@ -163,6 +167,7 @@ TARGETS = {
     "pregate/optima/optimize.py": ("tests/unit/pregate/optima/test_search_runs.py",),
     "pregate/sweeps/sweep_table.py": ("tests/unit/pregate/sweeps/test_sweep_table.py",),
     "pregate/engines/cards_together.py": ("tests/unit/pregate/engines/test_cards_together.py",),
+    "pregate/cli/card_question.py": ("tests/unit/pregate/cli/test_card_question.py",),
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
     "pregate/measured/isca24/natural_routing.py": ("tests/unit/pregate/measured/isca24/test_natural_routing.py",),
     "traces/foundation/quick_yaml.py": ("tests/unit/traces/foundation/test_quick_yaml.py",),

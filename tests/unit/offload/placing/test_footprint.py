@@ -78,7 +78,28 @@ def test_what_passes_ask_for_is_counted_pass_by_pass() -> None:
     assert measure_workload(DECODER, [prompt, other, both]) == Workload(4 + 2, 0, 3, 4, 4, 4, 0, 2 + 2, 2, 2)
     found = measure_workload(DECODER, [prompt, drafted, dataclasses.replace(both, i_step=4)])
     assert found.n_decode_active == 4  # more than two tokens chose before
+    apart = measure_workload(DECODER, [drafted, prompt, dataclasses.replace(both, i_step=4)])
+    assert apart.n_decode_active == 4  # as many tokens of as many experts each as before, but of other ones
     assert measure_workload(DECODER, [prompt, drafted]) == Workload(6, 0, 3, 6, 2, 2, 0, 1 + 2, 1, 1)
+
+
+def test_drafted_tokens_that_are_not_taken_are_no_output() -> None:
+    """Three of a sequence in one pass, of which the last two are rejected; then one that nobody drafted."""
+    made = step(0, Phase.DECODE, [(4, 5), (4, 6), (4, 7)], [[[0, 1]] * 3] * 3)
+    made = dataclasses.replace(made, rejected=np.array([False, True, True]))
+    after = step(1, Phase.DECODE, [(4, 6)], [[[0, 1]] * 3])
+    assert measure_workload(DECODER, [made]).n_output_tokens == 1
+    assert measure_workload(DECODER, [made, after]).n_output_tokens == 2
+
+
+def test_what_an_encoder_reads_after_a_pass_is_not_in_memory_during_it() -> None:
+    """Two prompts of two tokens, a token of each, then one more token read of the first."""
+    hidden = [[-1]] * 3
+    reads = step(0, Phase.PREFILL, [(0, 0), (0, 1), (1, 0), (1, 1)], [[[0], *hidden]] * 4)
+    makes = step(1, Phase.DECODE, [(0, 0), (1, 0)], [[[-1], [1], [0], [3]]] * 2)
+    more = step(2, Phase.PREFILL, [(0, 2)], [[[0], *hidden]])
+    assert measure_workload(SWITCH, [reads, makes, more]).n_memory_tokens == 4
+    assert measure_workload(SWITCH, [reads, more, makes]).n_memory_tokens == 5
 
 
 def test_unions_of_an_encoder_and_of_a_decoder_are_counted_apart() -> None:

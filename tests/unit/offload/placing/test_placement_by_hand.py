@@ -47,6 +47,9 @@ TYPED: dict[str, dict[str, Any]] = {
     "stream=1234567": {"stream_from": 1234567},
     "stream=never": {"stream_from": 0},
     "micro=1": {"micro_sequences": 1},
+    "experts=whole": {"expert_groups": 0},
+    "experts=whole:4": {"expert_groups": 4},
+    "experts=whole:99@turns=2": {"expert_groups": 99, "turns": 2},
 }
 
 
@@ -101,6 +104,13 @@ def test_clauses_stand_in_any_order_and_are_written_in_one() -> None:
         ("layers=cpu:x", "placement 'layers=cpu:x': x is neither"),
         ("kv=cpu:share=2", "placement 'kv=cpu:share=2': share=2 is not a share"),
         ("kv=cpu@kv=stream", "says kv twice: once is enough"),
+        ("experts=whole:2:3", "experts=whole:2:3 is not experts=whole:GROUPS, up to 99"),
+        ("experts=whole:100", "experts=whole:100 is not experts=whole:GROUPS, up to 99"),
+        ("experts=whole:0", "is not experts=whole:GROUPS"), ("experts=whole:x", "is not experts=whole:GROUPS"),
+        ("experts=whole:\N{ARABIC-INDIC DIGIT TWO}", "is not experts=whole:GROUPS"),
+        ("weights=whole", "weights=whole is not of the form"),
+        ("experts=cpu:2/8", "2/8 is neither a number of layers (26) nor a range (12-47)"),
+        ("experts=cpu:keep=x", "placement 'experts=cpu:keep=x': keep=x is not a number of experts"),
     ],
 )  # fmt: skip
 def test_what_means_nothing_is_refused(text: str, told: str) -> None:
