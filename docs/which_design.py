@@ -20,7 +20,8 @@ from rules_of_thumb import draw
 
 import pregate
 from pregate.card.choice import ratio
-from pregate.card.plan import rank_designs
+from pregate.card.job import workpiece
+from pregate.card.plan import platforms_of, ranked_on
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "which_design.json"
@@ -67,7 +68,8 @@ def ranked(cell: tuple[str, str, int, int]) -> dict[str, Any]:
     model = pregate.load_model(name, formats=MODELS[name])
     job = pregate.RequestLoad(prompt, OUTPUT_TOKENS, batch)
     try:
-        choice = rank_designs(model, machine, job, stacks=[STACK])
+        platforms = platforms_of(model, machine, [STACK], None)
+        choice, _ = ranked_on(model, workpiece(model, job, 0, None), platforms, "request")
     except pregate.PregateError as error:
         return at | {"best": None, "reason": str(error)[:160]}
     best = choice.best

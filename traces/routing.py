@@ -6,7 +6,6 @@ Nothing here knows bytes moved or time; a trace says what the gates said.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
@@ -22,9 +21,11 @@ from traces.phase import Phase
 from traces.prompt_parts import going_on, is_of, prompt_parts, refuse_disorder
 from traces.token_checks import (
     check_tokens,
+    frozen_column,
     layers_visited,
     refuse_holes,
     refuse_jumps,
+    refuse_masked,
     refuse_rejected_prompts,
     refuse_repeated_positions,
     refuse_several_turns,
@@ -142,18 +143,17 @@ class RoutingTrace:
         for name, hint in (("n_experts", int), ("provenance", Provenance)):
             check_value(f"a routing trace: {name}", getattr(self, name), hint)
         for name in ("experts", "sequence", "position", "phase", "step"):
-            if _hides_values(getattr(self, name)):
-                raise InvalidInput(f"{name} is a masked array, which hides values: fill it, with -1 where experts pad")
+            refuse_masked(name, getattr(self, name))
         if not 1 <= self.n_experts <= MAX_EXPERTS:
             raise InvalidInput(f"n_experts = {self.n_experts}: it must be 1 to {MAX_EXPERTS}")
         if shape[2] > self.n_experts:
             raise InvalidInput(f"top_k = {shape[2]} is above n_experts = {self.n_experts}")
         columns = (("sequence", np.int32), ("position", np.int32), ("phase", np.int8), ("step", np.int32))
-        _freeze(self, "experts", np.int16, shape)
+        self._freeze("experts", np.int16, shape)
         for name, dtype in columns:
-            _freeze(self, name, dtype, shape[:1])
+            self._freeze(name, dtype, shape[:1])
         if self.expert_bytes is not None:
-            _freeze(self, "expert_bytes", np.int64, shape[1:2])
+            self._freeze("expert_bytes", np.int64, shape[1:2])
             if self.expert_bytes.min() <= 0:
                 layer = int(self.expert_bytes.argmin())
                 raise InvalidInput(f"expert_bytes of layer {layer} is {self.expert_bytes[layer]}: above 0 needed")
@@ -163,13 +163,16 @@ class RoutingTrace:
                     f"expert_bytes of layer {layer} is {self.expert_bytes[layer]}: at most {MAX_EXPERT_BYTES}"
                 )
         if self.gate_weights is not None:
-            _freeze(self, "gate_weights", np.float32, shape)
+            self._freeze("gate_weights", np.float32, shape)
         if self.popularity is not None:
-            _freeze(self, "popularity", np.float64, (shape[1], self.n_experts))
+            self._freeze("popularity", np.float64, (shape[1], self.n_experts))
             if self.popularity.min() < 0:
                 raise InvalidInput(f"popularity holds {self.popularity.min():g}: a share is 0 at least")
         if self.rejected is not None:
-            _freeze(self, "rejected", np.bool_, shape[:1])
+            self._freeze("rejected", np.bool_, shape[:1])
+
+    def _freeze(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+        object.__setattr__(self, name, frozen_column(name, getattr(self, name), dtype, shape))
 
     def _check_contents(self) -> None:
         """What every token has, looked through."""
@@ -382,35 +385,6 @@ def _refuse_other_layers(trace: RoutingTrace, phase: Phase, due: NDArray[np.intp
                 f"the trace of {trace.provenance.model} has {has} of {phase.name.lower()} tokens at MoE layer {layer}, "
                 f"where {model} has {'none' if layer in visited else 'some'}: record or import it whole"
             )
-
-
-def _freeze(trace: RoutingTrace, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
-    """Replace a field by a read-only array of `dtype`; refuse another shape, kind or a lossy conversion."""
-    array = np.asarray(getattr(trace, name))
-    if array.shape != shape:
-        raise InvalidInput(f"{name} has shape {array.shape}, experts calls for {shape}")
-    kinds = {"f": "f", "b": "b"}.get(np.dtype(dtype).kind, "iu")
-    if array.dtype.kind not in kinds:
-        raise InvalidInput(f"{name} is {array.dtype}: it must be {np.dtype(dtype)}")
-    if kinds == "f":
-        if not np.isfinite(array).all():
-            raise InvalidInput(f"{name} holds values that are not finite: 0 pads")
-    elif (
-        kinds == "iu"
-        and array.dtype != dtype
-        and not (
-            np.iinfo(dtype).min <= int(array.min()) and int(array.max()) <= np.iinfo(dtype).max  # type: ignore[type-var]
-        )
-    ):
-        raise InvalidInput(f"{name} holds {array.min()} to {array.max()}: it does not fit {np.dtype(dtype)}")
-    frozen = array.astype(dtype, copy=False).view()
-    frozen.flags.writeable = False
-    object.__setattr__(trace, name, frozen)
-
-
-def _hides_values(array: object) -> bool:
-    """Whether it is a masked array, of a module that takes its time to load: who has one has loaded it."""
-    return "numpy.ma" in sys.modules and isinstance(array, np.ma.MaskedArray)
 
 
 def _few(numbers: Collection[int]) -> str:

@@ -1,7 +1,8 @@
-"""What the arrays of a routing trace must hold: ids and columns within their limits, one token a place, no holes."""
+"""What the arrays of a routing trace must hold: shapes and kinds, ids within limits, one token a place, no holes."""
 
 from __future__ import annotations
 
+import sys
 from itertools import combinations
 from typing import Any
 
@@ -14,9 +15,11 @@ from traces.phase import Phase
 __all__ = [
     "MAX_POSITION",
     "check_tokens",
+    "frozen_column",
     "layers_visited",
     "refuse_holes",
     "refuse_jumps",
+    "refuse_masked",
     "refuse_rejected_prompts",
     "refuse_repeated_positions",
     "refuse_several_turns",
@@ -30,6 +33,38 @@ _CHECK_CELLS = 1 << 22
 
 _FEW_CHOICES = 16
 """Experts of a token up to which pairs of them are compared, which is quicker than sorting."""
+
+
+def frozen_column(name: str, values: object, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    """`values` as a read-only array of `dtype`. Raises `InvalidInput` for another shape or kind, and for numbers that
+    `dtype` does not hold.
+    """
+    array = np.asarray(values)
+    if array.shape != shape:
+        raise InvalidInput(f"{name} has shape {array.shape}, experts calls for {shape}")
+    kinds = {"f": "f", "b": "b"}.get(np.dtype(dtype).kind, "iu")
+    if array.dtype.kind not in kinds:
+        raise InvalidInput(f"{name} is {array.dtype}: it must be {np.dtype(dtype)}")
+    if kinds == "f":
+        if not np.isfinite(array).all():
+            raise InvalidInput(f"{name} holds values that are not finite: 0 pads")
+    elif (
+        kinds == "iu"
+        and array.dtype != dtype
+        and not (
+            np.iinfo(dtype).min <= int(array.min()) and int(array.max()) <= np.iinfo(dtype).max  # type: ignore[type-var]
+        )
+    ):
+        raise InvalidInput(f"{name} holds {array.min()} to {array.max()}: it does not fit {np.dtype(dtype)}")
+    frozen = array.astype(dtype, copy=False).view()
+    frozen.flags.writeable = False
+    return frozen
+
+
+def refuse_masked(name: str, array: object) -> None:
+    """Raise `InvalidInput` for a masked array, of a module that takes its time to load: who has one has loaded it."""
+    if "numpy.ma" in sys.modules and isinstance(array, np.ma.MaskedArray):
+        raise InvalidInput(f"{name} is a masked array, which hides values: fill it, with -1 where experts pad")
 
 
 def check_tokens(

@@ -34,7 +34,7 @@ from traces.model.tensor_parallel import sharded
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["NothingFits", "plan", "platforms_of", "rank_designs", "ranked_on", "routing_of", "work_of"]
+__all__ = ["NothingFits", "plan", "platforms_of", "ranked_on", "routing_of", "work_of"]
 
 
 _FEWER = ("q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "iq1_s")
@@ -115,20 +115,6 @@ def routing_of(work: Workpiece, trace: RoutingTrace | None, *, in_view: bool) ->
 def _gguf_of(name: str | Path | None) -> str:
     """A model's name where it is a GGUF file, "" where it is something else."""
     return str(name) if name is not None and Path(name).suffix == ".gguf" and Path(name).is_file() else ""
-
-
-def rank_designs(
-    model: ModelArchitecture,
-    hw: str | Path,
-    job: RequestLoad,
-    *,
-    stacks: Sequence[str] | None = None,
-    objective: str = "request",
-    seed: int = 0,
-) -> Ranking:
-    """The ranking that a card of `plan` shows, without what would change it. Arguments and errors as of `plan`."""
-    platforms = platforms_of(model, hw, stacks, None)
-    return ranked_on(model, workpiece(model, job, seed, None), platforms, objective)[0]
 
 
 def ranked_on(

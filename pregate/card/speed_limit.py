@@ -26,9 +26,9 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["ROOMY", "Limit", "cards_at_once", "speed_limit", "with_memory"]
+__all__ = ["Limit", "cards_at_once", "roomy_memory", "speed_limit"]
 
-ROOMY = 1 << 50
+_ROOMY = 1 << 50
 """Bytes of a memory that holds any model."""
 
 
@@ -44,10 +44,10 @@ class Limit:
     token_binds: str
 
 
-def with_memory(hw: Platform, hbm_bytes: int, dram_bytes: int = ROOMY, n_cards: int = 1) -> MachineMemory:
-    """The memory of a platform with other sizes."""
+def roomy_memory(hw: Platform, n_cards: int = 1) -> MachineMemory:
+    """The memory of a platform, were there room for everything in HBM and on the host."""
     found = memory_of(hw)
-    return replace(found, hbm_bytes=hbm_bytes, dram_bytes=dram_bytes, costs_of=None, n_cards=n_cards, is_one=False)
+    return replace(found, hbm_bytes=_ROOMY, dram_bytes=_ROOMY, costs_of=None, n_cards=n_cards, is_one=False)
 
 
 def cards_at_once(model: ModelArchitecture, asked: Sequence[Request], prompt: RoutingTrace) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def speed_limit(
     `kept`: where answers of earlier runs lie.
     """
     asked = [
-        request(model, with_memory(hw, ROOMY), trace, policy_named("gpu_only"), workload=work.workload)
+        request(model, roomy_memory(hw), trace, policy_named("gpu_only"), workload=work.workload)
         for trace in (work.prompt, work.tokens)
     ]
     room = hw.machine.n_cards * hw.machine.accelerator.hbm_bytes - asked[0].plan.static_bytes

@@ -26,7 +26,7 @@ from pregate.card.design_schedules import DesignSchedules
 from pregate.card.designs import EngineDesign, Planned, n_together, offered, plan_design
 from pregate.card.job import Workpiece
 from pregate.card.judged_design import Judged, judge, objective_of
-from pregate.card.speed_limit import ROOMY, with_memory
+from pregate.card.speed_limit import roomy_memory
 from pregate.draw.render import si
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -186,7 +186,7 @@ def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Tur
         return None
     except CapacityExceeded as error:
         short = error
-    memory = with_memory(hw, ROOMY, n_cards=n_together(hw))
+    memory = roomy_memory(hw, n_together(hw))
     prompt, tokens = (
         request(model, memory, trace, policy_named("gpu_only"), workload=work.workload)
         for trace in (work.prompt, work.tokens)

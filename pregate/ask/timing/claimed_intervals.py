@@ -36,15 +36,13 @@ def claimed_intervals(
     hw: Platform,
     figures: Figures,
     metrics: Sequence[str],
-    explained: ExplainedRun | None = None,
     *,
     exact: Collection[str] = (),
 ) -> dict[str, tuple[float, float] | None]:
-    """The interval of each of `metrics` (`simulator.explain.sensitivity.METRICS`), None of 0. `explained`: the run on
-    `figures`, when it is known; `exact`: numbers that are sure beside those that the user set.
+    """The interval of each of `metrics` (`simulator.explain.sensitivity.METRICS`), None of 0. `exact`: numbers that are
+    sure beside those that the user set.
     """
-    if explained is None:
-        explained = claimed_run(captured, figures)
+    explained = claimed_run(captured, figures)
     spread, room = shipped_spread(), room_of(hw, captured, figures)
     found: dict[str, tuple[float, float] | None] = {}
     for name, (value, depends) in claimed_depends(captured, hw, figures, metrics, explained, exact).items():

@@ -167,15 +167,14 @@ def full_intervals(
     captured: Captured,
     hw: Platform,
     rng: np.random.Generator,
-    n_draws: int = N_DRAWS,
     *,
     metrics: Sequence[str] = UNCERTAIN,
 ) -> dict[str, Interval | None]:
     """As `intervals`, every draw run whole: a bottleneck that moves from one lane to another is in it."""
     if hw.fit is None:
         return dict.fromkeys(metrics)
-    machines = _drawn(captured.policy, hw, hw.fit, figures_of(hw), (), rng, n_draws)
-    found = measured(prepared(captured, n_draws), captured, machines, n_draws)
+    machines = _drawn(captured.policy, hw, hw.fit, figures_of(hw), (), rng, N_DRAWS)
+    found = measured(prepared(captured, N_DRAWS), captured, machines, N_DRAWS)
     return {name: _interval(found[name]) for name in metrics}
 
 

@@ -107,7 +107,7 @@ def test_clauses_stand_in_any_order_and_are_written_in_one() -> None:
         ("experts=whole:2:3", "experts=whole:2:3 is not experts=whole:GROUPS, up to 99"),
         ("experts=whole:100", "experts=whole:100 is not experts=whole:GROUPS, up to 99"),
         ("experts=whole:0", "is not experts=whole:GROUPS"), ("experts=whole:x", "is not experts=whole:GROUPS"),
-        ("experts=whole:\N{ARABIC-INDIC DIGIT TWO}", "is not experts=whole:GROUPS"),
+        ("experts=whole:1\N{ARABIC-INDIC DIGIT TWO}", "is not experts=whole:GROUPS"),
         ("weights=whole", "weights=whole is not of the form"),
         ("experts=cpu:2/8", "2/8 is neither a number of layers (26) nor a range (12-47)"),
         ("experts=cpu:keep=x", "placement 'experts=cpu:keep=x': keep=x is not a number of experts"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from pregate.card.job import RequestLoad
 from pregate.cli.card_question import CardQuestion
 from pregate.named import load_model
 from pregate.routing_traces import load_trace
+from tests.recorded_files import completion
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
 from traces.statistics.popularity import popularity_of
@@ -52,7 +55,7 @@ def test_several_machines_have_a_cost_and_one_has_what_runs_now() -> None:
     assert CardQuestion(MIXTRAL, "t4, l4 ", basis="rent", assume=["usd_per_kwh=0.2"]).machines() == ["t4", "l4"]
     assert CardQuestion(MIXTRAL, "t4", now="llama-cpp/gpu_only").machines() == ["t4"]
     assert CardQuestion(MIXTRAL, now="llama-cpp/gpu_only").machines() == []
-    with pytest.raises(InvalidInput, match="--hardware"):
+    with pytest.raises(InvalidInput, match=r"^--hardware"):
         CardQuestion(MIXTRAL, "t4,t4").machines()
     with pytest.raises(InvalidInput, match="--now is what runs on one machine"):
         CardQuestion(MIXTRAL, "t4,l4", now="llama-cpp/gpu_only").machines()
@@ -70,7 +73,7 @@ def test_requests_are_as_long_and_as_many_as_is_said() -> None:
         "job": RequestLoad(7, 9, 3), "trace": None, "objective": "tpot", "stacks": ["llama-cpp", "vllm"],
         "popularity": None, "seed": 5, "policies": ["lru", "pregate"],
     }  # fmt: skip
-    with pytest.raises(InvalidInput, match="--policies"):
+    with pytest.raises(InvalidInput, match=r"^--policies"):
         CardQuestion(MIXTRAL, policies="lru,lru").requests(MODEL)
 
 
@@ -82,6 +85,19 @@ def test_a_recording_takes_the_place_of_requests_in_batches_as_asked_for(tmp_pat
     assert asked["job"] is None
     np.testing.assert_array_equal(asked["trace"].step, load_trace(recorded, batch=1, model=model).step)
     assert asked["trace"].n_steps > load_trace(recorded, model=model).n_steps
+
+
+def test_a_recording_is_read_with_what_the_model_says_and_told_of_where_it_is_too_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five tokens without the number of experts: the last pass makes a sixth."""
+    (tmp_path / "answer.json").write_text(json.dumps(completion()))
+    asked, read = CardQuestion(MIXTRAL, trace=tmp_path / "answer.json"), {}
+    for longest in (6, 5):
+        model = dataclasses.replace(MODEL, trained_context=longest)
+        read[longest] = asked.requests(model)["trace"].n_experts, capsys.readouterr().err
+    assert read[6] == (MODEL.n_experts, "")
+    assert read[5][1].startswith("note: a sequence of 6 tokens is beyond the 5")
 
 
 def test_popularity_is_counted_in_a_file_of_the_model(tmp_path: Path) -> None:
