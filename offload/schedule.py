@@ -144,7 +144,7 @@ class Schedule:
         return hash(self.digest)
 
     def deps(self, i: int) -> NDArray[np.int32]:
-        """The ops that op `i` waits for."""
+        """The ops that op `i` waits for, (n_deps,)."""
         return self.dep[self.dep_ptr[i] : self.dep_ptr[i + 1]]
 
     def save(self, path: Path) -> None:

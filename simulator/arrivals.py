@@ -99,12 +99,12 @@ class StepTimes:
 
     @property
     def each_before_s(self) -> NDArray[np.float64]:
-        """`before_s`, or as many zeros."""
+        """`before_s`, or as many zeros: (n_prompts,)."""
         return np.zeros(len(self.prompt_s)) if self.before_s is None else self.before_s
 
     @property
     def each_beside_s(self) -> NDArray[np.float64]:
-        """`beside_s`, or as many zeros."""
+        """`beside_s`, or as many zeros: (n_requests + 1, n_prompts)."""
         return np.zeros((len(self.token_s), len(self.prompt_s))) if self.beside_s is None else self.beside_s
 
     def of_both(self, n_tokens: int, n_requests: int) -> float:
@@ -139,7 +139,7 @@ class RequestTimes:
         return self.first_s - requests.arrival_s
 
     def tpot_s(self, requests: ArrivalTrace) -> NDArray[np.float64]:
-        """Mean gap between the tokens of a request, of those with two tokens and more: prompts of others are in it."""
+        """Mean gap between the tokens of each request with two and more, (n,): prompts of others are in it."""
         more = requests.output_tokens > 1
         return (self.last_s[more] - self.first_s[more]) / (requests.output_tokens[more] - 1)
 

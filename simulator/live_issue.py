@@ -80,7 +80,7 @@ class _Run:
         self.left = 0.0
 
     def times(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Start and end of every op."""
+        """Start and end of every op, (n_ops,) each, in seconds."""
         self._arrive()
         while True:
             self._settle()

@@ -65,7 +65,7 @@ class ArrivalTrace:
 
     @property
     def held(self) -> NDArray[np.int64]:
-        """`held_tokens`, or as many zeros."""
+        """`held_tokens`, or as many zeros: (n,)."""
         return np.zeros(len(self), np.int64) if self.held_tokens is None else self.held_tokens
 
     @property

@@ -31,7 +31,10 @@ def published_machine(hardware: str) -> MachineSpec:
 
 
 def fit_named(hardware: str, stack: str | None) -> Fit | None:
-    """The fit that `hardware` names: a file, or a shipped one of a machine that has no description of its own."""
+    """The fit that `hardware` names: a file, or a shipped one of a machine that has no description of its own.
+
+    Raises `InvalidInput` for one of another stack.
+    """
     path = Path(hardware)
     found = None
     if path.suffix in (".yaml", ".yml"):

@@ -27,12 +27,12 @@ class GemmCells:
 
     @property
     def owner(self) -> NDArray[np.int64]:
-        """The work that each GEMM is of."""
+        """The work that each GEMM is of, (n_gemms,)."""
         return np.repeat(np.arange(len(self.n_gemms)), self.n_gemms)
 
     @property
     def place(self) -> NDArray[np.int64]:
-        """The place of each GEMM in its work."""
+        """The place of each GEMM in its work, (n_gemms,)."""
         first = np.cumsum(self.n_gemms) - self.n_gemms
         return np.arange(self.columns.shape[1]) - np.repeat(first, self.n_gemms)
 

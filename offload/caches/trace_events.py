@@ -46,7 +46,7 @@ class TraceEvents:
 
     @property
     def event_of(self) -> NDArray[np.int64]:
-        """The event of each lookup."""
+        """The event of each lookup, (n_lookups,)."""
         return np.repeat(np.arange(len(self.layer)), np.diff(self.ptr))
 
     def one_by_one(self) -> TraceEvents:

@@ -64,7 +64,7 @@ class BlockUnions:
 
     @property
     def union(self) -> NDArray[np.int64]:
-        """Of each of `experts` its union."""
+        """Of each of `experts` its union, (len(experts),)."""
         return np.repeat(np.arange(len(self.ptr) - 1), np.diff(self.ptr))
 
     @property

@@ -55,8 +55,8 @@ class FlatTrace:
     def replay(
         self, policy: str, budget_bytes: int, sizes: Sequence[int], seed: int
     ) -> tuple[NDArray[np.bool_], int, int]:
-        """Whether each lookup hit, bytes read and the most resident after a batch, bit for bit
-        those of `offload.caches.budget_replay`.
+        """Whether each lookup hit, (n_lookups,), bytes read and the most resident after a batch, bit for bit those of
+        `offload.caches.budget_replay`.
 
         Raises `InvalidInput` for sizes whose sum over the trace is beyond 64 bits.
         """

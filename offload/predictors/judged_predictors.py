@@ -140,7 +140,7 @@ class _Asked:
         return found
 
     def totals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What there is to find: chosen experts, and tokens or steps."""
+        """What there is to find, (n, n_lookaheads, n_layers) each: chosen experts, and tokens or steps."""
         n, n_lookaheads, _, n_layers = self.shape
         if self.batches:
             unions = [chosen_unions(self.chosen, one, self.n_experts).sum(axis=2) for one in self.batches]

@@ -25,7 +25,10 @@ class Drafting(NamedTuple):
 
 
 def drafting_named(text: str) -> Drafting:
-    """As `speculation_named` reads it, errors too; `draft_s=2ms` is `draft=stated`, and a number of the machine."""
+    """As `speculation_named` reads it, errors too; `draft_s=2ms` is `draft=stated`, and a number of the machine.
+
+    Raises `InvalidInput` where that and `draft=` are said both.
+    """
     clauses = [clause.strip() for clause in re.split(r"[,:]", text.strip())]
     times = [clause.partition("=")[2] for clause in clauses if clause.startswith("draft_s=")]
     if len(times) > 1 or (times and any(clause.startswith("draft=") for clause in clauses)):

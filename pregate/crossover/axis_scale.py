@@ -31,7 +31,7 @@ class Scale:
     high: float
 
     def spaced(self, n: int) -> NDArray[np.float64]:
-        """`n` values from `low` to `high`, ascending; of counts and bytes those near that are whole, each once."""
+        """(n,) values from `low` to `high`, ascending; of counts and bytes those near that are whole, each once."""
         space = np.linspace if _is_even(self.axis) else np.geomspace
         return np.unique(rounded(self.axis.key, space(self.low, self.high, n)))
 

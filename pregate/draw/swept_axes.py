@@ -57,7 +57,7 @@ def drawn_axes(table: SweepTable) -> tuple[list[str], list[str]]:
 
 
 def scaled_axis(table: SweepTable, name: str) -> tuple[NDArray[np.float64], str]:
-    """Values of an axis in a unit people read, and its label."""
+    """Values of an axis in a unit people read, (n_values,), and its label."""
     return table[name].values / scale_of(name)[0], axis_label(name)
 
 
@@ -75,7 +75,7 @@ def _is_log(at: NDArray[np.float64]) -> bool:
 
 
 def cell_edges(at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The edges of the cells around ascending values: halfway between two, in ratio where the axis is logarithmic."""
+    """(n + 1,) edges of the cells around n ascending values: halfway between two, in ratio on a logarithmic axis."""
     if _is_log(at):
         return np.asarray(np.exp(_halfway(np.log(at))))
     return _halfway(at)

@@ -43,7 +43,9 @@ class Server:
             raise InvalidInput(f"passes of {self.pass_tokens} tokens: at least 1")
 
     def settled(self, machine: Platform, model: ModelArchitecture) -> tuple[Batching, int]:
-        """How the engine of `machine` makes passes then, and tokens of one at most."""
+        """How the engine of `machine` makes passes then, and tokens of one at most. Raises `InvalidInput` for fewer of
+        these than slots.
+        """
         batching = batching_of(machine, model, self.prompts)
         most = self.pass_tokens or max(usual_pass_tokens(machine), self.slots)
         if batching.mixes and most < self.slots:
@@ -54,7 +56,10 @@ class Server:
         return batching, most
 
     def held(self, model: ModelArchitecture, requests: ArrivalTrace) -> ArrivalTrace:
-        """`requests` with the tokens of their prompts that are held from earlier ones."""
+        """`requests` with the tokens of their prompts that are held from earlier ones.
+
+        Raises `InvalidInput` for a model with an encoder.
+        """
         if self.prefix_cache is None:
             return requests
         if model.is_encoder_decoder:

@@ -49,7 +49,7 @@ class DrawnCost:
     years: NDArray[np.float64]
 
     def spent_usd(self, now: DrawnCost | None) -> NDArray[np.float64]:
-        """All money over the period; nobody has to be moved to what runs `now`."""
+        """US dollars over the period, (n_draws,); nobody has to be moved to what runs `now`."""
         return self.running_per_year * self.years + (0 if self is now else self.days_usd)
 
 
@@ -142,7 +142,7 @@ class Draws:
         return self._errors[name]
 
     def usd_per_token(self, served: Served, request: RequestShape, requests_per_s: float) -> NDArray[np.float64]:
-        """US dollars of an output token, of a machine that serves this rate alone and idles meanwhile."""
+        """US dollars of an output token, (n_draws,), of a machine that serves this rate alone and idles meanwhile."""
         tokens_per_s = requests_per_s * request.output_tokens
         idle_watts = self._watts(0.0, 0.0, 1)
         busy_s = served.request_s * self._slower(served) / (served.batch * request.output_tokens)

@@ -73,7 +73,10 @@ def _within(home: str, gib: float, names: str, model: ModelArchitecture) -> list
 
 
 def brought_in_groups(size: int, n: int, step: int, names: str) -> list[str]:
-    """Clauses for the last `n` layers of every `size`, `step` buffers, of the tensors that `names` names, "" all."""
+    """Clauses for the last `n` layers of every `size`, `step` buffers, of the tensors that `names` names, "" all.
+
+    Raises `InvalidInput` for more layers than a group has, and for tensors other than of experts.
+    """
     _check_names("--offload-params", names)
     if not 1 <= n <= size or step < 1:
         raise InvalidInput(

@@ -43,7 +43,8 @@ def experts_on_host(patterns: Sequence[tuple[str, str]], n_first: int | None, st
     """The clause that says the experts which `patterns`, each with where its tensors go, and the `n_first` layers name.
 
     Layers that are no range are the last of as many: layers are alike, so that as much is read and handed over. Where
-    single matrices of experts are there, as many bytes are: whole experts of every layer, the same on average.
+    single matrices of experts are there, as many bytes are: whole experts of every layer, the same on average. Raises
+    `InvalidInput` for attention without its layer.
     """
     n_layers, moe_layers, overrides = stack.n_layers, stack.moe_layers, list(patterns)
     if n_first is not None:

@@ -88,7 +88,7 @@ class Space:
         return axes
 
     def price_usd(self, axes: Sequence[Axis], n: int) -> NDArray[np.float64]:
-        """What all cards cost together at each of `n` points, of which `axes` have the values: NaN where unknown."""
+        """What all cards cost together at each point, (n,), of which `axes` have the values: NaN where unknown."""
         columns = {axis.key: axis.values for axis in axes if axis.key in (_PRICE, _CARDS)}
         names = next((axis.values for axis in axes if axis.name == self.priced_by), np.full(n, ""))
         found, place = np.unique(names, return_inverse=True)

@@ -41,6 +41,7 @@ class _Rows:
         self._parts = np.zeros((0, len(Parts._fields)), np.float32)
 
     def of(self, works: Sequence[Work]) -> tuple[Costs, NDArray[np.float32]]:
+        """As `PricedWorks.of`, of one kind of figures."""
         if not self._sized:
             works = [work if not work.slots_bytes else work._replace(slots_bytes=0) for work in works]
         new = [work for work in dict.fromkeys(works) if work not in self._row]

@@ -102,7 +102,7 @@ def active_experts(model: ModelArchitecture, share: float) -> int:
 
 
 def link_stops(machine: Platform) -> NDArray[np.float64]:
-    """Bytes/s of the link slider, ascending: even in the logarithm, the machine's own among them."""
+    """Bytes/s of the link slider, (n_links,), ascending: even in the logarithm, the machine's own among them."""
     n = round(np.log10(_MOST_LINK / _LEAST_LINK) * _PER_DECADE) + 1
     even = [float(f"{value:.3g}") for value in np.geomspace(_LEAST_LINK, _MOST_LINK, n).tolist()]
     return np.array(sorted({*even, float(machine.machine.link.h2d_bytes_per_s)}))

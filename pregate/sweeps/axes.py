@@ -143,7 +143,7 @@ def read_axes(given: Mapping[str, Any]) -> tuple[Axis, ...]:
 
 
 def spaced(name: str, how: str, low: float | str, high: float | str, n: int) -> NDArray[np.float64]:
-    """`n` values of axis `name` from `low` to `high`, `how` being "linear" or "log"; counts are rounded, each once.
+    """(n,) values of axis `name` from `low` to `high`, `how` being "linear" or "log"; counts are rounded, each once.
 
     Raises `InvalidInput` for fewer values than one, names instead of numbers, or a logarithm of 0 or less.
     """
@@ -156,7 +156,7 @@ def spaced(name: str, how: str, low: float | str, high: float | str, n: int) -> 
 
 
 def rounded(key: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The values nearest to `values` that axis `key` can have: whole counts; sizes are rounded down to whole bytes."""
+    """The values nearest to `values`, (n,), that axis `key` can have: whole counts; sizes are rounded down to bytes."""
     if _is_count(key):
         return np.rint(values)
     return np.floor(values) if _dimension(key) == "size" else values

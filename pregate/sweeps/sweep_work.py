@@ -79,7 +79,7 @@ class SweepWork:
             )
 
     def fields(self, outcomes: Sequence[TaskOutcome | None]) -> list[dict[str, NDArray[Any]]]:
-        """The fields of each policy at every point."""
+        """The fields of each policy at every point, (n_points,)."""
         found = [(task.n_machines, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
         ends = np.cumsum(self.n_tasks).tolist()
         parts = [found[end - n : end] for end, n in zip(ends, self.n_tasks, strict=True)]

@@ -108,7 +108,10 @@ class CpuBackend:
             self._lock(op)
 
     def open(self, most_ops: int, lanes: Iterable[Lane]) -> None:
-        """As `load`, of ops that come one by one, at most so many and on these lanes: `add` each, then issue it."""
+        """As `load`, of ops that come one by one, at most so many and on these lanes: `add` each, then issue it.
+
+        Raises `InvalidInput` for a second run.
+        """
         if self._stop[0]:
             raise InvalidInput("a back end serves one run: make another for the next")
         self._issued_ns, self._start_ns, self._end_ns, self._worked_ns = np.zeros((4, most_ops), dtype=np.int64)

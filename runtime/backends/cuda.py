@@ -88,7 +88,7 @@ class CudaBackend:
         self._restore: Callable[[], None] | None = None
 
     def allocate(self, n_bytes: int, what: str) -> Tensor:
-        """Device memory, counted."""
+        """Device memory, counted: (n_bytes,) uint8, zeros. Raises `CapacityExceeded` for more than there is."""
         self.budget.take(n_bytes, what)
         try:
             return torch.zeros(n_bytes, dtype=torch.uint8, device=self._device)
@@ -96,7 +96,10 @@ class CudaBackend:
             raise CapacityExceeded(f"{what}: the device refused {n_bytes / 1e9:.3f} GB", n_bytes) from error
 
     def allocate_host(self, n_bytes: int, what: str) -> Tensor:
-        """Host memory, pinned while it lives, and no larger than asked for (torch rounds up to powers of 2)."""
+        """Host memory, pinned while it lives, and no larger than asked for (torch rounds up to powers of 2).
+
+        Raises `CapacityExceeded` where it cannot be pinned, or is not there.
+        """
         array = host_array(n_bytes, what)
         if n_bytes:
             runtime, address = self._api.cudart(), array.ctypes.data

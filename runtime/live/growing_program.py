@@ -72,7 +72,7 @@ class _Ops:
     cost: list[int] = field(default_factory=list)
 
     def deps(self, op: int) -> NDArray[np.int32]:
-        """The ops that `op` waits for."""
+        """The ops that `op` waits for, (n_deps,)."""
         return np.array(self.after[op], dtype=np.int32)
 
 

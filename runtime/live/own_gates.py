@@ -74,7 +74,7 @@ class OwnGates:
         return self._host[self._row(moe_layer), :, : self._top_k].numpy().astype(np.int16)
 
     def look(self, moe_layer: int) -> NDArray[np.int16]:
-        """The same as it is on the device, once the gate has ended."""
+        """(n_tokens, top_k) as it is on the device, once the gate has ended."""
         return self.ids[self._row(moe_layer), :, : self._top_k].cpu().numpy().astype(np.int16)
 
     def guessed(self, moe_layer: int, i: int) -> NDArray[np.int16]:

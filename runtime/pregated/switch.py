@@ -64,7 +64,10 @@ class MovedGates(nn.Module):
         self._routers, self._chosen = routers, chosen
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """What the chosen experts make of `hidden` (rows, n, d_model), whose states later gates read too."""
+        """What the chosen experts make of `hidden` (rows, n, d_model), whose states later gates read too.
+
+        Raises `InvalidInput` where the block's gate has not run in this pass.
+        """
         if self.block == 0:
             self._chosen.clear()
         for later in self.here:  # a router may add noise to its input in place: each but a sole one has its own

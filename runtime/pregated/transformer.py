@@ -197,7 +197,7 @@ class MoeTransformer(nn.Module):
     def forward(self, tokens: Tensor, source: Tensor | None = None) -> tuple[Tensor, Routing]:
         """Logits (rows, n, vocab) of the token after each of `tokens` (rows, n), and the decoder's routing.
 
-        `source` (rows, m): what an encoder reads.
+        `source` (rows, m): what an encoder reads; `InvalidInput` is raised where that is missing.
         """
         memory = None
         if self.encoder is not None:

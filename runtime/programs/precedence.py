@@ -68,7 +68,7 @@ class GrowingOrder:
 
     @property
     def ended(self) -> NDArray[np.int32]:
-        """As of `Order`, of the ops so far; read-only."""
+        """As of `Order`, of the ops so far, (n_ops, n_lanes); read-only."""
         ended = np.array(self._ended, dtype=np.int32).reshape(-1, len(Lane))
         ended.flags.writeable = False
         return ended

@@ -91,7 +91,7 @@ class OpsSoFar(Protocol):
         """By op."""
 
     def deps(self, op: int) -> NDArray[np.int32]:
-        """The ops that `op` waits for."""
+        """The ops that `op` waits for, (n_deps,)."""
 
 
 class Touches:

@@ -66,7 +66,7 @@ class TimedMachine:
             env.process(self._serve(lane))
 
     def copied_bytes(self, schedule: Schedule) -> NDArray[np.int64] | None:
-        """Bytes that each op moved; None where none could be cancelled."""
+        """Bytes that each op moved, (n_ops,); None where none could be cancelled."""
         served, left = (np.array(counts, dtype=np.int32) for counts in (self.n_served, self.n_left))
         return copied_bytes(schedule, self.modes, served, left)
 

@@ -50,7 +50,7 @@ class ExplainedRun:
     host_s: NDArray[np.float64]
 
     def slotless_s(self) -> NDArray[np.float64]:
-        """When each op could have started had its `slot_edges` been met: its start, unless a slot was the last."""
+        """When each op could have started with its `slot_edges` met, (n_ops,): its start, but where a slot was last."""
         return _slotless_s(self.timeline.schedule, self.timeline.end_s, self.host_s)
 
 

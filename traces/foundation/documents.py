@@ -186,7 +186,8 @@ def _is_control(letter: str) -> bool:
 
 
 class Section:
-    """A mapping being read. Every `take_*` removes a key; `done` refuses what nobody took.
+    """A mapping being read. Every reader takes a key away, and raises `InvalidFile` where it is missing or of another
+    kind; `done` refuses what nobody took.
 
     `where` is the file and the path of keys so far; it opens every message.
     """

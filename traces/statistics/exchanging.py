@@ -47,7 +47,7 @@ def unit_counts(trace: RoutingTrace, layers: list[int], *, by_sequence: bool) ->
 
 
 def exchanged(trace: RoutingTrace, *, by_sequence: bool) -> tuple[NDArray[np.int64], int]:
-    """The unit of every decode token, in the order of the trace, and how many units there are."""
+    """The unit of every decode token, (n_decode_tokens,), in the order of the trace, and how many units there are."""
     tokens = np.flatnonzero(trace.phase == Phase.DECODE)
     if by_sequence:
         _, unit = np.unique(trace.sequence[tokens], return_inverse=True)

@@ -69,7 +69,7 @@ class PopularityProfile:
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """Each layer's counts as shares of 1."""
+        """Each layer's counts as shares of 1, (n_moe_layers, n_experts)."""
         shares: NDArray[np.float64] = self.counts / self.counts.sum(axis=1, keepdims=True)
         return shares
 

@@ -101,7 +101,7 @@ def _mean_shares(log_weights: NDArray[np.float64], gamma_shape: float) -> NDArra
 
 def guides_of(popularity: NDArray[np.float64]) -> NDArray[np.int16]:
     """Where a search for a draw begins: of each layer the ranks at `n_cells` + 1 numbers from 0 to 1, evenly spaced;
-    `n_cells` is a power of 2, twice the experts at least.
+    (n_layers, n_cells + 1). `n_cells` is a power of 2, twice the experts at least.
     """
     n_layers, n_active = popularity.shape[0], popularity.shape[1] - 1
     n_cells = 1 << (2 * n_active).bit_length()

@@ -76,7 +76,7 @@ def drawn_rows(table: KernelTable, n: int = MOST_ROWS) -> KernelTable:
 
 
 def predicted(values: Mapping[str, float], table: KernelTable, rates: CardRates) -> NDArray[np.float64]:
-    """Seconds of every row."""
+    """Seconds of every row, (n_rows,)."""
     bits = find_dtype(table.stored).bits
     return np.asarray(MEASURED[table.form](values, rates, table.shapes, bits, table.kernel).total_s)
 
@@ -89,7 +89,7 @@ def rates_of(table: KernelTable, accelerator: Accelerator) -> CardRates:
 
 
 def table_roofline_s(table: KernelTable, rates: CardRates) -> NDArray[np.float64]:
-    """The longer of all arithmetic and all reading at the claimed rates, of every row: what a law has to better."""
+    """The longer of all arithmetic and all reading at the claimed rates, (n_rows,): what a law has to better."""
     of, size = table.shapes, find_dtype(table.stored).bits / 8
     if "gemm" in table.form:
         flop, read = 2 * of["m"] * of["n"] * of["k"], of["n"] * of["k"] * size
@@ -138,7 +138,7 @@ def solve_law(table: KernelTable, rates: CardRates, start: Mapping[str, float] |
 
 
 def held_out_rows(table: KernelTable, rates: CardRates, start: Mapping[str, float]) -> NDArray[np.float64]:
-    """Seconds of every row, predicted by a fit without its family: families in five parts."""
+    """Seconds of every row, (n_rows,), predicted by a fit without its family: families in five parts."""
     families = np.random.default_rng(_SEED).permutation(np.unique(table.family))
     seconds = np.full(len(table), np.nan)
     for part in np.array_split(families, min(_FOLDS, len(families))):

@@ -96,12 +96,12 @@ class LruCurve:
 
     @property
     def hit_rate(self) -> NDArray[np.float64]:
-        """Hits over lookups at each capacity, prefill included."""
+        """Hits over lookups at each capacity, (n_capacities,), prefill included."""
         return self.curve.hit_rate(self.capacities)
 
     @property
     def hit_rate_decode(self) -> NDArray[np.float64]:
-        """Hits over lookups of the decode steps, at each capacity."""
+        """Hits over lookups of the decode steps at each capacity, (n_capacities,)."""
         return self.curve.hit_rate(self.capacities, decode_only=True)
 
     def at(self, capacities: ArrayLike) -> LruCurve:

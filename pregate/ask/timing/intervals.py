@@ -253,7 +253,7 @@ def measured(
 
 
 def measured_at(ready: Compiled | Probes, captured: Captured, costs: Costs) -> dict[str, NDArray[np.float64]]:
-    """As `measured`, of machines whose prices are known."""
+    """As `measured`, of machines whose prices are known: (n_machines,) each."""
     found = evaluate_small(ready, costs) if isinstance(ready, Probes) else evaluate(ready, costs)
     probes = ready if isinstance(ready, Probes) else ready.probes
     return {

@@ -120,7 +120,7 @@ class _Problem:
         self._benches: dict[tuple[Activation, float], Workbench] = {}
 
     def start(self) -> NDArray[np.float64]:
-        """Where the search begins: the stack's claims and the default assumptions."""
+        """Where the search begins, (n_constants,): the stack's claims and the default assumptions."""
         assumed, claimed = Activation(), self._claimed.stack.constants
         return np.array([claimed[n].value if n in claimed else getattr(assumed, n) for n in self.names])
 
@@ -144,7 +144,7 @@ class _Problem:
         return np.stack(columns, axis=1)
 
     def moved(self, values: NDArray[np.float64], log_step: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """One step, no constant by more than a factor of two; efficiencies stay below 1, expert counts whole."""
+        """(n_constants,) after a step, each by a factor of two at most; efficiencies stay below 1, counts whole."""
         moved: NDArray[np.float64] = values * np.exp(np.clip(log_step, -np.log(2), np.log(2)))
         for i, name in enumerate(self.names):
             if name.endswith("_efficiency") or name in _EXPONENTS:

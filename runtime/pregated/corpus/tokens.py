@@ -41,7 +41,7 @@ class Tokenizer:
         return _N_BYTES + len(self.merges)
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """The tokens of `text`."""
+        """The tokens of `text`, (n_tokens,)."""
         found: list[int] = []
         for word in _WORDS.findall(text):
             tokens = self._known.get(word)

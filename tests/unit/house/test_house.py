@@ -61,6 +61,39 @@ def test_every_room_is_in_the_tree_of_the_documents_and_unit_tests_lie_in_the_sa
     assert {str(room) for room in tried - rooms} == {"compiled", "house"}
 
 
+def _raised(function: ast.FunctionDef) -> set[str]:
+    """Names of what the body of a function raises itself, those of functions in it left out."""
+    found, inner = set(), list[ast.AST](function.body)
+    while inner:
+        node = inner.pop()
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            found.add(ast.unparse(node.exc.func))
+        if not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            inner += ast.iter_child_nodes(node)
+    return found
+
+
+def test_functions_say_what_they_raise_for_users_mistakes() -> None:
+    """By the words of their docstring, or of their class's; constructors by those of what is refused."""
+    mistakes = {"InvalidInput", "InvalidFile", "UnknownName", "unknown_name", "CapacityExceeded"}
+    n_raising, unsaid = 0, []
+    for path in modules():
+        if "cli" in path.parts:
+            continue
+        for node in ast.parse(path.read_text()).body:
+            public = isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_")
+            for one in node.body if isinstance(node, ast.ClassDef) else [node]:
+                if not (public and isinstance(one, ast.FunctionDef)) or one.name.startswith("_"):
+                    continue
+                if _raised(one) & mistakes:
+                    n_raising += 1
+                    said = (ast.get_docstring(one) or "") + (ast.get_docstring(node) or "")
+                    if not any(word in said for word in ("aise", "efuse", "errors")):
+                        unsaid.append(f"{path.relative_to(ROOT)}: {one.name}")
+    assert n_raising > 200
+    assert unsaid == []
+
+
 def test_every_package_says_what_it_is() -> None:
     for path in modules():
         if path.name == "__init__.py":
