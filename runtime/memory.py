@@ -96,7 +96,7 @@ def pieces(memory: Tensor, n_bytes: int) -> list[Tensor]:
 
 
 def host_array(n_bytes: int, what: str) -> NDArray[np.uint8]:
-    """As `aligned`, the array itself, (n_bytes,). Raises `CapacityExceeded` with both sizes when there is not so much."""
+    """As `aligned`, the array itself, (n_bytes,). Raises `CapacityExceeded` with both sizes where there is less."""
     there = available_bytes()
     if n_bytes > there:
         raise CapacityExceeded(

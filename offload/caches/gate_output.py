@@ -54,8 +54,8 @@ def gate_output(
 def stated_weights(i_step: int, block: int, chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.float64]:
     """Gate weights for a trace that has none: softmax over the k largest of n_experts standard normal router logits.
 
-    (n_tokens, top_k), as `chosen`. The first expert of a token gets the largest. Drawn anew for each step and block, the
-    same in every run.
+    (n_tokens, top_k), as `chosen`. The first expert of a token gets the largest. Drawn anew for each step and block,
+    the same in every run.
     """
     import numpy as np
 
