@@ -77,12 +77,13 @@ class GroupedExperts:
             return experts_work(model, each, n_shared, self._slots_bytes, fused=True)
         gemms = tuple(chain.from_iterable(map(self._ffns.__getitem__, zip(served, n_experts, strict=True))))
         n_rows = sum(map(mul, served, n_experts))
-        one = FusedExperts(sum(n_experts), n_rows, len(gemms), max(-(-n_rows // model.top_k), served[-1]))
+        fused = sum(n_experts), n_rows, len(gemms), max(-(-n_rows // model.top_k), served[-1])
+        one = tuple.__new__(FusedExperts, fused)  # a prompt has thousands: their constructors take a quarter of it
         if n_shared:
             if n_shared not in self._shared:
                 self._shared[n_shared] = experts_work(model, (), n_shared).gemms
             gemms += self._shared[n_shared]
-        return Work._make((*self._before, gemms, *self._between, one, *self._after))
+        return tuple.__new__(Work, (*self._before, gemms, *self._between, one, *self._after))
 
 
 class _FfnsOfRuns(dict[tuple[int, int], tuple[Gemm, ...]]):

@@ -23,7 +23,7 @@ def words(n_words: int, values: Mapping[str, int], tables: Mapping[str, NDArray[
     for name, table in tables.items():
         words[getattr(layout, name)] = begin
         begin += table.size
-    return np.concatenate([words, *(table.ravel().astype(np.int64) for table in tables.values())])
+    return np.concatenate([words, *(table.ravel().astype(np.int64, copy=False) for table in tables.values())])
 
 
 def memory(

@@ -31,6 +31,8 @@ FILL_MANY = Kernel(
 
 _CHUNK_DRAWS = 1 << 16
 """Random numbers held at a time (half a MiB), so that they stay in the caches of the processor."""
+_WORD = (1 << 32) - 1
+"""What a seed takes a number in."""
 _SMALL_CELLS = 100_000
 """Routing cells that are filled in plain Python where nothing is compiled: within the second that compiling takes."""
 _MANY_CELLS = 1 << 25
@@ -75,6 +77,7 @@ def fill_sequences(
         loop = _many_experts if load_if_it_pays(experts.size) else _token_by_token
         begin = loop(experts, popularity, by_rank, chances)
     drawn = SequencePopularity(popularity, affinity, chances[1]).drawn
+    words = [number >> shift & _WORD for number in key for shift in range(0, max(1, number.bit_length()), 32)]
     draws = np.empty((min(rows, longest), n_layers, top_k, 2))
     for i, parts in enumerate(runs):
         known = experts[:0]
@@ -85,7 +88,8 @@ def fill_sequences(
         if n_known >= lengths[i]:
             _put(known, experts, parts)
             continue
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((*key, i))))
+        seed = np.random.SeedSequence(np.array([*words, i], np.uint32))  # as of (*key, i), a quarter of the time
+        rng = np.random.Generator(np.random.PCG64(seed))
         make = begin(drawn(rng), known)
         rng.bit_generator.advance(2 * known.size)  # type: ignore[attr-defined]
         for part in parts:
