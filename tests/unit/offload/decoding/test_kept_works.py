@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from dataclasses import replace
+from weakref import ref
 
 import pytest
 
@@ -10,6 +13,9 @@ from offload.decoding import work_rows
 from offload.decoding.work_rows import Works, works_of
 from offload.ops import OpKind
 from pregate.named import load_model
+from tests.small_models import decoder_only, stored_apart
+from traces.foundation.uncollected import uncollected
+from traces.model.architecture import ModelArchitecture
 
 MODEL = load_model("mixtral-8x7b")
 
@@ -31,3 +37,16 @@ def test_works_are_made_anew_once_they_are_many(monkeypatch: pytest.MonkeyPatch)
         works.run(OpKind.FETCH, n)
     assert works_of(MODEL, 1) is not works
     assert works_of(MODEL, 1) is works_of(MODEL, 1)
+
+
+@pytest.mark.parametrize("made", [decoder_only, lambda: stored_apart(decoder_only())], ids=["alike", "stored apart"])
+def test_works_that_nobody_asks_for_are_given_back_without_a_look_for_garbage(
+    made: Callable[[], ModelArchitecture],
+) -> None:
+    gc.collect()
+    with uncollected():
+        works = Works(made(), 8)
+        kept = [ref(one) for one in (works, *works.each)]
+        works.at(1).gate(3)
+        del works
+        assert [one() for one in kept] == [None] * len(kept)
