@@ -31,6 +31,8 @@ MAX_POSITION = (1 << 24) - 1
 _CHECK_CELLS = 1 << 22
 """Cells checked at a time, so that validation needs a bounded amount of memory beside the trace."""
 
+_MIXED = "phase unlike the rest of its step: prompts and answers have steps of their own"
+
 _FEW_CHOICES = 16
 """Experts of a token up to which pairs of them are compared, which is quicker than sorting."""
 
@@ -86,7 +88,7 @@ def check_tokens(
     _refuse((phase != Phase.PREFILL) & (phase != Phase.DECODE), first_token, "phase not 0 or 1", phase)
     _refuse(np.diff(step, prepend=step[:1]) < 0, first_token, "step below the one before: sort by step", step)
     mixed = (np.diff(step, prepend=step[:1] - 1) == 0) & (np.diff(phase, prepend=phase[:1]) != 0)
-    _refuse(mixed, first_token, "phase unlike the rest of its step", phase)
+    _refuse(mixed, first_token, _MIXED, phase)
     rows = max(1, _CHECK_CELLS // max(1, experts[0].size))
     for start in range(0, len(experts), rows):
         part = experts[start : start + rows]

@@ -127,7 +127,9 @@ class ArrivalReport:
                 told.append(f"At {rate:.3g} requests/s no design keeps the promise at the 99th percentile.")
                 continue
             if len(here) == 1:
-                told.append(f"At {rate:.3g} requests/s {here[0].design} alone serves all that come.")
+                fails = bool(self.unserved) or any(row.grows for row in self.rows if row.requests_per_s == rate)
+                alone = " alone" * fails
+                told.append(f"At {rate:.3g} requests/s {here[0].design}{alone} serves all that come.")
                 continue
             best = min(kept, key=lambda row: row.ttft_s[99].value)
             words = (

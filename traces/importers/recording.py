@@ -52,6 +52,14 @@ def _recorded_weights(path: Path, weights: NDArray[Any]) -> NDArray[Any] | None:
     return weights
 
 
+def _has_both(step: NDArray[Any], phase: NDArray[Any], *others: NDArray[Any] | None) -> bool:
+    """Whether any of steps in order has tokens of prompts and of answers; arrays of several lengths are none."""
+    lengths = {one.shape[:1] for one in (step, phase, *others) if one is not None}
+    if len(lengths) > 1 or not step.size or np.any(np.diff(step) < 0):
+        return False
+    return bool(np.any((np.diff(step) == 0) & (np.diff(phase) != 0)))
+
+
 def recorded_trace(
     path: Path,
     origin: Origin,
@@ -67,16 +75,23 @@ def recorded_trace(
 ) -> RoutingTrace:
     """The trace of token arrays, in the shapes of `RoutingTrace`.
 
-    Without `step` the sequences run one after another: a prompt in one step, every decode token in its own. Weights
-    of which any is NaN were not recorded. Raises `InvalidFile`.
+    Without `step` the sequences run one after another: a prompt in one step, every decode token in its own. A step with
+    parts of prompts beside tokens of answers, as engines make where prompts share passes, is read as two. Weights of
+    which any is NaN were not recorded. Raises `InvalidFile`.
     """
+    notes = list(origin.notes)
     if step is None:
         order = np.lexsort((position, phase, sequence))
         sequence, position, phase, experts = (a[order] for a in (sequence, position, phase, experts))
         gate_weights = None if gate_weights is None else gate_weights[order]
         is_new = (np.diff(sequence, prepend=-1) != 0) | (phase == Phase.DECODE)
         step = np.cumsum(is_new) - 1
-    notes = list(origin.notes)
+    elif _has_both(step, phase, sequence, position, experts, gate_weights):
+        order = np.lexsort((phase, step))
+        sequence, position, phase, experts, step = (a[order] for a in (sequence, position, phase, experts, step))
+        gate_weights = None if gate_weights is None else gate_weights[order]
+        step = np.cumsum((np.diff(step, prepend=step[0]) != 0) | (np.diff(phase, prepend=phase[0]) != 0))
+        notes.append("steps of both phases are read as two passes, prompts and then tokens")
     n_experts = origin.n_experts or shape.n_experts
     if n_experts is None:
         n_experts = int(experts.max(initial=0)) + 1

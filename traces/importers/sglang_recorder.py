@@ -48,16 +48,15 @@ def import_sglang_recorder(path: Path, shape: ModelShape = ModelShape()) -> Rout
     logical, n_experts = _logical(path, experts, document.get("last_physical_to_logical_map"))
     logical = logical[:, (logical >= 0).any(axis=(0, 2))][:, :, (logical >= 0).any(axis=(0, 1))]
     sequence, position, phase, step = (np.array(column) for column in columns.columns)
-    order = np.argsort(step, kind="stable")
     return recorded_trace(
         path,
         Origin("SGLang expert distribution recorder, per token", n_experts=n_experts, notes=("sequences by position",)),
         shape,
-        experts=logical[order],
-        sequence=sequence[order],
-        position=position[order],
-        phase=phase[order],
-        step=np.unique(step[order], return_inverse=True)[1],
+        experts=logical,
+        sequence=sequence,
+        position=position,
+        phase=phase,
+        step=step,
     )
 
 
@@ -109,7 +108,7 @@ class _Sequences:
             decoding = one.is_decode or (length == 1 and known is not None)  # a mixed pass has both
             phase = Phase.DECODE if decoding else Phase.PREFILL
             for position in positions:
-                row = (sequence, position, int(phase), 2 * i_pass + int(phase))
+                row = (sequence, position, int(phase), i_pass)
                 for column, value in zip(self.columns, row, strict=True):
                     column.append(value)
 

@@ -64,7 +64,7 @@ def _print(report: ArrivalReport) -> None:
         "requests/s",
         "at once",
         "busy",
-        "most/s",
+        "max requests/s",
         "TTFT p50",
         "TTFT p99",
         "TPOT p99",
@@ -85,7 +85,8 @@ def _print(report: ArrivalReport) -> None:
         print(f"No cost: {report.no_cost}.")
     print(
         "In brackets: 95 % over what predictions may be off by and which requests come; grows: the queue may. At once: "
-        f"as many as give the least p99 TTFT. {report.how_prompts_pass}"
+        "as many as give the least p99 TTFT. Max requests/s: beyond it the queue grows. USD: of output tokens, on a "
+        f"machine that serves this rate alone. {report.how_prompts_pass}"
     )
     print(f"Machine constants: {report.calibration}.")
     print(f"Routing: {report.routing}.")

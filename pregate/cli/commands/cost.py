@@ -135,7 +135,7 @@ def _print(report: CostReport) -> None:
         print(f"What the choice hangs on: {', '.join(f'{name} {share:.0%}' for name, share in top)} of its variance.")
     print(
         "Batches start and end together, and nobody waits for one: continuous batching serves more, queues make TTFT "
-        "longer. In brackets: 95 % over all assumptions."
+        "longer. Tokens are output tokens. In brackets: 95 % over all assumptions."
     )
     print(f"Machine constants: {report.calibration}.")
     print("Assumed (--assume NAME=NUMBER for your own):")

@@ -225,7 +225,7 @@ def test_a_design_that_alone_keeps_up_is_said_to(run: Run) -> None:
     ]
     status, out, _ = run("arrivals", *words, "--policies", "gpu_only", "--rates", "0.5", "--slots", "1")
     assert status == 0
-    assert "At 0.5 requests/s gpu_only alone serves all that come." in out
+    assert "At 0.5 requests/s gpu_only serves all that come." in out
     status, out, _ = run("arrivals", *words, "--policies", "gpu_only", "--rates", "1e6", "--slots", "1")
     assert status == 1
     assert "every queue grows: more at once (--slots, now 1), more machines, or fewer requests." in out

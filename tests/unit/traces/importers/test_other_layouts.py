@@ -134,3 +134,29 @@ def test_ids_in_half_precision_are_read_without_a_warning(tmp_path: Path, recwar
     np.save(tmp_path / "mine.npy", CHOSEN.astype(np.float16))
     assert (load_trace(tmp_path / "mine.npy").experts == CHOSEN).all()
     assert not recwarn.list
+
+
+def test_a_step_of_prompts_and_tokens_is_two_passes(tmp_path: Path) -> None:
+    """As engines make them: the tokens of the first sequence come before, beside and behind the prompt of another."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "sequence": np.array([0, 0, 0, 0, 1, 1, 0, 1, 0]),
+        "position": np.array([0, 1, 2, 3, 0, 1, 4, 2, 5]),
+        "phase": np.array([0, 0, 0, 1, 0, 0, 1, 1, 1]),
+        "step": np.array([0, 0, 0, 4, 4, 4, 5, 6, 6]),
+    }
+    experts = np.stack([rng.permutation(4)[:2] for _ in range(9)])[:, None]
+    weights = rng.random((9, 1, 2)).astype(np.float32)
+    path = tmp_path / "served.npz"
+    np.savez(path, experts=experts, gate_weights=weights, n_experts=4, **columns)
+    trace = load_trace(path)
+    order = [0, 1, 2, 4, 5, 3, 6, 7, 8]
+    assert trace.step.tolist() == [0, 0, 0, 1, 1, 2, 3, 4, 4]
+    assert trace.sequence.tolist() == columns["sequence"][order].tolist()
+    assert trace.experts.tolist() == experts[order].tolist()
+    assert trace.gate_weights is not None
+    assert trace.gate_weights.tolist() == weights[order].tolist()
+    assert "steps of both phases are read as two passes" in trace.provenance.note
+    np.savez(path, experts=experts, n_experts=4, **columns | {"position": columns["position"][:5]})
+    with pytest.raises(InvalidFile, match="position"):
+        load_trace(path)
