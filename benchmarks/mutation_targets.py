@@ -139,6 +139,7 @@ TARGETS = {
     "simulator/resources.py": ("tests/analytic/test_sharing.py", "tests/analytic/test_sharing_drawn.py"),
     "simulator/server_kernel.py": ("tests/agree/test_server_of_arrivals.py",),
     "simulator/prompts_kernel.py": ("tests/agree/test_server_of_arrivals.py",),
+    "simulator/stages_kernel.py": ("tests/agree/test_server_of_arrivals.py",),
     "simulator/settled.py": ("tests/unit/simulator/test_settled.py",),
     "simulator/stream_parts.py": ("tests/agree/test_stream_parts.py",),
     "simulator/stream_kernel.py": ("tests/unit/simulator/test_settled.py", "tests/agree/test_stream_parts.py"),

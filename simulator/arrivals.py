@@ -61,7 +61,8 @@ _ROUNDS = 3
 class Batching:
     """How a server makes passes. `mixes`: prompts pass beside tokens of others, in parts of what a pass has room for
     (vLLM since its V1, vllm/v1/core/sched/scheduler.py; llama-server, update_slots), else alone and whole (SGLang
-    without --enable-mixed-chunk). `ahead`: a pass is decided on as the one before begins (asynchronous scheduling).
+    without --enable-mixed-chunk). `ahead`: a pass is decided on as the one before begins (asynchronous scheduling),
+    which counts where cards have no layers in turn.
     """
 
     mixes: bool = False

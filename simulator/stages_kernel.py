@@ -32,9 +32,9 @@ STAGES = Kernel(
 
 
 def _decided_s(
-    w: Any, number: int, clock: float, arrival_s: Any, input_tokens: Any, output_tokens: Any, held_tokens: Any,
-    prompt_tokens: Any, prompt_s: Any, before_s: Any, token_s: Any, context_s: Any, beside_s: Any, slots: int,
-    pass_tokens: int, mixes: int, who: Any, made: Any, under_way: Any,
+    w: Any, number: int, clock: float, arrival_s: Any, input_tokens: Any, held_tokens: Any, prompt_tokens: Any,
+    prompt_s: Any, before_s: Any, token_s: Any, context_s: Any, beside_s: Any, slots: int, pass_tokens: int, mixes: int,
+    who: Any, made: Any, under_way: Any,
 ) -> float:  # fmt: skip
     """Decide on pass `number` of those that are there at `clock` and in none under way; returns its seconds, -1 where
     there is nothing to do.
@@ -100,8 +100,8 @@ def serve_in_stages(
         seconds = 0.0
         while seconds >= 0.0 and issued - ended < n_stages:
             seconds = _decided_s(
-                w, issued + 1, clock, arrival_s, input_tokens, output_tokens, held_tokens, prompt_tokens, prompt_s,
-                before_s, token_s, context_s, beside_s, slots, pass_tokens, mixes, who, made, under_way,
+                w, issued + 1, clock, arrival_s, input_tokens, held_tokens, prompt_tokens, prompt_s, before_s,
+                token_s, context_s, beside_s, slots, pass_tokens, mixes, who, made, under_way,
             )  # fmt: skip
             if seconds >= 0.0:
                 began = max(busy_until, clock)

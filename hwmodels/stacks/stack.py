@@ -13,10 +13,7 @@ from dataclasses import dataclass, field, replace
 from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.kernels.by_card import ByCard
 from hwmodels.kernels.core_formats import NO_CORE_FORMATS, CoreFormats
-from hwmodels.kernels.fused_tile import (
-    UNPADDED,
-    FusedTile,
-)
+from hwmodels.kernels.fused_tile import UNPADDED, FusedTile
 from hwmodels.kernels.host_products import NO_HOST_PRODUCTS, HostProducts
 from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks
 from hwmodels.quantity import PLAUSIBLE, Quantity, check_plausible

@@ -99,13 +99,15 @@ class ArrivalReport:
     @property
     def how_prompts_pass(self) -> str:
         """A sentence of how passes are made."""
-        ahead = ", each pass decided on as the one before begins" if self.batching.ahead else ""
+        in_stages = [row.n_stages > 1 for row in self.rows]
+        decided = self.batching.ahead and not (in_stages and all(in_stages))
+        ahead = ", each pass decided on as the one before begins" if decided else ""
         if self.held_share is not None:
             ahead += f"; {self.held_share:.0%} of the tokens of prompts are held from earlier requests"
         said = f"Prompts pass before tokens, {self.pass_tokens:,} tokens together{ahead}."
         if self.batching.mixes:
             said = f"Prompts pass beside tokens of others, in parts, {self.pass_tokens:,} tokens a pass at most{ahead}."
-        if any(row.n_stages > 1 for row in self.rows):
+        if any(in_stages):
             said += (
                 " With layers in turn as many passes are under way as there are stages, each request in one of them."
             )

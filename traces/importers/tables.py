@@ -29,7 +29,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "rid", "sample_id", "sample_idx", "conversation_id",
     ),
     "phase": ("phase", "stage"),
-    "position": ("position", "pos", "token", "token_idx", "token_index", "token_pos", "token_position", "t"),
+    "position": ("position", "pos", "token_idx", "token_index", "token_pos", "token_position", "token", "t"),
     "token_id": ("token_id",),
     "step": ("step", "step_idx", "i_step", "iteration", "iter", "decode_step"),
     "layer": ("layer", "layer_id", "layer_idx", "layer_index", "moe_layer", "l", "block", "block_idx"),
@@ -44,7 +44,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "count": ("count", "counts", "n", "hits", "freq", "frequency", "activations"),
 }  # fmt: skip
-"""Our name of a column: what recorders call it."""
+"""Our name of a column: what recorders call it, the plainest first; a `token` beside a place may be an id."""
 
 _PHASES = {
     "0": Phase.PREFILL, "prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "extend": Phase.PREFILL,
@@ -123,8 +123,9 @@ def json_names(record: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def keys_of(name: str, record: Mapping[str, Any]) -> list[str]:
-    """The keys of a JSON object that recorders call one of our names, in its order."""
-    return [key for key in record if _plain(key) in _NAMES[name]]
+    """The keys of a JSON object that recorders call one of our names, the plainest first."""
+    places = {spelling: place for place, spelling in enumerate(_NAMES[name])}
+    return sorted((key for key in record if _plain(key) in places), key=lambda key: places[_plain(key)])
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

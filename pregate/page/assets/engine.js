@@ -48,7 +48,7 @@ function walk(schedule, prices) {
   return {start, end, bound};
 }
 
-/** The metrics of a run, as offload/metrics.py defines them, in seconds and tokens a second. */
+/** The metrics of a run, as offload/metrics/run_metrics.py defines them, in seconds and tokens a second. */
 function metricsOf(schedule, run) {
   const {step_ends, gap_from, gap_to, layer_first, layer_last} = schedule, {start, end} = run;
   let first = Infinity, gaps = 0, layers = 0, makespan = 0;

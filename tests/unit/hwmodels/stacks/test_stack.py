@@ -21,7 +21,7 @@ from hwmodels.stacks.stack_files import load_stack, stack_names
 from offload.ops import KERNEL_KINDS, Gemm, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.mark.parametrize("name", stack_names())

@@ -15,7 +15,7 @@ from pregate.measured.table_prediction import predict_table
 from pregate.page.writing import explore_page
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
-_GGUF = ("llama-cpp", "llama-cpp-2023", "llama-cpp-2025", "pipelined-sharding")
+_GGUF = ("llama-cpp", "llama-cpp-late-2025", "llama-cpp-2025", "llama-cpp-2023", "pipelined-sharding")
 
 
 @pytest.mark.parametrize(

@@ -328,7 +328,9 @@ def test_cards_with_layers_in_turn_have_as_many_passes_under_way() -> None:
     assert both / alone == pytest.approx((1 + (n_parts - 1) * slowest) / n_parts, rel=0.01)
     report = under_arrivals(MODEL, machine, ["gpu_only@turns=2", "gpu_only"], SOME, [1e-3], Server(4))
     assert [row["stages"] for row in report.to_dict()["rows"]] == [2, 1]
-    assert "as many passes are under way as there are stages" in report.how_prompts_pass
+    said = [dataclasses.replace(report, rows=rows).how_prompts_pass for rows in (report.rows[:1], report.rows)]
+    assert all("as many passes are under way as there are stages" in one for one in said)
+    assert [", each pass decided on as the one before begins" in one for one in said] == [False, True]
     run = pregate.simulate(MODEL, machine, pregate.synthesize(MODEL, 24, 8), "gpu_only@turns=2")
     assert report.rows[0].ttft_s[50].value == pytest.approx(run.ttft_s, rel=1e-3)
     assert report.rows[0].tpot_s[50].value == pytest.approx(run.tpot_s, rel=0.05)
