@@ -14,7 +14,7 @@ import numpy as np
 
 from hwmodels.figures import Figures, Number
 from hwmodels.kernels.fused_counts import FusedCounts
-from offload.ops import Gemm, Work
+from offload.ops import FusedExperts, Gemm, Work
 
 __all__ = ["NARROW_BITS", "alone_s", "at_floor", "fused_s", "merged", "missing_s", "read_bytes", "row_blocks_s"]
 
@@ -126,7 +126,7 @@ def fused_s(
             tile = shape.height_of(work.fused, gemm.m) if i < 2 else 1
             flop += 2 * -(-gemm.m // tile) * tile * gemm.n * gemm.k * gemm.n_gemms
         by_pair = i < 2 and shape.reads_each_pair(work.fused)
-        weights = sum(gemm.n * gemm.k * gemm.n_gemms * (gemm.m if by_pair else 1) for gemm in kernel)
+        weights = _read_by_pair(kernel, work.fused, figures) if by_pair else sum(map(_weights, kernel))
         if i < 2:
             loads = sum(shape.n_loads(work.fused, gemm) for gemm in kernel)
         else:
@@ -141,9 +141,19 @@ def read_bytes(work: Work, figures: Figures) -> float:
     """Bytes of its weights that an op reads: those of an expert once for each row where its kernel does."""
     if work.fused is None or work.fused.n_tokens == 1 or not figures.stack.fused_tile.reads_each_pair(work.fused):
         return work.weight_bytes
-    n = work.fused.n_gemms
-    again = sum((gemm.m - 1) * gemm.n * gemm.k * gemm.n_gemms for gemm in work.gemms[:n])
+    routed = work.gemms[: work.fused.n_gemms]
+    again = _read_by_pair(routed, work.fused, figures) - sum(map(_weights, routed))
     return work.weight_bytes + again * work.weight_bits / 8
+
+
+def _weights(gemm: Gemm) -> int:
+    return gemm.n * gemm.k * gemm.n_gemms
+
+
+def _read_by_pair(gemms: Iterable[Gemm], fused: FusedExperts, figures: Figures) -> int:
+    """Weights that `gemms` read where each pair of token and expert has rows of threads of its own."""
+    blocks, n_slots = figures.stack.row_blocks, -(-fused.n_rows // fused.n_tokens)
+    return sum(round(_weights(gemm) * blocks.reads(gemm.m, n_slots)) for gemm in gemms)
 
 
 def alone_s(gemm: Gemm, bits: float, figures: Figures) -> Number:

@@ -102,14 +102,16 @@ def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_B
     each_pair = (n_tokens == 1) | (tile.each_pair & (n_tokens < tile.from_tokens))
     by_pair = each_pair[owner] & ~shared
     weights_of = n * k * times
-    read = np.where(by_pair, m, 1) * weights_of
+    n_slots = -(-fused[:, 1] // n_tokens)[owner]
+    again = np.rint(weights_of * blocks.reads(np.where(by_pair, m, 1), n_slots)).astype(np.int64)
+    read = np.where(by_pair, again, weights_of)
     has_tiles = (n_tokens >= tile.from_tokens)[owner]
     waits, in_blocks, multiplied = (np.zeros_like(read) for _ in range(3))
     if tile.loads is not None:
         loads = times * -(-m // np.where(shared, alone, height)) * -(-n // tile.loads[0]) * -(-k // tile.loads[1])
         waits = np.where(np.where(shared, (m > blocks.up_to_rows) & bool(blocks.passes), has_tiles), loads, 0)
     if blocks.passes:
-        multiplied = np.where(by_pair, read, np.where(shared & (m <= blocks.up_to_rows), read * m, 0))
+        multiplied = np.where(by_pair | shared & (m <= blocks.up_to_rows), weights_of * m, 0)
         bits = works[0].weight_bits
         alone_held = np.where(m == 1, blocks.held(k, bits), max(blocks.n_rows, 2))
         held = np.where(by_pair, blocks.held_by_pair(k, bits, n_tokens[owner]), alone_held)

@@ -41,6 +41,13 @@ class RowBlocks:
         alone = self.held(k, bits)
         return alone + (self.pair_rows * n_tokens - alone) * (n_tokens > 1) if self.pair_rows else alone
 
+    def reads(self, m: Any, n_slots: Any) -> Any:
+        """Times that an expert of `m` tokens is read from memory in a pass that reads pair by pair, each token of which
+        has `n_slots` experts. Where a block serves all tokens, those that have it in the same slot read it once, at
+        even odds; what caches hold from one slot to another is left out.
+        """
+        return n_slots * (1.0 - (1.0 - 1.0 / n_slots) ** m) if self.pair_rows else m
+
     def weights_a_pass(self, bits: float) -> int:
         """Weights of `bits` that a block reads at a time; of wider ones than any stated, as of the widest."""
         return next((weights for most, weights in self.passes if bits <= most), self.passes[-1][1])

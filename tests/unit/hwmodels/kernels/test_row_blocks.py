@@ -1,6 +1,7 @@
 """Products of one row by a block of threads a row of weights, and launches that no CUDA graph spans."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,23 @@ def test_rows_shorter_than_a_pass_share_a_block_where_the_engine_has_them_do_so(
     assert now.counts(short._replace(m=2), Q4)[0] == 1024, "for several rows of activations two"
 
 
-def test_a_block_of_few_tokens_has_two_rows_of_the_experts_of_all_and_each_pair_is_read() -> None:
+def test_wavefronts_of_64_share_a_block_of_short_rows_by_two() -> None:
+    """llama.cpp has as many short rows a block as warps: four of 32 threads, or two of 64 on GCN and CDNA."""
+    short = Gemm(1, 2048, 768)
+    blocks = [claimed(card).stack.row_blocks.counts(short, Q4)[0] for card in ("rtx-3090", "mi50", "mi250x-gcd")]
+    assert blocks == [512, 1024, 1024]
+
+
+def test_experts_that_tokens_have_in_the_same_slot_are_read_once() -> None:
+    """By all ways in which `m` tokens have an expert in one of `n_slots` slots each."""
+    now, metal = (claimed(card).stack.row_blocks for card in ("rtx-4090", "apple-m4-max"))
+    for n_slots, m in ((1, 5), (2, 1), (2, 3), (4, 2), (8, 4)):
+        ways = list(itertools.product(range(n_slots), repeat=m))
+        assert now.reads(m, n_slots) == pytest.approx(sum(len(set(way)) for way in ways) / len(ways))
+        assert metal.reads(m, n_slots) == m, "threadgroups of its own for each pair"
+
+
+def test_a_block_of_few_tokens_has_two_rows_of_the_experts_of_all_tokens() -> None:
     hw = claimed()
     figures = figures_of(hw)
     rate, bandwidth = figures.flop_per_s("int8"), figures.hbm_bytes_per_s
@@ -78,7 +95,10 @@ def test_a_block_of_few_tokens_has_two_rows_of_the_experts_of_all_and_each_pair_
     assert one == pytest.approx(8 * 2 * 768 * (block_s + pass_s), rel=0.02)
     assert four == pytest.approx(8 * 2 * 768 * (block_s / 2 + 4 * pass_s), rel=0.05)
     assert eight - four == pytest.approx(8 * 2 * 768 * 4 * pass_s, rel=0.1), "as many blocks"
-    assert (four_bytes, nine_bytes) == pytest.approx((4 * one_bytes, one_bytes)), "tiles read once"
+    slots = 8 * (1 - (7 / 8) ** 4)  # of four tokens with the same experts, some in the same slot
+    assert (four_bytes, nine_bytes) == pytest.approx((slots * one_bytes, one_bytes)), "tiles read once"
+    again = (slots - 1) * 8 * 3 * 768 * 2048 * Q4 / 8
+    assert read_bytes(works[1], figures) == pytest.approx(works[1].weight_bytes + again)
 
 
 def test_experts_of_more_than_one_token_had_no_blocks_of_rows() -> None:
