@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from hwmodels.platform import Platform
 from simulator.arrivals import PASS_TOKENS, Batching
 from traces.errors import InvalidInput, unknown_name
+from traces.foundation.typed import check_fields
 from traces.model.architecture import ModelArchitecture
 from traces.requests import ArrivalTrace
 from traces.transforms.prefix_cache import with_prefix_cache
@@ -37,6 +38,7 @@ class Server:
     prefix_cache: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 1 <= self.slots <= MOST_SLOTS:
             raise InvalidInput(f"{self.slots} slots: from 1 to {MOST_SLOTS:,}")
         if self.pass_tokens is not None and self.pass_tokens < 1:

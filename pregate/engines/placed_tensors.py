@@ -10,13 +10,15 @@ from traces.errors import InvalidInput
 from traces.model.layer_stack import LayerStack
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["experts_on_host", "is_pinned", "is_plain_pattern", "layers_on_host", "noted_of_ffns"]
+__all__ = ["experts_on_host", "is_buffer", "is_pinned", "is_plain_pattern", "layers_on_host", "noted_of_ffns"]
 
 _PATTERN = re.compile(r"[A-Za-z0-9_.:\\|()\[\]\-*+?^$]{1,400}", re.ASCII)
 _MOST_QUANTIFIERS = 6
 _TENSORS = ("gate", "up", "down")
 _ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "attn_kv_b", "ssm_in", "ssm_out")
 """Names of what mixes a layer's tokens in a GGUF file."""
+_BUFFER = re.compile(r"CPU\w*|(?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL|Metal|MTL|OpenCL|CANN)\w*", re.ASCII)
+"""Buffers of this machine as llama.cpp calls them."""
 _PINNED = "_Host"
 """How buffers of host memory end that a driver has page-locked: they are the host's as `CPU` is."""
 
@@ -80,6 +82,11 @@ def noted_of_ffns(patterns: Sequence[tuple[str, str]], model: ModelArchitecture)
         names += [f"blk.{layer}.ffn_{tensor}_shexp.weight" for layer in stack.moe_layers for tensor in _TENSORS]
     first = next((name for name in names if _on_host(_home(name, patterns))), "")
     return f"-ot: {first} on the host is predicted on the device, experts alone are not" if first else ""
+
+
+def is_buffer(where: str) -> bool:
+    """Whether tensors may go there: to memory of the host or of a card, not to another machine's (`RPC[...]`)."""
+    return _BUFFER.fullmatch(where) is not None
 
 
 def is_pinned(where: str) -> bool:

@@ -19,7 +19,14 @@ from pregate.engines.cards_together import N_CARDS, CardsSaid
 from pregate.engines.command_lines import flags_of_command
 from pregate.engines.flag_table import NOTHING, EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, brought_in_groups, copied_as_they_begin, read_where_they_lie
-from pregate.engines.placed_tensors import experts_on_host, is_pinned, is_plain_pattern, layers_on_host, noted_of_ffns
+from pregate.engines.placed_tensors import (
+    experts_on_host,
+    is_buffer,
+    is_pinned,
+    is_plain_pattern,
+    layers_on_host,
+    noted_of_ffns,
+)
 from pregate.engines.power_limits import PROMPT_METRICS, at_clock, at_power, least
 from pregate.engines.unpriced import check_engine
 from pregate.engines.writing import NO_OPS
@@ -260,6 +267,8 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
                 pattern, equals, where = one.rpartition("=")
                 if not equals or not is_plain_pattern(pattern):
                     raise InvalidInput(f"policy: {flag} {one[:60]!r} is no PATTERN=BUFFER that is read here")
+                if not is_buffer(where):
+                    raise InvalidInput(f"policy: {flag}: {where[:40]!r} is no buffer of this machine: CPU, CUDA0")
                 said.overrides.append((pattern, where))
         case "cache_mib":
             raise InvalidInput(f"policy: {flag}: a cache of experts in HBM is a policy here: on_demand+lru:0.1")

@@ -107,4 +107,7 @@ def _told(hint: Any) -> str:
         return f"a mapping of {_told(inner[0])} to {_told(inner[1])}"
     if origin is not None:
         return f"a list of {_told(inner[0])}" if inner else "a list"
-    return _WORDS.get(hint) or ("anything" if hint is Any else f"a {getattr(hint, '__name__', hint)}")
+    if hint is Any:
+        return "anything"
+    name = str(getattr(hint, "__name__", hint))
+    return _WORDS.get(hint) or f"{'an' if name[0] in 'AEIO' else 'a'} {name}"

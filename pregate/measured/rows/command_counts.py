@@ -48,7 +48,7 @@ def with_command_counts(cells: Mapping[str, str]) -> dict[str, str]:
         found = [value for name in said for value in _values(command, name)]
         if row.get(column) or not found:
             continue
-        if len(found) == 1:
+        if len(found) == 1 and found[0].isdigit():
             row[column] = "" if found[0] == "0" else found[0]
         elif column in ("context_tokens", "batch") and not row.get("reason"):
             row["reason"] = f"the command tries several of {column} ({', '.join(found)[:40]}): put this row's there"
@@ -56,6 +56,10 @@ def with_command_counts(cells: Mapping[str, str]) -> dict[str, str]:
 
 
 def _values(command: str, flag: str) -> list[str]:
-    """The numbers behind a flag, parted by commas or spaces; none where anything else stands there."""
-    found = re.search(rf"(?:^|\s){re.escape(flag)}[ =]+(\d{{1,9}}(?:[, ]+\d{{1,9}})*)(?=\s|$)", command, re.ASCII)
-    return re.split(r"[, ]+", found[1]) if found else []
+    """The different numbers behind a flag, wherever it stands, parted by commas or spaces; ranges of llama-bench as
+    they are written (`0-8192+1024`); none where anything else stands there.
+    """
+    lists = re.findall(
+        rf"(?:^|\s){re.escape(flag)}[ =]+['\"]?(\d[\w*+-]*(?:[, ]+\d[\w*+-]*)*)['\"]?(?=\s|$)", command, re.ASCII
+    )
+    return list(dict.fromkeys(value for text in lists for value in re.split(r"[, ]+", text)))

@@ -91,7 +91,7 @@ def plain_unit(unit: str, metric: str) -> tuple[str, float]:
     if metric == "hit_rate":
         plain = plain.lower()
         return ("fraction", 0.01 if plain in _PERCENT else 1.0) if plain in (*_PERCENT, *_SHARE) else (unit, 1.0)
-    return (_A_TOKEN.sub("", plain) if metric in ("tpot", "ttft") else plain), 1.0
+    return (_A_TOKEN.sub("", plain) if metric == "tpot" else plain), 1.0
 
 
 def one_unit(stated: str, beside: str) -> str:

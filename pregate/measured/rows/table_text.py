@@ -1,7 +1,7 @@
 """Tables in other forms than CSV as CSV: rows of JSON, in a list or a line each, and tables of Markdown.
 
 llama-bench writes all of them (`-o json`, `-o jsonl`, `-o md`). Above its Markdown it names the cards, which become a
-column where the table has none.
+column where the table has none; several runs in one file have a table each, under the same header.
 """
 
 from __future__ import annotations
@@ -10,31 +10,37 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pregate.measured.rows.measured_row import COLUMNS
+from pregate.measured.rows.written_cells import COLUMN_ALIASES
 from traces.errors import InvalidFile
 
 __all__ = ["as_csv"]
 
 _RULE = re.compile(r"[\s|:-]+")
-_DEVICE = re.compile(r"^\s*Device \d+: (?P<name>.+?)(?: \([^()]*\))?, (?:compute capability|gfx)", re.MULTILINE)
+_BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
+_LINK = re.compile(r"\[(?P<text>[^\[\]]+)\]\([^()]*\)")
+_DEVICE = re.compile(r"\s*Device (?P<n>\d+): (?P<name>.+?)(?: \([^()]*\))?, (?:compute capability|gfx)")
 _HARDWARE = ("hardware", "gpu", "gpus", "card", "device", "accelerator", "machine", "gpu_info")
 
 
 def as_csv(text: str, where: str) -> str:
-    """A table as CSV with a header, CSV as it is. Raises `InvalidFile` for JSON that is no rows."""
+    """A table as CSV with a header, CSV as it is. Raises `InvalidFile` for JSON that is no rows, and for tables of
+    Markdown that are not one.
+    """
     start = text.lstrip("\ufeff \t\r\n")
     if start[:1] in ("[", "{"):
         return _of_json(start, where)
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("|")]
     if lines and (start.startswith("|") or any(_RULE.fullmatch(line) for line in lines[:2])):
-        return _of_markdown(lines, text)
+        return _of_markdown(text, where)
     return text
 
 
 def _of_json(text: str, where: str) -> str:
-    """Objects as rows; what is a list or an object in them is left out."""
+    """Objects as rows; lists and objects that are no column of ours are left out."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -46,27 +52,70 @@ def _of_json(text: str, where: str) -> str:
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise InvalidFile(f"{where}: JSON of no rows: a list of objects, or one a line, with names of columns")
     nested = {key for row in rows for key, value in row.items() if isinstance(value, list | dict)}
+    meant = next((key for key in sorted(nested) if _is_column(key)), None)
+    if meant is not None:
+        raise InvalidFile(f"{where}: {meant!r} is a list or an object in a row: write it as text, as a cell of CSV is")
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in nested]
     if not columns:
         raise InvalidFile(f"{where}: JSON of no rows: its objects hold nothing but lists and objects")
     return _written([columns, *([_cell(row.get(key)) for key in columns] for row in rows)])
 
 
+def _is_column(key: str) -> bool:
+    plain = re.sub(r"[\s_-]+", "_", key.strip().lower())
+    return COLUMN_ALIASES.get(plain, plain) in COLUMNS
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, float) and value.is_integer():  # a count, where what wrote it has no whole numbers
+        return f"{value:.0f}"
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _of_markdown(lines: Sequence[str], text: str) -> str:
-    rows = [[cell.strip().strip("*`").strip() for cell in line.strip("|").split("|")] for line in lines]
-    rows = [row for row, line in zip(rows, lines, strict=True) if not _RULE.fullmatch(line)]
-    cards = [found["name"].strip() for found in _DEVICE.finditer(text)]
-    if cards and not {name.lower() for name in rows[0]} & set(_HARDWARE):
-        alike = len(set(cards)) == 1
-        called = f"{len(cards)}x {cards[0]}" if alike and len(cards) > 1 else " + ".join(cards)
-        rows = [[*row, called if i else "hardware"] for i, row in enumerate(rows)]
-    return _written(rows)
+def _of_markdown(text: str, where: str) -> str:
+    """The rows of tables of one header, each with the cards that are named last above it."""
+    lines = text.splitlines()
+    cards: dict[str, str] = {}
+    header: list[str] = []
+    rows: list[list[str]] = []
+    for number, line in enumerate(lines, 1):
+        device = _DEVICE.match(line)
+        if device is not None:
+            cards = ({} if device["n"] in cards else cards) | {device["n"]: device["name"].strip()}
+        if not line.strip().startswith("|") or _RULE.fullmatch(line):
+            continue
+        cells = _cells_of(line)
+        again = number < len(lines) and "-" in lines[number] and _RULE.fullmatch(lines[number])
+        if header and (cells != header if again else len(cells) != len(header)):
+            raise InvalidFile(
+                f"{where} line {number}: {len(cells)} cells that are not of the {len(header)} columns above: one table "
+                f"a file, and \\| for a bar within a cell"
+            )
+        if not header:
+            header = cells
+        elif not again:
+            rows.append([*cells, _called(cards)])
+    if cards and not {name.lower() for name in header} & set(_HARDWARE):
+        return _written([[*header, "hardware"], *rows])
+    return _written([header, *(row[:-1] for row in rows)])
+
+
+def _cells_of(line: str) -> list[str]:
+    """The cells of a line of Markdown, without marks and links."""
+    inner = line.strip().removeprefix("|")
+    inner = inner[:-1] if inner.endswith("|") and not inner.endswith("\\|") else inner
+    plain = (
+        cell.replace("`", "").strip().strip("*").strip().replace("\\|", "|") for cell in _BETWEEN_CELLS.split(inner)
+    )
+    return [_LINK.sub(r"\g<text>", cell) for cell in plain]
+
+
+def _called(cards: Mapping[str, str]) -> str:
+    """Cards as a machine of several: `2x NVIDIA GeForce RTX 3090`."""
+    names = list(cards.values())
+    return f"{len(names)}x {names[0]}" if len(names) > 1 and len(set(names)) == 1 else " + ".join(names)
 
 
 def _written(rows: Sequence[Sequence[str]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -374,3 +375,12 @@ def test_the_command_line_says_who_wins_at_each_rate(run: Run) -> None:
     status, _, err = run("arrivals", *words, "--arrivals", "pyproject.toml")
     assert status == 2
     assert "leave it out, or leave out --arrivals" in err
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"slots": "8"}, {"slots": 8.5}, {"slots": True}, {"pass_tokens": "2k"}, {"prompts": 1}, {"prefix_cache": 1e5}],
+)
+def test_a_server_of_other_types_is_told_in_a_line(said: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match=f"Server: {next(iter(said))} = .* must be "):
+        Server(**said)

@@ -27,6 +27,7 @@ def row(folder: Path, command: str, metric: str, stack: str, **cells: str) -> Me
         ("llama.cpp", "./llama-bench -m a -ngl 99 -p 2048 -n 64", "decode", (1, 1, 64, 0)),
         ("llama.cpp", "llama-bench -m a -ngl 99 -p 2048 -n 0 --n-depth 4096", "prefill", (1, 2048, 32, 4096)),
         ("llama.cpp", "llama-batched-bench -m a -npp 512 -ntg 128 -npl 16", "decode", (16, 512, 128, 0)),
+        ("llama.cpp", "llama-bench -m a -ngl 99 -n 64 -d '4096' -d 4096", "decode", (1, 1, 64, 4096)),
         ("llama.cpp", "llama-cli -m a -ngl 99 -p 12 -n 200", "decode", (1, 1, 32, 0)),  # a prompt of two letters
         (
             "vllm",
@@ -56,6 +57,9 @@ def test_a_column_that_says_it_counts(tmp_path: Path) -> None:
     ("stack", "command", "told"),
     [
         ("llama.cpp", "llama-bench -m a -ngl 99 -d 0,4096", "several of context_tokens \\(0, 4096\\)"),
+        ("llama.cpp", "llama-bench -m a -ngl 99 -d 0 -n 64 -d 4096", "several of context_tokens \\(0, 4096\\)"),
+        ("llama.cpp", "llama-bench -m a -ngl 99 -d 0-8192+1024", r"several of context_tokens \(0-8192\+1024\)"),
+        ("llama.cpp", "llama-batched-bench -m a -ngl 99 -npl 1 -npl 8", r"several of batch \(1, 8\)"),
         ("sglang", "python -m sglang.bench_one_batch --model A --batch-size 1 16", "several of batch"),
         ("vllm", "vllm bench throughput --model A --num-prompts 1000", "how many ran at once stands in batch"),
     ],

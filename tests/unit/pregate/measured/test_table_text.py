@@ -99,3 +99,52 @@ def test_a_backend_without_constants_is_taken_for_no_other(backend: str, tmp_pat
         found = read_table(tmp_path / name)[0]
         with pytest.raises(InvalidInput, match="no constants of this engine are known here"):
             RowBench().predict(found)
+
+
+def test_runs_in_one_file_have_the_cards_above_each(tmp_path: Path) -> None:
+    other = MARKDOWN.replace("RTX 3090", "RTX 4090")
+    (tmp_path / "a.md").write_text(MARKDOWN + MARKDOWN + other)
+    found = read_table(tmp_path / "a.md")
+    assert [row.hardware for row in found] == ["rtx-3090"] * 4 + ["rtx-4090"] * 2
+    assert {row.set for row in found} == {"accelerator.hbm_bytes=51539607552"}  # two cards each, not six
+
+
+@pytest.mark.parametrize(
+    "second", ["|Model|GPU|decode t/s|Quant|\n|--|--|--|--|\n|A|B|1|C|\n", "|A|B|C|\n", "|A|B|C|D|E|\n"]
+)
+def test_a_table_of_other_columns_is_told_with_its_line(second: str, tmp_path: Path) -> None:
+    first = "|Model|GPU|Quant|decode t/s|\n|--|--|--|--:|\n|Qwen3-30B-A3B|RTX 4090|Q4_K_M|150|\n"
+    (tmp_path / "a.md").write_text(first + second)
+    with pytest.raises(InvalidFile, match=r"a\.md line 4: \d cells that are not of the 4 columns above"):
+        read_table(tmp_path / "a.md")
+
+
+def test_cells_of_markdown_may_be_empty_or_hold_bars_and_links(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(
+        "|source|Model|GPU|Engine|Quant|flags|decode t/s|note|\n|--|--|--|--|--|--|--:|--|\n"
+        "||Qwen3-30B-A3B|[RTX 4090](https://example.org)|llama.cpp|q8_0|-ot `blk\\.(1\\|2)\\.ffn_.*_exps=CPU`|150||\n"
+        "   \n"
+        "||Qwen3-30B-A3B|RTX 4090|llama.cpp|q8_0|-ngl 99|150||\n"
+    )
+    first, second = read_table(tmp_path / "a.md")
+    assert (first.hardware, first.source, first.note) == ("rtx-4090", "", "")
+    assert first.policy == "gpu_only@experts=cpu:1-2"
+    assert second.policy == "gpu_only"
+
+
+@pytest.mark.parametrize("value", [{"all": "q4_k_m"}, ["q4_k_m"]])
+@pytest.mark.parametrize("key", ["formats", "Quant"])
+def test_a_column_that_is_an_object_is_not_passed_over(key: str, value: object, tmp_path: Path) -> None:
+    row = {"model": "qwen3-30b-a3b", "hardware": "rtx-4090", "metric": "decode", "value": 9, "samples": [1, 2]}
+    (tmp_path / "a.json").write_text(json.dumps([row]))
+    assert len(read_table(tmp_path / "a.json")) == 1
+    (tmp_path / "a.json").write_text(json.dumps([row | {key: value}]))
+    with pytest.raises(InvalidFile, match=f"{key!r} is a list or an object"):
+        read_table(tmp_path / "a.json")
+
+
+def test_counts_with_a_fraction_of_nothing_are_counts(tmp_path: Path) -> None:
+    row = {"model": "qwen3-30b-a3b", "hardware": "rtx-4090", "metric": "ttft_s", "value": 2.0, "unit": "s"}
+    (tmp_path / "a.json").write_text(json.dumps(row | {"batch": 4.0, "input_tokens": 512.0}))
+    (found,) = read_table(tmp_path / "a.json")
+    assert (found.value, found.batch, found.input_tokens) == (2.0, 4, 512)

@@ -81,7 +81,16 @@ def test_figures_that_are_none_are_refused_with_a_hint_that_is_right(
         row(tmp_path, **cells | {"unit": ""})
 
 
-@pytest.mark.parametrize(("metric", "value"), [("tg128", "10 ms"), ("decode", "5700 tok/min"), ("pp512", "3 ms/token")])
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("tg128", "10 ms"),
+        ("decode", "5700 tok/min"),
+        ("pp512", "3 ms/token"),
+        ("prompt eval time", "3 ms per token"),  # of one of the prompt's
+        ("TTFT (ms/token)", "3"),
+    ],
+)
 def test_a_unit_beside_a_value_is_never_passed_over(metric: str, value: str, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown unit"):
         row(tmp_path, metric=metric, value=value, unit="")
