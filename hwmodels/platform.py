@@ -43,7 +43,7 @@ DEFAULT_STACK = "streams"
 SHARING = "vllm"
 """The stack whose cards share every layer."""
 
-SHARED = "every layer shared (tensor parallel): sums over cards at claimed rates, no switch between links"
+SHARED = "every layer shared (tensor parallel) but for turns: sums over cards at claimed rates, no switch between links"
 """What predictions for cards that share layers rest on."""
 
 _NO_PEERS = re.compile(r"rtx-[45]0[5-9]0\b.*")
