@@ -26,7 +26,8 @@ __all__ = ["columns", "import_table", "json_names", "keys_of", "named_rows"]
 _NAMES: dict[str, tuple[str, ...]] = {
     "sequence": (
         "sequence", "seq", "seq_id", "sequence_id", "request", "request_id", "req_id", "sample", "prompt_id",
-        "rid", "sample_id", "sample_idx", "conversation_id",
+        "rid", "sample_id", "sample_idx", "conversation_id", "conversation", "session", "session_id", "chat_id",
+        "request_uid", "request_idx", "request_index", "sequence_idx", "seq_idx", "prompt_idx", "query_id", "doc_id",
     ),
     "phase": ("phase", "stage"),
     "position": ("position", "pos", "token_idx", "token_index", "token_pos", "token_position", "token", "t"),

@@ -91,6 +91,8 @@ TWO = {"a": choices(6, 1), "b": choices(6, 2)}
     [
         lambda name, t: {"rid": name, "token_pos": t, "experts": TWO[name][t].tolist()},
         lambda name, t: {"seq_id": name, "token": " the", "routing": TWO[name][t].tolist()},
+        lambda name, t: {"session_id": name, "experts": TWO[name][t].tolist()},
+        lambda name, t: {"conversation": name, "pos": t, "experts": TWO[name][t].tolist()},
         lambda name, t: {"Request ID": name, "pos": t, "topk_ids": TWO[name][t].tolist()},
         lambda name, t: {"token": 900 + 7 * t, "rid": name, "position": t, "experts": TWO[name][t].tolist()},
         lambda name, t: {"sample": t, "seq": name, "token": 900 - t, "pos": t, "experts": TWO[name][t].tolist()},
