@@ -126,7 +126,7 @@ def serve_in_stages(
             clock = max(clock, arrival_s[w[CAME]])
             waits_s = schedule_s
         else:
-            clock = max(clock, end_s[ended % n_stages])
+            clock = end_s[ended % n_stages]
             ended += 1
             i = 0
             while i < w[HELD]:

@@ -370,6 +370,8 @@ def test_uses_are_divided_by_the_events_since_the_last() -> None:
         rank.gated(gate_output(step, 0, np.array([[key]], np.int16), None, step == 0), 0)
         rank.looked_up(key, True)
     assert rank.values().tolist() == [2 / 2, 1 / 1, 0, 0]
+    rank.entered(0)
+    assert rank.values().tolist() == [2 / 1, 1 / 1, 0, 0], "brought ahead it is new, and not used once more"
     released = ReleasedLfru(PoolShape(2, 1, 4))
     for key in (0, 0, 1):
         released.looked_up(key, True)
