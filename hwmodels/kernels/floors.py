@@ -125,7 +125,7 @@ def fused_s(
         for gemm in kernel:
             tile = shape.height_of(work.fused, gemm.m) if i < 2 else 1
             flop += 2 * -(-gemm.m // tile) * tile * gemm.n * gemm.k * gemm.n_gemms
-        by_pair = i < 2 and shape.reads_each_pair(work.fused)
+        by_pair = i < 2 and _reads_pairs(work, figures)
         weights = _read_by_pair(kernel, work.fused, figures) if by_pair else sum(map(_weights, kernel))
         if i < 2:
             loads = sum(shape.n_loads(work.fused, gemm) for gemm in kernel)
@@ -139,11 +139,18 @@ def fused_s(
 
 def read_bytes(work: Work, figures: Figures) -> float:
     """Bytes of its weights that an op reads: those of an expert once for each row where its kernel does."""
-    if work.fused is None or work.fused.n_tokens == 1 or not figures.stack.fused_tile.reads_each_pair(work.fused):
+    if work.fused is None or work.fused.n_tokens == 1 or not _reads_pairs(work, figures):
         return work.weight_bytes
     routed = work.gemms[: work.fused.n_gemms]
     again = _read_by_pair(routed, work.fused, figures) - sum(map(_weights, routed))
     return work.weight_bytes + again * work.weight_bits / 8
+
+
+def _reads_pairs(work: Work, figures: Figures) -> bool:
+    """Whether a fused op reads an expert for each of its rows."""
+    assert work.fused is not None
+    taken = figures.stack.row_blocks.take_pairs(work.weight_bits, work.fused.n_tokens)
+    return figures.stack.fused_tile.reads_each_pair(work.fused) and bool(taken)
 
 
 def _weights(gemm: Gemm) -> int:

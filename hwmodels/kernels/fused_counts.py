@@ -100,6 +100,7 @@ def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_B
     height = np.where(apart[owner], alone, _heights(fused, tile)[owner])
     padded = np.where(shared, m, -(-m // height) * height)
     each_pair = (n_tokens == 1) | (tile.each_pair & (n_tokens < tile.from_tokens))
+    each_pair &= blocks.take_pairs(works[0].weight_bits, n_tokens)
     by_pair = each_pair[owner] & ~shared
     weights_of = n * k * times
     n_slots = -(-fused[:, 1] // n_tokens)[owner]

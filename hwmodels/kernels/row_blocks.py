@@ -23,7 +23,8 @@ class RowBlocks:
     ascending; empty: kernels are bound by memory alone. `up_to_rows`: products of more rows run other kernels.
     `n_rows`: rows of weights of a block, for one row of activations; for more it takes two at least. `short_rows`: the
     same of rows of fewer weights than a pass; 0: as any. `pair_rows`: of experts that a pass of several tokens reads
-    pair by pair, rows of a block that serves all its tokens; 0: a pair has blocks of its own.
+    pair by pair, rows of a block that serves all its tokens; 0: a pair has blocks of its own. `pair_bits`: weights that
+    are wider run other kernels for several tokens, which read an expert once; 0: none do.
     """
 
     passes: tuple[tuple[float, int], ...] = ()
@@ -31,6 +32,11 @@ class RowBlocks:
     n_rows: int = 1
     short_rows: int = 0
     pair_rows: int = 0
+    pair_bits: int = 0
+
+    def take_pairs(self, bits: float, n_tokens: Any) -> Any:
+        """Whether experts of weights of `bits` are read pair by pair in a pass of `n_tokens`, if any are."""
+        return (n_tokens == 1) | (not self.pair_bits or bits <= self.pair_bits)
 
     def held(self, k: Any, bits: float) -> Any:
         """Rows of `k` weights of `bits` that a block has for one row of activations; `k` an array or a number."""
@@ -83,7 +89,8 @@ def read_blocks(table: Section) -> RowBlocks:
     """Blocks as their section states them. Raises `InvalidFile` for what is no ascending list of bits and weights."""
     raw, up_to_rows = table.items("passes"), table.integer("up_to_rows", 1, minimum=1)
     n_rows = table.integer("rows", 1, minimum=1)
-    short_rows, pair_rows = (table.integer(name, 0, minimum=0) for name in ("short_rows", "pair_rows"))
+    few = (table.integer(name, 0, minimum=0) for name in ("short_rows", "pair_rows", "pair_bits"))
+    short_rows, pair_rows, pair_bits = few
     table.take("source")
     table.done()
     passes = []
@@ -96,4 +103,4 @@ def read_blocks(table: Section) -> RowBlocks:
         passes.append((float(bits), weights))
     if not passes or [bits for bits, _ in passes] != sorted({bits for bits, _ in passes}):
         raise InvalidFile(f"{table.where}: passes = {raw!r}: bits a weight ascend")
-    return RowBlocks(tuple(passes), up_to_rows, n_rows, short_rows, pair_rows)
+    return RowBlocks(tuple(passes), up_to_rows, n_rows, short_rows, pair_rows, pair_bits)

@@ -83,6 +83,20 @@ def test_experts_that_tokens_have_in_the_same_slot_are_read_once() -> None:
         assert metal.reads(m, n_slots) == m, "threadgroups of its own for each pair"
 
 
+def test_several_tokens_read_experts_of_16_bits_once_but_on_cards_of_amd() -> None:
+    alone, four = (ffn_work.experts_work(QWEN, [n] * 8, fused=True) for n in (1, 4))
+    assert alone.weight_bits == 16
+    for card, times in (("rtx-4090", 1), ("rx-7900-xtx", 8 * (1 - (7 / 8) ** 4)), ("apple-m4-max", 4)):
+        figures = figures_of(claimed(card))
+        assert read_bytes(four, figures) == pytest.approx(times * read_bytes(alone, figures))
+        rate, bandwidth = figures.flop_per_s("bf16"), figures.hbm_bytes_per_s
+        (_, four_s), (_, one_s) = (fused_s(what, figures, rate, bandwidth)[0] for what in (four, alone))
+        assert four_s == pytest.approx(times * one_s)
+    few = [ffn_work.experts_work(QWEN, [1, 3, 2], n, fused=True) for n in (3, 4)]
+    together = price(few, claimed("rtx-4090")).duration_s.tolist()
+    assert together == [float(price([one], claimed("rtx-4090")).duration_s[0]) for one in few]
+
+
 def test_a_block_of_few_tokens_has_two_rows_of_the_experts_of_all_tokens() -> None:
     hw = claimed()
     figures = figures_of(hw)
