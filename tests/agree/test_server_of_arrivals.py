@@ -6,7 +6,7 @@ from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simulator.arrivals import PROMPTS_ALONE, Batching, StepTimes, serve_arrivals
@@ -69,6 +69,7 @@ def with_held_halves(one: Asked) -> Asked:
 
 
 @given(asked())
+@settings(max_examples=100)  # 25 let a line of prompts_kernel be broken
 @example(of_whole_seconds([0.0, 0.0, 0.0], [4, 6, 1], [2, 2, 2], 3, 10))  # two prompts fill a pass
 @example(of_whole_seconds([0.0, 0.0, 0.0], [10, 4, 4], [1, 2, 2], 2, 10))  # who is done at once holds no slot
 @example(of_whole_seconds([0.0, 3.0], [4, 4], [9, 9], 2, 10))  # one comes as a token ends
