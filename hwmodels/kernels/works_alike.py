@@ -66,7 +66,7 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
     found: list[_Group] = []
     # What fused ops of experts are counted by; laws, tables and waves of tiles price them one by one.
     tile = None if by_law or by_table or stack.tile is not None else stack.fused_tile
-    by_rows = tile is not None and not (stack.row_blocks.passes or stack.graph_tokens)
+    tiled_from = 0 if tile is None or stack.row_blocks.passes or stack.graph_tokens else tile.tiled_from
     groups: dict[Any, list[int]] = {}
     fused: dict[tuple[Any, ...], list[int]] = {}
     last: Any = None
@@ -86,7 +86,7 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
             shape = up.n, up.k, up.n_gemms // down.n_gemms
             fused.setdefault((beside, *shape, *_launched(work.fused, stack)), []).append(i)
         else:
-            key = _but_context(work, by_rows)
+            key = _but_context(work, tiled_from)
             if key != last:  # mostly the same objects, which is found at once
                 last, group = key, groups.setdefault(key, [])
             group.append(i)
@@ -117,15 +117,15 @@ def _last_counted(ops: ByIdentities, tile: FusedTile, blocks: RowBlocks) -> Fuse
     return counted(ops.each, tile, blocks)
 
 
-def _but_context(work: Work, by_rows: bool) -> tuple[tuple[tuple[Any, ...], ...], bool]:
-    """All of a work but its context; `by_rows`: of kernels neither how many rows all of its GEMMs have, only whether
-    these are several.
+def _but_context(work: Work, tiled_from: int) -> tuple[tuple[tuple[Any, ...], ...], int]:
+    """All of a work but its context; of kernels neither how many rows all of its GEMMs have, only whether these are
+    several, and `tiled_from` or more. 0: rows tell works apart.
     """
     m = work.gemms[0].m if work.gemms else 0
-    if not (by_rows and m and KINDS[work.kind].lane is Lane.COMPUTE and all(gemm.m == m for gemm in work.gemms)):
-        return _but(work, _CONTEXT), False
+    if not (tiled_from and m and KINDS[work.kind].lane is Lane.COMPUTE and all(gemm.m == m for gemm in work.gemms)):
+        return _but(work, _CONTEXT), 0
     gemms = tuple(gemm._replace(m=0) for gemm in work.gemms)
-    return _but(work._replace(gemms=gemms), _CONTEXT), m > 1
+    return _but(work._replace(gemms=gemms), _CONTEXT), (m > 1) + (m >= tiled_from)
 
 
 def _but(work: Work, fields: tuple[int, int]) -> tuple[tuple[Any, ...], ...]:

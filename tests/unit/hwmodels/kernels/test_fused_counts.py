@@ -15,6 +15,7 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import Figures, figures_of
 from hwmodels.kernels import works_alike
 from hwmodels.kernels.fused_tile import UNPADDED, FusedTile
+from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS
 from hwmodels.platform import load_platform
 from offload.ffn_work import experts_work
 from offload.ops import Work
@@ -105,6 +106,16 @@ def test_experts_one_by_one_together_as_alone(stack: str, model: str, rows: list
         for name in ("issue_s", "duration_s", "hbm_s"):
             assert getattr(together, name)[i] == getattr(alone, name)[0], name
             assert getattr(many, name)[i].tolist() == getattr(apart, name)[0].tolist(), name
+
+
+def test_products_of_fewer_rows_than_have_tiles_are_priced_apart_from_those_of_more() -> None:
+    machine = figures("llama-cpp", TILES[4])
+    machine = dataclasses.replace(
+        machine, stack=dataclasses.replace(machine.stack, row_blocks=NO_ROW_BLOCKS, graph_tokens=0)
+    )
+    asked = [gate_work(model_named("mixtral-8x7b"), n) for n in (1, 5, 31, 32, 100)]
+    together = price_figures(asked, machine).duration_s.tolist()
+    assert together == [price_figures([one], machine).duration_s[0] for one in asked]
 
 
 def test_a_schedules_works_are_grouped_once_for_one_machine_and_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
