@@ -10,7 +10,7 @@ __all__ = ["AND", "BESIDE_CARD", "GIGABYTES", "SIZE", "plain_name", "spelled"]
 
 _MAKERS = re.compile(r"\b(nvidia|geforce|amd|radeon|instinct|tesla|intel)\b|\((r|tm)\)")
 _SERIES = re.compile(
-    r"\b(ryzen)-[3579]-|\b(xeon)-(?:platinum|gold|silver)-|\b(core)-(?:i\d|ultra-\d)-|\bryzen-(threadripper)\b"
+    r"\b(ryzen)-[3579]-|\b(xeon)-(?:platinum|gold|silver|bronze)-|\b(core)-(?:i\d|ultra-\d)-|\bryzen-(threadripper)\b"
 )
 """Of the names of processors what ours leave out, and what they keep."""
 _SOCKETS = re.compile(
@@ -20,7 +20,7 @@ _SOCKETS = re.compile(
 )
 _PCIE = re.compile(r"(?:pcie|gen)-?(?P<generation>[3-6])(?:-0)?(?:-?x(?P<lanes>\d{1,2}))?")
 _BESIDE_CPU = re.compile(
-    r"-(?:\d{1,3}-core|with-graphics|w(?:ith)?-\w+-graphics|cpu)\b.*|-processor$|-@.*|\s@.*|^\d\dth-gen-",
+    r"-(?:\d{1,3}-cores?|with-graphics|w(?:ith)?-\w+-graphics|w-\d{3,4}[ms]|cpu)\b.*|-processor$|-@.*|\s@.*|^\d\dth-gen-",
     re.IGNORECASE,
 )
 """What systems write around the name of a processor."""
@@ -35,7 +35,9 @@ _VERSION = re.compile(
     r"-(?:(?:version|build|release|v|b)-?)?(?:v?\d{1,2}-\d{1,3}(?:-\w{1,8})*|(?<=b)\d{3,5}|(?<=build-)\d{3,5})$"
 )
 """Of an engine: `0.10.1`, `b6100`, their dots as dashes."""
-_APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
+_APPLE = re.compile(r"\bm(?P<n>[1-9])(?:-(?P<kind>max|pro|ultra))?\b")
+_OF_NVIDIA = re.compile(r"\b(?:nvidia|tesla|quadro)\b", re.IGNORECASE)
+"""Whose M4 is no chip of a Mac."""
 _SMALLER_MAX: Mapping[str, tuple[str, re.Pattern[str]]] = {
     "m3-max": ("apple-m3-max-30c", re.compile(r"\b(?:30-core|30c|14-core|14c|(?:36|96)-?gi?b)\b")),
     "m4-max": ("apple-m4-max-32c", re.compile(r"\b(?:32-core|32c|14-core|14c|36-?gi?b)\b")),
@@ -50,6 +52,14 @@ AND = re.compile(r"\s*\+\s*|\s+(?:and|&)\s+", re.IGNORECASE)
 _CARDS: Mapping[str, str] = {
     "gh200-480gb": "gh200",
     "jetson-thor": "jetson-agx-thor",
+    "agx-thor": "jetson-agx-thor",
+    "agx-orin": "jetson-agx-orin",
+    "orin-nx": "jetson-orin-nx-16gb",
+    "orin-nx-16gb": "jetson-orin-nx-16gb",
+    "orin-nano-super": "jetson-orin-nano-super",
+    "jetson-orin-nano-super-8gb": "jetson-orin-nano-super",
+    "vega-56": "rx-vega-56",
+    "gv100": "quadro-gv100",
     "jetson-t5000": "jetson-agx-thor",
     "h100": "h100-sxm",
     "h200": "h200-sxm",
@@ -68,6 +78,9 @@ _CARDS: Mapping[str, str] = {
     "vega-64": "rx-vega-64",
     "r9700": "radeon-ai-pro-r9700",
     "p6000": "quadro-p6000",
+    "p5000": "quadro-p5000",
+    "p4000": "quadro-p4000",
+    "p2000": "quadro-p2000",
     "rtx-8000": "quadro-rtx-8000",
     "rtx-pro-6000-blackwell": "rtx-pro-6000",
     "rtx-pro-6000-blackwell-workstation-edition": "rtx-pro-6000",
@@ -83,6 +96,8 @@ H200, H800 or A800 of which nothing more is said is the module.
 _HOSTS: Mapping[str, str] = {
     "ryzen-ai-max+-395": "strix-halo-cpu",
     "ryzen-ai-max-395": "strix-halo-cpu",
+    "ryzen-ai-max-390": "strix-halo-390-cpu",
+    "ryzen-ai-max-385": "strix-halo-385-cpu",
     "strix-halo": "strix-halo-cpu",
     "gb10": "dgx-spark-cpu",
     "dgx-spark": "dgx-spark-cpu",
@@ -122,7 +137,7 @@ def spelled(column: str, text: str) -> str:
             return plain_name(_STACKS.get(plain, plain))
         case "hardware":
             plain = GIGABYTES.sub(r"-\1gb", plain)
-            apple = _APPLE.search(plain)
+            apple = None if _OF_NVIDIA.search(text) else _APPLE.search(plain)
             smaller, told = _SMALLER_MAX.get(apple[0] if apple else "", ("", None))
             if told is not None and told.search(plain_name(text)):
                 return smaller
@@ -130,19 +145,25 @@ def spelled(column: str, text: str) -> str:
                 return "strix-halo"
             if re.search(r"\bgx10\b", plain):
                 return "dgx-spark"
-            return _CARDS.get(plain, f"apple-m{apple['n']}-{apple['kind']}" if apple else plain)
+            smaller_halo = re.search(r"\bai-max\+?-(?:pro-)?(385|390)\b", plain)
+            if smaller_halo:
+                return f"strix-halo-{smaller_halo[1]}"
+            plain = re.sub(r"(?<=\d{4})m$", "-mobile", plain)
+            return _CARDS.get(plain, _apple_chip(apple) if apple else plain)
         case "link":
             lanes = _PCIE.fullmatch(plain)
             return f"pcie{lanes['generation']}-x{lanes['lanes'] or 16}" if lanes else plain
         case "host":
             both = _SOCKETS.fullmatch(text.strip())
             name = plain_name(both["name"] or both["named"] or "") if both else plain
-            name = _BESIDE_CPU.sub("", re.sub(r"\bxeon-cpu-(?=e)", "xeon-", name))
+            name = _BESIDE_CPU.sub("", re.sub(r"\bxeon-cpu-(?=e|max)", "xeon-", name))
             name = re.sub(
                 r"(?<=\d)v(?=\d$)", "-v", re.sub(r"^tr-(?=pro-|\d)", "threadripper-", _CODENAMES.sub("", name))
             )
             name = _SERIES.sub(_kept, re.sub(r"^(?=i[3579]-|ultra-[579]-)", "core-", name))
             name = re.sub(r"^(?=e[357]-\d{4})", "xeon-", name)
+            name = re.sub(r"^(?:aws-)?graviton-?(?=\d)", "graviton-", re.sub(r"^ampere-(?=altra)", "", name))
+            name = re.sub(r"^altra-(?=m\d)", "altra-max-", name)
             name = re.sub(r"^xeon-6-(?=\d{4}[pe])", "xeon-", name)
             name = re.sub(r"^(?=w[3579]?-\d{4}x?e?$)", "xeon-", name)
             name = _HOSTS.get(name, name)
@@ -150,6 +171,11 @@ def spelled(column: str, text: str) -> str:
             return f"{name}-2s" if both else name
         case _:
             return plain
+
+
+def _apple_chip(named: re.Match[str]) -> str:
+    """The chip of a Mac as ours are written: `apple-m4-pro`, `apple-m4`."""
+    return "-".join(filter(None, ("apple", f"m{named['n']}", named["kind"])))
 
 
 def _kept(match: re.Match[str]) -> str:

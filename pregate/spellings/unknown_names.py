@@ -63,5 +63,5 @@ def unknown(column: str, text: str) -> UnknownName:
         )
     if column == "hardware" and _OF_APPLE.search(wanted):
         known = [name for name in known if name.startswith("apple-")]
-    error = unknown_name(column, text, known, spelled=wanted)
+    error = unknown_name(column, text, known, spelled=wanted.replace("laptop", "mobile"))
     return UnknownName(f"{error}; another is read from {_READ_FROM[column]}")

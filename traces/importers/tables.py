@@ -3,9 +3,9 @@
 One row a choice (`layer,token,expert`), a row a token and layer with its experts in one cell (`"[3, 7]"` or `3 7`) or
 in columns of their own (`expert_0,expert_1`), or a row a token with a cell a layer (`layer_0,layer_1`), by commas,
 semicolons or tabs; or such rows as JSON, a line each or in a list. `step` is the position where no column is;
-`token_id` too, where its numbers are 0 to n - 1, as no ids of a vocabulary are. Columns that nobody knows here are left
-out; without a phase every token counts as decode, without a sequence all rows are of one, without a slot experts stand
-in the order of their rows.
+`token_id` too, where its numbers are 0 to n - 1, as no ids of a vocabulary are; tokens that are counted within each
+step of a request stand in its order. Columns that nobody knows here are left out; without a phase every token counts as
+decode, without a sequence all rows are of one, without a slot experts stand in the order of their rows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, json_records, text_lines, whole_numbers
+from traces.importers.places_in_passes import places_in_sequences
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -173,8 +174,12 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
     slots: dict[tuple[int, int, int, int], int] = {}
     phased = False
     positions: set[int] = set()
-    json_text = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))[1].lstrip().startswith(("{", "["))
-    for number, row in _json_rows(path) if json_text else named_rows(path, ("position", "layer", "experts")):
+    counted = places_in_sequences(row for _, row in _placed_rows(path))
+    for number, row in _placed_rows(path):
+        if counted is not None:
+            if "sequence" not in row:
+                raise refused(path, "tokens are counted within each step: a column request must say whose they are")
+            row["position"] = counted[row.get("sequence", ""), row["step"], row["position"]]
         position, layer = whole_numbers(path, number, [row["position"], _layer(row["layer"])])
         experts = whole_numbers(path, number, _CELL.findall(row["experts"]))
         sequence = sequences.setdefault(row.get("sequence", ""), len(sequences))
@@ -195,8 +200,17 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
         rows.add(number, sequence, phase, position, layer, experts, weights or None, first_slot=slot)
     if positions and len(positions) != max(positions) + 1:
         raise refused(path, "token_id is not 0 to n - 1: ids of a vocabulary? Name the column of places position")
-    notes = () if phased else ("phases are not recorded: every token counts as decode",)
-    return rows.trace(Origin("table of choices", notes=notes), shape)
+    notes = ["tokens are counted within each step: their places are those in their sequence"] if counted else []
+    notes += [] if phased else ["phases are not recorded: every token counts as decode"]
+    return rows.trace(Origin("table of choices", notes=tuple(notes)), shape)
+
+
+def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Numbered rows of a token, a layer and experts, of JSON or of a table. Raises `InvalidFile`."""
+    begun = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))[1].lstrip()
+    if begun.startswith(("{", "[")):
+        return _json_rows(path)
+    return named_rows(path, ("position", "layer", "experts"))
 
 
 def _phase(path: Path, number: int, word: str | None) -> Phase:

@@ -19,7 +19,8 @@ LANES_OF_UNIT = dict.fromkeys(
     (
         "mi50", "mi60", "mi100", "mi210", "radeon-vii", "rx-6700-xt", "rx-6800", "rx-6800-xt", "rx-6900-xt",
         "rx-6950-xt", "rx-580-8gb", "rx-vega-64", "mi25", "rx-5700-xt", "rx-6600-xt", "rx-6750-xt", "radeon-pro-v620",
-        "radeon-pro-w6800", "mi250x-gcd",
+        "radeon-pro-w6800", "mi250x-gcd", "rx-6600", "rx-6650-xt", "radeon-pro-w6600", "rx-6700", "rx-5700",
+        "rx-5600-xt", "rx-vega-56", "rx-480-8gb", "rx-590",
     ),
     64,
 )  # fmt: skip
@@ -32,11 +33,11 @@ UNIFIED = tuple(name for name in hardware_names() if load_machine(name).link.nam
 
 NOT_SOLD_ALONE_FOR_DOLLARS = {
     "rtx-4090d", "rtx-pro-6000", "rtx-pro-6000-max-q", "rtx-pro-5000", "rtx-pro-5000-72gb", "rtx-pro-4500",
-    "rtx-pro-4000", "rtx-pro-2000",
+    "rtx-pro-4000", "rtx-pro-4000-sff", "rtx-pro-2000",
 }  # fmt: skip
 WITHOUT_A_LAUNCH_PRICE = {
     "rtx-2060-12gb", "rtx-3080-12gb", "gtx-1060-6gb", "gtx-1660-super", "gtx-1660-ti", "rtx-2060-6gb", "rtx-3050-6gb",
-    "rtx-3050-8gb", "gtx-1650", "gtx-1660", "gtx-980-ti",
+    "rtx-3050-8gb", "gtx-1650", "gtx-1660", "gtx-980-ti", "gtx-980", "gtx-1650-super", "gtx-1070-ti", "rtx-2060-super",
 }  # fmt: skip
 """Cards that NVIDIA left to its partners to price, and those whose launch nobody has re-read."""
 
@@ -108,8 +109,9 @@ def test_a_unified_machine_has_one_memory_and_a_copy_reads_and_writes_it(name: s
 
 def test_unified_machines_are_those_that_people_run_models_on() -> None:
     apple = ("m1-max", "m1-ultra", "m2-max", "m2-ultra", "m3-max", "m3-ultra", "m4-pro", "m4-max", "m5-pro", "m5-max")
-    apple += ("m3-max-30c", "m4-max-32c")
-    others = ("dgx-spark", "strix-halo", "jetson-agx-orin-64gb", "jetson-agx-thor")
+    apple += ("m3-max-30c", "m4-max-32c", "m1", "m1-pro", "m2", "m2-pro", "m3", "m3-pro", "m4", "m5")
+    others = ("dgx-spark", "strix-halo", "strix-halo-385", "strix-halo-390", "mi300a", "jetson-agx-thor")
+    others += ("jetson-agx-orin-64gb", "jetson-agx-orin-32gb", "jetson-orin-nx-16gb", "jetson-orin-nano-super")
     assert set(UNIFIED) == {*(f"apple-{chip}" for chip in apple), *others}
     assert {load_machine(name).link.name for name in ("gh200", "gb300")} == {"nvlink-c2c"}
 

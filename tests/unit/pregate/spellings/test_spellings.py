@@ -70,6 +70,21 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("Jetson Thor", "jetson-agx-thor"),
         ("NVIDIA Jetson AGX Orin 64GB", "jetson-agx-orin-64gb"),
         ("RTX 5090D v2", "rtx-5090-d-v2"),
+        ("M1", "apple-m1"),
+        ("Mac mini M4", "apple-m4"),
+        ("MacBook Pro M3 Pro 36GB", "apple-m3-pro"),
+        ("AMD Ryzen AI Max PRO 385", "strix-halo-385"),
+        ("AMD Instinct MI300A", "mi300a"),
+        ("RTX 4070M", "rtx-4070-mobile"),
+        ("NVIDIA RTX 5000 Ada Generation Laptop GPU", "rtx-5000-ada-mobile"),
+        ("NVIDIA RTX A4000 Laptop GPU", "rtx-a4000-mobile"),
+        ("RTX A4000", "rtx-a4000"),
+        ("Intel Arc A770", "arc-a770-16gb"),
+        ("7900 GRE", "rx-7900-gre"),
+        ("RX 6700", "rx-6700"),
+        ("2060S", "rtx-2060-super"),
+        ("Orin NX 16GB", "jetson-orin-nx-16gb"),
+        ("P4000", "quadro-p4000"),
     ],
 )
 def test_a_machine_is_loaded_by_what_people_call_it(written: str, ours: str) -> None:
@@ -173,7 +188,20 @@ def test_a_part_that_nobody_knows_is_told_where_a_number_of_a_machine_is_set(sta
 
 
 @pytest.mark.parametrize(
-    ("written", "ours"), [("Xeon 6530P", "xeon-6530p"), ("Xeon 6 6787P", "xeon-6787p"), ("EPYC 7402P", "epyc-7402")]
+    ("written", "ours"),
+    [
+        ("Xeon 6530P", "xeon-6530p"),
+        ("Xeon 6 6787P", "xeon-6787p"),
+        ("EPYC 7402P", "epyc-7402"),
+        ("EPYC 4564P", "epyc-4564p"),
+        ("Intel(R) Xeon(R) CPU Max 9480", "xeon-max-9480"),
+        ("Ampere Altra Max M128-30", "altra-max-m128-30"),
+        ("AWS Graviton4", "graviton-4"),
+        ("AMD Ryzen Threadripper PRO 7995WX 96-Cores", "threadripper-pro-7995wx"),
+        ("AMD Ryzen AI 9 HX 370 w/ Radeon 890M", "ryzen-ai-9-hx-370"),
+        ("2x E5-2697 v2", "xeon-e5-2697-v2-2s"),
+        ("Ryzen AI Max 390", "strix-halo-390-cpu"),
+    ],
 )
 def test_a_letter_that_makes_another_processor_is_kept(written: str, ours: str) -> None:
     """A Xeon Gold 6530 is two generations before the 6530P; an EPYC 7402P is a 7402 for one socket."""
@@ -184,13 +212,17 @@ def test_a_letter_that_makes_another_processor_is_kept(written: str, ours: str) 
     ("written", "told"),
     [
         ("RTX 9999 Ti", "did you mean 'rtx-"),
-        ("Mac Studio", "known: apple-m1-max, apple-m1-ultra, .*, apple-m5-pro; another is read from a YAML file"),
+        ("Mac Studio", "known: apple-m1, apple-m1-max, .*, apple-m5.*; another is read from a YAML file"),
+        ("Tesla M4", "unknown hardware"),
+        ("RTX A2000", "did you mean 'rtx-a2000-12gb' or 'rtx-a2000-6gb'"),
+        ("RTX A3000 Laptop", "did you mean 'rtx-a3000-mobile-12gb' or 'rtx-a3000-mobile-6gb'"),
+        ("Jetson AGX Orin", "did you mean 'jetson-agx-orin-32gb' or 'jetson-agx-orin-64gb'"),
         ("M6 Max", "did you mean 'apple-m"),
         ("rtx-3090+rtx-4090", "cards that differ cannot be said"),
         ("3090 + 4090", "cards that differ cannot be said"),
         ("RTX 4090 + EPYC 7763", "the processor beside it with --set host='EPYC 7763'"),
         ("H20 141GB", "h20.* has other memory, .*: name h20.*, and --set accelerator.hbm_bytes"),
-        ("Ryzen AI Max 385", "unknown hardware"),
+        ("Ryzen AI Max PRO 380", "unknown hardware"),
         ("none", "gpu_only@layers=cpu of --stack llama-cpp"),
         ("CPU only", "gpu_only@layers=cpu of --stack llama-cpp"),
     ],

@@ -164,3 +164,50 @@ def test_a_step_of_prompts_and_tokens_is_two_passes(tmp_path: Path) -> None:
     np.savez(path, experts=experts, n_experts=4, **columns | {"position": columns["position"][:5]})
     with pytest.raises(InvalidFile, match="position"):
         load_trace(path)
+
+
+def _lines(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _of_passes(top_k: int) -> list[dict[str, object]]:
+    """Two requests, three tokens of a prompt each and then two steps of one: tokens numbered anew in each step."""
+    rows: list[dict[str, object]] = []
+    for step, n_tokens in enumerate((3, 1, 1)):
+        for request in ("a", "b"):
+            for token in range(n_tokens):
+                for layer in range(2):
+                    first = 8 * len(rows) % 64
+                    chosen = list(range(first, first + top_k))
+                    rows.append({"step": step, "request": request, "token": token, "layer": layer, "experts": chosen})
+    return rows
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 8])
+def test_tokens_numbered_within_each_step_stand_in_their_order_in_the_request(tmp_path: Path, top_k: int) -> None:
+    rows = _of_passes(top_k)
+    trace = load_trace(_lines(tmp_path / "passes.jsonl", rows))
+    assert trace.experts.shape == (10, 2, top_k)
+    assert trace.position.tolist() == [*range(5), *range(5)]
+    of_a = [row["experts"] for row in rows if row["request"] == "a" and row["layer"] == 1]
+    assert trace.experts[:5, 1].tolist() == of_a
+    assert "counted within each step" in trace.provenance.note
+    one_each = [row | {"experts": expert} for row in rows for expert in row["experts"]]  # type: ignore[attr-defined]
+    assert load_trace(_lines(tmp_path / "choices.jsonl", one_each)).experts.tolist() == trace.experts.tolist()
+
+
+def test_tokens_numbered_within_each_step_of_no_request_are_refused(tmp_path: Path) -> None:
+    alone = [row for row in _of_passes(2) if row.pop("request") == "a"]
+    with pytest.raises(InvalidFile, match="counted within each step: a column request must say whose they are"):
+        load_trace(_lines(tmp_path / "nobody.jsonl", alone))
+
+
+def test_a_step_that_numbers_layers_or_rows_leaves_places_as_they_are(tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "request": "a", "token": token, "layer": layer, "experts": [token, layer + 4]}
+        for step, (token, layer) in enumerate((t, layer) for t in range(3) for layer in range(2))
+    ]
+    trace = load_trace(_lines(tmp_path / "rows.jsonl", rows))
+    assert trace.position.tolist() == [0, 1, 2]
+    assert "within each step" not in trace.provenance.note
