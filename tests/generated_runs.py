@@ -30,7 +30,7 @@ from traces.model.architecture import ModelArchitecture
 
 MEMORY = MachineMemory(1 << 30, 0, 1 << 40, "a test", EXECUTIONS["streams"])
 PROMPTS = [np.array([7, 100, 3, 280, 41, 9]), np.array([12, 12, 5]), np.array([200, 31, 8, 77])]
-N_NEW = 5
+N_NEW = 4
 
 
 class Generated:

@@ -23,10 +23,10 @@ from tests.generated_runs import N_NEW, PROMPTS, Generated, generated  # noqa: E
 from tests.pregated_models import seeded_model  # noqa: E402
 
 CONVENTIONAL = [
-    "gpu_only", "on_demand", "prefetch_all", "on_demand+lru:0.3", "on_demand+lfu:5:warm", "lru", "lfru",
-    "activation_aware", "guess/next_gate", "guess/next_gate(2):more=1", "lru_next_gate", "guess/markov",
-    "on_demand:cpu", "static_cpu", "oracle", "gpu_only@experts=cpu", "gpu_only@layers=cpu", "gpu_only@layers=cpu:2",
-    "on_demand@layers=cpu:1-2", "lru@layers=cpu:3-3", "guess/next_gate(2)@layers=cpu:1-1",
+    "gpu_only", "on_demand", "prefetch_all", "on_demand+lfu:5:warm", "lru", "lfru", "activation_aware",
+    "guess/next_gate(2):more=1", "lru_next_gate", "guess/markov", "on_demand:cpu", "static_cpu", "oracle",
+    "gpu_only@experts=cpu", "gpu_only@layers=cpu", "on_demand@layers=cpu:1-2", "lru@layers=cpu:3-3",
+    "guess/next_gate(2)@layers=cpu:1-1",
 ]  # fmt: skip
 AHEAD = {
     1: [
@@ -40,6 +40,7 @@ AHEAD = {
     ],
     2: ["pregate(2)", "pregate", "prefetch_all", "pregate(2)@layers=cpu:1", "pregate(2)@layers=cpu:1-2"],
 }
+KEEPS, FILES = "ssd+lru:5", "ssd:filed+lfu:6:per_layer:admit=second"
 
 
 def greedy(model: MoeTransformer, prompt: list[int]) -> list[int]:
@@ -67,8 +68,11 @@ def test_pregates_make_the_same_tokens_under_every_design(lookahead: int, policy
     one.agrees(one.asked(policy))
 
 
-@pytest.mark.parametrize("policy", ["pregate", "on_demand", "guess/next_gate", "prefetch_all"])
-@pytest.mark.parametrize(("encoded", "top_k", "batch"), [(True, 1, 1), (True, 2, 3), (False, 2, 2)])
+@pytest.mark.parametrize(
+    ("policy", "encoded", "top_k", "batch"),
+    [("pregate", True, 1, 1), ("guess/next_gate", True, 1, 1), ("on_demand", True, 2, 3), ("prefetch_all", True, 2, 3),
+     ("pregate", False, 2, 2), ("prefetch_all", False, 2, 2), ("guess/next_gate", True, 2, 3)],
+)  # fmt: skip
 def test_so_do_encoders_two_experts_and_batches(policy: str, encoded: bool, top_k: int, batch: int) -> None:
     one = generated(4, 1, encoded=encoded, top_k=top_k, batch=batch)
     one.agrees(one.asked(policy))
@@ -83,9 +87,10 @@ def test_experts_on_storage_make_the_same_tokens(policy: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "policy", ["pregate", "on_demand:cpu", "guess/next_gate", "prefetch_all:dram=2", "guess/markov:dram=2"]
-)
-@pytest.mark.parametrize("tier", ["ssd+lru:5", "ssd:filed+lfu:6:per_layer:admit=second"])
+    ("policy", "tier"),
+    [("pregate", KEEPS), ("pregate", FILES), ("on_demand:cpu", FILES), ("guess/next_gate", KEEPS),
+     ("prefetch_all:dram=2", FILES), ("guess/markov:dram=2", KEEPS)],
+)  # fmt: skip
 def test_host_memory_above_storage_keeps_what_it_keeps_in_a_replay(policy: str, tier: str, tmp_path: Path) -> None:
     one = generated(3, 1)
     found = one.agrees(one.asked(policy, tier), tmp_path)
@@ -99,9 +104,10 @@ def test_host_memory_above_storage_keeps_what_it_keeps_in_a_replay(policy: str, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("encoded", [False, True])
-@pytest.mark.parametrize("top_k", [1, 2])
-@pytest.mark.parametrize("lookahead", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("lookahead", "top_k", "encoded"),
+    [(0, 1, False), (0, 2, True), (1, 1, True), (1, 2, False), (3, 1, True), (3, 2, False)],
+)
 def test_the_runtime_makes_the_tokens_of_the_model_as_it_was_trained(lookahead: int, top_k: int, encoded: bool) -> None:
     model = seeded_model(5, lookahead, encoded=encoded, top_k=top_k)
     found = Generated(model, batch=3).resident
