@@ -108,7 +108,7 @@ def random_schedule(model: ModelArchitecture, trace: RoutingTrace, rng: np.rando
 
 def test_random_models_and_policies_under_delays_end_as_all_resident(tmp_path: Path) -> None:
     n_cpu = n_disk = n_run = 0
-    for seed in range(30):  # one forgotten wait of a hundred is noticed by the first
+    for seed in range(15):  # one forgotten wait of a hundred is noticed by the first
         rng = np.random.default_rng(seed)
         model = random_model(rng)
         trace, experts = random_trace(model, rng), Experts(model, seed)
@@ -131,6 +131,6 @@ def test_random_models_and_policies_under_delays_end_as_all_resident(tmp_path: P
             n_disk += int(np.any(schedule.kind == OpKind.DISK_READ))
             n_run += 1
         check_same_output(runs)
-    assert min(n_cpu, n_disk, n_run - 100) > 0
+    assert min(n_cpu, n_disk, n_run - 50) > 0
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("pregate-")]
     assert not list(tmp_path.iterdir())
