@@ -70,7 +70,7 @@ BASES = ("own", "rent")
 EXPERIMENTS = ("isca24", "field", "resident")
 """Tables of measurements that ship; a file is another."""
 
-TABLE_ENDINGS = (".csv", ".json", ".jsonl", ".md")
+TABLE_ENDINGS = (".csv", ".json", ".jsonl", ".md", ".sql")
 """How names of files of such tables end."""
 
 REPLAYED = ("lru", "lfu", "layer", "layerlfu", "belady", "random")

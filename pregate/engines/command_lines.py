@@ -22,7 +22,7 @@ _RUNNER = re.compile(
     re.ASCII | re.IGNORECASE | re.DOTALL,
 )
 _PROGRAM = re.compile(
-    r"(?:\S*/)?(?:llama-[\w-]+|vllm|sglang|koboldcpp\S*|python3?(?:\s+-m\s+\S+)?)(?:\.exe)?\s+(?:[^-\s]\S*\s+)*(?=-)",
+    r"(?:\S*/)?(?:llama-[\w-]+|vllm|sglang|koboldcpp\S*|llamafile\S*|python3?(?:\s+-m\s+\S+)?)(?:\.exe)?\s+(?:[^-\s]\S*\s+)*(?=-)",
     re.ASCII,
 )
 

@@ -32,7 +32,7 @@ _SWITCHED = ("0", "1", "on", "off", "auto")
 class Flag:
     """`name`: as cards write it; `says`: what, in words that engines share; `n_words`: that follow it, -1 as many as do
     before the next flag. `switch`: a word that turns it on or off may follow. `noted`: what a row that has it (of a
-    switch: turned off) is told.
+    switch: turned off) is told. `alone`: its value where none follows; "" where one must.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Flag:
     n_words: int
     switch: bool
     noted: str = ""
+    alone: str = ""
 
     def takes(self, words: list[str]) -> str:
         """The value of the flag, taken from the front of `words`; "" without one. Raises `InvalidInput` without it."""
@@ -47,6 +48,8 @@ class Flag:
             return words.pop(0)
         if not self.n_words:
             return ""
+        if self.alone and (not words or words[0].startswith("-")):
+            return self.alone
         if not words:
             raise InvalidInput(f"policy: flag {self.name} has no value")
         taken = [words.pop(0)]
@@ -122,7 +125,10 @@ def _flags(section: Section) -> dict[str, Flag]:
     read: dict[str, Flag] = {}
     for name, entry in section.sections():
         switch = bool(entry.take("switch", optional=True))
-        flag = Flag(name, entry.text("says"), entry.integer("words", 1, minimum=-1), switch, entry.text("noted", ""))
+        flag = Flag(
+            name, entry.text("says"), entry.integer("words", 1, minimum=-1), switch, entry.text("noted", ""),
+            entry.text("alone", ""),
+        )  # fmt: skip
         entry.text("is")
         read |= dict.fromkeys((name, *(entry.take("also", optional=True) or ())), flag)
         entry.done()

@@ -253,8 +253,16 @@ def _read(text: str, engine: EngineFlags) -> _Said:
     return said
 
 
+_KV_LEVELS = {"0": "f16", "1": "q8_0", "2": "q4_0"}
+"""What koboldcpp's --quantkv means."""
+
+
 def _take(said: _Said, what: str, flag: str, value: str) -> None:
     match what:
+        case "layers_on_device" if flag == "--gpulayers" and value == "-1":
+            raise InvalidInput(
+                f"policy: {flag} -1: koboldcpp chooses how many: give those that it printed, or 999 for all"
+            )
         case "layers_on_device":
             said.is_fitted = value == "auto"
             said.gpu_layers = None if said.is_fitted else _count(flag, "9999" if value in ("all", "-1") else value)
@@ -291,6 +299,10 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
                 said.clauses["experts"] = "cpu:fit"
         case "kv_format" | "key_format" | "value_format":
             said.kv |= dict.fromkeys(("key", "value") if what == "kv_format" else (what.partition("_")[0],), value)
+        case "kv_level":
+            if value not in _KV_LEVELS:
+                raise InvalidInput(f"policy: {flag} {value[:20]}: 0 (fp16), 1 (q8_0) or 2 (q4_0)")
+            said.kv |= dict.fromkeys(("key", "value"), _KV_LEVELS[value])
         case "threads":
             said.n_threads = None if value == "-1" else _count(flag, value)
         case "prompt_threads":

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from pregate.spellings.names import our_name
+from pregate.spellings.ollama_library import dense_tag, of_library
 from traces.model.architecture import architecture_names, load_architecture
 from traces.model.same_models import SAME_AS
 
@@ -95,13 +96,14 @@ def model_and_format(text: str) -> tuple[str, str]:
     called, n_files = re.subn(r"[-_.]GGUF$", "", called, flags=re.IGNORECASE)
     tag = _OF_OLLAMA.fullmatch(called)
     known = (*architecture_names(), *SAME_AS)
-    spellings = (called, called.partition("_")[2], *(_of_tag(tag["family"], tag["tag"]) if tag else ()))
+    maker = bare.rpartition("/")[0].lower()
+    library = "" if maker or n_files else of_library(name[: len(called)])
+    spellings = (library, called, called.partition("_")[2], *(_of_tag(tag["family"], tag["tag"]) if tag else ()))
     ours = next((name for name in (our_name("model", text) for text in spellings) if name in known), "")
     if n_files and not quant and _KEEPS_EXPERTS.match(ours):
         quant = "MXFP4"
-    if tag and not quant:
+    if (tag or library) and not quant:
         quant = of_ollama(ours)
-    maker = bare.rpartition("/")[0].lower()
     if _IN_BLOCKS.match(ours) and name.upper().endswith("-FP8") and maker in ("", "qwen"):
         quant = "fp8-b128"
     return (f"{ours}{mark}{rest}", quant) if ours else ("", "")
@@ -127,6 +129,8 @@ def _of_tag(family: str, tag: str) -> list[str]:
     """
     size = re.fullmatch(r"(\d+(?:\.\d+)?)b", tag)
     whole = our_name("model", family)
+    if tag == "latest":
+        return [] if dense_tag(family) else [whole]
     if size is None or whole not in (*architecture_names(), *SAME_AS):
         return [f"{family}-{tag}"]
     same = abs(load_architecture(whole).total_params / (float(size[1]) * 1e9) - 1) < _AS_A_TAG_SAYS

@@ -7,6 +7,7 @@ import re
 from hwmodels.specs.machine_files import cards_of, component_names
 from pregate.spellings.machine_names import are_different, machine_and_numbers
 from pregate.spellings.names import KNOWN, our_name, part_as_ours
+from pregate.spellings.ollama_library import dense_tag
 from pregate.spellings.plain_names import AND, SIZE, spelled
 from traces.errors import UnknownName, unknown_name
 
@@ -33,6 +34,14 @@ def is_name_of(column: str, text: str) -> bool:
 def unknown(column: str, text: str) -> UnknownName:
     """The error for a name of a column of `KNOWN` that nobody knows: it names the nearest, as we write them."""
     known, wanted = list(KNOWN[column]()), spelled(column, text)
+    if column == "model" and dense_tag(text):
+        return UnknownName(
+            f"unknown model {text!r}: Ollama's is dense: name the tag of a mixture of experts, as qwen3:30b"
+        )
+    if column == "model" and re.search(r"[:-]cloud$", text):
+        return UnknownName(
+            f"unknown model {text!r}: it runs on Ollama's machines: leave -cloud out, and name the hardware"
+        )
     if column == "hardware" and wanted in _NO_CARD:
         return UnknownName(
             f"unknown hardware {text!r}: a machine is called by its accelerator; where all runs on the processor, name "

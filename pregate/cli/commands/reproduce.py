@@ -45,7 +45,8 @@ def reproduce(
 ) -> int:
     """Predict every row of a table of measurements; print predicted, measured, error, and the accuracy of each group.
 
-    A table of yours is CSV, JSON or Markdown, as llama-bench writes too. Where no row could be scored the status is 1.
+    A table of yours is CSV, JSON or Markdown, or what a benchmark of llama.cpp, vLLM or SGLang wrote, its card added.
+    Where no row could be scored the status is 1.
 
     Example: pregate reproduce isca24 --format csv
     """

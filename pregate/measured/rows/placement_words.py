@@ -7,15 +7,16 @@ import re
 __all__ = ["placement_in_words"]
 
 _HOST = (
-    r"(?:(?:offloaded|placed|kept) )?(?:on|in|to|at) (?:the )?(?:host(?:'s)? )?"
+    r"(?:(?:offloaded|placed|kept) )?(?:on|in|to|at|onto) (?:the )?(?:host(?:'s)? )?"
     r"(?:cpu|host|ram|dram|memory|processor)s?(?: memory| ram)?"
 )
 _CARD = r"(?:on|in|to) (?:the )?(?:gpu|card|accelerator|vram|hbm)s?"
 _OTHERS = (
-    r"(?:attention|dense|non-experts?|shared experts?|everything else|the rest|rest|kv cache|layers?|and|&|\+|,| )+"
+    r"(?:attention|dense|non-experts?|shared experts?|everything else|the rest|rest|kv cache|all layers|layers?|and|&|"
+    r"\+|,| )+"
 )
 _BESIDE = rf"(?:{_OTHERS} {_CARD}[ ,;+&]*(?:and )?)?"
-_EXPERTS = r"(?:all )?(?:of )?(?:the )?(?:routed )?(?:moe )?experts?(?: weights)?"
+_EXPERTS = r"(?:force )?(?:all )?(?:of )?(?:the )?(?:routed |model )?(?:(?:moe )?experts?|moe)(?: weights| layers)?"
 _ALL_EXPERTS = re.compile(rf"{_BESIDE}{_EXPERTS} {_HOST}(?:[ ,;+&]+(?:and )?{_OTHERS} {_CARD})?")
 _SOME_EXPERTS = re.compile(
     rf"(?:(?:routed )?experts of )?(?:the first )?(\d{{1,3}}) (?:moe )?layers?'?(?: of)?(?: (?:routed )?experts?)? "
@@ -23,7 +24,8 @@ _SOME_EXPERTS = re.compile(
 )
 _LAYERS = re.compile(rf"(\d{{1,3}}) (?:whole |full )?layers? {_HOST}")
 _RESIDENT = re.compile(
-    r"(?:gpu|vram)(?: only)?|(?:all|everything|full|fully|whole model)(?: layers| weights| model| offload(?:ed)?)* "
+    r"(?:gpu|vram)(?: only)?|gpu offload:? (?:max|full|100 ?%)|"
+    r"(?:all|everything|full|fully|whole model)(?: layers| weights| model| offload(?:ed)?)* "
     rf"{_CARD}"
 )
 

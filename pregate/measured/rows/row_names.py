@@ -15,6 +15,7 @@ from pregate.measured.rows.written_cells import host_and_memory, host_with_memor
 from pregate.spellings.machine_names import card_and_memory, several
 from pregate.spellings.models import formats_of_file, model_and_format, of_ollama
 from pregate.spellings.names import KNOWN, our_name
+from pregate.spellings.ollama_library import dense_tag, of_library
 
 __all__ = ["with_our_names"]
 
@@ -70,10 +71,14 @@ def _of_file(cells: Mapping[str, str]) -> dict[str, str]:
     """Model and formats of a row whose model is called as its file or its repository is, where neither is at hand; of
     Ollama those that its library has where none are stated.
     """
-    model, quant = model_and_format(cells.get("model", ""))
-    if not quant and re.match(r"\s*ollama\b", cells.get("stack", ""), re.IGNORECASE):
-        quant = of_ollama(model or our_name("model", cells.get("model", "")))
+    written = cells.get("model", "").strip()
+    is_ollama = re.match(r"\s*ollama\b", cells.get("stack", ""), re.IGNORECASE) is not None
+    if is_ollama and (dense_tag(written) or of_library(f"{written}:latest")):
+        written = f"{written}:latest"
+    model, quant = model_and_format(written)
+    if not quant and is_ollama:
+        quant = of_ollama(model or our_name("model", written))
     stated = cells.get("formats", "").strip()
     if quant == "fp8-b128" and stated.lower() == "fp8":
         stated = quant
-    return {"model": model or cells.get("model", ""), "formats": stated or quant}
+    return {"model": model or written, "formats": stated or quant}

@@ -1,7 +1,8 @@
-"""Tables in other forms than CSV as CSV: rows of JSON, in a list or a line each, and tables of Markdown.
+"""Tables in other forms than CSV as CSV: rows of JSON, in a list or a line each, tables of Markdown, and SQL.
 
-llama-bench writes all of them (`-o json`, `-o jsonl`, `-o md`). Above its Markdown it names the cards, which become a
-column where the table has none; several runs in one file have a table each, under the same header.
+llama-bench writes all of them (`-o json`, `-o jsonl`, `-o md`, `-o sql`). Above its Markdown it names the cards, which
+become a column where the table has none; several runs in one file have a table each, under the same header. Files of
+other benchmarks: `benchmark_files`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pregate.measured.rows.benchmark_files import not_of_a_batch, of_batched_table, rows_of_benchmark
 from pregate.measured.rows.measured_row import COLUMNS
 from pregate.measured.rows.written_cells import COLUMN_ALIASES
 from traces.errors import InvalidFile
@@ -23,6 +25,7 @@ _RULE = re.compile(r"[\s|:-]+")
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 _LINK = re.compile(r"\[(?P<text>[^\[\]]+)\]\([^()]*\)")
 _DEVICE = re.compile(r"\s*Device (?P<n>\d+): (?P<name>.+?)(?: \([^()]*\))?, (?:compute capability|gfx)")
+_INSERT = re.compile(r"INSERT INTO \w+ \((?P<columns>[^()]*)\) VALUES \((?P<values>.*)\);", re.IGNORECASE)
 _HARDWARE = ("hardware", "gpu", "gpus", "card", "device", "accelerator", "machine", "gpu_info")
 
 
@@ -33,6 +36,10 @@ def as_csv(text: str, where: str) -> str:
     start = text.lstrip("\ufeff \t\r\n")
     if start[:1] in ("[", "{"):
         return _of_json(start, where)
+    if start[:12].upper() in ("CREATE TABLE", "INSERT INTO "):
+        return _of_sql(start, where)
+    if start.startswith("Metric,avg,"):
+        raise not_of_a_batch(f"{where}: of GenAI-Perf or AIPerf")
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("|")]
     if lines and (start.startswith("|") or any(_RULE.fullmatch(line) for line in lines[:2])):
         return _of_markdown(text, where)
@@ -51,6 +58,9 @@ def _of_json(text: str, where: str) -> str:
     rows = found if isinstance(found, list) else [found]
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise InvalidFile(f"{where}: JSON of no rows: a list of objects, or one a line, with names of columns")
+    of_tool = rows_of_benchmark(rows, where)
+    if of_tool is not None:
+        return _of_cells(of_tool)
     nested = {key for row in rows for key, value in row.items() if isinstance(value, list | dict)}
     meant = next((key for key in sorted(nested) if _is_column(key)), None)
     if meant is not None:
@@ -98,7 +108,12 @@ def _of_markdown(text: str, where: str) -> str:
         elif not again:
             rows.append([*cells, _called(cards)])
     if cards and not {name.lower() for name in header} & set(_HARDWARE):
-        return _written([[*header, "hardware"], *rows])
+        header = [*header, "hardware"]
+    of_tool = of_batched_table(header, rows, where)
+    if of_tool is not None:
+        return _of_cells(of_tool)
+    if header[-1:] == ["hardware"] and cards:
+        return _written([header, *rows])
     return _written([header, *(row[:-1] for row in rows)])
 
 
@@ -116,6 +131,29 @@ def _called(cards: Mapping[str, str]) -> str:
     """Cards as a machine of several: `2x NVIDIA GeForce RTX 3090`."""
     names = list(cards.values())
     return f"{len(names)}x {names[0]}" if len(names) > 1 and len(set(names)) == 1 else " + ".join(names)
+
+
+def _of_sql(text: str, where: str) -> str:
+    """The rows that statements of SQL insert, as llama-bench writes them."""
+    made: list[list[str]] = []
+    for line in text.splitlines():
+        found = _INSERT.fullmatch(line.strip())
+        if found is None:
+            continue
+        header = [name.strip() for name in found["columns"].split(",")]
+        values = next(csv.reader([found["values"]], quotechar="'", skipinitialspace=True), [])
+        if len(values) != len(header) or (made and header != made[0]):
+            raise InvalidFile(f"{where}: an INSERT of {len(values)} values for its {len(header)} columns")
+        made = made or [header]
+        made.append(values)
+    if not made:
+        raise InvalidFile(f"{where}: SQL of no rows: INSERT INTO ... VALUES, a line each, as llama-bench -o sql writes")
+    return _written(made)
+
+
+def _of_cells(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows by our columns."""
+    return _written([COLUMNS, *([row.get(column, "") for column in COLUMNS] for row in rows)])
 
 
 def _written(rows: Sequence[Sequence[str]]) -> str:

@@ -21,7 +21,9 @@ _GGUF = ("llama-cpp", "llama-cpp-late-2025", "llama-cpp-2025", "llama-cpp-2023",
 @pytest.mark.parametrize(
     ("stack", "format"),
     [(stack, format) for stack in _GGUF for format in ("fp8", "fp8-b128", "int4-g128", "nf4", "iq4_ks", "mxfp8")]
-    + [("ik-llama", "fp8"), ("vllm", "int4-g64-b"), ("vllm", "iq4_ks"), ("ktransformers", "nf4")],
+    + [("ik-llama", "fp8"), ("vllm", "int4-g64-b"), ("vllm", "iq4_ks"), ("ktransformers", "nf4")]
+    + [("ktransformers", "int2-g64"), ("ktransformers", "int3-g128"), ("llama-cpp-2023", "iq4_xs")]
+    + [("llama-cpp-2023", "mxfp4")],
 )
 def test_weights_that_an_engine_does_not_read_are_refused_with_the_way_out(stack: str, format: str) -> None:
     model = pregate.load_model("olmoe-1b-7b", formats={"all": format})
@@ -29,8 +31,16 @@ def test_weights_that_an_engine_does_not_read_are_refused_with_the_way_out(stack
         check_weights(model, load_stack(stack))
 
 
-@pytest.mark.parametrize("stack", [*_GGUF, "ik-llama", "ktransformers", "ktransformers-llamafile"])
-@pytest.mark.parametrize("format", ["q4_k_m", "iq4_xs", "q8_0", "mxfp4", "bf16", "w4.8"])
+@pytest.mark.parametrize(
+    ("stack", "format"),
+    [
+        (stack, format)
+        for stack in (*_GGUF, "ik-llama", "ktransformers", "ktransformers-llamafile")
+        for format in ("q4_k_m", "iq4_xs", "q8_0", "mxfp4", "bf16", "w4.8")
+        if stack != "llama-cpp-2023" or format not in ("iq4_xs", "mxfp4")
+    ]
+    + [("ktransformers", "int4-g32"), ("ktransformers", "int8-g128-zp"), ("llama-cpp-2023", "q3_k_s")],
+)
 def test_engines_that_load_gguf_files_read_what_these_have(stack: str, format: str) -> None:
     assert reads_all(pregate.load_model("olmoe-1b-7b", formats={"all": format}), load_stack(stack))
 

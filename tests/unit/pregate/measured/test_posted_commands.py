@@ -187,3 +187,37 @@ def test_variables_that_move_the_host_are_read(tmp_path: Path) -> None:
 def test_a_limit_that_nothing_reads_is_no_part_of_a_name(name: str) -> None:
     assert machine_and_numbers(name) == (name, {})
     assert "a limit of power is read in rows of tables alone" in str(unknown("hardware", name))
+
+
+@pytest.mark.parametrize(
+    ("stack", "command", "policy"),
+    [
+        ("koboldcpp", "koboldcpp --model q.gguf --gpulayers 99 --moecpu", "gpu_only@experts=cpu"),
+        ("koboldcpp", "koboldcpp --moecpu --gpulayers 99", "gpu_only@experts=cpu"),
+        ("koboldcpp", "koboldcpp --gpulayers 99 --moecpu 20", "gpu_only@experts=cpu:20"),
+        ("llamafile", "llamafile -m q.gguf -ngl 999", "gpu_only"),
+        ("Jan", "-ngl 999 -ncmoe 4", "gpu_only@experts=cpu:4"),
+        ("llama-cpp-python", "-ngl 999", "gpu_only"),
+        ("LM Studio", "GPU offload max", "gpu_only"),
+    ],
+)
+def test_words_of_programs_around_llama_cpp_are_read(stack: str, command: str, policy: str, tmp_path: Path) -> None:
+    found = row(tmp_path, command, stack=stack)
+    assert (found.stack, found.policy) == ("llama-cpp", policy)
+
+
+@pytest.mark.parametrize("words", ["Force Model Expert Weights onto CPU", "all layers on GPU, MoE on CPU"])
+def test_experts_on_the_processor_in_the_words_of_a_program(words: str, tmp_path: Path) -> None:
+    assert row(tmp_path, words, stack="LM Studio").placement == "experts=cpu"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("koboldcpp --gpulayers -1", "koboldcpp chooses how many: give those that it printed, or 999 for all"),
+        ("koboldcpp --gpulayers 99 --quantkv 9", "--quantkv 9: 0 .fp16., 1 .q8_0. or 2 .q4_0."),
+    ],
+)
+def test_what_koboldcpp_chooses_itself_is_no_placement(command: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        row(tmp_path, command, stack="koboldcpp").design()

@@ -245,6 +245,13 @@ def test_a_machine_that_nobody_knows_is_told_the_nearest_in_our_spelling(written
         ),  # q4_k_m, as Ollama's files are whose tag says nothing
         ("mixtral:8x7b", "mixtral-8x7b", "q4_0"),  # an old one
         ("llama4:scout", "llama-4-scout", "q4_k*0.8333+q6_k*0.1667"),
+        ("llama4:17b-scout-16e-instruct-q4_K_M", "llama-4-scout", "q4_k*0.8333+q6_k*0.1667"),
+        ("mixtral", "mixtral-8x7b", "q4_0"),
+        ("deepseek-v2:16b", "deepseek-v2-lite", "q4_0"),
+        ("deepseek-coder-v2:16b-lite-instruct-q8_0", "deepseek-v2-lite", "q8_0"),
+        ("deepseek-v2", "deepseek-v2", "bf16"),  # of 236 billion, as its maker calls it
+        ("gpt-oss", "gpt-oss-20b", "mxfp4"),
+        ("qwen3-coder:latest", "qwen3-30b-a3b", "q4_k*0.8333+q6_k*0.1667"),
         ("gpt-oss:20b", "gpt-oss-20b", "mxfp4"),
         ("openai/gpt-oss-20b", "gpt-oss-20b", "mxfp4"),
         ("unsloth/Qwen3-30B-A3B-GGUF:Q8_0", "qwen3-30b-a3b", "q8_0"),
@@ -255,6 +262,18 @@ def test_a_machine_that_nobody_knows_is_told_the_nearest_in_our_spelling(written
 def test_a_model_is_loaded_by_its_repository_or_tag(written: str, ours: str, format: str) -> None:
     model = pregate.load_model(written)
     assert (model.name, model.expert_dtype.name) == (ours, format)
+
+
+@pytest.mark.parametrize("written", ["qwen3:latest", "qwen3", "qwen3:8b", "deepseek-r1:latest", "deepseek-r1:32b"])
+def test_a_tag_of_ollama_that_is_a_dense_model_says_so(written: str) -> None:
+    with pytest.raises(UnknownName, match="Ollama's is dense: name the tag of a mixture of experts"):
+        pregate.load_model(written)
+
+
+@pytest.mark.parametrize("written", ["gpt-oss:120b-cloud", "deepseek-v3.1:671b-cloud"])
+def test_a_tag_that_runs_on_ollamas_machines_says_so(written: str) -> None:
+    with pytest.raises(UnknownName, match="it runs on Ollama's machines: leave -cloud out"):
+        pregate.load_model(written)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Result files of the benchmarks of engines, as rows by our columns: what they hold, and what a reader has to add.
+
+None of them says which card it ran on, and some not which model: keys `model`, `hardware`, `stack` and any other column
+of ours that are added to their objects are read. Keys as the tools write them (vllm/benchmarks/serve.py, SGLang's
+bench_serving.py and bench_one_batch.py, tools/batched-bench of llama.cpp; entered from knowledge, not re-read).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pregate.measured.rows.measured_row import COLUMNS
+from traces.errors import InvalidFile
+
+__all__ = ["not_of_a_batch", "of_batched_table", "rows_of_benchmark"]
+
+_Cells = dict[str, str]
+
+_COME_AND_GO = "percentiles of requests that come and go"
+_UNREAD: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "vllm bench throughput": (("elapsed_time", "requests_per_second"), "rates of requests that join and leave"),
+    "vllm bench latency": (("avg_latency", "latencies"), "the time of whole requests of no stated length"),
+    "AIPerf or GenAI-Perf": (("records", "input_config"), _COME_AND_GO),
+    "GenAI-Perf": (("time_to_first_token", "request_latency"), _COME_AND_GO),
+}
+"""Tools whose files hold no row of ours: keys that tell them, and what they hold."""
+_ENGINES = {"vllm": "vllm", "sglang": "sglang", "sglang-native": "sglang", "sglang-oai": "sglang"}
+"""Engines by what serving benchmarks call the back end; `openai` is any."""
+
+
+def rows_of_benchmark(objects: Sequence[Mapping[str, Any]], where: str) -> list[_Cells] | None:
+    """Rows of the objects of one tool's file; None where no tool that is known here wrote it. Raises `InvalidFile` for
+    a file that lacks what a row needs, or holds none.
+    """
+    first = frozenset(objects[0])
+    for tool, (keys, what) in _UNREAD.items():
+        if set(keys) <= first:
+            raise not_of_a_batch(f"{where}: of {tool}", what)
+    for tool, needed, rows_of in _READ:
+        if set(needed) <= first:
+            lacking = next((key for one in objects for key in needed if key not in one), "")
+            if lacking:
+                raise InvalidFile(f"{where}: of {tool}: {lacking!r} is missing in one of its objects: cut short?")
+            return [cells for one in objects for cells in _stated(rows_of(one), one, f"{where}: of {tool}")]
+    return None
+
+
+def not_of_a_batch(where: str, what: str = _COME_AND_GO) -> InvalidFile:
+    """The error for a file of a tool that measures no batch of stated size and length."""
+    return InvalidFile(
+        f"{where}: it holds {what}: write a row of one batch (model,hardware,stack,batch,input_tokens,output_tokens,"
+        f"metric,value,unit), or ask pregate arrivals"
+    )
+
+
+def of_batched_table(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> list[_Cells] | None:
+    """Rows of the Markdown of llama-batched-bench; None where a table is another's."""
+    names = {"PP": "pp", "TG": "tg", "B": "pl", "S_PP t/s": "speed_pp", "S_TG t/s": "speed_tg"}
+    if not set(names) <= set(header):
+        return None
+    keys = [names.get(name, name.lower()) for name in header]
+    return rows_of_benchmark([dict(zip(keys, row, strict=False)) for row in rows], where)
+
+
+def _stated(rows: Iterator[_Cells], theirs: Mapping[str, Any], where: str) -> Iterator[_Cells]:
+    """Rows with the columns of ours that were added to their object. Raises `InvalidFile` where one is due."""
+    added = {key: str(value) for key, value in theirs.items() if key in _ADDED and isinstance(value, str | int)}
+    for cells in rows:
+        made = cells | {key: value for key, value in added.items() if value}
+        missing = [key for key in ("model", "hardware", "stack") if not made.get(key)]
+        if missing:
+            told = ", ".join(f'"{key}": "{_EXAMPLES[key]}"' for key in missing)
+            raise InvalidFile(f"{where}, which writes no {' and no '.join(missing)}: add {told} to each of its objects")
+        yield made
+
+
+_ADDED = frozenset(COLUMNS) - {"metric", "value", "unit", "batch", "input_tokens", "output_tokens"}
+_EXAMPLES = {"model": "qwen3-30b-a3b", "hardware": "rtx-4090", "stack": "vllm"}
+
+
+def _of_serving(theirs: Mapping[str, Any]) -> Iterator[_Cells]:
+    """Mean times of requests; of several at once with the reason that they are no one batch."""
+    n, at_once = theirs["completed"], theirs.get("max_concurrency")
+    several = f"requests that come and go, {at_once or 'any number'} at once: ask pregate arrivals"
+    cells = {
+        "model": str(theirs.get("model_id") or ""),
+        "stack": _ENGINES.get(str(theirs.get("backend")).lower(), ""),
+        "input_tokens": _mean(theirs.get("total_input_tokens"), n),
+        "output_tokens": _mean(theirs.get("total_output_tokens"), n),
+        "reason": "" if at_once in (1, "1") else several,
+    }
+    for metric, key in (("tpot", "mean_tpot_ms"), ("ttft", "mean_ttft_ms")):
+        yield cells | {"metric": metric, "value": str(theirs[key]), "unit": "ms"}
+
+
+def _mean(total: Any, n: Any) -> str:
+    """A mean length, whole; empty where it is not said."""
+    known = isinstance(total, int) and isinstance(n, int) and total > 0 < n
+    return str(max(1, round(total / n))) if known else ""
+
+
+_FLAGS = (
+    ("n_gpu_layers", "-ngl"), ("n_batch", "-b"), ("n_ubatch", "-ub"), ("n_threads", "-t"), ("flash_attn", "-fa"),
+)  # fmt: skip
+
+
+def _of_batched(theirs: Mapping[str, Any]) -> Iterator[_Cells]:
+    """Rates of llama-batched-bench: prompts, of one where all share it, and answers of all sequences."""
+    flags = (
+        ("n_gpu_layers", "-ngl"),
+        ("n_batch", "-b"),
+        ("n_ubatch", "-ub"),
+        ("n_threads", "-t"),
+        ("flash_attn", "-fa"),
+    )
+    cells = {
+        "stack": "llama-cpp",
+        "policy": " ".join(f"{flag} {int(theirs[key])}" for key, flag in flags if key in theirs),
+        "routing": "random",
+    }
+    n = str(theirs["pl"])
+    prompt = {"batch": "1" if theirs.get("is_pp_shared") in (1, True) else n, "input_tokens": str(theirs["pp"])}
+    yield cells | prompt | {"metric": "prefill_tokens_per_s", "value": str(theirs["speed_pp"]), "unit": "tokens/s"}
+    answer = {"batch": n, "input_tokens": str(theirs["pp"]), "output_tokens": str(theirs["tg"])}
+    yield cells | answer | {"metric": "decode_tokens_per_s", "value": str(theirs["speed_tg"]), "unit": "tokens/s"}
+
+
+def _of_one_batch(theirs: Mapping[str, Any]) -> Iterator[_Cells]:
+    """Rates of SGLang's benchmark of one batch."""
+    cells = {
+        "stack": "sglang",
+        "batch": str(theirs["batch_size"]),
+        "input_tokens": str(theirs["input_len"]),
+        "output_tokens": str(theirs["output_len"]),
+        "routing": "random",
+        "unit": "tokens/s",
+    }
+    yield cells | {"metric": "prefill_tokens_per_s", "value": str(theirs["prefill_throughput"])}
+    if theirs.get("median_decode_throughput"):
+        yield cells | {"metric": "decode_tokens_per_s", "value": str(theirs["median_decode_throughput"])}
+
+
+_READ: tuple[tuple[str, tuple[str, ...], Callable[[Mapping[str, Any]], Iterator[_Cells]]], ...] = (
+    ("a serving benchmark", ("completed", "request_throughput", "mean_tpot_ms", "mean_ttft_ms"), _of_serving),
+    ("llama-batched-bench", ("pp", "tg", "pl", "speed_pp", "speed_tg"), _of_batched),
+    ("bench_one_batch", ("batch_size", "input_len", "output_len", "prefill_throughput"), _of_one_batch),
+)
+"""Tools whose files are read, and the keys that tell them."""
