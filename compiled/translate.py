@@ -17,6 +17,9 @@ from compiled.writer import Writer
 
 __all__ = ["module_of"]
 
+_INLINED_LINES = 40
+"""Functions of fewer instructions are written where they are called."""
+
 
 def module_of(function: Any, kinds: Kinds, width: int) -> str:
     """The text of `function` for arguments of (dtype, number of dimensions), 0 for a number; `width` numbers side by
@@ -104,7 +107,7 @@ class _Module:
         whole = "void" if not kinds else kinds[0] if len(kinds) == 1 else "{" + ", ".join(kinds) + "}"
         name = f"{function.__name__}.{len(self.texts)}"
         many = any(isinstance(kind, Items) for kind in given)  # else all of them would be handed over at every call
-        rule = "alwaysinline nounwind" if many else "nounwind"
+        rule = "alwaysinline nounwind" if many or len(scope.writer.lines) < _INLINED_LINES else "nounwind"
         self.texts.append(scope.writer.text(f"define internal {whole} @{name}({', '.join(heads)}) {rule}"))
         return name, returns
 

@@ -47,6 +47,7 @@ RUN = Kernel(
     sources=(
         "simulator.batched.batch_walk", "simulator.batched.batch_layout", "offload.ops"
     ),
+    unrolls=False,
 )  # fmt: skip
 
 

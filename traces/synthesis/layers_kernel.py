@@ -35,6 +35,7 @@ FILL_LAYERS = Kernel(
         "int16[3]", "float64[4]", "float64[2]", "int16[2]", "float64[2]", "float64[2]", "float64[2]", "float64[2]",
         "float64[2]", "int64", "float64",
     ),
+    unrolls=False,
 )  # fmt: skip
 
 _FEW_VECTORS = 3
