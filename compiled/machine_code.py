@@ -50,7 +50,7 @@ _FEW_PASSES = (
     "always_inliner", "sroa", "ipsccp", "simplify_cfg", "instruction_combine", "new_gvn", "simplify_cfg",
     "aggressive_dce", "loop_rotate", "simplify_cfg",
 )  # fmt: skip
-"""What of LLVM's passes loops that branch at every step gain by: of the rest the decoder is 3 % quicker."""
+"""What LLVM runs on loops that branch at every step; all of its passes would make the decoder 3 % quicker."""
 
 _NUMBERS: dict[str, Any] = {"i": ctypes.c_int64, "f": ctypes.c_double}
 """How a number is handed over, by the kind of its dtype."""
