@@ -133,12 +133,18 @@ def _table_rows(path: Path) -> Iterator[tuple[int, _Row]]:
         yield number, (*_row(path, number, places, dict(zip(names, fields, strict=True))), None)
 
 
+_TEXTS = ("conversations", "conversation", "messages", "prompt", "text")
+"""What sets of prompts call their texts."""
+
+
 def _json_rows(path: Path, *, listed: bool) -> Iterator[tuple[int, _Row]]:
     for number, record in _listed(path) if listed else json_lines(path):
         places = _places(list(record))
         if places is None:
+            texts = next((key for key in _TEXTS if key in record), "")
+            told = f"{texts} is text, whose tokens nobody counted: " if texts else ""
             raise refused(
-                path, "name a time, prompt and answer, such as timestamp, input_length, output_length", number
+                path, f"{told}name a time, prompt and answer, such as timestamp, input_length, output_length", number
             )
         yield number, (*_row(path, number, places, record), _hash_ids(path, number, record.get("hash_ids")))
 

@@ -170,9 +170,11 @@ def import_token_lines(path: Path, shape: ModelShape = ModelShape()) -> RoutingT
     """The routing of lines that hold all layers of a token. Raises `InvalidFile`."""
     rows, sequences, phased = TokenRows(path), _Numbers(), True
     n_before: dict[int, int] = {}  # where no place is stated: a token may be a word
+    lines: list[str] = []
     phases = {"prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "decode": Phase.DECODE, None: Phase.DECODE}
     for number, record in json_lines(path):
         key = next((key for key in TOKEN_KEYS if isinstance(record.get(key), list | dict)), TOKEN_KEYS[0])
+        lines.append(key)
         (layers,) = _fields(path, number, record, key)
         phase = _phase(path, number, record.get("phase"), phases)
         phased &= "phase" in record
@@ -182,6 +184,8 @@ def import_token_lines(path: Path, shape: ModelShape = ModelShape()) -> RoutingT
         n_before[sequence] = n_before.get(sequence, 0) + 1
         for layer, experts in _by_layer(path, number, layers):
             _add(rows, number, sequence, phase, (position, layer, experts), None)
+    if lines == ["layers"]:
+        raise refused(path, 'one object of numbers by layer: counts of experts, as {"0": [...]}, go to --popularity')
     return rows.trace(_origin(path, {}, "lines of tokens", "", "", phased=phased), shape)
 
 

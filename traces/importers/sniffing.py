@@ -91,6 +91,11 @@ def recognise(path: Path) -> str:
         raise InvalidFile(f"{path}: {packed}")
     if head.startswith(b"\x93NUMPY"):
         _refuse_no_counts(path, npy_array(path))
+    if head.startswith(b"PK\x03\x04") and not _is_torch(path) and {"prefill", "decode"} <= set(npz_names(path)):
+        raise InvalidFile(
+            f"{path}: arrays prefill and decode: one array experts [tokens, layers, k] is read, with sequence, "
+            f"position, step and phase (0 and 1) beside it"
+        )
     if recognise_popularity(path) is not None:
         raise InvalidFile(f"{path}: counts of experts, not a routing trace: give it to --popularity")
     if are_arrivals(next(iter(head.decode("utf-8-sig", errors="replace").splitlines()), "").strip()):

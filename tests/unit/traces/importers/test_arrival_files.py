@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -204,4 +205,12 @@ def test_fractions_where_whole_milliseconds_stand_are_no_guess(tmp_path: Path) -
         "".join(f'{{"timestamp": {time}, "input_length": 10, "output_length": 3}}\n' for time in (0.0, 1.5))
     )
     with pytest.raises(InvalidFile, match="line 2: timestamp beside input_length is whole milliseconds: call seconds"):
+        load_arrivals(path)
+
+
+@pytest.mark.parametrize("key", ["conversations", "conversation", "prompt"])
+def test_sets_of_prompts_are_told_that_nobody_counted_their_tokens(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"id": "a", key: [{"value": "hello"}]}) + "\n", encoding="utf-8")
+    with pytest.raises(InvalidFile, match=f"{key} is text, whose tokens nobody counted: name a time"):
         load_arrivals(path)

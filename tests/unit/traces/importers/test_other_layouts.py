@@ -211,3 +211,19 @@ def test_a_step_that_numbers_layers_or_rows_leaves_places_as_they_are(tmp_path: 
     trace = load_trace(_lines(tmp_path / "rows.jsonl", rows))
     assert trace.position.tolist() == [0, 1, 2]
     assert "within each step" not in trace.provenance.note
+
+
+def test_counts_by_layer_under_a_name_are_no_token_of_many_experts(tmp_path: Path) -> None:
+    path = tmp_path / "counts.json"
+    path.write_text(json.dumps({"layers": {"0": [85, 64, 51, 27], "1": [18, 81, 65, 91]}}), encoding="utf-8")
+    with pytest.raises(InvalidFile, match=r"counts of experts, as \{.0.: .*go to --popularity"):
+        load_trace(path)
+    _lines(path, [{"layers": {"0": [t, t + 1], "1": [t, t + 2]}} for t in range(3)])
+    assert load_trace(path).experts.shape == (3, 2, 2)
+
+
+def test_arrays_of_prompts_and_answers_are_told_what_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "both.npz"
+    np.savez(path, prefill=np.zeros((4, 2, 1), np.int64), decode=np.zeros((2, 2, 1), np.int64))
+    with pytest.raises(InvalidFile, match="arrays prefill and decode: one array experts"):
+        load_trace(path)
