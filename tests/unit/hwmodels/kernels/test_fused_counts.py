@@ -49,7 +49,7 @@ def works(model: str, tokens: list[list[int]], n_shared: int) -> list[Work]:
     return [experts_work(known, one, n_shared, fused=True) for one in tokens]
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(tokens=blocks, n_shared=st.sampled_from([0, 1, 7]))
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("stack", ["llama-cpp", "pytorch-eager"])
@@ -86,7 +86,7 @@ def test_many_machines_as_one(tile: FusedTile) -> None:
         assert many.hbm_s[:, i].tolist() == one.hbm_s.tolist()
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(rows=st.lists(st.integers(1, 300), min_size=2, max_size=12), n_shared=st.sampled_from([0, 1, 7]))
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(

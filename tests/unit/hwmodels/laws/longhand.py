@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import product
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -14,6 +18,11 @@ from hwmodels.laws.rates import (
 Constants = dict[str, float]
 SEEDS = range(6)
 """Of cards and constants."""
+
+
+def a_third(seed: int, *axes: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Every third of all combinations, each of them with two of the seeds."""
+    return list(product(*axes))[seed % 3 :: 3]
 
 
 def drawn(form: str, seed: int) -> tuple[Constants, CardRates]:

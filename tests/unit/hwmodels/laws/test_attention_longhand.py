@@ -17,7 +17,7 @@ from hwmodels.laws.law_forms import KERNELS, AttentionKernel
 from hwmodels.laws.rates import (
     CardRates,
 )
-from tests.unit.hwmodels.laws.longhand import SEEDS, Constants, alike, drawn, either, of_memory
+from tests.unit.hwmodels.laws.longhand import SEEDS, Constants, a_third, alike, drawn, either, of_memory
 
 
 def decode_longhand(
@@ -60,17 +60,18 @@ def decode_longhand(
 def test_one_new_token_waits_for_its_blocks_beside_reading_its_context(name: str, seed: int) -> None:
     c, card = drawn("decode_attention", seed)
     kernel = KERNELS[name]
-    for n_sequences, n_heads, n_kv_heads in [
+    shapes = [
         (1, 32, 8), (2, 32, 32), (3, 64, 4), (16, 8, 1), (2, 2, 1), (2, 4, 2), (1, 256, 1), (7, 40, 40), (200, 32, 8),
         (5, 96, 1),
-    ]:  # fmt: skip
-        for context in (1.0, 127.0, 129.0, 512.0, 700.0, 5000.0, 60000.0):
-            for window in (0.0, 1.0, 128.0, 700.0, 4096.0):
-                seen = min(context, window) if window else context
-                for warm in (False, True):
-                    sizes = n_sequences, n_heads, n_kv_heads, seen, 200.0 * n_kv_heads
-                    found = decode_attention(c, card, kernel, *sizes, window=window, warm=warm)
-                    alike(found, *decode_longhand(c, card, kernel, *sizes, window, warm))
+    ]  # fmt: skip
+    contexts, windows = (1.0, 127.0, 129.0, 512.0, 700.0, 5000.0, 60000.0), (0.0, 1.0, 128.0, 700.0, 4096.0)
+    for (n_sequences, n_heads, n_kv_heads), context, window, warm in a_third(
+        seed, shapes, contexts, windows, (False, True)
+    ):
+        seen = min(context, window) if window else context
+        of = n_sequences, n_heads, n_kv_heads, seen, 200.0 * n_kv_heads
+        found = decode_attention(c, card, kernel, *of, window=window, warm=warm)
+        alike(found, *decode_longhand(c, card, kernel, *of, window, warm))
     sizes = 3, 32, 8, 5000.0, 4096.0
     alike(decode_attention(c, card, kernel, *sizes), *decode_longhand(c, card, kernel, *sizes, 0.0, False))
     for width in (1.0, 63.0, 64.0, 65.0, 96.0, 128.0, 129.0, 192.0, 256.0, 257.0, 600.0):
@@ -113,14 +114,13 @@ def context_longhand(
 def test_a_prompt_multiplies_half_of_all_pairs_beside_its_traffic(name: str, seed: int) -> None:
     c, card = drawn("context_attention", seed)
     kernel = KERNELS[name]
-    for n_sequences, n_heads, n_kv_heads in [(1, 32, 8), (2, 4, 4), (9, 16, 2)]:
-        for new in (1.0, 60.0, 65.0, 129.0, 1000.0, 9000.0):
-            for before in (0.0, 33.0, 5000.0):
-                for window in (0.0, 1.0, 64.0, 1100.0, 6000.0):
-                    sizes = n_sequences, n_heads, n_kv_heads, new, 192, 128, 700.0 * n_kv_heads
-                    for warm in (False, True):
-                        found = context_attention(c, card, kernel, *sizes, before=before, window=window, warm=warm)
-                        alike(found, *context_longhand(c, card, kernel, *sizes, before, window, warm))
+    news, limits = (1.0, 60.0, 65.0, 129.0, 1000.0, 9000.0), (0.0, 1.0, 64.0, 1100.0, 6000.0)
+    for (n_sequences, n_heads, n_kv_heads), new, before, window, warm in a_third(
+        seed, [(1, 32, 8), (2, 4, 4), (9, 16, 2)], news, (0.0, 33.0, 5000.0), limits, (False, True)
+    ):
+        of = n_sequences, n_heads, n_kv_heads, new, 192, 128, 700.0 * n_kv_heads
+        found = context_attention(c, card, kernel, *of, before=before, window=window, warm=warm)
+        alike(found, *context_longhand(c, card, kernel, *of, before, window, warm))
     sizes = 2, 32, 8, 700.0, 128, 128, 4096.0
     alike(context_attention(c, card, kernel, *sizes), *context_longhand(c, card, kernel, *sizes, 0.0, 0.0, False))
     windows = np.array([0.0, 64.0, 800.0])
@@ -201,9 +201,8 @@ def latents_longhand(
 def test_heads_over_one_latent_multiply_it_beside_reading_it_once(name: str, seed: int) -> None:
     c, card = drawn("latent_decode", seed)
     kernel = KERNELS[name]
-    for shape in LATENT_SHAPES:
-        for warm in (False, True):
-            found = latent_decode(c, card, kernel, *shape, 576, 500, 1152.0, warm=warm)
-            alike(found, *latents_longhand(c, card, kernel, *shape, 576, 500, 1152.0, warm))
+    for shape, warm in a_third(seed, LATENT_SHAPES, (False, True)):
+        found = latent_decode(c, card, kernel, *shape, 576, 500, 1152.0, warm=warm)
+        alike(found, *latents_longhand(c, card, kernel, *shape, 576, 500, 1152.0, warm))
     cold = latent_decode(c, card, kernel, 9, 64, 5000.0, 576, 500, 1152.0)
     alike(cold, *latents_longhand(c, card, kernel, 9, 64, 5000.0, 576, 500, 1152.0, False))

@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 import pregate
-from hwmodels.calibrate.public_tables.from_tables import fit_tables
+from hwmodels.calibrate.public_tables.from_tables import TableFit, fit_tables
 from hwmodels.calibrate.public_tables.kernel_tables import kernel_tables, tables_folder
 from hwmodels.figures import figures_of
 from hwmodels.laws.attention import context_attention, decode_attention
@@ -179,22 +179,13 @@ def write_latents(folder: Path, engine: str, ran: str, kernel: str, form: str) -
     write(folder, f"mla/{engine}/1.0/{name}", {**found, **texts, "latency": noisy})
 
 
-def test_tables_of_latents_are_read_of_the_engine_that_stands_in_and_fitted(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TableFit]:
+    """Tables of latents of two engines beside tables of attention in whole contexts and in windows, and their fit."""
+    tmp_path = tmp_path_factory.mktemp("tables")
     folder = tables_folder(write_tables(tmp_path))
     write_latents(tmp_path, "sglang", "flash_attention", "flash-mla", "latent_decode")
     write_latents(tmp_path, "trtllm", "default", "fmha-128", "latent_context")
-    fitted = fit_tables(folder, "h100_sxm", "vllm")
-    laws = {law.form: law for law in fitted.laws}
-    assert laws["latent_decode"].source["engine"] == "sglang"
-    assert laws["latent_context"].source["engine"] == "trtllm"
-    for form, kernel in (("latent_decode", "flash-mla"), ("latent_context", "fmha-128")):
-        assert laws[form].kernel == kernel
-        assert laws[form].families.mape < 0.05
-        assert laws[form].within["n_heads"] == (8, 128)
-
-
-def test_rows_in_windows_are_judged_by_the_law_of_whole_contexts(tmp_path: Path) -> None:
-    folder = tables_folder(write_tables(tmp_path))
     for name, form, made in (
         ("generation_attention_perf", "decode_attention", decode("fa3")),
         ("context_attention_perf", "context_attention", context("fa3")),
@@ -206,11 +197,26 @@ def test_rows_in_windows_are_judged_by_the_law_of_whole_contexts(tmp_path: Path)
         made["latency"] = seconds * 1e3
         both = {key: np.concatenate([np.array(whole[key]), made[key]]) for key in whole.column_names}
         write(tmp_path, f"attention/vllm/1.0/{name}", both)
+    return folder, fit_tables(folder, "h100_sxm", "vllm")
+
+
+def test_tables_of_latents_are_read_of_the_engine_that_stands_in_and_fitted(told: tuple[Path, TableFit]) -> None:
+    laws = {law.form: law for law in told[1].laws}
+    assert laws["latent_decode"].source["engine"] == "sglang"
+    assert laws["latent_context"].source["engine"] == "trtllm"
+    for form, kernel in (("latent_decode", "flash-mla"), ("latent_context", "fmha-128")):
+        assert laws[form].kernel == kernel
+        assert laws[form].families.mape < 0.05
+        assert laws[form].within["n_heads"] == (8, 128)
+
+
+def test_rows_in_windows_are_judged_by_the_law_of_whole_contexts(told: tuple[Path, TableFit]) -> None:
+    folder, fitted = told
     tables = {table.form: table for table in kernel_tables(folder, "h100_sxm", "vllm", "1.0")}
     windowed = tables["decode_attention"].windowed
     assert windowed is not None
     assert len(windowed) == len(tables["decode_attention"])
-    for law in fit_tables(folder, "h100_sxm", "vllm").laws:
+    for law in fitted.laws:
         assert (law.windows is not None) == ("attention" in law.form)
         assert law.windows is None or law.windows.mape < 0.05
 
