@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def recorded(folder: Path, **settings: Any) -> RoutingTrace:
     return pregate.record(folder, folder / "prompts.jsonl", output_tokens=N_OUTPUT, device="cpu", **settings)
 
 
+@cache
+def one_by_one(folder: Path) -> RoutingTrace:
+    """The trace of the prompts one after the other, which several tests look at."""
+    return recorded(folder)
+
+
 def loaded(folder: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -73,7 +80,7 @@ def of_sequence(trace: RoutingTrace, sequence: int, phase: Phase | None = None) 
 def test_the_trace_is_one_of_the_model_and_has_every_token(folders: dict[str, Path], model_type: str) -> None:
     if model_type not in CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
-    trace = recorded(folders[model_type])
+    trace = one_by_one(folders[model_type])
     architecture = load_architecture(folders[model_type] / "config.json")
     trace.check_model(architecture)
     n_decoded = N_OUTPUT if architecture.encoder is not None else N_OUTPUT - 1
@@ -88,7 +95,7 @@ def test_the_trace_is_one_of_the_model_and_has_every_token(folders: dict[str, Pa
 @pytest.mark.parametrize("model_type", [name for name in MODELS if name not in TRANSLATORS])
 def test_one_forward_pass_over_all_tokens_chooses_the_same(folders: dict[str, Path], model_type: str) -> None:
     """Without a cache, a batch or padding: what each router's own hook sees."""
-    trace, model = recorded(folders[model_type]), loaded(folders[model_type])
+    trace, model = one_by_one(folders[model_type]), loaded(folders[model_type])
     for sequence, ids in enumerate(PROMPTS):
         with torch.inference_mode():
             out = model.generate(torch.tensor([ids]), max_new_tokens=N_OUTPUT, do_sample=False, pad_token_id=0)
@@ -109,7 +116,7 @@ def test_one_forward_pass_over_all_tokens_chooses_the_same(folders: dict[str, Pa
 def test_choices_are_the_largest_logits_that_the_model_itself_gives_out(
     folders: dict[str, Path], model_type: str
 ) -> None:
-    trace, model = recorded(folders[model_type]), loaded(folders[model_type])
+    trace, model = one_by_one(folders[model_type]), loaded(folders[model_type])
     ids = PROMPTS[0]
     with torch.inference_mode():
         logits = model(torch.tensor([ids]), output_router_logits=True).router_logits
@@ -125,7 +132,7 @@ def test_choices_are_the_largest_logits_that_the_model_itself_gives_out(
 
 @pytest.mark.parametrize("model_type", ["mixtral", "deepseek_v3", "gpt_oss", "switch_transformers"])
 def test_a_batch_chooses_what_each_prompt_chooses_alone(folders: dict[str, Path], model_type: str) -> None:
-    alone, together = recorded(folders[model_type]), recorded(folders[model_type], batch=3)
+    alone, together = one_by_one(folders[model_type]), recorded(folders[model_type], batch=3)
     assert len(np.unique(together.step)) * 3 == len(np.unique(alone.step))
     for sequence in range(len(PROMPTS)):
         for name in ("position", "phase"):

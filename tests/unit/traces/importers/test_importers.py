@@ -187,13 +187,17 @@ def test_npz_that_states_terabytes_is_refused_before_it_is_read(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", sorted(IMPORTERS))
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\xff\xfe\x00binary", b"{}"])
-def test_every_importer_refuses_a_foreign_file_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / "foreign").write_bytes(content)
-    for path in (tmp_path / "foreign", tmp_path / "absent", tmp_path):
+def test_every_importer_refuses_a_foreign_file_in_one_line(tmp_path: Path, name: str) -> None:
+    foreign, longer = [tmp_path / "absent", tmp_path], []
+    for i, content in enumerate((b"", b"PK\x03\x04 not a zip", b"\xff\xfe\x00binary", b"{}")):
+        foreign.append(tmp_path / str(i))
+        foreign[-1].write_bytes(content)
+    for path in foreign:
         with pytest.raises(InvalidFile) as caught:
             import_trace(path, name)
-        assert "\n" not in str(caught.value)
+        if "\n" in str(caught.value):
+            longer.append(caught.value)
+    assert not longer
 
 
 @pytest.mark.parametrize("name", sorted(IMPORTERS))
