@@ -177,8 +177,8 @@ def n_loads_alone(gemm: Gemm, figures: Figures) -> int:
 
 
 def _tile_load_s(figures: Figures) -> Number:
-    """Of the whole card."""
-    return figures.cycles_s("tile_load_s") / figures["accelerator.n_sm"]
+    """Of the whole card, whose multiprocessors have `FusedTile.blocks` at a time."""
+    return figures.cycles_s("tile_load_s") / (figures["accelerator.n_sm"] * figures.stack.fused_tile.blocks)
 
 
 def row_blocks_s(gemms: Iterable[Gemm], bits: float, figures: Figures, by_pair_of: int = 0) -> Number:

@@ -26,10 +26,11 @@ all of, or all `pairs` of token and expert."""
 class FusedTile:
     """`rows`: heights to choose from, ascending; empty: not padded. `sized_by`: the least that holds so many is chosen.
 
-    `loads`: (rows, columns) of the weights that a thread block loads, waits for, and only then multiplies, one block a
-    multiprocessor; None where loading is hidden. `from_tokens`: passes of fewer run a kernel without tiles, which with
-    `each_pair` reads an expert anew for each of its rows, in blocks of rows (`RowBlocks`). `apart_from`: passes of so
-    many tokens and more have a product of its own for each matrix of an expert, of `launches_apart` kernels; 0: none.
+    `loads`: (rows, columns) of the weights that a thread block loads, waits for, and only then multiplies; None where
+    loading is hidden. `from_tokens`: passes of fewer run a kernel without tiles, which with `each_pair` reads an expert
+    anew for each of its rows, in blocks of rows (`RowBlocks`). `apart_from`: passes of so many tokens and more have a
+    product of its own for each matrix of an expert, of `launches_apart` kernels; 0: none. `blocks`: on a multiprocessor
+    at a time, each of which loads while the others multiply.
     """
 
     rows: tuple[int, ...] = ()
@@ -39,8 +40,11 @@ class FusedTile:
     each_pair: bool = False
     apart_from: int = 0
     launches_apart: int = 0
+    blocks: int = 1
 
     def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise InvalidInput(f"blocks = {self.blocks}: a multiprocessor has one at least")
         if any(rows < 1 for rows in self.rows) or list(self.rows) != sorted(set(self.rows)):
             raise InvalidInput(f"rows = {list(self.rows)}: heights of tiles, ascending")
 
@@ -113,7 +117,7 @@ def read_tile(table: Section) -> FusedTile:
         raise InvalidFile(f"{table.where}: loads = {loads!r}: rows and columns of weights")
     sized_by, from_tokens = table.text("sized_by", "expert"), table.integer("from_tokens", 1, minimum=1)
     each_pair = table.flag("each_pair")
-    apart = table.integer("apart_from", 0), table.integer("launches_apart", 0)
+    apart = table.integer("apart_from", 0), table.integer("launches_apart", 0), table.integer("blocks", 1, minimum=1)
     table.take("source")
     table.done()
     if sized_by not in get_args(TileSizedBy):

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.specs.measured_links import measured_links
+from hwmodels.specs.measured_products import measured_products
 from hwmodels.specs.spread import SPREAD_KEYS, TAIL, ClaimedSpread
 from pregate.measured.table_prediction import TablePrediction
 from traces.errors import InvalidInput
@@ -30,6 +31,7 @@ __all__ = [
     "group_coverage",
     "interval_coverage",
     "pinned_link_scatter",
+    "product_scatter",
     "residuals",
 ]
 
@@ -142,26 +144,43 @@ def pinned_link_scatter() -> tuple[float, int]:
     """The scale of ln(measured / ours) of copies from page-locked memory, by the t law of spreads, and of how many
     machines: those of `hwmodels/specs/measured_links.csv`, one way at a time.
     """
-    from scipy.optimize import minimize_scalar
-
-    off = np.array([
+    off = [
         -math.log1p(one.error) for one in measured_links()
         if not one.reason and (one.direction, one.beside, one.memory) == ("h2d", "nothing", "pinned")
-    ])  # fmt: skip
+    ]  # fmt: skip
+    return _scatter(off), len(off)
+
+
+def product_scatter() -> tuple[float, int]:
+    """The scale of ln(measured / ours) of single products of matrices, by the same law, and of how many cards: those of
+    `hwmodels/specs/measured_products.csv`.
+    """
+    products = list(measured_products())
+    return _scatter([-math.log1p(one.error) for one in products]), len({one.hardware for one in products})
+
+
+def _scatter(off: Sequence[float]) -> float:
+    """The most likely scale of a t law about 0."""
+    from scipy.optimize import minimize_scalar
+
+    seen = np.array(off)
 
     def unlikely(log: float) -> float:
-        scaled = np.log1p((off / math.exp(log)) ** 2 / TAIL)
-        return float((TAIL + 1) / 2 * scaled.sum() + log * len(off))
+        scaled = np.log1p((seen / math.exp(log)) ** 2 / TAIL)
+        return float((TAIL + 1) / 2 * scaled.sum() + log * len(seen))
 
-    return math.exp(minimize_scalar(unlikely, bounds=(-6.0, 1.0), method="bounded").x), len(off)
+    return math.exp(minimize_scalar(unlikely, bounds=(-6.0, 1.0), method="bounded").x)
 
 
 @cache
 def _priors() -> tuple[dict[str, float], dict[str, float]]:
-    """What each scale is about before a row is seen, and how wide that is in ln."""
-    scatter, n = pinned_link_scatter()
+    """What each scale is about before a row is seen, and how wide that is in ln: of what was measured by itself, as
+    sure as so many measurements make it.
+    """
     scales, widths = dict(_GUESSED), dict.fromkeys(_GUESSED, _GUESSED_WIDTH)
-    scales["link.h2d_efficiency"], widths["link.h2d_efficiency"] = scatter, 1 / math.sqrt(2 * n)
+    alone = {"link.h2d_efficiency": pinned_link_scatter(), "stack.gemm_efficiency": product_scatter()}
+    for key, (scale, n) in alone.items():
+        scales[key], widths[key] = scale, 1 / math.sqrt(2 * n)
     return scales, widths
 
 

@@ -54,6 +54,36 @@ def test_loads_are_before_products_and_beside_the_reads_of_other_blocks() -> Non
     assert up[1] == pytest.approx(2 * 2 * 768 * 2048 * figures.read_bits(what) / 8 / bandwidth)
 
 
+def test_two_blocks_on_a_multiprocessor_wait_for_their_loads_beside_one_another() -> None:
+    """Cards whose kernel is bound to two, and whose grid is of all tiles: GCN, and NVIDIA's before Volta."""
+    for stack in ("llama-cpp", "llama-cpp-late-2025", "llama-cpp-2025"):
+        cards = ("mi50", "p40", "v100-sxm2-32gb")
+        assert [load_platform(name, stack).stack.fused_tile.blocks for name in cards] == [2, 2, 1]
+    hw = claimed("llama-cpp-2025")
+    what = ffn_work.experts_work(QWEN, [2, 1], fused=True)
+    stack = dataclasses.replace(hw.stack, fused_tile=dataclasses.replace(hw.stack.fused_tile, blocks=2))
+    two = dataclasses.replace(hw, stack=stack)
+    (once, _), *_ = fused_s(what, figures_of(hw), (rate := figures_of(hw).flop_per_s("int8")), 1e30)
+    (twice, _), *_ = fused_s(what, figures_of(two), rate, 1e30)
+    loads_s = 2 * 2 * 6 * 8 * hw.constant("tile_load_s") / 82 * 2520 / 1695
+    assert once - twice == pytest.approx(loads_s / 2)
+    with pytest.raises(InvalidInput, match="blocks = 0"):
+        FusedTile(blocks=0)
+
+
+def test_rdna_3_and_4_size_a_tile_by_what_an_expert_has_and_rdna_3_5_by_the_pass() -> None:
+    """A prompt of 512 tokens whose 128 experts have 32 rows each (llama.cpp's pull request 28552)."""
+    prompt = FusedExperts(n_experts=128, n_rows=4096, n_gemms=256, n_tokens=512)
+    heights = {
+        name: load_platform(name, "llama-cpp").stack.fused_tile.height(prompt)
+        for name in ("rx-7900-xtx", "rx-9070-xt", "strix-halo", "mi300x", "rtx-4090", "mi50")
+    }
+    assert heights == {
+        "rx-7900-xtx": 32, "rx-9070-xt": 32, "strix-halo": 128, "mi300x": 128, "rtx-4090": 128, "mi50": 64,
+    }  # fmt: skip
+    assert load_platform("rx-7900-xtx", "llama-cpp-late-2025").stack.fused_tile.height(prompt) == 128
+
+
 def experts_s(hw: Platform, n_tokens: int) -> float:
     figures = figures_of(hw).with_values({"stack.tile_load_s": 1e-12})
     what = ffn_work.experts_work(QWEN, [n_tokens * 8 // 128] * 128, fused=True)
@@ -139,7 +169,7 @@ def test_a_format_that_no_card_states_is_refused() -> None:
         ("p40", "llama-cpp-2025", 64),
         ("apple-m2-ultra", "llama-cpp", 32),
         ("apple-m2-ultra", "llama-cpp-2025", 32),
-        ("rx-7900-xtx", "llama-cpp", 128),
+        ("rx-7900-xtx", "llama-cpp-late-2025", 128),
         ("mi100", "llama-cpp", 128),  # MFMA
         ("mi50", "llama-cpp", 64),
         ("rx-6800-xt", "llama-cpp-2025", 64),

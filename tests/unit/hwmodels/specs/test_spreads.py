@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from hwmodels.specs import spread as spread_module
+from hwmodels.specs.measured_products import measured_products
 from hwmodels.specs.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
 from pregate.measured.constants.carried_constants import carried
 from pregate.measured.constants.spreads import (
@@ -20,6 +21,7 @@ from pregate.measured.constants.spreads import (
     group_coverage,
     interval_coverage,
     pinned_link_scatter,
+    product_scatter,
     residuals,
 )
 from pregate.measured.row_prediction import RowBench
@@ -96,6 +98,18 @@ def test_a_pinned_link_scatters_as_measured_links_do_and_two_rows_that_no_link_e
     depends = tuple(float(key == "link.h2d_efficiency") for key in SPREAD_KEYS)
     beyond = [Residual(f"far/{i}", "far", 1.2, depends) for i in range(2)]
     assert fit_spread([*rows, *beyond]).constants["link.h2d_efficiency"] < 1.5 * scale
+
+
+def test_products_scatter_as_measured_cards_do_and_rows_that_their_links_do_not_explain_hardly_move_that() -> None:
+    scale, n = product_scatter()
+    off = [-math.log1p(one.error) for one in measured_products()]
+    assert n == len({one.hardware for one in measured_products()}) < len(off)
+    laws = {s: scipy.stats.t(4, scale=s).logpdf(off).sum() for s in np.linspace(0.2, 0.6, 401)}
+    assert scale == pytest.approx(max(laws, key=laws.get), abs=0.0015)  # type: ignore[arg-type]
+    rows = made(6, 4, 0.3, 0.1)
+    bearing = tuple(0.1 * (key == "stack.gemm_efficiency") for key in SPREAD_KEYS)
+    beyond = [Residual(f"far/{i}", "far", 1.2, bearing) for i in range(2)]
+    assert fit_spread([*rows, *beyond]).constants["stack.gemm_efficiency"] < 1.5 * scale
 
 
 def test_a_prompt_that_is_streamed_from_mapped_files_is_as_unsure_as_their_copies(tmp_path: Path) -> None:
