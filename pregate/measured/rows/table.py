@@ -9,18 +9,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwmodels.quantity import ReadOnly
 from pregate.ask.capturing.tier_names import tier_named
 from pregate.engines.reading import without_flags
 from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.command_counts import with_command_counts
 from pregate.measured.rows.engine_words import in_flags, without_power
 from pregate.measured.rows.measured_row import COLUMNS, METRICS, MeasuredRow
+from pregate.measured.rows.metric_words import METRIC_ALIASES, plain_name
 from pregate.measured.rows.other_tables import (
     METRIC_MARK,
     cells_of_bench,
@@ -53,19 +52,6 @@ FIELD_TABLES = (FIELD_TABLE, _TABLES / "offload_systems.csv")
 
 RESIDENT_TABLE = _TABLES / "resident_decode.csv"
 """Decode steps of engines that keep every expert on the accelerator."""
-
-ALIASES: Mapping[str, str] = ReadOnly(
-    {
-        "decode_throughput": "decode_tokens_per_s",
-        "prefill_throughput": "prefill_tokens_per_s",
-        "ttft_s": "ttft",
-        "tpot_s": "tpot",
-        "moe_layer_latency_s": "moe_layer_latency",
-        "peak_gpu_memory": "peak_hbm_bytes",
-        "cache_hit_rate": "hit_rate",
-    }
-)
-"""Other names of metrics."""
 
 _COUNTS = {"batch": 1, "input_tokens": 1, "output_tokens": 0, "context_tokens": 0}
 """Columns that are counts, and the least of each."""
@@ -187,15 +173,10 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     return MeasuredRow(**rest, **counts, value=value, unit=unit)  # type: ignore[arg-type]
 
 
-def _plain(text: str) -> str:
-    """A name as ours are written."""
-    return re.sub(r"[\s_-]+", "_", text.strip().lower())
-
-
 def _metric(text: str) -> str:
     """A metric by its name or another of it, written as anybody may: `Decode throughput`."""
-    plain = _plain(text)
-    name = ALIASES.get(plain, plain)
+    plain = plain_name(text)
+    name = METRIC_ALIASES.get(plain, plain)
     return name if name in METRICS else text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from hwmodels.quantity import ReadOnly
+from pregate.measured.rows.metric_words import METRIC_ALIASES, WORDS_OF_RATES, by_alias, is_metric_name, plain_name
 from pregate.measured.rows.placement_words import placement_in_words
 from pregate.measured.rows.stated_units import metric_and_unit, metric_of_unit, one_unit, value_and_unit
 
@@ -54,96 +54,9 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "source": ("reference",),
     "set": ("settings", "overrides"),
 }
-_METRICS: Mapping[str, tuple[str, ...]] = {
-    "decode_tokens_per_s": (
-        "decode",
-        "generation",
-        "tg",
-        "eval",
-        "token_generation",
-        "decode_speed",
-        "eval_rate",
-        "generation_speed",
-        "tg_speed",
-        "decoding",
-        "generate",
-        "gen",
-        "text_generation",
-        "generation_throughput",
-        "generation_tps",
-        "decode_tps",
-        "gen_tps",
-        "tg_tps",
-        "decode_rate",
-    ),
-    "prefill_tokens_per_s": (
-        "prefill",
-        "prompt_processing",
-        "pp",
-        "prompt_eval",
-        "prefill_speed",
-        "prompt_eval_rate",
-        "prompt_speed",
-        "pp_speed",
-        "prompt",
-        "prefill_rate",
-        "prompt_throughput",
-        "prompt_tps",
-        "prefill_tps",
-        "pp_tps",
-    ),
-    "tokens_per_s": (
-        "tokens/s",
-        "token/s",
-        "tok/s",
-        "t/s",
-        "tps",
-        "output_throughput",
-        "output_token_throughput",
-        "throughput",
-    ),
-    "ttft": (
-        "time_to_first_token",
-        "mean_ttft",
-        "median_ttft",
-        "first_token_latency",
-        "prefill_time",
-        "prefill_latency",
-        "prompt_eval_time",
-        "prompt_processing_time",
-    ),
-    "tpot": (
-        "time_per_output_token",
-        "itl",
-        "tbt",
-        "mean_tpot",
-        "mean_itl",
-        "median_tpot",
-        "median_itl",
-        "decode_latency",
-        "latency_per_token",
-        "latency/token",
-        "ms/token",
-        "per_token_latency",
-        "token_latency",
-        "time_per_token",
-        "inter_token_latency",
-    ),
-    "hit_rate": ("hit_ratio", "cache_hit_ratio", "expert_hit_rate"),
-    "peak_hbm_bytes": ("peak_memory", "peak_vram", "peak_hbm", "vram", "gpu_memory"),
-    "h2d_bytes_per_s": ("h2d_bandwidth", "pcie_bandwidth", "copy_bandwidth", "h2d"),
-    "model_bytes": ("model_size", "file_size"),
-}
-
-
-def _by_word(words: Mapping[str, tuple[str, ...]]) -> Mapping[str, str]:
-    return ReadOnly({word: ours for ours, others in words.items() for word in others})
-
-
-COLUMN_ALIASES = _by_word(_COLUMNS)
+COLUMN_ALIASES = by_alias(_COLUMNS)
 """Other names of columns, in small letters and with underscores."""
 
-_WORDS = _by_word(_METRICS)
 _BENCH = re.compile(r"(?P<kind>pp|tg)\s?(?P<n>\d{1,7}k?)(?:\s*@\s*d\s?(?P<depth>\d{1,7}k?))?", re.ASCII | re.IGNORECASE)
 _OF_BENCH = {"pp": ("prefill_tokens_per_s", "input_tokens"), "tg": ("decode_tokens_per_s", "output_tokens")}
 
@@ -162,11 +75,11 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
     metric, unit = metric_and_unit(row.get("metric", ""))
     if (
         test is None
-        and _plain(row.get("metric", "")) not in _WORDS
-        and (unit != "tokens/s" or _plain(metric) in _WORDS)
+        and plain_name(row.get("metric", "")) not in METRIC_ALIASES
+        and (unit != "tokens/s" or plain_name(metric) in METRIC_ALIASES)
     ):
         row["metric"], row["unit"] = metric, one_unit(unit, row.get("unit", ""))
-    row["metric"] = _WORDS.get(_plain(row["metric"]), row["metric"])
+    row["metric"] = METRIC_ALIASES.get(plain_name(row["metric"]), row["metric"])
     row["value"], unit = value_and_unit(row.get("value", ""))
     row["unit"] = one_unit(row.get("unit", ""), unit)
     row["metric"] = metric_of_unit(row["metric"], row["unit"])
@@ -185,21 +98,16 @@ def is_metric(header: str) -> bool:
     if _BENCH.fullmatch(header.strip()):
         return True
     metric, _ = metric_and_unit(header)
-    return any(_plain(text) in (*_WORDS, *_METRICS) for text in (header, metric))
+    return any(is_metric_name(text) for text in (header, metric))
 
 
 def unit_of_header(header: str) -> bool:
     """Whether the header of a column is no more than a unit, or a word for a value with one: `t/s`, `Result (ms)`."""
     metric, unit = metric_and_unit(header)
-    plain = _plain(header)
-    return plain in (*_WORDS_OF_RATES, "ms") or (bool(unit) and _plain(metric) in (*_COLUMNS["value"], "value", "avg"))
-
-
-_WORDS_OF_RATES = (*_METRICS["tokens_per_s"][:5], "tokens/sec", "tok/sec", "tokens_per_second")
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\s_-]+", "_", text.strip().lower())
+    plain = plain_name(header)
+    return plain in (*WORDS_OF_RATES, "ms") or (
+        bool(unit) and plain_name(metric) in (*_COLUMNS["value"], "value", "avg")
+    )
 
 
 _BESIDE_HOST = re.compile(
