@@ -60,7 +60,6 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
         "throughput",
     ),
     "ttft": (
-        "ttft_s",
         "time_to_first_token",
         "mean_ttft",
         "median_ttft",
@@ -71,7 +70,6 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
         "prompt_processing_time",
     ),
     "tpot": (
-        "tpot_s",
         "time_per_output_token",
         "itl",
         "tbt",
@@ -88,7 +86,7 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
         "time_per_token",
         "inter_token_latency",
     ),
-    "moe_layer_latency": ("moe_layer_latency_s",),
+    "moe_layer_latency": (),
     "hit_rate": ("cache_hit_rate", "hit_ratio", "cache_hit_ratio", "expert_hit_rate"),
     "peak_hbm_bytes": ("peak_gpu_memory", "peak_memory", "peak_vram", "peak_hbm", "vram", "gpu_memory"),
     "h2d_bytes_per_s": ("h2d_bandwidth", "pcie_bandwidth", "copy_bandwidth", "h2d"),

@@ -56,6 +56,7 @@ _VALUE = re.compile(
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
 _IN_BRACKETS = re.compile(r"(?P<metric>[^()\[\]]+?)\s*[(\[](?P<unit>[^()\[\]]+)[)\]]")
+_TIME = re.compile(r"(?P<metric>\w+)(?<!_per)_(?P<unit>[mu]?s)", re.ASCII | re.IGNORECASE)
 _RATE = re.compile(
     r"(?P<metric>.+?)[\s_-]+(?:in[\s_-]+)?(?:tok(?:en)?s?|t)\s*(?:/|[\s_]per[\s_])\s*s(?:ec(?:ond)?)?", re.IGNORECASE
 )
@@ -77,12 +78,15 @@ def value_and_unit(text: str) -> tuple[str, str]:
 
 
 def metric_and_unit(text: str) -> tuple[str, str]:
-    """A metric apart from the unit that its cell states: `TPOT (ms)`, `decode tok/s`."""
+    """A metric apart from the unit that its cell states: `TPOT (ms)`, `decode tok/s`, `ttft_s`."""
     inside = _IN_BRACKETS.fullmatch(text.strip())
     if inside is not None:
         return inside["metric"], inside["unit"].strip()
     rate = _RATE.fullmatch(text.strip())
-    return (rate["metric"], "tokens/s") if rate is not None else (text, "")
+    if rate is not None:
+        return rate["metric"], "tokens/s"
+    time = _TIME.fullmatch(text.strip())
+    return (time["metric"], time["unit"].lower()) if time is not None else (text, "")
 
 
 def plain_unit(unit: str, metric: str) -> tuple[str, float]:

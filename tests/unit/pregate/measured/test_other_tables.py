@@ -184,3 +184,28 @@ def test_a_model_that_flags_change_and_machines_together_are_told_of(
 )
 def test_what_changes_nothing_is_passed_over(flags: str, tmp_path: Path) -> None:
     assert flagged(tmp_path, "H100", "sglang", flags).policy == "gpu_only"
+
+
+@pytest.mark.parametrize(
+    ("header", "cell", "metric", "value"),
+    [
+        ("ttft_s", "0.5", "ttft", 0.5), ("TPOT_ms", "20", "tpot", 0.02),
+        ("Decode throughput", "30 t/s", "decode_tokens_per_s", 30.0),
+        ("cache_hit_rate", "0.5", "hit_rate", 0.5), ("peak_gpu_memory", "5 GB", "peak_hbm_bytes", 5e9),
+        ("moe_layer_latency_us", "900", "moe_layer_latency", 9e-4),
+        ("decode_tokens_per_s", "30", "decode_tokens_per_s", 30.0),
+    ],
+)  # fmt: skip
+def test_a_metric_has_the_same_names_in_a_header_as_in_a_cell(
+    header: str, cell: str, metric: str, value: float, tmp_path: Path
+) -> None:
+    found = [
+        rows_of(tmp_path, f"model,gpu,input,{header}", f"Qwen3-30B-A3B,4090,128,{cell}"),
+        rows_of(tmp_path, "model,gpu,input,metric,value", f"Qwen3-30B-A3B,4090,128,{header},{cell}"),
+    ]
+    assert [(row.metric, row.value) for (row,) in found] == [(metric, pytest.approx(value))] * 2
+
+
+def test_a_metric_that_names_another_unit_than_its_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match="unit"):
+        rows_of(tmp_path, "model,gpu,input,metric,value,unit", "Qwen3-30B-A3B,4090,128,ttft_s,500,ms")
