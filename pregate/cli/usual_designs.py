@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
 
-__all__ = ["IN_QUEUES", "OR_ENGINE", "along_axes", "asks_about_offloading", "of_trace", "of_work", "say_engine"]
+__all__ = [
+    "IN_QUEUES", "OFFLOADING", "OR_ENGINE", "along_axes", "asks_about_offloading", "of_trace", "of_work", "say_engine",
+]  # fmt: skip
 
 OR_ENGINE = "or what the engine of --stack runs"
 """Of the help of `--policies`, behind the designs of a command."""
+
+OFFLOADING = "gpu_only,on_demand,prefetch_all,pregate"
+"""Designs of offloading, one of a kind: the default of `compare` and `crossover`."""
 
 IN_QUEUES = "on_demand,pregate,pregate+lru,gpu_only"
 

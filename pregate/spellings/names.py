@@ -19,9 +19,10 @@ from pregate.spellings.same_cards import same_cards
 from traces.model.architecture import architecture_names
 from traces.model.same_models import SAME_AS
 
-__all__ = ["KNOWN", "our_name", "part_as_ours"]
+__all__ = ["FILES", "KNOWN", "our_name", "part_as_ours"]
 
-_FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
+FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
+"""How files of models and machines end."""
 
 KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
     "model": lambda: (*architecture_names(), *SAME_AS),
@@ -35,7 +36,7 @@ KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
 
 def our_name(column: str, text: str) -> str:
     """`text` as we write it, a name of a column of `KNOWN`; as it is where it is none, a path, or may be several."""
-    if text.endswith(_FILES) or "/" in text.replace(" w/ ", " ") or Path(text).exists():
+    if text.endswith(FILES) or "/" in text.replace(" w/ ", " ") or Path(text).exists():
         return text
     return _ours(column, text, tuple(KNOWN[column]()))
 

@@ -11,6 +11,7 @@ from offload.own_policies.own_policy_names import is_own_name
 from offload.policies import cache_named
 from pregate.ask.speculative import drafting_named, with_and_without
 from pregate.named import load_model
+from pregate.spellings.names import FILES
 from pregate.sweeps.axes import LatinHypercube, spaced
 from pregate.sweeps.machines import MachineRecipe
 from pregate.sweeps.workloads import TraceRecipe
@@ -21,8 +22,6 @@ from traces.recorded import recorded_path
 from traces.synthesis.dials import Dials
 
 __all__ = ["read_sweep"]
-
-_FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
 
 
 def read_sweep(path: Path, policies: Sequence[str] | None = None) -> dict[str, Any]:
@@ -61,7 +60,7 @@ def read_sweep(path: Path, policies: Sequence[str] | None = None) -> dict[str, A
 
 def _path_beside(file: Path, name: str) -> str:
     """A name, or a file that stands beside `file` unless its path is absolute."""
-    return str(file.parent / name) if name.partition("?")[0].endswith(_FILES) else name
+    return str(file.parent / name) if name.partition("?")[0].endswith(FILES) else name
 
 
 def _formats(section: Section | None) -> dict[str, str]:

@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import parse_yaml, read_text
 from traces.importers.files.arrays import npz_arrays
+from traces.importers.model_shape import GPT_OSS_EXPERTS
 from traces.importers.recording import ModelShape
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 
 __all__ = ["import_gptoss_npz"]
-
-_N_EXPERTS_BY_LAYERS = {24: 32, 36: 128}
-"""openai/gpt-oss-20b and openai/gpt-oss-120b, config.json: num_hidden_layers -> num_local_experts."""
 
 
 def import_gptoss_npz(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
@@ -75,6 +73,6 @@ def _model(path: Path, n_layers: int, shape: ModelShape) -> tuple[str, int]:
         return about.text("model"), n_experts
     if shape.n_experts is not None:
         return "not stated in the file", shape.n_experts
-    if n_layers not in _N_EXPERTS_BY_LAYERS:
+    if n_layers not in GPT_OSS_EXPERTS:
         raise InvalidFile(f"{path}: {n_layers} layers fit no gpt-oss model: state num_experts in {side.name}")
-    return f"gpt-oss with {n_layers} layers", _N_EXPERTS_BY_LAYERS[n_layers]
+    return f"gpt-oss with {n_layers} layers", GPT_OSS_EXPERTS[n_layers]

@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 
 from traces.importers.files.arrays import whole_array
 from traces.importers.files.text_lines import json_document, json_lines
+from traces.importers.model_shape import GPT_OSS_EXPERTS
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, TokenRows, recorded_trace, refused
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 
 __all__ = ["import_gptoss_json", "import_olmoe_blocks"]
-
-_N_EXPERTS_BY_LAYERS = {24: 32, 36: 128}
-"""openai/gpt-oss-20b and openai/gpt-oss-120b, config.json: num_hidden_layers -> num_local_experts."""
 
 
 def import_gptoss_json(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
@@ -43,7 +41,7 @@ def import_gptoss_json(path: Path, shape: ModelShape = ModelShape()) -> RoutingT
                     if not isinstance(experts, list) or not isinstance(choice.get("selected_probs"), list | None):
                         raise refused(path, f"token {position} layer {layer} has no list selected_experts")
                     rows.add(1, sequence, Phase.DECODE, position, layer, experts, choice.get("selected_probs"))
-    n_experts = shape.n_experts or _N_EXPERTS_BY_LAYERS.get(len(layers))
+    n_experts = shape.n_experts or GPT_OSS_EXPERTS.get(len(layers))
     origin = Origin("gpt-oss expert fingerprints", n_experts=n_experts, notes=("decode only",))
     return rows.trace(origin, shape)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.importers.files.text_lines import json_lines
-from traces.importers.recording import ModelShape, Origin, TokenRows, refused
+from traces.importers.recording import PHASES_UNKNOWN, ModelShape, Origin, TokenRows, refused
 from traces.importers.tables import json_names, keys_of
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -46,7 +46,6 @@ TOKEN_KEYS = (
 """What recorders call the experts of a token, layer by layer."""
 LAYER_KEY = re.compile(r"(?:[a-z_.]*[_.]?)?(\d{1,4})", re.ASCII | re.IGNORECASE)
 """How recorders call a layer: `3`, `layer_3`, `model.layers.3`."""
-_PHASES_UNKNOWN = "phases are not recorded: every token counts as decode"
 
 
 def import_route_log(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
@@ -276,7 +275,7 @@ def _origin(
         name if isinstance(name, str) and name else "not stated in the file",
         stated,
         {key: str(about[key])[:80] for key in more if key in about},
-        () if phased else (_PHASES_UNKNOWN,),
+        () if phased else (PHASES_UNKNOWN,),
     )
 
 

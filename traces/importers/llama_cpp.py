@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from traces.importers.files.text_lines import text_lines, whole_numbers
-from traces.importers.recording import ModelShape, Origin, TokenRows, refused
+from traces.importers.recording import PHASES_UNKNOWN, ModelShape, Origin, TokenRows, refused
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
@@ -25,7 +25,6 @@ __all__ = ["import_activations", "import_moe_trace", "import_ranks", "import_ser
 RANKS_HEADER = "phase,token,layer,rank,expert"
 SERVER_LOG_HEADER = "layer_id,expert_ids"
 ACTIVATIONS_HEADER = "layer,expert"
-_PHASES_UNKNOWN = "phases are not recorded: every token counts as decode"
 
 
 def import_moe_trace(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
@@ -72,7 +71,7 @@ def import_server_log(path: Path, shape: ModelShape = ModelShape()) -> RoutingTr
         token += layer <= last
         last = layer
         rows.add(number, 0, Phase.DECODE, token, layer, whole_numbers(path, number, experts.split()))
-    return rows.trace(Origin("llama-server expert log", notes=(_PHASES_UNKNOWN,)), shape)
+    return rows.trace(Origin("llama-server expert log", notes=(PHASES_UNKNOWN,)), shape)
 
 
 def import_activations(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
@@ -91,7 +90,7 @@ def import_activations(path: Path, shape: ModelShape = ModelShape()) -> RoutingT
             token += i > 0
             chosen = [expert for _, (_, expert) in cells[i : i + top_k]]
             rows.add(cells[i][0], 0, Phase.DECODE, token, layer, chosen)
-    return rows.trace(Origin("llama.cpp, layer,expert", notes=(_PHASES_UNKNOWN,)), shape)
+    return rows.trace(Origin("llama.cpp, layer,expert", notes=(PHASES_UNKNOWN,)), shape)
 
 
 def _body(path: Path, header: str, n_fields: int) -> Iterator[tuple[int, list[str]]]:

@@ -17,10 +17,11 @@ from traces.importers.model_shape import ModelShape
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 
-__all__ = ["MAX_CELLS", "ModelShape", "Origin", "TokenRows", "recorded_trace", "refused"]
+__all__ = ["MAX_CELLS", "PHASES_UNKNOWN", "ModelShape", "Origin", "TokenRows", "recorded_trace", "refused"]
 
 MAX_CELLS = 1 << 28
 """Most (token, layer, slot) cells of one recording: 512 MiB of expert ids."""
+PHASES_UNKNOWN = "phases are not recorded: every token counts as decode"
 _LIMIT = 1 << 31
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidFile, InvalidInput
 from traces.importers.files.text_lines import regular_file
-from traces.importers.recording import ModelShape
+from traces.importers.recording import MAX_CELLS, ModelShape
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 
@@ -31,8 +31,6 @@ __all__ = ["import_route_trace_v1", "read_residency"]
 
 MAX_FILE_BYTES = 1 << 30
 MAX_LINE_CHARACTERS = 4096
-MAX_CELLS = 1 << 28
-"""Most (token, layer, slot) cells: what 1 GiB of rows can fill."""
 
 _COLUMNS = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CACHES", "CAPACITIES", "CacheHits", "CacheRow", "cache_hits"]
 
+_MIB = 1 << 20
+
 _LAYERED = ["lru", "lfu", "lfu_decay", "lfru", "mrs", "activation", "least_stale", "fifo", "lifo", "random"]
 
 CACHES = (
@@ -36,8 +38,6 @@ CACHES = (
 
 CAPACITIES = ("0.125", "0.25", "0.5")
 """Shares of the experts of all layers."""
-
-MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def _row(
         best_request=float(rates.max()),
         n_lookups=found.n_lookups,
         n_misses=int(misses.sum()),
-        read_mib=None if sizes is None else sum(n * size for n, size in zip(misses.tolist(), sizes, strict=True)) / MIB,
+        read_mib=None if sizes is None else float(misses @ np.array(sizes)) / _MIB,
     )
 
 

@@ -16,8 +16,6 @@ from pregate.draw import render
 NOTHING_FITS = 1
 """Exit status where no design fits the machine."""
 
-_USUAL = "gpu_only,on_demand,prefetch_all,pregate"
-
 
 @asks()
 def compare(
@@ -27,7 +25,7 @@ def compare(
         str | None,
         typer.Option(
             help="Designs, by comma: pregate, pregate(2), on_demand+lru:0.1, ./mine.py:MyPolicy; or all. Default: "
-            f"{_USUAL}, {usual_designs.OR_ENGINE}."
+            f"{usual_designs.OFFLOADING}, {usual_designs.OR_ENGINE}."
         ),
     ] = None,
 ) -> None:
@@ -37,7 +35,11 @@ def compare(
     """
     named = None if policies is None else question.several(DESIGNS if policies == "all" else listed(policies))
     architecture, machine, workload = question.subject()
-    names = named if named is not None else question.several(question.usual(_USUAL, architecture, machine, workload))
+    names = (
+        named
+        if named is not None
+        else question.several(question.usual(usual_designs.OFFLOADING, architecture, machine, workload))
+    )
     chosen, cache = question.designs(names, architecture)
     from pregate.ask.comparison import compare as run_compare
     from pregate.ask.ranked_designs import kept_in_view

@@ -31,7 +31,6 @@ _AXIS_HELP = (
     "acceptance; it takes the place of the option."
 )
 
-_USUAL = "gpu_only,on_demand,prefetch_all,pregate"
 
 _GIVEN_BY = {
     "batch": "batch",
@@ -52,7 +51,8 @@ def crossover(
     from_: Annotated[str, typer.Option("--from", help="Its lowest value, SI or with a unit: 4e9, 4GB/s, 1.")],
     to: Annotated[str, typer.Option(help="Its highest value.")],
     policies: Annotated[
-        str | None, typer.Option(help=f"Designs, by comma; default: {_USUAL}, {usual_designs.OR_ENGINE}.")
+        str | None,
+        typer.Option(help=f"Designs, by comma; default: {usual_designs.OFFLOADING}, {usual_designs.OR_ENGINE}."),
     ] = None,
     metric: options.Metric = "tokens_per_s",
     points: Annotated[int, typer.Option(help="Points of the scan that finds brackets.")] = 33,
@@ -92,8 +92,8 @@ def crossover(
 def _usual(question: Question, axis: str, model: ModelArchitecture, machine: Platform) -> list[str]:
     """The designs where none is named. Raises `InvalidInput` for an engine that has one."""
     if usual_designs.asks_about_offloading(question.cache, question.tier, placement=question.placement, axes=(axis,)):
-        return question.several(listed(_USUAL))
-    names = question.several(usual_designs.along_axes(_USUAL, model, [machine.stack.name]))
+        return question.several(listed(usual_designs.OFFLOADING))
+    names = question.several(usual_designs.along_axes(usual_designs.OFFLOADING, model, [machine.stack.name]))
     if len(names) < 2:
         raise InvalidInput(f"{machine.stack.name} runs {names[0]} alone whatever the memory: name others by --policies")
     return names

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from hwmodels.quantity import ReadOnly
 
-__all__ = ["METRIC_ALIASES", "WORDS_OF_RATES", "by_alias", "is_metric_name", "plain_name"]
+__all__ = ["METRIC_ALIASES", "WORDS_OF_RATES", "by_alias", "is_metric_name", "underscored"]
 
 _METRICS: Mapping[str, tuple[str, ...]] = {
     "decode_tokens_per_s": (
@@ -106,11 +106,11 @@ WORDS_OF_RATES = ("tokens/s", "token/s", "tok/s", "t/s", "tps", "tokens/sec", "t
 """Names of a column that say no more than its unit."""
 
 
-def plain_name(text: str) -> str:
+def underscored(text: str) -> str:
     """A name as ours are written."""
     return re.sub(r"[\s_-]+", "_", text.strip().lower())
 
 
 def is_metric_name(text: str) -> bool:
     """Whether `text` names a metric, by our name or another."""
-    return plain_name(text) in METRIC_ALIASES or plain_name(text) in _METRICS
+    return underscored(text) in METRIC_ALIASES or underscored(text) in _METRICS

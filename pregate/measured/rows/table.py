@@ -19,7 +19,7 @@ from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.command_counts import with_command_counts
 from pregate.measured.rows.engine_words import in_flags, without_power
 from pregate.measured.rows.measured_row import COLUMNS, METRICS, MeasuredRow
-from pregate.measured.rows.metric_words import METRIC_ALIASES, plain_name
+from pregate.measured.rows.metric_words import METRIC_ALIASES, underscored
 from pregate.measured.rows.other_tables import (
     METRIC_MARK,
     cells_of_bench,
@@ -175,7 +175,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
 
 def _metric(text: str) -> str:
     """A metric by its name or another of it, written as anybody may: `Decode throughput`."""
-    plain = plain_name(text)
+    plain = underscored(text)
     name = METRIC_ALIASES.get(plain, plain)
     return name if name in METRICS else text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pregate.measured.rows.metric_words import plain_name
+from pregate.measured.rows.metric_words import underscored
 from pregate.measured.rows.other_tables import FLAG_COLUMNS, METRIC_MARK
 from pregate.measured.rows.stated_units import metric_and_unit
 from pregate.measured.rows.told_in_vain import is_other_metric
@@ -40,7 +40,7 @@ def column_names(header: Sequence[str], ours: Sequence[str], where: str) -> list
 
 def _known_column(text: str, ours: Sequence[str]) -> str:
     """Our name of a column, "" of one that is none."""
-    name = COLUMN_ALIASES.get(plain_name(text), plain_name(text))
+    name = COLUMN_ALIASES.get(underscored(text), underscored(text))
     return name if name in (*ours, *BESIDE, MEMORY, *FLAG_COLUMNS) else ""
 
 
@@ -49,7 +49,7 @@ def _column(text: str, ours: Sequence[str], where: str) -> str:
     name = _known_column(text, ours)
     if name:
         return name
-    if plain_name(text) in _SIZES_OF_CONTEXT:
+    if underscored(text) in _SIZES_OF_CONTEXT:
         raise InvalidFile(
             f"{where}: column {text[:40]!r}: call tokens that were there before context_tokens; leave the size out "
             f"that was set aside for them"

@@ -16,7 +16,7 @@ from typing import Any
 
 from pregate.measured.rows.benchmark_files import not_of_a_batch, of_batched_table, rows_of_benchmark
 from pregate.measured.rows.measured_row import COLUMNS
-from pregate.measured.rows.metric_words import plain_name
+from pregate.measured.rows.metric_words import underscored
 from pregate.measured.rows.written_cells import COLUMN_ALIASES
 from traces.errors import InvalidFile
 
@@ -73,7 +73,7 @@ def _of_json(text: str, where: str) -> str:
 
 
 def _is_column(key: str) -> bool:
-    plain = plain_name(key)
+    plain = underscored(key)
     return COLUMN_ALIASES.get(plain, plain) in COLUMNS
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from pregate.measured.rows.metric_words import METRIC_ALIASES, WORDS_OF_RATES, by_alias, is_metric_name, plain_name
+from pregate.measured.rows.metric_words import METRIC_ALIASES, WORDS_OF_RATES, by_alias, is_metric_name, underscored
 from pregate.measured.rows.placement_words import placement_in_words
 from pregate.measured.rows.stated_units import metric_and_unit, metric_of_unit, one_unit, value_and_unit
 
@@ -75,11 +75,11 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
     metric, unit = metric_and_unit(row.get("metric", ""))
     if (
         test is None
-        and plain_name(row.get("metric", "")) not in METRIC_ALIASES
-        and (unit != "tokens/s" or plain_name(metric) in METRIC_ALIASES)
+        and underscored(row.get("metric", "")) not in METRIC_ALIASES
+        and (unit != "tokens/s" or underscored(metric) in METRIC_ALIASES)
     ):
         row["metric"], row["unit"] = metric, one_unit(unit, row.get("unit", ""))
-    row["metric"] = METRIC_ALIASES.get(plain_name(row["metric"]), row["metric"])
+    row["metric"] = METRIC_ALIASES.get(underscored(row["metric"]), row["metric"])
     row["value"], unit = value_and_unit(row.get("value", ""))
     row["unit"] = one_unit(row.get("unit", ""), unit)
     row["metric"] = metric_of_unit(row["metric"], row["unit"])
@@ -104,9 +104,9 @@ def is_metric(header: str) -> bool:
 def unit_of_header(header: str) -> bool:
     """Whether the header of a column is no more than a unit, or a word for a value with one: `t/s`, `Result (ms)`."""
     metric, unit = metric_and_unit(header)
-    plain = plain_name(header)
+    plain = underscored(header)
     return plain in (*WORDS_OF_RATES, "ms") or (
-        bool(unit) and plain_name(metric) in (*_COLUMNS["value"], "value", "avg")
+        bool(unit) and underscored(metric) in (*_COLUMNS["value"], "value", "avg")
     )
 
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from traces.errors import InvalidFile
-from traces.importers.recording import MAX_CELLS
 
 __all__ = ["rows_as_text"]
 
 _ROWS = 4096  # at once
+_MAX_ROWS = 1 << 28
 _MAX_COLUMNS = 4096
 
 
@@ -38,8 +38,8 @@ def rows_as_text(path: Path, kind: str) -> Iterator[bytes]:
 
 
 def _read_columns(path: Path, schema: Any, n_rows: int) -> list[str]:
-    if n_rows > MAX_CELLS or len(schema) > _MAX_COLUMNS:
-        raise InvalidFile(f"{path}: {n_rows} rows of {len(schema)} columns, {MAX_CELLS} of {_MAX_COLUMNS} are read")
+    if n_rows > _MAX_ROWS or len(schema) > _MAX_COLUMNS:
+        raise InvalidFile(f"{path}: {n_rows} rows of {len(schema)} columns, {_MAX_ROWS} of {_MAX_COLUMNS} are read")
     names = [field.name for field in schema if _is_read(field.type)]
     if not names or len(set(schema.names)) < len(schema):
         raise InvalidFile(f"{path}: no column of numbers, text or lists, or one twice: {', '.join(schema.names)[:80]}")
