@@ -269,8 +269,9 @@ class Figures:
         return replace(self, apart=True)
 
     def flop_per_s(self, compute: str) -> Number:
-        """What GEMMs in `compute` achieve."""
-        return self.peak_flop_per_s(compute) * self.stack_constant("gemm_efficiency")
+        """What GEMMs in `compute` achieve; those of unpacked weights have tiles of the card's own."""
+        rate = self.peak_flop_per_s(compute) * self.stack_constant("gemm_efficiency")
+        return rate * self.stack.fused_tile.arithmetic if compute == self.stack.packed_compute else rate
 
     def scores_s(self, work: Work) -> Number:
         """What the arithmetic of `work` outside of its GEMMs takes. Where an attention sums values in 16 bits their

@@ -30,7 +30,8 @@ class FusedTile:
     loading is hidden. `from_tokens`: passes of fewer run a kernel without tiles, which with `each_pair` reads an expert
     anew for each of its rows, in blocks of rows (`RowBlocks`). `apart_from`: passes of so many tokens and more have a
     product of its own for each matrix of an expert, of `launches_apart` kernels; 0: none. `blocks`: on a multiprocessor
-    at a time, each of which loads while the others multiply.
+    at a time, each of which loads while the others multiply. `arithmetic`: of what `gemm_efficiency` says of products,
+    the share that these tiles achieve.
     """
 
     rows: tuple[int, ...] = ()
@@ -41,10 +42,13 @@ class FusedTile:
     apart_from: int = 0
     launches_apart: int = 0
     blocks: int = 1
+    arithmetic: float = 1.0
 
     def __post_init__(self) -> None:
         if self.blocks < 1:
             raise InvalidInput(f"blocks = {self.blocks}: a multiprocessor has one at least")
+        if not 0 < self.arithmetic <= 1:
+            raise InvalidInput(f"arithmetic = {self.arithmetic:g}: a share, above 0 and at most 1")
         if any(rows < 1 for rows in self.rows) or list(self.rows) != sorted(set(self.rows)):
             raise InvalidInput(f"rows = {list(self.rows)}: heights of tiles, ascending")
 
@@ -118,9 +122,10 @@ def read_tile(table: Section) -> FusedTile:
     sized_by, from_tokens = table.text("sized_by", "expert"), table.integer("from_tokens", 1, minimum=1)
     each_pair = table.flag("each_pair")
     apart = table.integer("apart_from", 0), table.integer("launches_apart", 0), table.integer("blocks", 1, minimum=1)
+    arithmetic = table.number("arithmetic", 1.0)
     table.take("source")
     table.done()
     if sized_by not in get_args(TileSizedBy):
         raise unknown_name("way to size a tile", sized_by, get_args(TileSizedBy), table.where)
     pair = None if loads is None else (loads[0], loads[1])
-    return FusedTile(tuple(rows), cast(TileSizedBy, sized_by), pair, from_tokens, each_pair, *apart)
+    return FusedTile(tuple(rows), cast(TileSizedBy, sized_by), pair, from_tokens, each_pair, *apart, arithmetic)

@@ -25,7 +25,7 @@ _MAX_BYTES = 1 << 20
 @dataclass(frozen=True, slots=True)
 class MeasuredProduct:
     """One measured rate of one product of `m` rows, by itself. `hardware` and `stack` say it here; the weights have
-    `weight_bits` each and are multiplied in `compute`.
+    `weight_bits` each and are multiplied in `compute`. `role`: "stack" where a number of its stack is from it.
     """
 
     gpu: str
@@ -39,6 +39,7 @@ class MeasuredProduct:
     flop_per_s: float
     tool: str
     source: str
+    role: str
     note: str
 
     @property
@@ -61,6 +62,6 @@ def measured_products(path: Path = MEASURED_PRODUCTS) -> Iterator[MeasuredProduc
         try:
             numbers = int(row["m"]), int(row["n"]), int(row["k"]), 1e12 * float(row["measured_tflop_per_s"])
             named = row["gpu"], row["hardware"], row["stack"], row["compute"], float(row["weight_bits"])
-            yield MeasuredProduct(*named, *numbers, row["tool"], row["source"], row["note"])
+            yield MeasuredProduct(*named, *numbers, row["tool"], row["source"], row["role"], row["note"])
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidFile(f"{path}: line {i}: {error}") from None

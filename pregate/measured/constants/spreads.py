@@ -153,9 +153,9 @@ def pinned_link_scatter() -> tuple[float, int]:
 
 def product_scatter() -> tuple[float, int]:
     """The scale of ln(measured / ours) of single products of matrices, by the same law, and of how many cards: those of
-    `hwmodels/specs/measured_products.csv`.
+    `hwmodels/specs/measured_products.csv` that set no constant.
     """
-    products = list(measured_products())
+    products = [one for one in measured_products() if not one.role]
     return _scatter([-math.log1p(one.error) for one in products]), len({one.hardware for one in products})
 
 

@@ -71,6 +71,16 @@ def test_two_blocks_on_a_multiprocessor_wait_for_their_loads_beside_one_another(
         FusedTile(blocks=0)
 
 
+def test_products_of_packed_weights_alone_achieve_what_a_cards_tiles_do() -> None:
+    hw = load_platform("radeon-ai-pro-r9700", "llama-cpp")
+    tile = dataclasses.replace(hw.stack.fused_tile, arithmetic=1.0)
+    usual = figures_of(dataclasses.replace(hw, stack=dataclasses.replace(hw.stack, fused_tile=tile)))
+    shares = {name: figures_of(hw).flop_per_s(name) / usual.flop_per_s(name) for name in ("int8", "bf16")}
+    assert shares == {"int8": pytest.approx(0.49), "bf16": 1.0}
+    with pytest.raises(InvalidInput, match=r"arithmetic = 1\.5"):
+        FusedTile(arithmetic=1.5)
+
+
 def test_rdna_3_and_4_size_a_tile_by_what_an_expert_has_and_rdna_3_5_by_the_pass() -> None:
     """A prompt of 512 tokens whose 128 experts have 32 rows each (llama.cpp's pull request 28552)."""
     prompt = FusedExperts(n_experts=128, n_rows=4096, n_gemms=256, n_tokens=512)

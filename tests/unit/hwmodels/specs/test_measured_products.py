@@ -35,3 +35,9 @@ def test_a_row_that_is_no_product_is_refused_with_its_line(tmp_path: Path) -> No
     path.write_text(f"{header}\n{first.replace(',8192,', ',wide,', 1)}\n", encoding="utf-8")
     with pytest.raises(InvalidFile, match=r"line 2: .*wide"):
         list(measured_products(path))
+
+
+def test_a_product_that_set_a_share_of_its_cards_tiles_is_met_by_it() -> None:
+    off = [row.error for row in ROWS if row.role == "stack"]
+    assert len(off) == 2
+    assert max(map(abs, off)) < 0.03
