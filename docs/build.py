@@ -54,7 +54,6 @@ DOCUMENTS = (
             "streamed-steps",
             "natural-batches",
             "policies",
-            "predictors",
             "speculative",
         )
     ),
@@ -158,7 +157,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "granularity": granularity_tables.grains,
     "written_back": granularity_tables.written_back,
     "read_ahead": granularity_tables.read_ahead,
-    "curves": predictor_tables.curves,
     "unions": speculation_tables.unions,
     "trees": speculation_tables.trees,
     "which_design": which_design.verdicts,
