@@ -14,8 +14,8 @@ demo: $(VENV)/core.done
 	$(BIN)/pregate compare switch-base-128 --hardware a100-sxm4-80gb
 
 test: $(VENV)/dev.done
-	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types contracts notebooks current
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/validation
+	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types contracts current
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --nbmake --ignore=tests/validation notebooks tests
 	$(BIN)/python -m pytest -q -s tests/validation
 
 # Not part of the tests: what Hypothesis draws, sixteen times as many examples and other ones every time.
