@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,24 +14,25 @@ from tests import drawn, small_fits
 from tests.small_validations import full
 from traces.errors import InvalidInput, UnknownName
 
+SHOWN: dict[str, tuple[Callable[[], Any], str]] = {
+    "explanation": (drawn.explained, "link.h2d_bytes_per_s"),
+    "crossovers": (lambda: drawn.crossing()[0], "Best tokens_per_s"),
+    "residency": (
+        lambda: pregate.residency(drawn.traced(), ["lru"], [50], expert_bytes=1 << 24),
+        "hit_pct_decode",
+    ),
+    "every capacity": (lambda: pregate.lru_curve(drawn.traced()), "hit_rate_decode"),
+    "optimum": (drawn.searched, "Lowest price_usd"),
+    "costs": (drawn.costed, "per_million_tokens"),
+    "reproduction": (drawn.published, "mape_unseen"),
+    "validation": (full, "predicted"),
+}
 
-def shown() -> dict[str, Any]:
-    trace = drawn.traced()
-    return {
-        "explanation": (drawn.explained(), "link.h2d_bytes_per_s"),
-        "crossovers": (drawn.crossing()[0], "Best tokens_per_s"),
-        "residency": (pregate.residency(trace, ["lru"], [50], expert_bytes=1 << 24), "hit_pct_decode"),
-        "every capacity": (pregate.lru_curve(trace), "hit_rate_decode"),
-        "optimum": (drawn.searched(), "Lowest price_usd"),
-        "costs": (drawn.costed(), "per_million_tokens"),
-        "reproduction": (drawn.published(), "mape_unseen"),
-        "validation": (full(), "predicted"),
-    }
 
-
-@pytest.mark.parametrize("name", shown())
+@pytest.mark.parametrize("name", SHOWN)
 def test_a_result_shows_itself_as_a_table(name: str) -> None:
-    result, told = shown()[name]
+    make, told = SHOWN[name]
+    result = make()
     html = result._repr_html_()
     assert html.count("<table>") == html.count("</table>") == 1
     assert "<caption>" in html

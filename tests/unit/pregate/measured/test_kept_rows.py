@@ -57,6 +57,19 @@ def rows(tmp_path: Path, **changed: dict[str, str]) -> list[MeasuredRow]:
     return read(tmp_path, *(cells | changed.get(name, {}) for name, cells in TABLE.items()))
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TablePrediction]:
+    """A folder in which every row of `TABLE` is kept, and the table."""
+    folder = tmp_path_factory.mktemp("first")
+    return folder / "kept", predict_table(rows(folder), cache_dir=folder / "kept")
+
+
+@pytest.fixture
+def kept(first: tuple[Path, TablePrediction], tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(first[0], tmp_path / "kept"))
+
+
 def anew(asked: Asked, ask: Callable[[], TablePrediction]) -> tuple[TablePrediction, list[str]]:
     """A table, and the rows that were predicted for it, as they stand in `TABLE`."""
     asked.clear()
@@ -85,21 +98,23 @@ def test_a_table_asked_again_is_the_same_to_the_last_bit_and_predicts_no_row(tmp
         {"policy": "gpu_only", "placement": "experts=cpu"},
     ],
 )  # fmt: skip
-def test_an_edited_row_alone_is_predicted_anew(change: dict[str, str], tmp_path: Path, asked: Asked) -> None:
-    predict_table(rows(tmp_path), cache_dir=tmp_path / "kept")
+def test_an_edited_row_alone_is_predicted_anew(
+    change: dict[str, str], tmp_path: Path, kept: Path, asked: Asked
+) -> None:
     edited = rows(tmp_path, decode=change)
-    found, predicted = anew(asked, lambda: predict_table(edited, cache_dir=tmp_path / "kept"))
+    found, predicted = anew(asked, lambda: predict_table(edited, cache_dir=kept))
     assert predicted == ["decode"]
     assert found.to_dict() == predict_table(edited).to_dict()
 
 
-def test_what_was_measured_is_no_part_of_what_is_predicted(tmp_path: Path, asked: Asked) -> None:
-    before = predict_table(rows(tmp_path), cache_dir=tmp_path / "kept")
+def test_what_was_measured_is_no_part_of_what_is_predicted(
+    tmp_path: Path, first: tuple[Path, TablePrediction], kept: Path, asked: Asked
+) -> None:
     edited = rows(tmp_path, decode={"value": "200", "note": "measured again"})
-    found, predicted = anew(asked, lambda: predict_table(edited, cache_dir=tmp_path / "kept"))
+    found, predicted = anew(asked, lambda: predict_table(edited, cache_dir=kept))
     assert predicted == []
-    assert found.rows[0].predicted == before.rows[0].predicted
-    assert found.rows[0].error != before.rows[0].error
+    assert found.rows[0].predicted == first[1].rows[0].predicted
+    assert found.rows[0].error != first[1].rows[0].error
     assert found.to_dict() == predict_table(edited).to_dict()
 
 
@@ -124,9 +139,8 @@ def test_a_row_that_determines_a_constant_is_part_of_all_of_its_machine(tmp_path
 
 
 def test_an_edited_stack_is_asked_anew_and_no_other(
-    tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kept: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict_table(rows(tmp_path), cache_dir=tmp_path / "kept")
     folder = tmp_path / "stacks"
     shutil.copytree(stack_files.STACKS_DIR, folder)
     file = folder / "llama-cpp.yaml"
@@ -136,7 +150,7 @@ def test_an_edited_stack_is_asked_anew_and_no_other(
     monkeypatch.setattr(stack_files, "STACKS_DIR", folder)
     stack_files._stack_of_file.cache_clear()
     try:
-        found, predicted = anew(asked, lambda: predict_table(rows(tmp_path), cache_dir=tmp_path / "kept"))
+        found, predicted = anew(asked, lambda: predict_table(rows(tmp_path), cache_dir=kept))
         assert predicted == ["other stack"]
         assert found.to_dict() == predict_table(rows(tmp_path)).to_dict()
     finally:
@@ -166,9 +180,10 @@ def test_edited_machines_models_dials_seeds_and_code_are_asked_anew(
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "another's", "a flipped digit", "no seal", "a folder"])
-def test_a_broken_row_is_predicted_anew(damage: str, tmp_path: Path, asked: Asked) -> None:
-    cache = ScheduleCache(tmp_path / "kept")
-    first = predict_table(rows(tmp_path), cache_dir=cache)
+def test_a_broken_row_is_predicted_anew(
+    damage: str, tmp_path: Path, first: tuple[Path, TablePrediction], kept: Path, asked: Asked
+) -> None:
+    cache = ScheduleCache(kept)
     texts = {path: path.read_text() for path in sorted(cache.folder.glob("*.answer"))}
     for path, other in zip(texts, [*list(texts)[1:], *texts], strict=False):
         text = texts[path]
@@ -187,7 +202,7 @@ def test_a_broken_row_is_predicted_anew(damage: str, tmp_path: Path, asked: Aske
         )
     again, predicted = anew(asked, lambda: predict_table(rows(tmp_path), cache_dir=cache))
     assert predicted == list(TABLE)
-    assert again.to_dict() == first.to_dict()
+    assert again.to_dict() == first[1].to_dict()
 
 
 @pytest.mark.parametrize("folder", ["gone", "a file", "read-only"])
