@@ -20,7 +20,7 @@ _SOCKETS = re.compile(
 )
 _PCIE = re.compile(r"(?:pcie|gen)-?(?P<generation>[3-6])(?:-0)?(?:-?x(?P<lanes>\d{1,2}))?")
 _BESIDE_CPU = re.compile(
-    r"-(?:\d{1,3}-cores?|with-graphics|w(?:ith)?-\w+-graphics|w-\d{3,4}[ms]|cpu)\b.*|-processor$|-@.*|\s@.*|^\d\dth-gen-",
+    r"-(?:\d{1,3}-cores?|with-graphics|w(?:ith)?-\w+-graphics|w-[6-9]\d\dm|w-80\d0s|cpu)\b.*|-processor$|-@.*|\s@.*|^\d\dth-gen-",
     re.IGNORECASE,
 )
 """What systems write around the name of a processor."""
@@ -146,13 +146,13 @@ def spelled(column: str, text: str) -> str:
             smaller, told = _SMALLER_MAX.get(apple[0] if apple else "", ("", None))
             if told is not None and told.search(plain_name(text)):
                 return smaller
+            smaller_halo = re.search(r"\b(?:ai-max\+?-(?:pro-)?|strix-halo-)(385|390)\b", plain)
+            if smaller_halo:
+                return f"strix-halo-{smaller_halo[1]}"
             if re.search(r"\bai-max\+?-(?:pro-)?395\b|^strix-halo\b|^framework-desktop|\bevo-x2\b", plain):
                 return "strix-halo"
             if re.search(r"\bgx10\b", plain):
                 return "dgx-spark"
-            smaller_halo = re.search(r"\bai-max\+?-(?:pro-)?(385|390)\b", plain)
-            if smaller_halo:
-                return f"strix-halo-{smaller_halo[1]}"
             plain = re.sub(r"(?<=\d{4})m$", "-mobile", plain)
             return _CARDS.get(plain, _apple_chip(apple) if apple else plain)
         case "link":
@@ -171,7 +171,9 @@ def spelled(column: str, text: str) -> str:
             name = re.sub(r"^altra-(?=m\d)", "altra-max-", name)
             name = re.sub(r"^xeon-6-(?=\d{4}[pe])", "xeon-", name)
             name = re.sub(r"^(?=w[3579]?-\d{4}x?e?$)", "xeon-", name)
-            name = _HOSTS.get(name, name)
+            name = re.sub(r"^(ryzen-ai-max\+?)-pro-", r"\1-", name)
+            apple = None if _OF_NVIDIA.search(text) else _APPLE.fullmatch(name.removeprefix("apple-"))
+            name = f"{_apple_chip(apple)}-cpu" if apple else _HOSTS.get(name, name)
             name = re.sub(r"^threadripper-(?=[3-9]\d{3}wx\b)", "threadripper-pro-", name)  # from 3000WX on all are
             return f"{name}-2s" if both else name
         case _:

@@ -15,7 +15,7 @@ from offload.policies.policy_descriptions import DESIGNS
 from pregate.ask.calibration_told import describe_calibration
 from pregate.cli.checks import names
 from pregate.spellings.models import model_and_format
-from pregate.spellings.names import our_name
+from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.unknown_names import unknown
 from tests.command_line import Run, runner
 from traces.errors import InvalidFile, InvalidInput, UnknownName
@@ -74,6 +74,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("Mac mini M4", "apple-m4"),
         ("MacBook Pro M3 Pro 36GB", "apple-m3-pro"),
         ("AMD Ryzen AI Max PRO 385", "strix-halo-385"),
+        ("Strix Halo 390", "strix-halo-390"),
         ("AMD Instinct MI300A", "mi300a"),
         ("RTX 4070M", "rtx-4070-mobile"),
         ("NVIDIA RTX 5000 Ada Generation Laptop GPU", "rtx-5000-ada-mobile"),
@@ -199,6 +200,10 @@ def test_a_part_that_nobody_knows_is_told_where_a_number_of_a_machine_is_set(sta
         ("AWS Graviton4", "graviton-4"),
         ("AMD Ryzen Threadripper PRO 7995WX 96-Cores", "threadripper-pro-7995wx"),
         ("AMD Ryzen AI 9 HX 370 w/ Radeon 890M", "ryzen-ai-9-hx-370"),
+        ("Xeon W-3275M", "xeon-w-3275m"),
+        ("AMD RYZEN AI MAX+ PRO 395 w/ Radeon 8060S", "strix-halo-cpu"),
+        ("Apple M2 Pro", "apple-m2-pro-cpu"),
+        ("M4 Max", "apple-m4-max-cpu"),
         ("2x E5-2697 v2", "xeon-e5-2697-v2-2s"),
         ("Ryzen AI Max 390", "strix-halo-390-cpu"),
     ],
@@ -417,3 +422,10 @@ def test_of_two_chips_of_one_name_the_one_with_those_cores_or_that_memory(
     machine = pregate.load_hardware(written).machine
     assert machine.accelerator.name == ours
     assert machine.accelerator.hbm_bytes_per_s == machine.host.dram_bytes_per_s == gigabytes_per_s * 1e9
+
+
+@pytest.mark.parametrize("column", ["hardware", "host"])
+def test_no_machine_in_other_letters_is_another(column: str) -> None:
+    for name in KNOWN[column]():
+        for written in (name.upper(), name.replace("-", " "), name.replace("-mobile", " Laptop GPU").replace("-", " ")):
+            assert our_name(column, written) in (name, written), written  # itself, or nobody
