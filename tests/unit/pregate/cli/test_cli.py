@@ -171,7 +171,7 @@ def test_a_model_is_shown_as_yaml_that_loads_again(run: Run, tmp_path: Path) -> 
         (["trace", "import", "README.md", "--format", "route_trace_v2", "-o", "x.safetensors"], "'route_trace_v1'"),
         (["trace", "import", "README.md", "--format", "gptoss_npz", "-o", "x.safetensors"], "README.md"),
         (["residency", "README.md"], "README.md"),
-        (["models", "show", "mixtral"], "mixtral-8x22b"),
+        (["models", "show", "mixtral-8x"], "mixtral-8x22b"),
     ],
 )
 def test_mistakes_end_in_one_line_and_status_2(
