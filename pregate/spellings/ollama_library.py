@@ -26,14 +26,15 @@ _TAGS: Mapping[str, str] = {
     "llama4:maverick": "llama-4-maverick",
     "llama4:16x17b": "llama-4-scout",
     "llama4:128x17b": "llama-4-maverick",
-    "qwen3-coder": "qwen3-coder-30b-a3b",
+    "qwen3-coder:latest": "qwen3-coder-30b-a3b",
     "qwen3-next": "qwen3-next-80b-a3b",
     "nemotron-3-nano": "nemotron-3-nano-30b-a3b",
     "granite4:small-h": "granite-4.0-h-small",
     "granite4:32b-a9b-h": "granite-4.0-h-small",
 }
 """Tag: the model. A family alone is its tag `latest`. The bare `deepseek-v2` is what DeepSeek calls so, the model of
-236 billion. Sizes that say so, read 2026-11-30: 26 GB of `mixtral`, 24 of `nemotron-3-nano`
+236 billion, and the bare `qwen3-coder` either of two. Sizes that say so, read 2026-11-30: 26 GB of `mixtral`, 24 of
+`nemotron-3-nano`
 (https://kgptalkie.com/tutorials/generative-ai/local-llms-2026-technical-reference-guide), 14 of `gpt-oss`
 (https://b-lab.team/en/content/99172e10-6837-4e68-ab97-2b1909a752a5), 67 of `llama4:scout` in q4_k_m
 (https://canitrun.net/models/llama-4-scout); the others entered from knowledge, not re-read."""
