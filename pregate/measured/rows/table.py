@@ -19,7 +19,7 @@ from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.command_counts import with_command_counts
 from pregate.measured.rows.engine_words import in_flags, without_power
 from pregate.measured.rows.measured_row import COLUMNS, METRICS, MeasuredRow
-from pregate.measured.rows.metric_words import METRIC_ALIASES, underscored
+from pregate.measured.rows.metric_aliases import METRIC_ALIASES, underscored
 from pregate.measured.rows.other_tables import (
     METRIC_MARK,
     cells_of_bench,

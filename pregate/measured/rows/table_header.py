@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pregate.measured.rows.metric_words import underscored
+from pregate.measured.rows.metric_aliases import underscored
 from pregate.measured.rows.other_tables import FLAG_COLUMNS, METRIC_MARK
 from pregate.measured.rows.stated_units import metric_and_unit
 from pregate.measured.rows.told_in_vain import is_other_metric

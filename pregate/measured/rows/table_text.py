@@ -16,7 +16,7 @@ from typing import Any
 
 from pregate.measured.rows.benchmark_files import not_of_a_batch, of_batched_table, rows_of_benchmark
 from pregate.measured.rows.measured_row import COLUMNS
-from pregate.measured.rows.metric_words import underscored
+from pregate.measured.rows.metric_aliases import underscored
 from pregate.measured.rows.written_cells import COLUMN_ALIASES
 from traces.errors import InvalidFile
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from pregate.measured.rows.metric_words import METRIC_ALIASES, WORDS_OF_RATES, by_alias, is_metric_name, underscored
+from pregate.measured.rows.metric_aliases import METRIC_ALIASES, WORDS_OF_RATES, by_alias, is_metric_name, underscored
 from pregate.measured.rows.placement_words import placement_in_words
 from pregate.measured.rows.stated_units import metric_and_unit, metric_of_unit, one_unit, value_and_unit
 
