@@ -17,7 +17,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is loaded, which nothing has done yet
 
 import pytest
-from _pytest.runner import runtestprotocol
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.command_line import Run, runner
@@ -58,22 +57,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if is_of_another_file or len(sys.modules) > item.config.stash[_N_MODULES] + _LIBRARY:
         item.config.stash[_FILE] = item.path
         _leave_out(item.config)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """A process of xdist says of a test what it came to, and of setup and teardown only what went wrong: to say that
-    they went well takes longer than many a test.
-    """
-    if not hasattr(item.config, "workerinput"):
-        return None
-    hook, where = item.ihook, {"nodeid": item.nodeid, "location": item.location}
-    hook.pytest_runtest_logstart(**where)
-    for report in runtestprotocol(item, log=False, nextitem=nextitem):
-        if report.when == "call" or not report.passed:
-            hook.pytest_runtest_logreport(report=report)
-    hook.pytest_runtest_logfinish(**where)
-    return True
 
 
 def _leave_out(config: pytest.Config) -> None:
