@@ -136,7 +136,7 @@ def _at_rate(
 
 def _percentiles(came: ArrivalTrace, steps: StepTimes, slots: int) -> dict[str, float]:
     served = serve_arrivals(came, steps, slots)
-    columns: dict[str, NDArray[np.float64]] = {"ttft": served.ttft_s(came), "tpot": served.tpot_s(came)}
+    columns: dict[str, NDArray[np.float64]] = {"ttft": served.ttft_s, "tpot": served.tpot_s(came)}
     return {f"{name}_p{p}_s": float(np.percentile(values, p)) for name, values in columns.items() for p in PERCENTILES}
 
 

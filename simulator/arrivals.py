@@ -12,6 +12,9 @@ room for one, of who is in none; else, or where there is nobody, when the oldest
 vllm/v1/engine/core.py: step_with_batch_queue). So requests whose prompts passed together stay together, and parts of a
 prompt follow each other from stage to stage.
 
+Where at most so many clients ask, one at a time each, a request comes no sooner than `AGAIN_S` after the end of an
+answer whose client has no other: the pass that is decided on as that answer ends is without it.
+
 A request reads its prompt but for the tokens that are held from earlier ones. A pass is never interrupted, and no
 request loses its slot. Times of passes are known by their size alone (`StepTimes`),
 so that no schedule is written here. `simulator.definition.arrivals_des` is the definition, and agrees bit for bit.
@@ -34,12 +37,15 @@ from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace
 
 __all__ = [
-    "PASS_TOKENS", "PROMPTS_ALONE", "Batching", "RequestTimes", "StepTimes", "capacity", "check_server",
+    "AGAIN_S", "PASS_TOKENS", "PROMPTS_ALONE", "Batching", "RequestTimes", "StepTimes", "capacity", "check_server",
     "serve_arrivals",
 ]  # fmt: skip
 
 PASS_TOKENS = 2048
 """Tokens of prompts that a pass takes together: what llama-server (`-b`) and vLLM (`--max-num-batched-tokens`) take."""
+
+AGAIN_S = 1e-3
+"""From a last token to its client's next request: an answer goes, a prompt comes and is made tokens of; assumed."""
 
 _FOR_CAPACITY = 300
 """Requests, at least, by which it is seen how many a second are served at most."""
@@ -124,10 +130,11 @@ class StepTimes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestTimes:
-    """When each request had its first and last token, (n,) seconds, and what passes took: `prompt_s` seconds
+    """When each request came and had its first and last token, (n,) seconds, and what passes took: `prompt_s` seconds
     of those with prompts in them, `token_s` of the `n_steps` others; for `busy_s` any was under way.
     """
 
+    came_s: NDArray[np.float64]
     first_s: NDArray[np.float64]
     last_s: NDArray[np.float64]
     prompt_s: float
@@ -135,9 +142,10 @@ class RequestTimes:
     n_steps: int
     busy_s: float
 
-    def ttft_s(self, requests: ArrivalTrace) -> NDArray[np.float64]:
+    @property
+    def ttft_s(self) -> NDArray[np.float64]:
         """Arrival to first token, (n,): the wait in the queue is in it."""
-        return self.first_s - requests.arrival_s
+        return self.first_s - self.came_s
 
     def tpot_s(self, requests: ArrivalTrace) -> NDArray[np.float64]:
         """Mean gap between the tokens of each request with two and more, (n,): prompts of others are in it."""
@@ -145,8 +153,12 @@ class RequestTimes:
         return (self.last_s[more] - self.first_s[more]) / (requests.output_tokens[more] - 1)
 
 
-def check_server(times: StepTimes, slots: int, pass_tokens: int, batching: Batching = PROMPTS_ALONE) -> None:
+def check_server(
+    times: StepTimes, slots: int, pass_tokens: int, batching: Batching = PROMPTS_ALONE, clients: int | None = None
+) -> None:
     """Raise `InvalidInput` for a server that cannot be."""
+    if clients is not None and clients < 1:
+        raise InvalidInput(f"{clients} clients: at least 1 asks")
     if slots < 1 or pass_tokens < 1 or not slots < len(times.token_s) == len(times.context_s):
         raise InvalidInput(
             f"{slots} slots, passes of {pass_tokens} tokens: at least one each, with a time for each batch"
@@ -172,19 +184,22 @@ def check_server(times: StepTimes, slots: int, pass_tokens: int, batching: Batch
 
 def serve_arrivals(
     requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS,
-    batching: Batching = PROMPTS_ALONE,
+    batching: Batching = PROMPTS_ALONE, clients: int | None = None,
 ) -> RequestTimes:  # fmt: skip
-    """Serve `requests`. Raises `InvalidInput` for a server that cannot be."""
-    check_server(times, slots, pass_tokens, batching)
+    """Serve `requests`, of so many `clients` that each wait for an answer before they ask again; None: whoever comes.
+
+    Raises `InvalidInput` for a server that cannot be.
+    """
+    check_server(times, slots, pass_tokens, batching, clients)
     asked = (requests.arrival_s, requests.input_tokens, requests.output_tokens, requests.held)
     is_small = int(requests.output_tokens.sum()) <= _SMALL_TOKENS
-    return _served(*asked, times, slots, pass_tokens, batching, is_small=is_small)
+    return _served(*asked, times, slots, pass_tokens, batching, is_small=is_small, clients=clients)
 
 
 def _served(
     arrival_s: NDArray[np.float64], input_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64],
     held_tokens: NDArray[np.int64], times: StepTimes, slots: int, pass_tokens: int, batching: Batching, *,
-    is_small: bool,
+    is_small: bool, clients: int | None = None,
 ) -> RequestTimes:  # fmt: skip
     """`serve` or `serve_in_stages`, as machine code where it is there or pays."""
     kernel: Kernel = SERVE if times.n_stages == 1 else STAGES
@@ -192,12 +207,15 @@ def _served(
     run = loaded(kernel) if not is_small or are_loaded(kernel) or are_kept(kernel) else plain
     first_s, last_s, spent_s = np.zeros(len(arrival_s)), np.zeros(len(arrival_s)), np.zeros(3)
     words, of_slots = np.zeros(N_WORDS, np.int64), np.zeros((3, slots), np.int64)
+    n_first = len(arrival_s) if clients is None else clients
+    came_s = np.where(np.arange(len(arrival_s)) < n_first, arrival_s, np.inf)
     asked = (
-        arrival_s, input_tokens, output_tokens, held_tokens, times.prompt_tokens, times.prompt_s, times.each_before_s,
-        times.token_s, times.context_s, np.ascontiguousarray(times.each_beside_s),
+        arrival_s, came_s, input_tokens, output_tokens, held_tokens, times.prompt_tokens, times.prompt_s,
+        times.each_before_s, times.token_s, times.context_s, np.ascontiguousarray(times.each_beside_s),
     )  # fmt: skip
     arguments: tuple[Any, ...]
-    how, of_all = (times.schedule_s, slots, pass_tokens, int(batching.mixes)), (first_s, last_s, spent_s)
+    how = (times.schedule_s, AGAIN_S, n_first, slots, pass_tokens, int(batching.mixes))
+    of_all = first_s, last_s, spent_s
     if times.stage_shares is None or times.n_stages == 1:
         arguments = (*asked, *how, int(batching.ahead), words, *of_slots, *of_all)
     else:
@@ -205,7 +223,7 @@ def _served(
         arguments = (*asked, np.ascontiguousarray(times.stage_shares), *how, words, *of_slots, *of_stages, *of_all)
     n_steps = run(*arguments)
     prompts_s, tokens_s, busy_s = spent_s.tolist()
-    return RequestTimes(first_s, last_s, prompts_s, tokens_s, int(n_steps), busy_s)
+    return RequestTimes(came_s, first_s, last_s, prompts_s, tokens_s, int(n_steps), busy_s)
 
 
 def capacity(

@@ -23,7 +23,7 @@ SERVE = Kernel(
     __name__,
     "serve",
     (
-        "float64[1]", *["int64[1]"] * 3, *["float64[1]"] * 5, "float64[2]", "float64", *["int64"] * 4,
+        *["float64[1]"] * 2, *["int64[1]"] * 3, *["float64[1]"] * 5, "float64[2]", *["float64"] * 2, *["int64"] * 5,
         *["int64[1]"] * 4, *["float64[1]"] * 3,
     ),
     returns=True,
@@ -111,7 +111,8 @@ def _decided_s(
 
 
 def serve(
-    arrival_s: Any,  # (n,) float64, ascending
+    asked_s: Any,  # (n,) float64, ascending: when each would come whoever else is there
+    arrival_s: Any,  # (n,) float64, of all but the first `clients` written: when it comes, infinite so far
     input_tokens: Any,  # (n,) int64
     output_tokens: Any,  # (n,) int64
     held_tokens: Any,  # (n,) int64: of a prompt those that are not read
@@ -122,6 +123,8 @@ def serve(
     context_s: Any,  # the same, for each token of their mean context
     beside_s: Any,  # (1 + most requests, n_points) float64: more of tokens of so many beside a prompt pass
     schedule_s: float,  # before a pass that was not decided on while another ran
+    again_s: float,  # from a last token to the next request of its client
+    clients: int,
     slots: int,
     pass_tokens: int,
     mixes: int,  # whether prompts pass beside tokens, in parts
@@ -136,7 +139,7 @@ def serve(
 ) -> int:
     """Serve requests pass by pass; returns how many passes had no prompt in them."""
     clock, prompts_s, tokens_s, seconds, waits_s = 0.0, 0.0, 0.0, -1.0, 0.0
-    n_token_passes = 0
+    n_token_passes, sent = 0, clients
     w[_UNTIL] = _NEVER
     while True:
         n = w[_DECODING]
@@ -190,6 +193,9 @@ def serve(
                         i += 1
                         continue
                     last_s[who[i]] = clock
+                    if sent < arrival_s.size:
+                        arrival_s[sent] = clock + max(asked_s[sent] - clock, again_s)
+                        sent += 1
                     w[HELD] -= 1
                     at = w[HELD]
                     who[i], first_step[i], done_step[i] = who[at], first_step[at], done_step[at]

@@ -23,8 +23,8 @@ STAGES = Kernel(
     __name__,
     "serve_in_stages",
     (
-        "float64[1]", *["int64[1]"] * 3, *["float64[1]"] * 5, *["float64[2]"] * 2, "float64", *["int64"] * 3,
-        *["int64[1]"] * 4, *["float64[1]"] * 5,
+        *["float64[1]"] * 2, *["int64[1]"] * 3, *["float64[1]"] * 5, *["float64[2]"] * 2, *["float64"] * 2,
+        *["int64"] * 4, *["int64[1]"] * 4, *["float64[1]"] * 5,
     ),
     returns=True,
     sources=("simulator.prompts_kernel",),
@@ -68,7 +68,8 @@ def _decided_s(
 
 
 def serve_in_stages(
-    arrival_s: Any,  # as of `simulator.server_kernel.serve`
+    asked_s: Any,  # as of `simulator.server_kernel.serve`
+    arrival_s: Any,
     input_tokens: Any,
     output_tokens: Any,
     held_tokens: Any,
@@ -80,6 +81,8 @@ def serve_in_stages(
     beside_s: Any,
     shares: Any,  # (2, n_stages) float64: of the seconds of a pass with prompts, and of one without, those of a stage
     schedule_s: float,  # before a pass where nothing ran
+    again_s: float,
+    clients: int,
     slots: int,
     pass_tokens: int,
     mixes: int,
@@ -95,7 +98,7 @@ def serve_in_stages(
 ) -> int:
     """Serve requests; returns how many passes had no prompt in them."""
     clock, waits_s, seconds, busy_until = 0.0, schedule_s, 0.0, 0.0
-    n_token_passes, issued, ended, n_stages = 0, 0, 0, free_s.size
+    n_token_passes, issued, ended, n_stages, sent = 0, 0, 0, free_s.size, clients
     while True:
         seconds = 0.0
         while seconds >= 0.0 and issued - ended < n_stages:
@@ -141,6 +144,9 @@ def serve_in_stages(
                     i += 1
                     continue
                 last_s[one] = clock
+                if sent < arrival_s.size:
+                    arrival_s[sent] = clock + max(asked_s[sent] - clock, again_s)
+                    sent += 1
                 w[HELD] -= 1
                 end = w[HELD]
                 who[i], made[i], under_way[i] = who[end], made[end], under_way[end]

@@ -10,6 +10,7 @@ from pregate.routing_traces import synthesize
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
+from traces.synthesis.dials import Dials
 
 __all__ = ["DECODED", "SETTLED", "WARMED", "middle_of_decode", "middle_tokens", "tokens_timed"]
 
@@ -51,6 +52,7 @@ def middle_of_decode(
     seed: int = 0,
     popularity: PopularityProfile | None = None,
     *,
+    dials: Dials | None = None,
     warmed: bool = False,
 ) -> RoutingTrace:
     """The trace of those tokens, made up; an encoder has read the whole prompt before them. `warmed`: after a prompt
@@ -58,7 +60,7 @@ def middle_of_decode(
     """
     n, before = middle_tokens(input_tokens, output_tokens, most=tokens_timed(batch, warmed=warmed))
     if model.is_encoder_decoder:
-        return synthesize(model, input_tokens, n, batch, seed, popularity=popularity)
+        return synthesize(model, input_tokens, n, batch, seed, dials=dials, popularity=popularity)
     first = min(WARMED, input_tokens) if warmed else 1
-    tokens = synthesize(model, first, n, batch, seed, popularity=popularity)
+    tokens = synthesize(model, first, n, batch, seed, dials=dials, popularity=popularity)
     return dataclasses.replace(tokens, position=tokens.position + np.int32(before - (first - 1)))

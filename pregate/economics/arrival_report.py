@@ -97,17 +97,21 @@ class ArrivalReport:
     held_share: float | None = None
 
     @property
+    def decided_ahead(self) -> bool:
+        """Whether a pass is decided on as the one before begins, by any design: in stages none is."""
+        in_stages = [row.n_stages > 1 for row in self.rows]
+        return self.batching.ahead and not (in_stages and all(in_stages))
+
+    @property
     def how_prompts_pass(self) -> str:
         """A sentence of how passes are made."""
-        in_stages = [row.n_stages > 1 for row in self.rows]
-        decided = self.batching.ahead and not (in_stages and all(in_stages))
-        ahead = ", each pass decided on as the one before begins" if decided else ""
+        ahead = ", each pass decided on as the one before begins" if self.decided_ahead else ""
         if self.held_share is not None:
             ahead += f"; {self.held_share:.0%} of the tokens of prompts are held from earlier requests"
         said = f"Prompts pass before tokens, {self.pass_tokens:,} tokens together{ahead}."
         if self.batching.mixes:
             said = f"Prompts pass beside tokens of others, in parts, {self.pass_tokens:,} tokens a pass at most{ahead}."
-        if any(in_stages):
+        if any(row.n_stages > 1 for row in self.rows):
             said += (
                 " With layers in turn as many passes are under way as there are stages, each request in one of them."
             )
@@ -151,7 +155,7 @@ class ArrivalReport:
         return {
             "model": self.model, "hardware": self.hardware, "arrivals": self.source, "requests": self.n_requests,
             "left_out": self.n_left_out, "slots": self.slots, "pass_tokens": self.pass_tokens,
-            "prompts": "beside" if self.batching.mixes else "alone", "decided_ahead": self.batching.ahead,
+            "prompts": "beside" if self.batching.mixes else "alone", "decided_ahead": self.decided_ahead,
             "promise": {"ttft_s": self.promise.ttft_s, "tpot_s": self.promise.tpot_s}, "basis": self.basis,
             "calibration": self.calibration, "routing": self.routing, "rows": [row.to_dict() for row in self.rows],
             "unserved": [{"design": one.design, "reason": one.reason} for one in self.unserved],

@@ -149,7 +149,7 @@ class _Serves:
             if rate < most[draw]:
                 came = requests if draw == 0 else requests.resampled(np.random.default_rng([self.seed, draw]))
                 seen = run if draw == 0 else serve_arrivals(came, times, slots, self.pass_tokens, self.batching)
-                for array, each in ((ttft, seen.ttft_s(came)), (tpot, seen.tpot_s(came))):
+                for array, each in ((ttft, seen.ttft_s), (tpot, seen.tpot_s(came))):
                     array[draw] = np.percentile(each, PERCENTILES) if len(each) else np.nan
         ttfts, tpots = (
             {p: estimate(array[:, i]) for i, p in enumerate(PERCENTILES)} for array in (ttft, tpot)
@@ -170,8 +170,7 @@ class _Serves:
             if rate < most[0]:
                 run = serve_arrivals(requests, times, n, self.pass_tokens, self.batching)
                 ttft, tpot = (
-                    float(np.percentile(each, 99)) if len(each) else 0.0
-                    for each in (run.ttft_s(requests), run.tpot_s(requests))
+                    float(np.percentile(each, 99)) if len(each) else 0.0 for each in (run.ttft_s, run.tpot_s(requests))
                 )
                 ranked.append((not self.promise.met(ttft, tpot), ttft, -n))
         return -min(ranked)[2] if ranked else max(most_of, key=lambda n: most_of[n][0])

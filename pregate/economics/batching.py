@@ -13,12 +13,13 @@ from traces.model.architecture import ModelArchitecture
 from traces.requests import ArrivalTrace
 from traces.transforms.prefix_cache import with_prefix_cache
 
-__all__ = ["MOST_SLOTS", "Prompts", "Server", "batching_of", "usual_pass_tokens"]
+__all__ = ["MOST_SLOTS", "Prompts", "Server", "batching_of", "usual_pass_tokens", "usual_slots"]
 
 Prompts = Literal["beside", "alone"]
 """How prompts pass: beside tokens of other requests, in parts, or whole and alone, before these."""
 
 MOST_SLOTS = 1024
+_FEWER_SLOTS = 256
 
 _LARGE_BYTES = 70 * 2**30
 _LARGE_PASS = 8192
@@ -85,10 +86,22 @@ def batching_of(machine: Platform, model: ModelArchitecture, prompts: str | None
     return Batching(mixes and not model.is_encoder_decoder, execution.schedules_ahead)
 
 
-def usual_pass_tokens(machine: Platform) -> int:
+def usual_pass_tokens(machine: Platform, *, offline: bool = False) -> int:
     """Tokens of a pass at most: what `llama-server` takes (`-b`), and `vllm serve` (`--max-num-batched-tokens`), which
-    takes more where a card has 70 GiB and is no A100 (vllm/engine/arg_utils.py: get_batch_defaults).
+    takes more where a card has 70 GiB and is no A100, and where requests are in its own process (`offline`;
+    vllm/engine/arg_utils.py: get_batch_defaults).
     """
+    if machine.execution.name != "vllm":
+        return PASS_TOKENS
+    large = _is_large(machine)
+    return (2 * _LARGE_PASS if large else _LARGE_PASS) if offline else (_LARGE_PASS if large else PASS_TOKENS)
+
+
+def usual_slots(machine: Platform) -> int:
+    """Requests side by side at most: `--max-num-seqs` of vLLM (get_batch_defaults), elsewhere as many as ask."""
+    return MOST_SLOTS if machine.execution.name != "vllm" or _is_large(machine) else _FEWER_SLOTS
+
+
+def _is_large(machine: Platform) -> bool:
     card = machine.machine.accelerator
-    large = card.hbm_bytes >= _LARGE_BYTES and "a100" not in card.name
-    return _LARGE_PASS if large and machine.execution.name == "vllm" else PASS_TOKENS
+    return card.hbm_bytes >= _LARGE_BYTES and "a100" not in card.name

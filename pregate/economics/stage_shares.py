@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from offload.lanes import computes
 from offload.placing.cards import stage_of_layers
+from offload.timeline import Timeline
 from pregate.ask.capturing.request import Request
-from pregate.ask.simulation import SimulationResult
 
 __all__ = ["stage_shares"]
 
 
 def stage_shares(
-    prompt: Request, prompt_run: SimulationResult, tokens: Request, tokens_run: SimulationResult, schedule_s: float
+    prompt: Request, prompt_run: Timeline, tokens: Request, tokens_run: Timeline, schedule_s: float
 ) -> NDArray[np.float64] | None:
     """Shares of the stages in the first pass of one run and the last of another, (2, n_stages), as of `StepTimes`; None
     where there is one stage.
@@ -27,12 +27,11 @@ def stage_shares(
     return np.stack([_shares(prompt_run, stage, 0, schedule_s), _shares(tokens_run, stage, last)])
 
 
-def _shares(run: SimulationResult, stage: NDArray[np.int64], step: int, began_s: float = 0.0) -> NDArray[np.float64]:
+def _shares(run: Timeline, stage: NDArray[np.int64], step: int, began_s: float = 0.0) -> NDArray[np.float64]:
     """Of the seconds of a pass, (n_stages,): from the end of the stage before to that of its own last op. `stage`: of
     each layer, and of the head.
     """
-    assert run.timeline is not None
-    schedule, end_s = run.timeline.schedule, run.timeline.end_s
+    schedule, end_s = run.schedule, run.end_s
     if step:
         began_s = float(end_s[schedule.step < step].max())
     ops = np.flatnonzero((schedule.step == step) & computes(schedule.lane))

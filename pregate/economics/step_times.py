@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.cost import price_figures
+from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
+from offload.metrics.run_metrics import tpot_s, ttft_s
 from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
+from offload.timeline import Timeline
 from pregate.ask.capturing.capture import capture_request
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.decode_middle import DECODED, middle_of_decode, tokens_timed
@@ -22,11 +27,13 @@ from pregate.economics.serving import use_of
 from pregate.economics.stage_shares import stage_shares
 from pregate.routing_traces import synthesize
 from simulator.arrivals import StepTimes
+from simulator.recurrence import simulate
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.requests import ArrivalTrace
 from traces.routing import RoutingTrace, Step
 from traces.statistics.popularity import PopularityProfile, popularity_of, shared_popularity
+from traces.synthesis.dials import Dials
 
 __all__ = ["PassTime", "PassTimes", "PassTraces", "pass_times", "pass_traces"]
 
@@ -56,7 +63,7 @@ class PassTimes:
     `n_before` tokens of the prompt before them, none where no prompt is passed in parts; `tokens`: of a token of
     `batches` requests, each at two contexts, `contexts`; `results`: of their schedules. `n_at_once`: cards that compute
     at the same time. `schedule_s`: what a pass waits that was not decided on while another ran. `apart` as of
-    `PassTraces`, `stage_shares` as of `StepTimes`.
+    `PassTraces`, `stage_shares` as of `StepTimes`. `peak_hbm_bytes`: the most that any of them takes.
     """
 
     design: str
@@ -73,16 +80,12 @@ class PassTimes:
     schedule_s: float = 0.0
     apart: NDArray[np.float64] | None = None
     stage_shares: NDArray[np.float64] | None = None
+    peak_hbm_bytes: int = 0
 
     @property
     def n_stages(self) -> int:
         """Passes that are under way at the same time at most."""
         return 1 if self.stage_shares is None else self.stage_shares.shape[1]
-
-    @property
-    def peak_hbm_bytes(self) -> int:
-        """The most HBM that any of them takes."""
-        return max(one.peak_hbm_bytes for one in self.results)
 
     def drawn(self, normal: Callable[[str], NDArray[np.float64]]) -> list[StepTimes]:
         """The times in every draw of `normal` (`TimeError.drawn`), the first of them without an error."""
@@ -95,6 +98,15 @@ class PassTimes:
         ])  # fmt: skip
         before = np.maximum(after - prompts, 0.0) / self.n_before
         return [self._steps(prompts[:, draw], before[:, draw], tokens[:, :, draw]) for draw in range(prompts.shape[1])]
+
+    @property
+    def as_predicted(self) -> StepTimes:
+        """The times without an error."""
+        prompts, after = (
+            np.array([one.seconds for one in each]) for each in (self.prompts, self.after or self.prompts)
+        )
+        tokens = np.array([[one.seconds for one in pair] for pair in self.tokens])
+        return self._steps(prompts, np.maximum(after - prompts, 0.0) / self.n_before, tokens)
 
     def _steps(
         self, prompt_s: NDArray[np.float64], before_s: NDArray[np.float64], token_s: NDArray[np.float64]
@@ -164,11 +176,11 @@ class PassTraces:
 
 def pass_traces(
     model: ModelArchitecture, requests: ArrivalTrace, slots: int, pass_tokens: int, seed: int = 0, *,
-    mixes: bool = False, held_tokens: int = 0,
+    mixes: bool = False, held_tokens: int = 0, dials: Dials | None = None,
 ) -> PassTraces:  # fmt: skip
     """Passes of the sizes that `requests` ask for, with memory for `slots` of the longest and for no fewer than
     `held_tokens`, whose requests share it; `mixes`: prompts share passes with tokens of others, in parts. Routing is
-    made up (`pregate.synthesize`).
+    made up by `dials` (`pregate.synthesize`).
     """
     lengths, longest = requests.input_tokens, int((requests.input_tokens + requests.output_tokens).max())
     read, n_before = requests.read_tokens, int(lengths.max())
@@ -180,7 +192,7 @@ def pass_traces(
     short = int(np.quantile(lengths, 0.1))
     contexts = (short, max(int(np.quantile(lengths + requests.output_tokens, 0.9)), short + DECODED))
     batches = tuple(dict.fromkeys((*(2**i for i in range(slots.bit_length())), slots)))
-    prompts = tuple(synthesize(model, n, 2, 1, seed) for n in prompt_tokens)
+    prompts = tuple(synthesize(model, n, 2, 1, seed, dials=dials) for n in prompt_tokens)
     goes_on = mixes or requests.held.any()
     after = tuple(
         dataclasses.replace(one, position=one.position + np.int32(n_before)) for one in (prompts if goes_on else ())
@@ -188,15 +200,14 @@ def pass_traces(
 
     def at_both(n: int, *, warmed: bool) -> tuple[RoutingTrace, RoutingTrace]:
         n_timed = tokens_timed(n, warmed=warmed)
-        short, long = (middle_of_decode(model, one, n_timed, n, seed, warmed=warmed) for one in contexts)
+        short, long = (middle_of_decode(model, one, n_timed, n, seed, dials=dials, warmed=warmed) for one in contexts)
         return short, long
 
     tokens, warmed = (tuple(at_both(n, warmed=is_warmed) for n in batches) for is_warmed in (False, True))
     every = [*prompts, *(trace for pair in tokens for trace in pair)]
     whole = largest_workload(*(measure_workload(model, trace.steps()) for trace in every))
     whole = dataclasses.replace(
-        whole, n_cached_tokens=max(slots * longest, held_tokens, whole.n_cached_tokens),
-        n_context=max(longest, whole.n_context), n_running=slots,
+        whole, n_cached_tokens=max(slots * longest, held_tokens), n_context=longest, n_running=slots
     )  # fmt: skip
     apart = _apart_from(model, prompts, prompt_tokens, [short for short, _ in tokens], batches) if mixes else None
     return PassTraces(
@@ -204,40 +215,55 @@ def pass_traces(
     )
 
 
-def pass_times(passes: PassTraces, hw: Platform, policy: Policy) -> PassTimes:
-    """What `passes` take by `policy`. Raises `CapacityExceeded` where the longest requests do not fit side by side, and
-    as `simulate`.
+def pass_times(passes: PassTraces, hw: Platform, policy: Policy, *, alone: bool = False) -> PassTimes:
+    """What `passes` take by `policy`; `alone`: seconds, without errors, uses and results. Raises `CapacityExceeded`
+    where the longest requests do not fit side by side, and as `simulate`.
     """
     model, prompts, contexts = passes.model, passes.prompts, passes.contexts
     placed = policy.placed(passes.popularity)
     schedule_s = hw.constants.get("schedule_s", 0.0) if hw.execution.schedules_ahead else 0.0
 
-    def timed(trace: RoutingTrace, metric: str) -> tuple[PassTime, SimulationResult, Request]:
+    def timed(trace: RoutingTrace, metric: str) -> _Timed:
         captured = capture_request(request(model, hw, trace, placed, workload=passes.whole))
+        if alone:
+            schedule = captured.decoded.schedule
+            timeline = simulate(schedule, price_figures(schedule.works, figures_of(hw)))
+            seconds = ttft_s(timeline) if metric == "ttft_s" else tpot_s(timeline, trace)["mean"]
+            if metric == "ttft_s":
+                seconds -= schedule_s
+            return _Timed(PassTime(seconds, TimeError(), 0.0, 0.0, 0.0), timeline, captured.request)
         result = interpret(captured, hw, "recurrence", with_intervals=False)
-        alone = float(getattr(result, metric))
+        assert result.timeline is not None
+        whole_s = float(getattr(result, metric))
         use = use_of(result, 0.0 if metric == "ttft_s" else result.ttft_s)
-        moved = use.h2d_bytes_per_s * alone
-        seconds = alone - schedule_s if metric == "ttft_s" else alone  # while the pass before computes
-        shares = use.compute_share * alone / seconds, use.host_share * alone / seconds
-        return (
-            PassTime(seconds, time_error(captured, hw, metric), *shares, moved),
-            result,
-            captured.request,
-        )
+        seconds = whole_s - schedule_s if metric == "ttft_s" else whole_s  # while the pass before computes
+        shares = use.compute_share * whole_s / seconds, use.host_share * whole_s / seconds
+        one = PassTime(seconds, time_error(captured, hw, metric), *shares, use.h2d_bytes_per_s * whole_s)
+        return _Timed(one, result.timeline, captured.request, result)
 
     middle = 0 if model.is_encoder_decoder else DECODED // 2 - 1  # the mean of those tokens, where keys are of decoding
     found = [timed(trace, "ttft_s") for trace in prompts]
-    after = [timed(trace, "ttft_s")[0] for trace in passes.after]
+    after = [timed(trace, "ttft_s").one for trace in passes.after]
     rows = [[timed(trace, "tpot_s") for trace in pair] for pair in passes.tokens_for(policy)]
-    results = [result for _, result, _ in (*found, *(one for pair in rows for one in pair))]
+    every = [*found, *(one for pair in rows for one in pair)]
     return PassTimes(
-        policy.name, passes.slots, passes.prompt_tokens, tuple(one for one, *_ in found), passes.batches,
+        policy.name, passes.slots, passes.prompt_tokens, tuple(each.one for each in found), passes.batches,
         (contexts[0] + middle, contexts[1] + middle),
-        tuple((pair[0][0], pair[1][0]) for pair in rows), tuple(results), found[0][2].n_at_once,
+        tuple((pair[0].one, pair[1].one) for pair in rows),
+        tuple(each.result for each in every if each.result is not None), found[0].request.n_at_once,
         tuple(after), passes.n_before, schedule_s, passes.apart,
-        stage_shares(found[-1][2], found[-1][1], rows[-1][0][2], rows[-1][0][1], schedule_s),
+        stage_shares(found[-1].request, found[-1].timeline, rows[-1][0].request, rows[-1][0].timeline, schedule_s),
+        max(each.timeline.peak_hbm_bytes for each in every),
     )  # fmt: skip
+
+
+class _Timed(NamedTuple):
+    """A pass that was timed, its run, and what is said of it where anything is."""
+
+    one: PassTime
+    timeline: Timeline
+    request: Request
+    result: SimulationResult | None = None
 
 
 def _apart_from(

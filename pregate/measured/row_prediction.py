@@ -40,6 +40,7 @@ from pregate.measured.reproduction import published_activation
 from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.microbatches import as_microbatches, without_outputs
 from pregate.measured.rows.several_cards import check_one_card, check_one_model
+from pregate.measured.served_rows import ServedRow
 from pregate.named import load_model
 from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.explain.sensitivity import elasticities
@@ -69,6 +70,9 @@ _TIMES = {
     "microbatch_tokens_per_s": "tpot_s",
     "prefill_tokens_per_s": "ttft_s",
     "tokens_per_s": "makespan_s",
+    "total_tokens_per_s": "makespan_s",
+    "requests_per_s": "makespan_s",
+    "e2el": "makespan_s",
     "ttft": "ttft_s",
     "tpot": "tpot_s",
     "moe_layer_latency": "moe_layer_latency_s",
@@ -115,6 +119,7 @@ class RowBench:
         self._traces = KeptTraces(seed, _MOST_CELLS)
         self._asked = LatestValues[Workload](_MOST_WORKLOADS, lambda _: 1)
         self._workloads: dict[Any, Workbench] = {}
+        self._last_served: tuple[Any, ServedRow, Platform] | None = None
 
     def platform(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> Platform:
         """The machine of a row, `constants` in place of what is claimed. Raises `InvalidInput` or `UnknownName`."""
@@ -157,6 +162,8 @@ class RowBench:
         if row.is_of_isca24:
             bench, asked = self._published(row, hw)
             return bench.value(asked) * (1e-3 if row.metric == "moe_layer_latency" else 1.0)
+        if row.load:
+            return self._served(row, hw).predicted
         captured = self._run(row, hw)
         workload, decoded = captured.workload, captured.decoded
         if row.metric not in _TIMES and row.metric != "peak_hbm_bytes":
@@ -171,6 +178,12 @@ class RowBench:
                 return workload.n_running * row.input_tokens / run_metrics.ttft_s(timeline)
             case "tokens_per_s":
                 return workload.n_output_tokens / timeline.makespan_s
+            case "total_tokens_per_s":
+                return (workload.n_output_tokens + workload.n_running * row.input_tokens) / timeline.makespan_s
+            case "requests_per_s":
+                return workload.n_running / timeline.makespan_s
+            case "e2el":
+                return timeline.makespan_s
             case "ttft":
                 return run_metrics.ttft_s(timeline)
             case "tpot":
@@ -182,9 +195,11 @@ class RowBench:
 
     def elasticities(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> dict[str, float]:
         """d ln(time behind the metric) / d ln(number), by the numbers that scatter; none of what is no time."""
-        if row.metric not in _TIMES or row.is_of_isca24:
+        if (row.metric not in _TIMES and not row.load) or row.is_of_isca24:
             return {}
         hw = self.platform(row, constants)
+        if row.load:
+            return self._served(row, hw).elasticities if row.is_timed else {}
         captured = self._run(row, hw)
         schedule = captured.decoded.schedule
         figures = figures_of(hw).for_works(schedule.works)
@@ -213,7 +228,7 @@ class RowBench:
         link: bytes over the link, all else free. roofline: FLOP or bytes of every kernel, of the host's share of DRAM,
         and the link, the longest of the three, nothing else.
         """
-        if not row.is_timed:
+        if not row.is_timed or row.load:
             return {}
         hw = self.platform(row)
         if row.is_of_isca24:
@@ -228,6 +243,23 @@ class RowBench:
             if seconds > 0:
                 said[name] = n_units / seconds if row.more_is_better else seconds / n_units
         return said
+
+    def _served(self, row: MeasuredRow, hw: Platform) -> ServedRow:
+        """The requests of a row served; its metrics share them, one after the other."""
+        key = (
+            row.model,
+            row.formats,
+            row.policy,
+            row.placement,
+            row.load,
+            row.batch,
+            row.input_tokens,
+            row.output_tokens,
+        )
+        said = (*key, row.context_tokens, row.expert_tier, row.routing, id(hw))
+        if self._last_served is None or self._last_served[0] != said:
+            self._last_served = said, ServedRow.of(row, self.model(row), hw, self.seed), hw
+        return replace(self._last_served[1], row=row)
 
     def _explained(self, captured: Captured, hw: Platform) -> ExplainedRun:
         """The times of a run on `hw`. Raises `NotFifo` of a design that cuts its copies."""
@@ -301,7 +333,7 @@ def _shape(row: MeasuredRow, model: ModelArchitecture) -> tuple[int, int, int]:
     """
     if row.metric in ("ttft", "prefill_tokens_per_s"):
         return row.input_tokens, 2, row.context_tokens
-    if row.metric == "tokens_per_s":
+    if _TIMES.get(row.metric) == "makespan_s":
         return row.input_tokens, max(row.output_tokens, 2), row.context_tokens
     if model.is_encoder_decoder:
         return row.input_tokens, middle_tokens(row.input_tokens, row.output_tokens)[0], row.context_tokens
@@ -322,6 +354,13 @@ def _counted(row: MeasuredRow, captured: Captured) -> tuple[NDArray[np.bool_], f
             return ~decoding, captured.workload.n_running * row.input_tokens
         case "tokens_per_s":
             return np.ones_like(decoding), captured.workload.n_output_tokens
+        case "total_tokens_per_s":
+            read = captured.workload.n_running * row.input_tokens
+            return np.ones_like(decoding), captured.workload.n_output_tokens + read
+        case "requests_per_s":
+            return np.ones_like(decoding), captured.workload.n_running
+        case "e2el":
+            return np.ones_like(decoding), 1
         case "decode_tokens_per_s" | "microbatch_tokens_per_s":
             return decoding, captured.workload.n_running * n_passes
         case "moe_layer_latency":

@@ -4,6 +4,7 @@ layers in turn, a process each pass.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from simulator.arrivals import PASS_TOKENS, PROMPTS_ALONE, Batching, RequestTimes, StepTimes, check_server
+from simulator.arrivals import AGAIN_S, PASS_TOKENS, PROMPTS_ALONE, Batching, RequestTimes, StepTimes, check_server
 from traces.requests import ArrivalTrace
 
 __all__ = ["serve_arrivals"]
@@ -20,13 +21,15 @@ __all__ = ["serve_arrivals"]
 
 def serve_arrivals(
     requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS,
-    batching: Batching = PROMPTS_ALONE,
+    batching: Batching = PROMPTS_ALONE, clients: int | None = None,
 ) -> RequestTimes:  # fmt: skip
     """As `simulator.arrivals.serve_arrivals`, whose rules these are. Raises `InvalidInput` as that does."""
-    check_server(times, slots, pass_tokens, batching)
-    server = _Server(requests, times, slots, pass_tokens, batching)
+    check_server(times, slots, pass_tokens, batching, clients)
+    server = _Server(requests, times, slots, pass_tokens, batching, clients)
     server.env.run()
-    return RequestTimes(server.first_s, server.last_s, server.prompt_s, server.token_s, server.n_steps, server.busy_s)
+    return RequestTimes(
+        server.came_s, server.first_s, server.last_s, server.prompt_s, server.token_s, server.n_steps, server.busy_s
+    )
 
 
 @dataclass
@@ -54,26 +57,30 @@ class _Pass:
 
 class _Server:
     def __init__(
-        self, requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int, batching: Batching
-    ) -> None:
+        self, requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int, batching: Batching,
+        clients: int | None,
+    ) -> None:  # fmt: skip
         self.env, self._times, self._slots, self._pass_tokens = simpy.Environment(), times, slots, pass_tokens
         self._batching = batching
         self._inputs, self._outputs = requests.input_tokens.tolist(), requests.output_tokens.tolist()
         self._held = requests.held.tolist()
-        self.first_s, self.last_s = np.zeros(len(requests)), np.zeros(len(requests))
+        self.came_s, self.first_s, self.last_s = (np.zeros(len(requests)) for _ in range(3))
         self.prompt_s = self.token_s = self.busy_s = 0.0
         self.n_steps = 0
         self._waiting: list[int] = []
         self._running: list[_Request] = []
         self._came = self.env.event()
-        for one, arrival_s in enumerate(requests.arrival_s.tolist()):
-            self.env.process(self._arrive(one, arrival_s))
+        self._not_sent = deque(enumerate(requests.arrival_s.tolist()))
+        for _ in range(len(requests) if clients is None else min(clients, len(requests))):
+            self.env.process(self._arrive(*self._not_sent.popleft()))
         self._stages = [simpy.Resource(self.env) for _ in range(times.n_stages)]
         self.env.process((self._serve if times.n_stages == 1 else self._serve_in_stages)(len(requests)))
 
-    def _arrive(self, one: int, arrival_s: float) -> Generator[simpy.Event, Any, None]:
-        yield self.env.timeout(arrival_s)
-        self._waiting.append(one)
+    def _arrive(self, one: int, at_s: float, again_s: float = 0.0) -> Generator[simpy.Event, Any, None]:
+        """Request `one` at `at_s`, but after `again_s` at the soonest."""
+        yield self.env.timeout(max(at_s - self.env.now, again_s))
+        self.came_s[one] = self.env.now
+        insort(self._waiting, one)
         if not self._came.triggered:
             self._came.succeed()
 
@@ -143,6 +150,8 @@ class _Server:
         for request in made.last:
             self.last_s[request.one] = self.env.now
             self._running.remove(request)
+            if self._not_sent:
+                self.env.process(self._arrive(*self._not_sent.popleft(), AGAIN_S))
         return len(made.last)
 
     def _decide(self) -> _Pass | None:

@@ -18,7 +18,7 @@ from traces.requests import ArrivalTrace
 TIMES = st.floats(0.001, 10.0)
 
 
-Asked = tuple[ArrivalTrace, StepTimes, int, int, Batching]
+Asked = tuple[ArrivalTrace, StepTimes, int, int, Batching, int | None]
 
 
 def shares_of_stages(n: int) -> st.SearchStrategy[np.ndarray]:
@@ -46,19 +46,20 @@ def asked(draw: st.DrawFn) -> Asked:
     pass_tokens = draw(st.integers(slots if batching.mixes else 1, 80))
     held = draw(st.one_of(st.none(), st.just(np.array([n // 2 for n in tokens[0]]))))
     requests = ArrivalTrace(np.cumsum(gaps), *map(np.array, tokens), held_tokens=held)
-    return requests, times, slots, pass_tokens, batching
+    return requests, times, slots, pass_tokens, batching, draw(st.one_of(st.none(), st.integers(1, 6)))
 
 
 def of_whole_seconds(
     arrival_s: list[float], input_tokens: list[int], output_tokens: list[int], slots: int, pass_tokens: int,
-    batching: Batching = PROMPTS_ALONE, n_stages: int = 1,
+    batching: Batching = PROMPTS_ALONE, n_stages: int = 1, clients: int | None = None,
 ) -> Asked:  # fmt: skip
     """Requests where every pass, and every token of any batch, takes a second, in equal stages."""
     times = StepTimes(
         np.array([1.0, 20.0]), np.ones(2), np.ones(slots + 1), np.zeros(slots + 1),
         stage_shares=np.full((2, n_stages), 1 / n_stages) if n_stages > 1 else None,
     )  # fmt: skip
-    return ArrivalTrace(*map(np.array, (arrival_s, input_tokens, output_tokens))), times, slots, pass_tokens, batching
+    requests = ArrivalTrace(*map(np.array, (arrival_s, input_tokens, output_tokens)))
+    return requests, times, slots, pass_tokens, batching, clients
 
 
 def with_held_halves(one: Asked) -> Asked:
@@ -78,6 +79,8 @@ def with_held_halves(one: Asked) -> Asked:
 @example(of_whole_seconds([0.0, 0.5, 1.0], [4, 3, 9], [1, 1, 3], 1, 10, Batching(ahead=True)))  # a slot is free later
 @example(of_whole_seconds([0.0, 0.0, 0.5], [4, 6, 9], [2, 2, 2], 3, 5, n_stages=2))
 @example(of_whole_seconds([0.0, 0.5, 0.5], [4, 30, 9], [9, 1, 3], 3, 10, Batching(mixes=True, ahead=True), n_stages=3))
+@example(of_whole_seconds([0.0, 0.0, 0.0], [4, 6, 9], [2, 1, 2], 2, 10, Batching(True, True), clients=1))
+@example(of_whole_seconds([0.0, 0.0, 4.5], [4, 6, 9], [2, 3, 2], 2, 10, Batching(mixes=True), n_stages=2, clients=2))
 @example(with_held_halves(of_whole_seconds([0.0, 0.0, 0.5], [30, 12, 9], [2, 3, 2], 3, 10, Batching(mixes=True))))
 @example(with_held_halves(of_whole_seconds([0.0, 0.0, 0.5], [30, 12, 9], [2, 3, 2], 3, 10, n_stages=2)))
 def test_the_kernel_is_the_definition(one: Asked) -> None:
@@ -87,6 +90,7 @@ def test_the_kernel_is_the_definition(one: Asked) -> None:
     with patch("simulator.arrivals.loaded", lambda kernel: serve if kernel is SERVE else serve_in_stages):
         as_it_stands = serve_arrivals(*one)
     for quick in (compiled, as_it_stands):
+        assert quick.came_s.tolist() == defined.came_s.tolist()
         assert quick.first_s.tolist() == defined.first_s.tolist()
         assert quick.last_s.tolist() == defined.last_s.tolist()
         assert quick.n_steps == defined.n_steps
@@ -98,9 +102,13 @@ def test_the_kernel_is_the_definition(one: Asked) -> None:
 
 @given(asked())
 def test_a_server_keeps_its_rules(one: Asked) -> None:
-    requests, times, slots, _, batching = one
+    requests, times, slots, _, batching, clients = one
     found = serve_arrivals(*one)
-    assert np.all(found.first_s > requests.arrival_s)
+    assert np.all(found.came_s >= requests.arrival_s)
+    assert clients is not None or np.all(found.came_s == requests.arrival_s)
+    for at in found.came_s.tolist():  # who waits for an answer asks nothing
+        assert clients is None or np.sum((found.came_s <= at) & (found.last_s > at)) <= clients
+    assert np.all(found.first_s > found.came_s)
     assert np.all(np.diff(found.first_s) >= 0)  # first come, first served
     assert np.all((found.last_s > found.first_s) == (requests.output_tokens > 1))
     for at in found.first_s.tolist():

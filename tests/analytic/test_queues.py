@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from simulator.arrivals import Batching, StepTimes, capacity, serve_arrivals
+from simulator.arrivals import AGAIN_S, Batching, StepTimes, capacity, serve_arrivals
 from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace, poisson_arrivals
 
@@ -58,7 +58,7 @@ def test_a_server_by_hand() -> None:
     alone = both + 0.5 + 0.01 * 3
     assert found.first_s.tolist() == pytest.approx([1.0, prompt])
     assert found.last_s.tolist() == pytest.approx([alone, both])
-    assert found.ttft_s(requests).tolist() == pytest.approx([1.0, prompt - 1.2])
+    assert found.ttft_s.tolist() == pytest.approx([1.0, prompt - 1.2])
     assert found.tpot_s(requests).tolist() == pytest.approx([(alone - 1) / 3, both - prompt])
     assert (found.prompt_s, found.token_s, found.n_steps) == (2.0, pytest.approx(alone - 2), 3)
 
@@ -206,7 +206,7 @@ def test_beyond_its_capacity_a_queue_grows_with_the_trace_and_below_it_does_not(
         ends = []
         for n in (2000, 8000):
             requests = poisson_arrivals(n, factor * most, 8, 8, seed=1)
-            ends.append(serve_arrivals(requests, steps, 4).ttft_s(requests)[-200:].mean())
+            ends.append(serve_arrivals(requests, steps, 4).ttft_s[-200:].mean())
         assert (ends[1] > 2.5 * ends[0]) == grows
 
 
@@ -308,7 +308,7 @@ def test_a_server_in_stages_keeps_up_below_its_capacity_and_not_beyond_it() -> N
         ends = []
         for n in (2000, 8000):
             requests = poisson_arrivals(n, factor * most, 8, 20, seed=1)
-            ends.append(serve_arrivals(requests, steps, 8, 8, Batching(mixes=True)).ttft_s(requests)[-200:].mean())
+            ends.append(serve_arrivals(requests, steps, 8, 8, Batching(mixes=True)).ttft_s[-200:].mean())
         assert (ends[1] > 2.5 * ends[0]) == grows, ends
 
 
@@ -326,3 +326,18 @@ def test_shares_of_stages_are_of_one_pass() -> None:
     for shares in ([[0.5, 0.6], [0.5, 0.5]], [[0.5, 0.5]], [[1.0, 0.0], [0.5, 0.5]]):
         with pytest.raises(InvalidInput, match="above 0 and 1 together"):
             serve_arrivals(requests, dataclasses.replace(in_stages(2), stage_shares=np.array(shares)), 2)
+
+
+def test_a_client_asks_again_once_it_is_answered() -> None:
+    requests = ArrivalTrace(np.zeros(3), np.full(3, 4), np.array([1, 3, 2]))
+    flat = StepTimes(np.array([1.0, 20.0]), np.ones(2), np.full(3, 0.5), np.zeros(3))
+    alone = serve_arrivals(requests, flat, 2, 10, clients=1)
+    assert alone.came_s.tolist() == pytest.approx([0, 1.0 + AGAIN_S, 3.0 + 2 * AGAIN_S])
+    assert alone.ttft_s.tolist() == pytest.approx([1.0] * 3)
+    both = serve_arrivals(requests, flat, 2, 10, clients=2)
+    assert both.came_s.tolist() == pytest.approx([0, 0, 1.0 + AGAIN_S])
+    assert both.ttft_s[2] == pytest.approx(1.5 - AGAIN_S), "the pass decided on as the first ended is without it"
+    later = dataclasses.replace(requests, arrival_s=np.array([0.0, 0.0, 9.0]))
+    assert serve_arrivals(later, flat, 2, 10, clients=2).came_s[2] == 9.0
+    with pytest.raises(InvalidInput, match="0 clients"):
+        serve_arrivals(requests, flat, 2, 10, clients=0)

@@ -24,9 +24,6 @@ _OF_SERVERS = {
 """Flags of the benchmarks of one batch of vLLM and SGLang."""
 _LLAMA_BENCH = re.compile(r"llama-(?:batched-)?bench\b")
 _ONE_BATCH = re.compile(r"\bbench latency\b|benchmark_latency|bench_one_batch")
-_CHANGING_BATCH = re.compile(
-    r"\bbench (?:throughput|serve)\b|benchmark_(?:throughput|serving)|bench_(?:offline|serving)"
-)
 
 
 def with_command_counts(cells: Mapping[str, str]) -> dict[str, str]:
@@ -36,11 +33,10 @@ def with_command_counts(cells: Mapping[str, str]) -> dict[str, str]:
     row, command = dict(cells), cells.get("policy", "")
     if _LLAMA_BENCH.search(command):
         flags = _OF_LLAMA
+        row["routing"] = row.get("routing") or ("random" if row.get("metric") == "total_tokens_per_s" else "")
     elif _ONE_BATCH.search(command):
         flags = _OF_SERVERS
     else:
-        if _CHANGING_BATCH.search(command) and not row.get("batch") and not row.get("reason"):
-            row["reason"] = "a benchmark whose requests join and leave a batch: how many ran at once stands in batch"
         return row
     for column, names in flags.items():
         is_decode = row.get("metric") == "decode_tokens_per_s"

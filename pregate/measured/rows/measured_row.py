@@ -11,6 +11,7 @@ from offload.placing.placement_clauses import placement_named
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.engines.reading import told_of_flags
+from pregate.measured.rows.served_load import SERVED_METRICS, metric_of_requests
 from traces.errors import InvalidInput
 
 __all__ = ["COLUMNS", "METRICS", "MeasuredRow"]
@@ -21,8 +22,12 @@ METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
         "microbatch_tokens_per_s": ("tokens/s", True),
         "prefill_tokens_per_s": ("tokens/s", True),
         "tokens_per_s": ("tokens/s", True),
+        "total_tokens_per_s": ("tokens/s", True),
+        "requests_per_s": ("requests/s", True),
         "ttft": ("s", False),
         "tpot": ("s", False),
+        "e2el": ("s", False),
+        **{metric: ("s", False) for metric in SERVED_METRICS if metric_of_requests(metric)[1]},
         "moe_layer_latency": ("s", False),
         "peak_hbm_bytes": ("bytes", False),
         "hit_rate": ("fraction", True),
@@ -34,7 +39,9 @@ METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
 )
 """Metrics by name: their unit, and whether more is better. Decode and prefill rates are of one sequence's tokens times
 the batch; `microbatch_tokens_per_s`: of one prompt that is read `batch` tokens at a time, `context_tokens` before each
-pass on average (`pregate.measured.rows.microbatches`); `tokens_per_s` is output tokens over the whole run;
+pass on average (`pregate.measured.rows.microbatches`); `tokens_per_s` is output tokens over the whole run,
+`total_tokens_per_s` with those of prompts, `e2el` from a request to its last token, `ttft_p99` and the like percentiles
+over the requests of a load;
 `max_active_experts`: of one layer in one pass; `h2d_bytes_per_s`: what copies of one expert to the device achieve;
 `cpu_bytes_per_s`: what the host's experts read."""
 
@@ -56,8 +63,10 @@ class MeasuredRow:
     policy: str
     """`gpu_only` where a table says none."""
     stack: str
+    load: str
+    """How requests came, as `load_named` takes it; empty: all of the batch began together."""
     batch: int
-    """0 where the table says max: the largest that memory allows."""
+    """At once; 0 where the table says max: the largest that memory allows."""
     input_tokens: int
     output_tokens: int
     context_tokens: int
@@ -127,7 +136,7 @@ class MeasuredRow:
     @property
     def is_timed(self) -> bool:
         """Whether the metric is of time, and not of memory or routing alone."""
-        return self.metric in METRICS and METRICS[self.metric][0] in ("s", "tokens/s")
+        return self.metric in METRICS and METRICS[self.metric][0] in ("s", "tokens/s", "requests/s")
 
     @property
     def is_scored(self) -> bool:

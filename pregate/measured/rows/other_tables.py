@@ -83,7 +83,7 @@ def is_of_bench(header: Sequence[str]) -> bool:
 
 
 def cells_of_bench(theirs: Mapping[str, str]) -> dict[str, str]:
-    """One row of `llama-bench -o csv` by our columns; a test of prompt and answer together has a rate of neither."""
+    """One row of `llama-bench -o csv` by our columns; a test of prompt and answer together has a rate of both."""
     n_prompt, n_gen = (theirs[column].strip() for column in ("n_prompt", "n_gen"))
     cards = [card.strip() for card in theirs["gpu_info"].split(",") if card.strip()]
     alike = len(set(cards)) == 1
@@ -104,12 +104,11 @@ def cells_of_bench(theirs: Mapping[str, str]) -> dict[str, str]:
         "input_tokens": n_prompt if n_prompt != "0" else "",
         "output_tokens": n_gen if n_gen != "0" else "",
         "context_tokens": theirs.get("n_depth", ""),
-        "metric": "tokens_per_s" if both else "prefill_tokens_per_s" if n_gen == "0" else "decode_tokens_per_s",
+        "metric": "total_tokens_per_s" if both else "prefill_tokens_per_s" if n_gen == "0" else "decode_tokens_per_s",
         "value": theirs["avg_ts"],
         "unit": "tokens/s",
         "routing": "random",
         "note": "; ".join(build),
-        "reason": "a rate of prompt and answer together, counted as tokens of both: a test each" if both else "",
     }
 
 

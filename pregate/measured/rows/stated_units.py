@@ -41,6 +41,9 @@ UNITS: Mapping[str, Mapping[str, float]] = ReadOnly(
             ),
             1.0,
         ),
+        "requests/s": dict.fromkeys(
+            ("requests/s", "request/s", "requests/sec", "req/s", "reqs/s", "req/sec", "rps", "qps"), 1.0
+        ),
         "bytes": {"bytes": 1.0, "MB": 1e6, "GB": 1e9, "MiB": 2.0**20, "GiB": 2.0**30},
         "bytes/s": {"bytes/s": 1.0, "MB/s": 1e6, "GB/s": 1e9, "GiB/s": 2.0**30},
         "fraction": {"fraction": 1.0},

@@ -17,6 +17,7 @@ from pregate.ask.capturing.tier_names import tier_named
 from pregate.engines.reading import without_flags
 from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.command_counts import with_command_counts
+from pregate.measured.rows.command_loads import LOAD_COLUMNS, with_load
 from pregate.measured.rows.engine_words import in_flags, without_power
 from pregate.measured.rows.measured_row import COLUMNS, METRICS, MeasuredRow
 from pregate.measured.rows.metric_aliases import METRIC_ALIASES, underscored
@@ -28,6 +29,7 @@ from pregate.measured.rows.other_tables import (
     with_flags,
 )
 from pregate.measured.rows.row_names import with_our_names
+from pregate.measured.rows.served_load import load_named
 from pregate.measured.rows.stated_units import UNITS, plain_unit
 from pregate.measured.rows.table_header import BESIDE, MEMORY, column_names
 from pregate.measured.rows.table_text import as_csv
@@ -124,15 +126,18 @@ def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object
 
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     try:
-        text = as_written({column: cells.get(column, "").strip() for column in (*COLUMNS, MEMORY)})
+        text = as_written({column: cells.get(column, "").strip() for column in (*COLUMNS, MEMORY, *LOAD_COLUMNS)})
     except InvalidInput as error:
         raise InvalidFile(f"{where}: {error}") from None
     told = [f"{column} {cells[column].strip()}" for column in BESIDE if cells.get(column, "").strip()]
     text["note"] = "; ".join(filter(None, (text["note"], *told)))
     metric = text["metric"] = _metric(text["metric"])
-    text = with_command_counts(text)
-    if not text["unit"] and METRICS.get(metric, ("",))[0] == "tokens/s":
-        text["unit"] = "tokens/s"
+    text = with_load(with_command_counts(text))
+    metric = text["metric"]
+    if text["load"]:
+        text["batch"] = text["batch"] or str(load_named(text["load"], f"{where}: load").requests)
+    if not text["unit"] and METRICS.get(metric, ("",))[0] in ("tokens/s", "requests/s"):
+        text["unit"] = METRICS[metric][0]
     text["reason"] = text["reason"] or told_in_vain(text)
     left_out = bool(text["reason"]) or text["role"] == "input"
     if metric not in METRICS and not (metric and left_out):
@@ -199,7 +204,7 @@ def _value(text: str, unit: str, metric: str, where: str) -> float:
     if metric not in METRICS:
         return float(text)
     known = UNITS[METRICS[metric][0]]
-    if unit not in known and METRICS[metric][0] in ("s", "tokens/s"):  # of bytes, capitals tell
+    if unit not in known and METRICS[metric][0] in ("s", "tokens/s", "requests/s"):  # of bytes, capitals tell
         unit = unit.lower()
     if unit not in known:
         raise unknown_name("unit", unit, known, f"{where}: {metric}")

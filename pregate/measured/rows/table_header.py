@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pregate.measured.rows.command_loads import LOAD_COLUMNS
 from pregate.measured.rows.metric_aliases import underscored
 from pregate.measured.rows.other_tables import FLAG_COLUMNS, METRIC_MARK
 from pregate.measured.rows.stated_units import metric_and_unit
@@ -15,16 +16,20 @@ __all__ = ["BESIDE", "MEMORY", "column_names"]
 
 BESIDE = (
     "date", "author", "user", "os", "driver", "version", "build", "commit", "url", "motherboard", "size", "params",
+    "n_kv", "t_pp_s", "t_tg_s", "t_s",
 )  # fmt: skip
 """Columns that move no prediction, which become a part of the note."""
 _SIZES_OF_CONTEXT = ("ctx", "n_ctx", "ctx_size", "context", "context_length", "context_size", "max_model_len")
 """Columns of which nobody knows whether so many tokens were there."""
+_OF_BATCHED_BENCH = {"pp": "input_tokens", "tg": "output_tokens", "b": "batch"}
 MEMORY = "memory"
 """A column of the memory of the host, which becomes a part of its name."""
 
 
 def column_names(header: Sequence[str], ours: Sequence[str], where: str) -> list[str]:
     """The columns that a header names, those of values under the name of their metric or unit too (`decode t/s`)."""
+    if {underscored(text) for text in header} >= {"pp", "tg", "b"}:  # of llama-batched-bench
+        header = [_OF_BATCHED_BENCH.get(underscored(text), text) for text in header]
     known = [_known_column(text, ours) for text in header]
     named, valued = "metric" in known, "value" in known
     made = []
@@ -41,7 +46,7 @@ def column_names(header: Sequence[str], ours: Sequence[str], where: str) -> list
 def _known_column(text: str, ours: Sequence[str]) -> str:
     """Our name of a column, "" of one that is none."""
     name = COLUMN_ALIASES.get(underscored(text), underscored(text))
-    return name if name in (*ours, *BESIDE, MEMORY, *FLAG_COLUMNS) else ""
+    return name if name in (*ours, *BESIDE, MEMORY, *FLAG_COLUMNS, *LOAD_COLUMNS) else ""
 
 
 def _column(text: str, ours: Sequence[str], where: str) -> str:

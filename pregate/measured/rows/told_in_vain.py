@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pregate.measured.rows.served_load import SERVED_METRICS
 from pregate.spellings.models import model_and_format
 
 __all__ = ["is_other_metric", "told_in_vain"]
@@ -21,20 +22,22 @@ _FORMAT = re.compile(
 _OTHER_METRICS = (
     (
         re.compile(
-            r"(?:tpot|itl|tbt|ttft|e2el?)[ _](?:p\d{1,3}|std)|(?:p\d{1,3}|std)[ _](?:tpot|itl|tbt|ttft|e2el?)", re.I
+            r"(?:tpot|itl|tbt|ttft|e2el?|latency)[ _](?:p[\d.]+|std|max|min)"
+            r"|(?:p[\d.]+|std|max|min|peak)[ _](?:tpot|itl|tbt|ttft|e2el?|latency|.*throughput)",
+            re.I,
         ),
-        "means are, and `pregate arrivals` has percentiles",
+        "means are, and percentiles 50, 90, 95 and 99",
     ),
     (re.compile(r"interactivity|.*(?:/|\bper[ _])\s?user", re.I), "state what a token takes, 1 over it, as tpot"),
     (re.compile(r".*(?:/|\bper[ _])\s?(?:gpu|card|device)", re.I), "state that of all cards"),
     (
         re.compile(
-            r"pp\s?\d+\s*\+\s*tg\s?\d+.*|(?:req(?:uest)?s?)\s*(?:/|per)\s*s(?:ec(?:ond)?)?|request throughput|goodput|"
+            r"goodput|input (?:token )?throughput|"
             r"power|watts?|(?:tok(?:en)?s?)\s*(?:/|per)\s*(?:j(?:oule)?|w(?:att)?|usd|\$)|perplexity|ppl|"
-            r"load time|speed-?up|(?:e2e|end[ -]to[ -]end|total) latency|total (?:token )?throughput",
+            r"load time|speed-?up",
             re.I,
         ),
-        "rates of prompt and answer stand in rows of their own",
+        "state requests, output tokens or all tokens a second",
     ),
 )
 """What a metric may be that nothing here predicts, and what to state in its place."""
@@ -51,7 +54,7 @@ def told_in_vain(row: Mapping[str, str]) -> str:
     """
     metric = row["metric"].strip()
     for form, instead in _OTHER_METRICS:
-        if form.fullmatch(metric):
+        if form.fullmatch(metric) and metric not in SERVED_METRICS:
             return f"{metric[:40]}: no metric that is predicted: {instead}"
     note = row["note"]
     batch = _BATCH.search(note)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from pregate.measured.rows.metric_aliases import METRIC_ALIASES, WORDS_OF_RATES, by_alias, is_metric_name, underscored
 from pregate.measured.rows.placement_words import placement_in_words
+from pregate.measured.rows.served_load import PERCENTILES
 from pregate.measured.rows.stated_units import metric_and_unit, metric_of_unit, one_unit, value_and_unit
 
 __all__ = ["COLUMN_ALIASES", "as_written", "host_and_memory", "host_with_memory", "is_metric", "unit_of_header"]
@@ -21,7 +22,20 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "formats": ("quant", "quantization", "quantisation", "format", "dtype", "precision"),
     "stack": ("engine", "framework", "software", "backend", "runtime"),
     "policy": ("flags", "args", "arguments", "command", "design"),
-    "batch": ("batch_size", "concurrency", "bs", "parallel", "n_parallel"),
+    "batch": ("batch_size", "bs"),
+    "concurrency": (
+        "max_concurrency",
+        "parallel",
+        "n_parallel",
+        "users",
+        "clients",
+        "concurrent_requests",
+        "concurrent_users",
+        "conc",
+        "num_concurrent_requests",
+    ),
+    "requests": ("num_prompts", "n_requests", "num_requests", "number_of_requests", "total_requests", "prompts"),
+    "request_rate": ("qps", "arrival_rate", "request_rate_(req/s)", "request_rate_(rps)", "rate"),
     "input_tokens": (
         "input",
         "isl",
@@ -58,6 +72,8 @@ COLUMN_ALIASES = by_alias(_COLUMNS)
 """Other names of columns, in small letters and with underscores."""
 
 _BENCH = re.compile(r"(?P<kind>pp|tg)\s?(?P<n>\d{1,7}k?)(?:\s*@\s*d\s?(?P<depth>\d{1,7}k?))?", re.ASCII | re.IGNORECASE)
+_BOTH = re.compile(r"pp\s?(?P<pp>\d{1,7})\s*\+\s*tg\s?(?P<tg>\d{1,7})", re.ASCII | re.IGNORECASE)
+"""A prompt and an answer after it, counted as tokens of both."""
 _OF_BENCH = {"pp": ("prefill_tokens_per_s", "input_tokens"), "tg": ("decode_tokens_per_s", "output_tokens")}
 
 
@@ -72,14 +88,19 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
         row[column] = row.get(column) or test["n"]
         row["context_tokens"] = row.get("context_tokens") or test["depth"] or ""
         row["routing"] = row.get("routing") or "random"
+    both = _BOTH.fullmatch(row.get("metric", "").strip())
+    if both is not None:
+        row |= {"metric": "total_tokens_per_s", "input_tokens": both["pp"], "output_tokens": both["tg"]}
+        row["routing"] = row.get("routing") or "random"
     metric, unit = metric_and_unit(row.get("metric", ""))
     if (
         test is None
+        and both is None
         and underscored(row.get("metric", "")) not in METRIC_ALIASES
         and (unit != "tokens/s" or underscored(metric) in METRIC_ALIASES)
     ):
         row["metric"], row["unit"] = metric, one_unit(unit, row.get("unit", ""))
-    row["metric"] = METRIC_ALIASES.get(underscored(row["metric"]), row["metric"])
+    row["metric"] = METRIC_ALIASES.get(underscored(row["metric"]), _of_requests(row["metric"]) or row["metric"])
     row["value"], unit = value_and_unit(row.get("value", ""))
     row["unit"] = one_unit(row.get("unit", ""), unit)
     row["metric"] = metric_of_unit(row["metric"], row["unit"])
@@ -88,17 +109,42 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
     if not row["placement"] and placement_in_words(policy) != policy:
         row["policy"], row["placement"] = "gpu_only", placement_in_words(policy)
     row |= _memory_apart(row)
-    for column in ("batch", "input_tokens", "output_tokens", "context_tokens"):
+    for column in ("batch", "input_tokens", "output_tokens", "context_tokens", "concurrency", "requests"):
         row[column] = _count(row.get(column, ""))
     return row
 
 
 def is_metric(header: str) -> bool:
     """Whether the header of a column names a metric, with or without its unit: `decode t/s`, `TTFT (ms)`, `pp512`."""
-    if _BENCH.fullmatch(header.strip()):
+    if _BENCH.fullmatch(header.strip()) or _BOTH.fullmatch(header.strip()):
         return True
     metric, _ = metric_and_unit(header)
-    return any(is_metric_name(text) for text in (header, metric))
+    return any(is_metric_name(text) or _of_requests(text) for text in (header, metric))
+
+
+_STATISTIC = r"(?P<{0}>mean|avg\.?|average|median|p\d\d|\d\d(?:th)?[ _-]?percentile)"
+_BASE = (
+    r"(?P<{0}>ttft|time[ _]to[ _]first[ _]token|first[ _]token[ _]latency|tpot|time[ _]per[ _]output[ _]token|itl|tbt|"
+    r"inter[ _-]token[ _]latency|e2el?|(?:(?:e2e|end[ _-]to[ _-]end|request|total)[ _])?latency)"
+)
+_TOLD = re.compile(
+    rf"{_STATISTIC.format('a')}[ _]+{_BASE.format('b')}|{_BASE.format('c')}[ _,]+{_STATISTIC.format('d')}",
+    re.IGNORECASE,
+)
+
+
+def _of_requests(text: str) -> str:
+    """A mean or a percentile over requests by our name, "" of another metric: `P99 TTFT`, `avg latency`."""
+    told = _TOLD.fullmatch(metric_and_unit(text)[0].strip())
+    if told is None:
+        return ""
+    base, statistic = (told["b"] or told["c"]).lower(), (told["a"] or told["d"]).lower()
+    kinds = {"ttft": r"ttft|.*first", "tpot": r"tpot|.*output", "itl": r"itl|tbt|inter", "e2el": r""}
+    name = next(kind for kind, form in kinds.items() if re.match(form, base))
+    digits = re.sub(r"\D", "", statistic) or ("50" if statistic == "median" else "")
+    if not digits:
+        return "tpot" if name == "itl" else name
+    return f"{name}_p{digits}" if int(digits) in PERCENTILES else ""
 
 
 def unit_of_header(header: str) -> bool:

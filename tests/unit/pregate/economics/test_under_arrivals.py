@@ -322,7 +322,7 @@ def test_cards_with_layers_in_turn_have_as_many_passes_under_way() -> None:
     at_once = dataclasses.replace(found, schedule_s=0.0)
     one_by_one = dataclasses.replace(at_once, stage_shares=None)
     both, alone = (
-        serve_arrivals(rare, one.drawn(flat)[0], 4, 64, Batching(True, True)).ttft_s(rare).mean()
+        serve_arrivals(rare, one.drawn(flat)[0], 4, 64, Batching(True, True)).ttft_s.mean()
         for one in (at_once, one_by_one)
     )
     n_parts, slowest = 4, float(found.stage_shares[0].max())

@@ -61,7 +61,7 @@ def test_a_column_that_says_it_counts(tmp_path: Path) -> None:
         ("llama.cpp", "llama-bench -m a -ngl 99 -d 0-8192+1024", r"several of context_tokens \(0-8192\+1024\)"),
         ("llama.cpp", "llama-batched-bench -m a -ngl 99 -npl 1 -npl 8", r"several of batch \(1, 8\)"),
         ("sglang", "python -m sglang.bench_one_batch --model A --batch-size 1 16", "several of batch"),
-        ("vllm", "vllm bench throughput --model A --num-prompts 1000", "how many ran at once stands in batch"),
+        ("vllm", "vllm bench serve --model A --max-concurrency 1 2 4", "several of concurrency \\(1, 2, 4\\)"),
     ],
 )
 def test_a_command_that_tries_several_is_a_reason(stack: str, command: str, told: str, tmp_path: Path) -> None:

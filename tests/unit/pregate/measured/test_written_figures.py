@@ -99,11 +99,11 @@ def test_a_unit_beside_a_value_is_never_passed_over(metric: str, value: str, tmp
 @pytest.mark.parametrize(
     ("metric", "instead"),
     [
-        ("P99 TTFT", "`pregate arrivals` has percentiles"),
+        ("Std TTFT", "percentiles 50, 90, 95 and 99"),
         ("tokens/s/user", "1 over it, as tpot"),
         ("output throughput per gpu", "state that of all cards"),
-        ("Total token throughput", "rows of their own"),
-        ("speedup", "rows of their own"),
+        ("Input token throughput", "or all tokens a second"),
+        ("speedup", "or all tokens a second"),
     ],
 )
 def test_a_metric_of_something_else_is_a_reason_and_no_error(metric: str, instead: str, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_columns_of_a_server_benchmark_are_rows_each(tmp_path: Path) -> None:
     found = read_table(tmp_path / "mine.csv")
     assert [(one.metric, one.value, bool(one.reason)) for one in found] == [
         ("ttft", pytest.approx(0.12), False),
-        ("P99 TPOT", 11, True),
+        ("tpot_p99", pytest.approx(0.011), False),
         ("tokens_per_s", 1400, False),
         ("tok/s/gpu", 1400, True),
     ]
