@@ -74,7 +74,14 @@ def under_arrivals(
     requests = server.held(model, requests)
     at_rates = [(rate, requests.at_rate(rate)) for rate in dict.fromkeys(rates or (requests.rate,))]
     passes = pass_traces(
-        model, requests, server.slots, pass_tokens, seed, mixes=batching.mixes, held_tokens=server.prefix_cache or 0
+        model,
+        requests,
+        server.slots,
+        pass_tokens,
+        seed,
+        mixes=batching.mixes,
+        held_tokens=server.prefix_cache or 0,
+        execution=machine.execution,
     )
     if policies is None:
         policies = settled_designs(model, machine, passes.as_work(), few=True) or USUAL

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
+from offload.execution import Execution
 from offload.metrics.run_metrics import tpot_s, ttft_s
 from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
@@ -40,6 +41,9 @@ __all__ = ["PassTime", "PassTimes", "PassTraces", "pass_times", "pass_traces"]
 _PROMPTS = 5
 """Lengths of prompts that are simulated, apart by equal factors."""
 
+_MOST_JUMPS = 8
+"""Ends of smaller passes within a pass that are simulated."""
+
 _PARTS = 10
 """The same of parts of prompts, which may be short; the shortest and the longest prompt are beside them."""
 
@@ -63,7 +67,8 @@ class PassTimes:
     `n_before` tokens of the prompt before them, none where no prompt is passed in parts; `tokens`: of a token of
     `batches` requests, each at two contexts, `contexts`; `results`: of their schedules. `n_at_once`: cards that compute
     at the same time. `schedule_s`: what a pass waits that was not decided on while another ran. `apart` as of
-    `PassTraces`, `stage_shares` as of `StepTimes`. `peak_hbm_bytes`: the most that any of them takes.
+    `PassTraces`, `stage_shares` as of `StepTimes`. `peak_hbm_bytes`: the most that any of them takes;
+    `beside_s`, (n_prompts,): seconds of `prompts` with a token of `slots` other requests, where these share a pass.
     """
 
     design: str
@@ -81,6 +86,7 @@ class PassTimes:
     apart: NDArray[np.float64] | None = None
     stage_shares: NDArray[np.float64] | None = None
     peak_hbm_bytes: int = 0
+    beside_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def n_stages(self) -> int:
@@ -121,8 +127,10 @@ class PassTimes:
         lengths = np.array(self.prompt_tokens, dtype=np.float64)
         beside_s = None
         if self.apart is not None:  # tokens ask for more experts than as many of one prompt do, which it may have read
-            more = np.maximum(at_none - np.interp(self.batches, lengths, prompt_s), 0.0)[:, None] * self.apart
-            beside_s = np.stack([np.interp(each, self.batches, of) for of in more.T], axis=1)
+            scale = prompt_s / np.array([one.seconds for one in self.prompts])
+            full = self.beside_s * scale - np.interp(lengths + self.slots, lengths, prompt_s)
+            more = np.maximum(full, 0.0) * self.apart
+            beside_s = np.stack([np.interp(each, (0, *self.batches), (0.0, *of)) for of in more.T], axis=1)
         return StepTimes(
             lengths,
             np.maximum.accumulate(prompt_s),
@@ -140,8 +148,9 @@ class PassTraces:
     """What passes of a model are simulated, whatever the design. `prompts`: of `prompt_tokens`; `after`: the same with
     `n_before` tokens before them, where prompts are passed in parts or begin with what is held; `tokens`: of each of
     `batches` at a short and a long context, `contexts`; `warmed`: the same after a part of a prompt; `whole`: what
-    memory must hold beside the weights. `apart`, (n_batches, n_prompts): of the experts that tokens of a batch ask for
-    and as many tokens of one prompt do not, the share that they add to those of a prompt in the same pass.
+    memory must hold beside the weights. `beside`: `prompts` with a token of `slots` other requests, where these share
+    a pass; `apart`, (n_batches, n_prompts): of the experts that so many add to those of a prompt, beyond what as many
+    tokens more of it do, the share that the tokens of a batch add.
     """
 
     model: ModelArchitecture
@@ -156,6 +165,7 @@ class PassTraces:
     after: tuple[RoutingTrace, ...] = ()
     n_before: int = 1
     apart: NDArray[np.float64] | None = None
+    beside: tuple[RoutingTrace, ...] = ()
 
     def tokens_for(self, policy: Policy) -> tuple[tuple[RoutingTrace, RoutingTrace], ...]:
         """What tokens of a design are timed with."""
@@ -176,11 +186,11 @@ class PassTraces:
 
 def pass_traces(
     model: ModelArchitecture, requests: ArrivalTrace, slots: int, pass_tokens: int, seed: int = 0, *,
-    mixes: bool = False, held_tokens: int = 0, dials: Dials | None = None,
+    mixes: bool = False, held_tokens: int = 0, dials: Dials | None = None, execution: Execution | None = None,
 ) -> PassTraces:  # fmt: skip
     """Passes of the sizes that `requests` ask for, with memory for `slots` of the longest and for no fewer than
     `held_tokens`, whose requests share it; `mixes`: prompts share passes with tokens of others, in parts. Routing is
-    made up by `dials` (`pregate.synthesize`).
+    made up by `dials` (`pregate.synthesize`). `execution`: whose passes change at some sizes, where they then are.
     """
     lengths, longest = requests.input_tokens, int((requests.input_tokens + requests.output_tokens).max())
     read, n_before = requests.read_tokens, int(lengths.max())
@@ -188,6 +198,7 @@ def pass_traces(
     prompt_tokens = _apart(int(read.min()), max(int(read.max()), most), _PROMPTS)
     if mixes:
         ends = {min(int(n), most) for n in (read.min(), read.max())}
+        ends |= {n for n in _jumps(model, execution, most, slots) if n <= most}
         prompt_tokens = tuple(sorted({*_apart(1, most, _PARTS), *ends}))
     short = int(np.quantile(lengths, 0.1))
     contexts = (short, max(int(np.quantile(lengths + requests.output_tokens, 0.9)), short + DECODED))
@@ -209,9 +220,14 @@ def pass_traces(
     whole = dataclasses.replace(
         whole, n_cached_tokens=max(slots * longest, held_tokens), n_context=longest, n_running=slots
     )  # fmt: skip
-    apart = _apart_from(model, prompts, prompt_tokens, [short for short, _ in tokens], batches) if mixes else None
+    beside: tuple[RoutingTrace, ...] = ()
+    apart = None
+    if mixes:
+        first = synthesize(model, 1, 2, slots + 1, seed, dials=dials)
+        beside = tuple(_with_tokens(prompt, first) for prompt in prompts)
+        apart = _apart_from(model, prompts, prompt_tokens, [short for short, _ in tokens], batches)
     return PassTraces(
-        model, slots, prompt_tokens, prompts, batches, contexts, tokens, warmed, whole, after, n_before, apart
+        model, slots, prompt_tokens, prompts, batches, contexts, tokens, warmed, whole, after, n_before, apart, beside
     )
 
 
@@ -223,7 +239,7 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy, *, alone: bool 
     placed = policy.placed(passes.popularity)
     schedule_s = hw.constants.get("schedule_s", 0.0) if hw.execution.schedules_ahead else 0.0
 
-    def timed(trace: RoutingTrace, metric: str) -> _Timed:
+    def timed(trace: RoutingTrace, metric: str, alone: bool = alone) -> _Timed:
         captured = capture_request(request(model, hw, trace, placed, workload=passes.whole))
         if alone:
             schedule = captured.decoded.schedule
@@ -244,6 +260,7 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy, *, alone: bool 
     middle = 0 if model.is_encoder_decoder else DECODED // 2 - 1  # the mean of those tokens, where keys are of decoding
     found = [timed(trace, "ttft_s") for trace in prompts]
     after = [timed(trace, "ttft_s").one for trace in passes.after]
+    beside_s = np.array([timed(trace, "ttft_s", alone=True).one.seconds for trace in passes.beside])
     rows = [[timed(trace, "tpot_s") for trace in pair] for pair in passes.tokens_for(policy)]
     every = [*found, *(one for pair in rows for one in pair)]
     return PassTimes(
@@ -253,7 +270,7 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy, *, alone: bool 
         tuple(each.result for each in every if each.result is not None), found[0].request.n_at_once,
         tuple(after), passes.n_before, schedule_s, passes.apart,
         stage_shares(found[-1].request, found[-1].timeline, rows[-1][0].request, rows[-1][0].timeline, schedule_s),
-        max(each.timeline.peak_hbm_bytes for each in every),
+        max(each.timeline.peak_hbm_bytes for each in every), beside_s,
     )  # fmt: skip
 
 
@@ -266,6 +283,37 @@ class _Timed(NamedTuple):
     result: SimulationResult | None = None
 
 
+def _jumps(model: ModelArchitecture, execution: Execution | None, most: int, slots: int) -> set[int]:
+    """Tokens of passes, up to `most`, on both sides of where one takes another way: where experts of the host begin to
+    be streamed, with a token of `slots` requests and without, and where it has a smaller pass within more.
+    """
+    if execution is None:
+        return set()
+    each = model.n_experts // max(model.top_k, 1) if execution.stream_per_expert else 1
+    streamed = execution.stream_tokens * each - 1
+    ends = [streamed, streamed - slots] if execution.stream_tokens else []
+    if execution.micro_batch:
+        ends += list(range(execution.micro_batch, most, execution.micro_batch))[:_MOST_JUMPS]
+    return {n for end in ends for n in (end, end + 1) if 0 < n <= most}
+
+
+def _with_tokens(prompt: RoutingTrace, first: RoutingTrace) -> RoutingTrace:
+    """A prompt of one sequence with the first tokens of others, but of the first, in the same pass."""
+    own = prompt.step == prompt.step[0]
+    theirs = (first.step == first.step[0]) & (first.sequence > 0)
+
+    def joined(name: str) -> NDArray[Any]:
+        mine = getattr(prompt, name)
+        found: NDArray[Any] = np.concatenate([mine[own], getattr(first, name)[theirs], mine[~own]])
+        return found
+
+    step = [prompt.step[own], np.full(int(theirs.sum()), prompt.step[0], prompt.step.dtype), prompt.step[~own]]
+    return dataclasses.replace(
+        prompt, experts=joined("experts"), position=joined("position"), sequence=joined("sequence"),
+        phase=joined("phase"), step=np.concatenate(step),
+    )  # fmt: skip
+
+
 def _apart_from(
     model: ModelArchitecture, prompts: Sequence[RoutingTrace], prompt_tokens: Sequence[int],
     tokens: Sequence[RoutingTrace], batches: Sequence[int],
@@ -273,15 +321,15 @@ def _apart_from(
     """As of `PassTraces.apart`, by how many experts a layer each of them asks for, and both together."""
     read = [_asked(next(iter(prompt.steps())), model.n_experts) for prompt in prompts]
     of_prompt = np.array([one.mean() for one in read])
-    shares = np.zeros((len(batches), len(prompts)))
+    left = np.zeros((len(batches), len(prompts)))
     for i, (batch, trace) in enumerate(zip(batches, tokens, strict=True)):
         steps = [step for step in trace.steps() if step.phase == Phase.DECODE]
         asked = np.stack([_asked(step, model.n_experts) for step in steps])  # [step, layer, expert]
-        more = asked.mean() - np.interp(batch, prompt_tokens, of_prompt)
         both = np.array([(asked | one).mean() for one in read])
-        left = both - np.interp(np.array(prompt_tokens) + batch, prompt_tokens, of_prompt)
-        shares[i] = np.clip(left / more, 0.0, 1.0) if more > 0 else 0.0
-    return shares
+        left[i] = np.maximum(both - np.interp(np.array(prompt_tokens) + batch, prompt_tokens, of_prompt), 0.0)
+    most = left[-1]
+    alike = np.array(batches)[:, None] / batches[-1] * np.ones(len(prompts))
+    return np.where(most > 0, np.clip(left / np.where(most > 0, most, 1.0), 0.0, 1.0), alike)
 
 
 def _asked(step: Step, n_experts: int) -> NDArray[np.bool_]:

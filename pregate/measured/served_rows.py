@@ -71,7 +71,9 @@ class ServedRow:
         drawn = random_token_dials(model) if row.is_of_random_tokens else None
         n = slots if math.isinf(load.rate) else min(_FIRST_SLOTS, slots)
         while True:  # who comes at a rate may never fill all of them, and each takes time to predict
-            passes = pass_traces(model, requests, n, most, seed, mixes=batching.mixes, dials=drawn)
+            passes = pass_traces(
+                model, requests, n, most, seed, mixes=batching.mixes, dials=drawn, execution=hw.execution
+            )
             times = pass_times(passes, hw, design, alone=True)
             served = cls(row, passes, times, requests, n, most, batching, hw, design)
             if n == slots or not served.fills_slots:
