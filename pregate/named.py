@@ -138,7 +138,7 @@ def _machine_as_ours(
 
     ours, numbers = machine_and_numbers(name)
     if ours == name and not name.endswith((".yaml", ".yml", ".json")) and not is_name_of("hardware", name):
-        raise unknown("hardware", several(name)[1])
+        raise unknown("hardware", name if is_name_of("host", name) else several(name)[1])
     if stack is not None and is_stack_file(stack):
         load_stack(stack)  # whose error it is where it cannot be read
     elif stack is not None and our_name("stack", stack) not in KNOWN["stack"]():

@@ -29,6 +29,10 @@ _TABLE, _FAMILIES = SPECS / "processors.csv", SPECS / "processor_families.yaml"
 _MAX_BYTES = 1 << 18
 _TWO_SOCKETS = "-2s"
 _MEMORY = re.compile(r"(?P<name>[^:]+):(?:(?P<channels>\d{1,3})x)?(?P<speed>\d{1,6})", re.ASCII)
+_ONE_SOCKET = re.compile(r"xeon-(?:\d{4}u|e5-1\d{3}-v\d|w-3175x)|epyc-\w+p")
+"""Processors of families for two sockets that work alone."""
+_SPEEDS_IN = "intel-processors"
+"""The table among the sources of processors that says the speed of memory of each."""
 _SLOWEST, _FASTEST = 800, 12_800
 """Transfers a second, in millions, of DDR3-800 and of the fastest DDR5 (and MRDIMM) that JEDEC has."""
 _READ = "as packed in boaviztapi 2.5.0 on PyPI, read 2026-11-29, secondary"
@@ -86,8 +90,8 @@ class Processor:
 @functools.cache
 def processor_names() -> tuple[str, ...]:
     """The hosts that are known by their processor, those of two sockets too."""
-    two = (f"{one.name}{_TWO_SOCKETS}" for one in processors().values() if one.family.sockets == 2)
-    return (*processors(), *two)
+    two = [one.name for one in processors().values() if one.family.sockets == 2]
+    return (*processors(), *(f"{name}{_TWO_SOCKETS}" for name in two if not _ONE_SOCKET.fullmatch(name)))
 
 
 def is_processor(name: str) -> bool:
@@ -117,8 +121,8 @@ def host_document(stated: str) -> dict[str, Any]:
     document: dict[str, Any] = {"sources": {**_sources(), "chip": f"{one.family.title}, {one.name}: {_chip(one)}"}}
     if stated != name:
         document["sources"]["stated"] = "the host's name, by whoever asked"
-    if one.family.memory_source:
-        document["sources"]["memory"] = one.family.memory_source
+    if memory := _memory_source(one):
+        document["sources"]["memory"] = memory
     read = {"memory", "stated", one.family.reads} | ({"chip"} if one.source else set())
     for figure, (value, unit, source, note) in _figures(stated, one, n_sockets).items():
         mark = {} if source in read else {"unverified": True}
@@ -137,7 +141,7 @@ def _figures(stated: str, one: Processor, n_sockets: int) -> dict[str, tuple[flo
         "dram_bytes": (float(size) * n_sockets, unit, "maker", f"the most that it takes{both}"),
         "dram_bytes_per_s": (
             n_channels * speed * 8e6, "B/s",
-            "stated" if ":" in stated else "memory" if family.memory_source else "maker",
+            "stated" if ":" in stated else "memory" if _memory_source(one) else "maker",
             f"{n_channels} x {speed} MT/s x 8 bytes{both}",
         ),
         "n_cores": (n_cores, "count", "chip", family.note + both),
@@ -180,6 +184,14 @@ def _memory(stated: str, n_channels: int, mega_transfers_per_s: int) -> tuple[in
     if not _SLOWEST <= speed <= _FASTEST:
         raise InvalidInput(f"host {stated[:60]}: {speed} MT/s, expected {_SLOWEST} to {_FASTEST}")
     return channels, speed
+
+
+def _memory_source(one: Processor) -> str:
+    """The pages that say channels and speed, empty where the family's page says another speed than the processor's."""
+    source = one.family.memory_source
+    if not source or one.mega_transfers_per_s == one.family.mega_transfers_per_s:
+        return source
+    return f"{source}; its own speed: {one.source}" if _SPEEDS_IN in one.source else ""
 
 
 def _chip(one: Processor) -> str:

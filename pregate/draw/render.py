@@ -68,6 +68,10 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
+_WORD = 36
+"""Widest that a word of a text that folds is kept whole: a key of a machine; addresses are broken."""
+
+
 def new_table(title: str | None = None, caption: str | None = None) -> Table:
     """A table without columns or rows."""
     from rich.table import Table
@@ -88,7 +92,9 @@ def print_table(table: Table) -> None:
 
 
 def fit_to_width(table: Table, console: Console) -> list[str]:
-    """Take the last columns out until what is left fits the console uncut; returns their titles. Texts may fold."""
+    """Take the last columns out until what is left fits the console uncut; returns their titles. Texts may fold, and
+    long words of theirs, such as addresses, are broken.
+    """
     from rich.measure import Measurement
 
     left_out: list[str] = []
@@ -97,13 +103,25 @@ def fit_to_width(table: Table, console: Console) -> list[str]:
     if not folds:
         _fix_widths(table)
     while len(table.columns) > 1:
-        needed = Measurement.get(console, room, table)
-        if (needed.minimum if folds else needed.maximum) <= console.width:
+        needed = _folded_width(table) if folds else Measurement.get(console, room, table).maximum
+        if needed <= console.width:
             return left_out
         left_out.insert(0, str(table.columns.pop().header))
     for column in table.columns if not folds else ():
         column.width = None
     return left_out
+
+
+def _folded_width(table: Table) -> int:
+    """The fewest columns of the console in which texts of a table fold, their words broken at `_WORD`."""
+    from rich.cells import cell_len
+
+    width = 1
+    for column in table.columns:
+        words = " ".join(map(str, [column.header, *column.cells])).split()
+        widest = max(map(cell_len, words), default=0)
+        width += 3 + (min(widest, _WORD) if column.overflow == "fold" else widest)
+    return width
 
 
 def _fix_widths(table: Table) -> None:

@@ -47,6 +47,11 @@ def unknown(column: str, text: str) -> UnknownName:
             f"unknown hardware {text!r}: a machine is called by its accelerator; where all runs on the processor, name "
             f"any that is there, and the design gpu_only@layers=cpu of --stack llama-cpp"
         )
+    if column == "hardware" and is_name_of("host", text):
+        return UnknownName(
+            f"unknown hardware {text!r}: that is a processor; a machine is called by its accelerator: name that, and "
+            f"the processor beside it with --set host={part_as_ours('host', text)}"
+        )
     if column == "hardware" and are_different(text):
         for beside in AND.split(text[:200])[1:]:
             if is_name_of("host", beside):

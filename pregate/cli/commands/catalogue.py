@@ -161,6 +161,7 @@ class Shown(StrEnum):
 def show_hardware(
     name: Name,
     stack: options.Stack = None,
+    sets: options.Sets = None,
     format: Annotated[
         Shown, typer.Option("--format", help="table, json or csv; yaml: a machine to edit and give to --hardware.")
     ] = Shown.table,
@@ -168,10 +169,12 @@ def show_hardware(
     """Print every number of one machine with its source, and the stack's constants with theirs.
 
     Example: pregate hardware show t4 --format yaml
+    Example: pregate hardware show rtx-4090 --set host=epyc-7763
     """
+    from hwmodels.specs.set_options import parse_sets
     from pregate.named import load_hardware
 
-    platform = load_hardware(name, stack)
+    platform = load_hardware(name, stack, parse_sets(sets))
     if format is Shown.yaml:
         document = machine_document(platform.machine)
         del document["name"]  # a machine of one's own is called as its file is

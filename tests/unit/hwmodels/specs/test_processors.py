@@ -100,6 +100,39 @@ def test_what_is_no_processor_names_a_near_one() -> None:
         host_document("nosuch")
 
 
+@pytest.mark.parametrize("name", ["xeon-5512u", "xeon-e5-1650-v4", "xeon-w-3175x", "epyc-7232p", "epyc-4564p"])
+def test_processors_for_one_socket_have_no_pair(name: str) -> None:
+    assert name in processor_names()
+    assert f"{name}-2s" not in processor_names()
+
+
+def test_a_speed_of_its_own_is_not_what_the_page_of_its_family_says() -> None:
+    """An EPYC 7251 has DDR4-2400, which no page read says; a Gold 5411N's is in the table of Intel's."""
+    assert host_document("epyc-7601")["dram_bytes_per_s"].get("unverified") is None
+    assert host_document("epyc-7251")["dram_bytes_per_s"]["unverified"]
+    slower = host_document("xeon-5411n")
+    assert slower["dram_bytes_per_s"].get("unverified") is None
+    assert slower["sources"]["memory"].count("http") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "n_cores", "ghz", "mega_transfers"),
+    [
+        ("ryzen-7700", 8, 3.8, 5200),
+        ("ryzen-9955hx3d", 16, 2.5, 5600),
+        ("xeon-3106", 8, 1.7, 2133),
+        ("xeon-5318n", 24, 2.1, 2666),
+        ("xeon-5411n", 24, 1.9, 4400),
+        ("xeon-8352v", 36, 2.1, 2933),
+        ("xeon-8356h", 8, 3.9, 2933),
+        ("xeon-w-3225", 8, 3.7, 2666),
+    ],
+)
+def test_figures_of_the_tables_that_were_wrong(name: str, n_cores: int, ghz: float, mega_transfers: int) -> None:
+    one = processors()[name]
+    assert (one.n_cores, one.base_ghz, one.mega_transfers_per_s) == (n_cores, ghz, mega_transfers)
+
+
 def test_names_of_processors_are_written_as_ours() -> None:
     for name, one in processors().items():
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9+]+)*", name)

@@ -134,6 +134,25 @@ def test_every_number_of_a_machine_is_shown_with_its_source(run: Run) -> None:
     assert any(row["source"].startswith("fitted: a100-sxm4-80gb.fastertransformer") for row in rows)
 
 
+@pytest.mark.parametrize("name", ["a100-sxm4-80gb", "apple-m2", "mi300a"])
+def test_a_machine_is_shown_with_sources_however_long_their_addresses(run: Run, name: str) -> None:
+    """160 columns are wide enough for a table that folds: no mark of what nobody read is left out."""
+    status, table, _ = run("hardware", "show", name)
+    assert status == 0
+    assert "Left out" not in table
+    assert "unverified: " in table
+
+
+def test_a_processor_is_shown_beside_a_card_and_alone_told_how(run: Run) -> None:
+    shown = json.loads(run("hardware", "show", "rtx-4090", "--set", "host=epyc-7c13", "--format", "json")[1])
+    cores = next(row for row in shown if row["key"] == "host.n_cores")
+    assert (cores["value"], cores["unverified"]) == (64, True)
+    status, _, told = run("hardware", "show", "2x Xeon Gold 6230")
+    assert status == 2
+    assert "that is a processor" in told
+    assert "--set host=xeon-6230-2s" in told
+
+
 def test_a_model_is_shown_as_yaml_that_loads_again(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(run("models", "show", "gpt-oss-20b")[1])
