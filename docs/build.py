@@ -35,29 +35,11 @@ import validation_tables
 import which_design
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (
-    ROOT / "README.md",
-    *(
-        ROOT / "docs" / f"{name}.md"
-        for name in (
-            "benchmarks",
-            "mutants",
-            "field",
-            "machines",
-            "pre-gated-model",
-            "validation",
-            "extend",
-            "plan",
-            "reference-commands",
-            "reference-python",
-            "which-design",
-            "streamed-steps",
-            "natural-batches",
-            "policies",
-            "speculative",
-        )
-    ),
+MARK = "<!-- generated: "
+DOCUMENTS = tuple(
+    page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if MARK in page.read_text()
 )
+"""Pages that have a generated part."""
 RESULTS = ROOT / "results" / "isca24.json"
 
 GROUPS = {

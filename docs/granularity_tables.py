@@ -57,12 +57,12 @@ AHEAD = ("pregate", "pregate:dram=4", "pregate(4)", "guess/markov", "guess/marko
 
 
 def read_ahead() -> str:
-    """Experts on storage, half of them in host memory: what reading ahead into that gains, and what it takes."""
+    """Experts on storage, a quarter of them in host memory: what reading ahead into that gains, and what it takes."""
     hw, model = pregate.load_hardware(HARDWARE, STACK), pregate.load_model("qwen3-30b-a3b")
     trace = pregate.synthesize(model, 16, 24)
     lines = ["| design | tokens/s | read | found in host memory | slots on the device |", "|---" * 5 + "|"]
     for design in AHEAD:
-        found = pregate.simulate(model, hw, trace, f"{design}+lru:0.1", expert_tier="ssd+lru:0.5:warm")
+        found = pregate.simulate(model, hw, trace, f"{design}+lru:0.1", expert_tier="ssd+lru:0.25:warm")
         read = f"{found.storage_bytes / 1e9:.1f} GB | {found.host_hit_rate:.0%}"
         lines.append(f"| `{design}` | {found.tokens_per_s:.2f} | {read} | {found.n_expert_slots} |")
     return "\n".join(lines)

@@ -100,11 +100,6 @@ def _mean(total: Any, n: Any) -> str:
     return str(max(1, round(total / n))) if known else ""
 
 
-_FLAGS = (
-    ("n_gpu_layers", "-ngl"), ("n_batch", "-b"), ("n_ubatch", "-ub"), ("n_threads", "-t"), ("flash_attn", "-fa"),
-)  # fmt: skip
-
-
 def _of_batched(theirs: Mapping[str, Any]) -> Iterator[_Cells]:
     """Rates of llama-batched-bench: prompts, of one where all share it, and answers of all sequences."""
     flags = (
