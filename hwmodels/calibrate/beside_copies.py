@@ -16,6 +16,7 @@ import numpy as np
 from hwmodels.calibrate.least_squares import Fitted, fit_factor, fit_median, fit_more, summary
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.calibrate.offloaded_slowdown import same_op
+from hwmodels.fits.fit_limits import can_be_ratio
 from offload.ops import KERNEL_KINDS
 
 __all__ = ["fit_apart", "fit_beside_copies", "fit_readback"]
@@ -45,11 +46,15 @@ _Pair = tuple[Sample, float]
 
 
 def fit_apart(measured: Measurements) -> dict[str, Fitted]:
-    """By kind `apart`: how many times as long as alone ops take in a schedule that fetches, no copy being under way."""
+    """By kind `apart`: how many times as long as alone ops take in a schedule that fetches, no copy being under way.
+
+    A ratio that no op can have tells of other work of the machine alone, and is left out.
+    """
     alone = _alone(measured)
     pairs: dict[str, list[Sample]] = defaultdict(list)
     for one in measured.of("apart"):
-        if _decodes(one) and same_op(one) in alone:
+        over_s = alone.get(same_op(one), 0.0) if _decodes(one) else 0.0
+        if over_s > 0 and can_be_ratio("apart", one.median_s / over_s):
             pairs[str(one.parameters["kind"])].append(one)
     return {kind: fit_factor("apart", some, [alone[same_op(one)] for one in some]) for kind, some in pairs.items()}
 

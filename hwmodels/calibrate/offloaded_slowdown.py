@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hwmodels.calibrate.least_squares import Fitted, fit_curve, fit_factor, summary
 from hwmodels.calibrate.measurements import Sample
+from hwmodels.fits.fit_limits import can_be_ratio
 from hwmodels.kernels.roofline import cached_share
 
 __all__ = ["fit_offloaded_slowdown", "same_op"]
@@ -37,6 +38,7 @@ _N_STARTS = 5
 
 def fit_offloaded_slowdown(samples: Sequence[Sample]) -> Fitted | None:
     """The constants of a kind of op, of all of whose `samples` those decode; None where it was not timed both ways.
+    A ratio that no op can have tells of other work of the machine alone, and is left out.
 
     `offloaded`: how many times as long as alone ops take. Where their weights are in slots, of several sizes, and the
     samples tell a cache, also `cached`, by which that is multiplied if it holds all slots, and the `cache_bytes` of
@@ -48,7 +50,8 @@ def fit_offloaded_slowdown(samples: Sequence[Sample]) -> Fitted | None:
         for sample in samples
         if sample.parameters["beside"] != "nothing"
         and sample.parameters["phase"] == "decode"
-        and same_op(sample) in alone
+        and alone.get(same_op(sample), 0.0) > 0
+        and can_be_ratio("offloaded", sample.mean_s / alone[same_op(sample)])
     ]
     if not pairs:
         return None

@@ -111,6 +111,19 @@ def test_what_ops_take_longer_without_a_copy_under_way_is_a_factor_of_their_kind
     assert told / average == pytest.approx(1.25 / 1.1, rel=1e-6)
 
 
+def test_a_ratio_that_no_op_can_have_is_other_work_of_the_machine_and_left_out() -> None:
+    """Ops that waited for a core took thirteen times as long in every probe: a busy machine still has a fit."""
+    apart = [
+        timed(one, "apart", one.mean_s * (13 if one.parameters["kind"] == "experts" else 1.25)) for one in beside(0)
+    ]
+    factors = fit_apart(measured(apart))
+    assert {kind for kind, one in factors.items() if one.values["apart"] == pytest.approx(1.25)} == set(factors)
+    assert "experts" not in factors
+    fit = calibrate(measured(apart))
+    assert "experts.apart" not in fit.kernels
+    assert "gate.apart" in fit.kernels
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -194,6 +194,16 @@ def test_slots_of_few_sizes_tell_one_factor_alone() -> None:
     assert fit_offloaded_slowdown([one for one in in_slots() if one.parameters["beside"] == "nothing"]) is None
 
 
+def test_an_op_beside_fetches_that_waited_for_a_core_is_left_out() -> None:
+    alone = [one for one in in_slots() if one.parameters["beside"] == "nothing"]
+    waited = [dataclasses.replace(one, mean_s=13 * one.mean_s) for one in in_slots() if one not in alone]
+    assert fit_offloaded_slowdown([*alone, *waited]) is None
+    both, some = (fit_offloaded_slowdown([*more, *in_slots()[:6]]) for more in (waited, []))
+    assert both is not None
+    assert some is not None
+    assert both.values == some.values
+
+
 def test_a_fit_says_what_a_cache_holds(tmp_path: Path) -> None:
     measured = synthetic()
     fit = calibrate(dataclasses.replace(measured, samples=(*measured.samples, *in_slots())))

@@ -79,14 +79,15 @@ def test_what_a_user_sets_is_sure_and_narrows_the_interval() -> None:
 
 
 def test_reads_of_storage_scatter_as_copies_that_a_host_stages() -> None:
-    """Nobody held a drive's claims against a run: the scale is that of staged copies."""
+    """Nobody held a drive's claims against a run: the scale is that of staged copies. Of a slow drive, which binds."""
     model = pregate.load_model("switch-base-8")
+    hw = pregate.load_hardware("rtx-4090", "llama-cpp", overrides={"storage.read_bytes_per_s": 1e9})
     trace = pregate.synthesize(model, 4, 3)
     spread = shipped_spread()
     assert (spread.constants["stack.storage_efficiency"], spread.n_bearing["stack.storage_efficiency"]) == (0.65, 0)
-    read, kept = (pregate.simulate(model, HW, trace, "on_demand", expert_tier=tier) for tier in ("ssd", "dram"))
+    read, kept = (pregate.simulate(model, hw, trace, "on_demand", expert_tier=tier) for tier in ("ssd", "dram"))
     widths = [math.log(one.tokens_per_s_ci95[1] / one.tokens_per_s_ci95[0]) for one in (read, kept)]  # type: ignore[index]
-    assert widths[0] > 1.05 * widths[1]
+    assert widths[0] > 1.15 * widths[1]
 
 
 def test_a_sweep_has_the_interval_of_a_claimed_machine() -> None:
