@@ -25,7 +25,7 @@ _MAX_BYTES = 1 << 20
 @dataclass(frozen=True, slots=True)
 class MeasuredProduct:
     """One measured rate of one product of `m` rows, by itself. `hardware` and `stack` say it here; the weights have
-    `weight_bits` each and are multiplied in `compute`. `role`: "stack" where a number of its stack is from it.
+    `weight_bits` each and are multiplied in `compute`. `role`: "card" or "stack" where a number of that is from it.
     """
 
     gpu: str

@@ -33,6 +33,8 @@ __all__ = [
     "pinned_link_scatter",
     "product_scatter",
     "residuals",
+    "t_scale",
+    "width_of",
 ]
 
 _LEAST_SOURCES = 4
@@ -148,19 +150,19 @@ def pinned_link_scatter() -> tuple[float, int]:
         -math.log1p(one.error) for one in measured_links()
         if not one.reason and (one.direction, one.beside, one.memory) == ("h2d", "nothing", "pinned")
     ]  # fmt: skip
-    return _scatter(off), len(off)
+    return t_scale(off), len(off)
 
 
 def product_scatter() -> tuple[float, int]:
     """The scale of ln(measured / ours) of single products of matrices, by the same law, and of how many cards: those of
-    `hwmodels/specs/measured_products.csv` that set no constant.
+    `hwmodels/specs/measured_products.csv` that say nothing of their card or stack.
     """
     products = [one for one in measured_products() if not one.role]
-    return _scatter([-math.log1p(one.error) for one in products]), len({one.hardware for one in products})
+    return t_scale([-math.log1p(one.error) for one in products]), len({one.hardware for one in products})
 
 
-def _scatter(off: Sequence[float]) -> float:
-    """The most likely scale of a t law about 0."""
+def t_scale(off: Sequence[float]) -> float:
+    """The most likely scale of a t law about 0 behind what is `off`."""
     from scipy.optimize import minimize_scalar
 
     seen = np.array(off)
@@ -172,6 +174,11 @@ def _scatter(off: Sequence[float]) -> float:
     return math.exp(minimize_scalar(unlikely, bounds=(-6.0, 1.0), method="bounded").x)
 
 
+def width_of(n: int) -> float:
+    """How sure `n` measurements make such a scale: the error of its ln, by the information that a t law has of it."""
+    return math.sqrt((TAIL + 3) / (2 * TAIL * n))
+
+
 @cache
 def _priors() -> tuple[dict[str, float], dict[str, float]]:
     """What each scale is about before a row is seen, and how wide that is in ln: of what was measured by itself, as
@@ -180,7 +187,7 @@ def _priors() -> tuple[dict[str, float], dict[str, float]]:
     scales, widths = dict(_GUESSED), dict.fromkeys(_GUESSED, _GUESSED_WIDTH)
     alone = {"link.h2d_efficiency": pinned_link_scatter(), "stack.gemm_efficiency": product_scatter()}
     for key, (scale, n) in alone.items():
-        scales[key], widths[key] = scale, 1 / math.sqrt(2 * n)
+        scales[key], widths[key] = scale, width_of(n)
     return scales, widths
 
 

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from hwmodels.specs import spread as spread_module
+from hwmodels.specs.machine_files import SPECS
 from hwmodels.specs.measured_products import measured_products
 from hwmodels.specs.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
 from pregate.measured.constants.carried_constants import carried
@@ -23,6 +24,8 @@ from pregate.measured.constants.spreads import (
     pinned_link_scatter,
     product_scatter,
     residuals,
+    t_scale,
+    width_of,
 )
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.table_prediction import predict_table
@@ -111,6 +114,25 @@ def test_products_scatter_as_measured_cards_do_and_rows_that_their_links_do_not_
     bearing = tuple(0.1 * (key == "stack.gemm_efficiency") for key in SPREAD_KEYS)
     beyond = [Residual(f"far/{i}", "far", 1.2, bearing) for i in range(2)]
     assert fit_spread([*rows, *beyond]).constants["stack.gemm_efficiency"] < 1.5 * scale
+
+
+def test_what_was_measured_alone_is_as_sure_as_a_t_law_makes_so_many_measurements() -> None:
+    """Of many made sets of 32 the most likely scale scatters so; by a law of no tails it would be less."""
+    rng = np.random.default_rng(5)
+    found = np.log([t_scale(scipy.stats.t(4).rvs(32, random_state=rng)) for _ in range(600)])
+    assert width_of(32) == pytest.approx(found.std(), rel=0.08)
+    assert width_of(32) == pytest.approx(math.sqrt(7 / (8 * 32)))
+
+
+def test_products_that_say_what_a_card_or_its_tiles_achieve_are_no_part_of_their_scatter() -> None:
+    roles = {(one.hardware, one.weight_bits): one.role for one in measured_products() if one.role}
+    assert roles == {
+        ("rtx-5090-d", 16): "card", ("rtx-5090-d-v2", 16): "card",
+        ("radeon-ai-pro-r9700", 4.5): "stack", ("mi50", 4.5): "stack",
+    }  # fmt: skip
+    for card in ("rtx-5090-d", "rtx-5090-d-v2"):
+        assert "measured_products.csv" in (SPECS / "accelerators" / f"{card}.yaml").read_text(encoding="utf-8")
+    assert product_scatter()[1] == 32
 
 
 def test_a_prompt_that_is_streamed_from_mapped_files_is_as_unsure_as_their_copies(tmp_path: Path) -> None:

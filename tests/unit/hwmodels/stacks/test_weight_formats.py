@@ -64,7 +64,7 @@ def test_some_wider_weights_make_no_format_read_that_is_not() -> None:
 @pytest.mark.parametrize(
     ("stack", "kept", "instead"),
     [("llama-cpp", "fp8", "q8_0"), ("llama-cpp", "q4_k", "q8_0"), ("ik-llama", "int8", "q8_0"), ("vllm", "q8_0", "fp8"),
-     ("ktransformers", "q8_0", "fp8"), ("llama-cpp-2025", "q6_0", "q8_0")],
+     ("ktransformers", "q8_0", "fp8"), ("llama-cpp-2025", "q6_0", "q8_0"), ("llama-cpp-2023", "iq4_nl", "q8_0")],
 )  # fmt: skip
 def test_keys_and_values_in_what_an_engine_does_not_keep_are_refused(stack: str, kept: str, instead: str) -> None:
     model = pregate.load_model("olmoe-1b-7b", formats={"kv": kept})
