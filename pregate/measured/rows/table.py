@@ -100,7 +100,12 @@ def read_table(path: Path) -> list[MeasuredRow]:
                 cells = cells_of_bench(cells)
             elif theirs:
                 cells = cells_of(list(cells.values()), where)
-            rows += [_row(one, where) for one in melted(with_flags(cells))]
+            of_line = [_row(one, where) for one in melted(with_flags(cells))]
+            if len({row.metric for row in of_line}) < len(of_line):
+                raise InvalidFile(
+                    f"{where}: two columns of one metric: keep one ({', '.join(r.metric for r in of_line)})"
+                )
+            rows += of_line
             if len(rows) > MAX_ROWS:
                 raise InvalidFile(f"{path}: more than {MAX_ROWS} rows: split it")
     except csv.Error as error:

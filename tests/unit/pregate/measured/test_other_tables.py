@@ -208,3 +208,10 @@ def test_a_metric_has_the_same_names_in_a_header_as_in_a_cell(
 def test_a_metric_that_names_another_unit_than_its_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="unit"):
         rows_of(tmp_path, "model,gpu,input,metric,value,unit", "Qwen3-30B-A3B,4090,128,ttft_s,500,ms")
+
+
+def test_two_columns_of_one_metric_are_no_two_rows(tmp_path: Path) -> None:
+    path = tmp_path / "twice.csv"
+    path.write_text("model,hardware,stack,tok/s,tps\ngpt-oss-120b,h100-sxm,vllm,100,100\n")
+    with pytest.raises(InvalidFile, match="line 2: two columns of one metric: keep one"):
+        read_table(path)
