@@ -168,8 +168,7 @@ def show_hardware(
 ) -> None:
     """Print every number of one machine with its source, and the stack's constants with theirs.
 
-    Example: pregate hardware show t4 --format yaml
-    Example: pregate hardware show rtx-4090 --set host=epyc-7763
+    Example: pregate hardware show t4 --set host=epyc-7763
     """
     from hwmodels.specs.set_options import parse_sets
     from pregate.named import load_hardware
