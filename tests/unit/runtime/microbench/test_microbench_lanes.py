@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime.backends.backend import Action, Copy, LaneFailure, Times  # noqa: E402
+from runtime.backends.backend import Action, Backend, Copy, LaneFailure, Times  # noqa: E402
 from runtime.backends.cpu import CpuBackend  # noqa: E402
 from runtime.backends.cuda import CudaBackend  # noqa: E402
 from runtime.backends.pacing import Link  # noqa: E402
 from runtime.memory import aligned  # noqa: E402
+from runtime.microbench import records  # noqa: E402
 from runtime.microbench.lanes import copies_under_way, timed  # noqa: E402
 from runtime.microbench.records import EACH, SEVERAL, record_samples  # noqa: E402
 
@@ -112,20 +114,45 @@ def test_a_copy_is_under_way_until_it_ends_and_copies_back_are_none() -> None:
     assert not copies_under_way([Lane.COMPUTE], Times(np.zeros(1), np.ones(1), {})).any()
 
 
-def test_kernels_are_timed_from_record_to_record_alone_and_beside_copies() -> None:
-    def make() -> CpuBackend:
-        return CpuBackend(h2d=Link(20e6))
+def told_times(monkeypatch: pytest.MonkeyPatch, copies_end_s: float) -> None:
+    """Each run ends as it may, its times are these: copies are under way until `copies_end_s`, a kernel takes 1 s."""
 
-    found = record_samples(make, "fp32", sizes=(4096, 1 << 18), copy_bytes=1 << 20, n=8)
+    def told(backend: Backend, lanes: list[Lane], *rest: Any) -> Any:
+        run = timed(backend, lanes, *rest)
+        copying = np.array([lane is Lane.H2D for lane in lanes])
+        kernels = np.cumsum(~copying).astype(float)
+        start_s = np.where(copying, 0.0, kernels - 1.0)
+        return replace(run, times=Times(start_s, np.where(copying, copies_end_s, kernels), {}))
+
+    monkeypatch.setattr(records, "timed", told)
+
+
+def test_kernels_are_timed_from_record_to_record_alone_and_beside_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    told_times(monkeypatch, copies_end_s=100.0)
+    found = record_samples(CpuBackend, "fp32", sizes=(4096, 1 << 14), copy_bytes=64, n=8)
     assert [tuple(one.parameters.values()) for one in found] == [
         (n_bytes, kernels, beside)
-        for n_bytes in (4096, 1 << 18)
+        for n_bytes in (4096, 1 << 14)
         for kernels in (EACH, SEVERAL)
         for beside in ("nothing", "h2d")
     ]
-    assert all(one.n == 7 and one.median_s > 0 for one in found)
-    short = record_samples(make, "fp32", sizes=(4096,), copy_bytes=64, n=8)
-    assert {one.parameters["beside"] for one in short} == {"nothing"}, "kernels that outlast the copies are not beside"
+    assert all((one.n, one.median_s) == (7, 1 / one.parameters["kernels"]) for one in found)
+
+
+@pytest.mark.parametrize(("copies_end_s", "beside"), [(0.5, 0), (5.5, 4), (4.5, 0)])
+def test_kernels_that_outlast_the_copies_are_not_beside_them(
+    monkeypatch: pytest.MonkeyPatch, copies_end_s: float, beside: int
+) -> None:
+    told_times(monkeypatch, copies_end_s)
+    found = record_samples(CpuBackend, "fp32", sizes=(4096,), copy_bytes=64, n=8)
+    assert [one.n for one in found if one.parameters["beside"] == "h2d"] == [beside] * 2 * (beside > 0)
+
+
+def test_kernels_are_timed_as_they_run() -> None:
+    found = record_samples(CpuBackend, "fp32", sizes=(4096,), copy_bytes=64, n=8)
+    alone = [one for one in found if one.parameters["beside"] == "nothing"]
+    assert [one.n for one in alone] == [7, 7]
+    assert all(one.median_s > 0 for one in alone)
 
 
 def test_a_device_is_held_up_before_copies_and_kernels() -> None:
