@@ -1,8 +1,8 @@
 """Result files of the benchmarks of engines, as rows by our columns: what they hold, and what a reader has to add.
 
 None of them says which card it ran on, and some not which model: keys `model`, `hardware`, `stack` and any other column
-of ours that are added to their objects are read. Keys as the tools write them (vllm/benchmarks/serve.py, SGLang's
-bench_serving.py and bench_one_batch.py, tools/batched-bench of llama.cpp; entered from knowledge, not re-read).
+of ours that are added to their objects are read. Keys as the tools write them (vllm/benchmarks/serve.py and SGLang's
+bench_serving.py, read in November 2026; bench_one_batch.py, tools/batched-bench of llama.cpp: not re-read).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pregate.measured.rows.measured_row import COLUMNS
+from pregate.measured.rows.served_load import SERVED_METRICS, metric_of_requests
 from traces.errors import InvalidFile
 
 __all__ = ["not_of_a_batch", "of_batched_table", "rows_of_benchmark"]
@@ -47,10 +48,10 @@ def rows_of_benchmark(objects: Sequence[Mapping[str, Any]], where: str) -> list[
 
 
 def not_of_a_batch(where: str, what: str = _COME_AND_GO) -> InvalidFile:
-    """The error for a file of a tool that measures no batch of stated size and length."""
+    """The error for a file that does not say who asked for how much."""
     return InvalidFile(
-        f"{where}: it holds {what}: write a row of one batch (model,hardware,stack,batch,input_tokens,output_tokens,"
-        f"metric,value,unit), or ask pregate arrivals"
+        f"{where}: it holds {what}: write a row of it (model,hardware,stack,concurrency,requests,input_tokens,"
+        f"output_tokens,metric,value,unit; batch in place of concurrency of one that begins together)"
     )
 
 
@@ -80,18 +81,60 @@ _EXAMPLES = {"model": "qwen3-30b-a3b", "hardware": "rtx-4090", "stack": "vllm"}
 
 
 def _of_serving(theirs: Mapping[str, Any]) -> Iterator[_Cells]:
-    """Mean times of requests; of several at once with the reason that they are no one batch."""
-    n, at_once = theirs["completed"], theirs.get("max_concurrency")
-    several = f"requests that come and go, {at_once or 'any number'} at once: ask pregate arrivals"
+    """Output tokens a second, means and percentiles over requests, with who asked; traffic that is not simulated as
+    their reason.
+    """
+    n, at_once = theirs["completed"], str(theirs.get("max_concurrency") or "")
+    tokens = _mean(theirs.get("total_input_tokens"), n)
     cells = {
         "model": str(theirs.get("model_id") or ""),
         "stack": _ENGINES.get(str(theirs.get("backend")).lower(), ""),
-        "input_tokens": _mean(theirs.get("total_input_tokens"), n),
+        "input_tokens": tokens,
         "output_tokens": _mean(theirs.get("total_output_tokens"), n),
-        "reason": "" if at_once in (1, "1") else several,
+        "concurrency": at_once,
+        "requests": str(n),
+        "request_rate": str(theirs.get("request_rate") or ""),
+        "lengths": _lengths(theirs, tokens),
+        "reason": _other_traffic(theirs),
     }
-    for metric, key in (("tpot", "mean_tpot_ms"), ("ttft", "mean_ttft_ms")):
-        yield cells | {"metric": metric, "value": str(theirs[key]), "unit": "ms"}
+    if theirs.get("output_throughput"):
+        yield cells | {"metric": "tokens_per_s", "value": str(theirs["output_throughput"]), "unit": "tokens/s"}
+    for metric in SERVED_METRICS:
+        name, percentile = metric_of_requests(metric)
+        words = {0: ("mean",), 50: ("median", "p50")}.get(percentile, (f"p{percentile}",))
+        keys = [f"{word}_{their}_ms" for word in words for their in _TIMES_OF_REQUESTS.get(name, ())]
+        value = next((theirs[key] for key in keys if theirs.get(key) is not None), None)
+        if value is not None and not (percentile and at_once == "1"):  # one at a time: one time, no percentiles of it
+            yield cells | {"metric": metric, "value": str(value), "unit": "ms"}
+
+
+_TIMES_OF_REQUESTS = {"ttft": ("ttft",), "tpot": ("tpot",), "e2el": ("e2el", "e2e_latency")}
+"""Times of requests by what the tools call them."""
+
+
+def _other_traffic(theirs: Mapping[str, Any]) -> str:
+    """What of its requests no load says: the reason of its rows."""
+    if theirs.get("ramp_up_strategy"):
+        return f"ramp_up_strategy {str(theirs['ramp_up_strategy'])[:20]}: requests come at one rate here"
+    if str(theirs.get("request_rate")).lower() not in ("inf", "none") and theirs.get("burstiness") not in (None, 1):
+        return f"burstiness {str(theirs['burstiness'])[:20]}: requests come at random here (1)"
+    if theirs.get("failed"):
+        return f"{str(theirs['failed'])[:20]} requests failed: what they took of the server is not stated"
+    return ""
+
+
+def _lengths(theirs: Mapping[str, Any], mean: str) -> str:
+    """From how much to how much of their mean lengths were drawn evenly; "" of lengths that are alike, or drawn by
+    another law, which are taken as of their mean.
+    """
+    tokens, share = theirs.get("input_lens"), theirs.get("random_range_ratio")
+    if isinstance(tokens, list) and len(tokens) > 1 and mean:
+        low, high = min(tokens) / int(mean), max(tokens) / int(mean)
+    elif isinstance(share, int | float) and str(theirs.get("dataset_name")).startswith("random"):
+        low, high = 2 * share / (1 + share), 2 / (1 + share)  # drawn from a share of the stated length up to it
+    else:
+        return ""
+    return "" if low == high or high > 2 else f"{low:.3g}-{high:.3g}"
 
 
 def _mean(total: Any, n: Any) -> str:

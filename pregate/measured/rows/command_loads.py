@@ -11,8 +11,9 @@ from pregate.measured.rows.served_load import SERVED_METRICS, ServedLoad, metric
 
 __all__ = ["LOAD_COLUMNS", "with_load"]
 
-LOAD_COLUMNS = ("concurrency", "requests", "request_rate")
-"""Columns that become a part of the load."""
+_WHO_ASKS = ("concurrency", "requests", "request_rate")
+LOAD_COLUMNS = (*_WHO_ASKS, "lengths")
+"""Columns that become a part of the load; `lengths`: from how much to how much of the stated tokens requests have."""
 
 _EACH = 10
 """Requests of each client where a table says none: what scripts of such benchmarks take (InferenceX, genai-perf)."""
@@ -94,7 +95,7 @@ def with_load(cells: Mapping[str, str]) -> dict[str, str]:
     at once; one that says none of it as a batch that begins together. What cannot be said is the row's reason.
     """
     row = {column: cell for column, cell in cells.items() if column not in LOAD_COLUMNS}
-    said = {column: cells.get(column, "").strip() for column in LOAD_COLUMNS}
+    said = {column: cells.get(column, "").strip() for column in _WHO_ASKS}
     if row.get("reason") or row.get("load"):
         return row
     typed = row.get("policy", "")
@@ -109,13 +110,19 @@ def with_load(cells: Mapping[str, str]) -> dict[str, str]:
         n_slots = int(slots[1]) if slots else 0
         if not any(said.values()):
             return _as_batch(row, n_slots)
-        return _as_served(row, said, client, command, n_slots)
+        drawn = _stated_lengths(cells.get("lengths", "")) or _lengths(client, command)
+        return _as_served(row, said, client, command, n_slots, drawn)
     except _CannotSayError as error:
         return row | {"reason": str(error)}
 
 
 def _as_served(
-    row: dict[str, str], said: Mapping[str, str], client: _Client | None, command: str, n_slots: int
+    row: dict[str, str],
+    said: Mapping[str, str],
+    client: _Client | None,
+    command: str,
+    n_slots: int,
+    lengths: tuple[float, float],
 ) -> dict[str, str]:
     """A row whose requests come one by one."""
     try:
@@ -133,7 +140,6 @@ def _as_served(
             data = _DATASET.search(command)
             what = f" (the lengths of {data[1]} are its own)" if data else ""
             raise _CannotSayError(f"{column} is empty{what}: what a server does depends on it, state the mean")
-    lengths = _lengths(client, command)
     if 1 in (clients, requests) and math.isinf(rate) and lengths == (1.0, 1.0):
         return row | {"batch": "1", "metric": "tpot" if metric == "itl" else metric}
     if metric == "itl":
@@ -196,6 +202,18 @@ def _one(command: str, flags: tuple[str, ...], column: str) -> str:
     if len(found) > 1:
         raise _CannotSayError(f"the command tries several of {column} ({', '.join(found)[:40]}): put this row's there")
     return found[0] if found and found[0] not in ("inf", "0") else ""
+
+
+def _stated_lengths(text: str) -> tuple[float, float] | None:
+    """The column `lengths`: `0.5-1.5`; None of an empty one."""
+    if not text.strip():
+        return None
+    low, _, high = text.strip().partition("-")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        why = "from how much to how much of the stated tokens requests have, 0.5-1.5 is one"
+        raise _CannotSayError(f"lengths {text[:40]!r}: {why}") from None
 
 
 def _lengths(client: _Client | None, command: str) -> tuple[float, float]:

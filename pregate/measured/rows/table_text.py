@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pregate.measured.rows.benchmark_files import not_of_a_batch, of_batched_table, rows_of_benchmark
+from pregate.measured.rows.command_loads import LOAD_COLUMNS
 from pregate.measured.rows.measured_row import COLUMNS
 from pregate.measured.rows.metric_aliases import underscored
 from pregate.measured.rows.written_cells import COLUMN_ALIASES
@@ -153,8 +154,9 @@ def _of_sql(text: str, where: str) -> str:
 
 
 def _of_cells(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows by our columns."""
-    return _written([COLUMNS, *([row.get(column, "") for column in COLUMNS] for row in rows)])
+    """Rows by our columns, and by those of who asks."""
+    columns = (*COLUMNS, *LOAD_COLUMNS)
+    return _written([columns, *([row.get(column, "") for column in columns] for row in rows)])
 
 
 def _written(rows: Sequence[Sequence[str]]) -> str:

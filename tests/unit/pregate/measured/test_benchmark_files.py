@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from pregate.measured.row_prediction import RowBench
+from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.table import read_table
 from traces.errors import InvalidFile
 
@@ -21,6 +23,11 @@ BATCHED: dict[str, Any] = {
     "n_threads": 8, "pp": 512, "tg": 128, "pl": 4, "n_kv": 2560, "t_pp": 0.5, "speed_pp": 4096.0, "t_tg": 1.6,
     "speed_tg": 320.0, "t": 2.1, "speed": 1219.0,
 }  # fmt: skip
+SERVED_32 = SERVED | {
+    "hardware": "h100-sxm", "max_concurrency": 8, "num_prompts": 32, "completed": 32, "total_input_tokens": 32 * 1024,
+    "total_output_tokens": 32 * 128,
+}  # fmt: skip
+SERVED_32.pop("input_lens")
 MODEL_AND_CARD = {"model": "qwen3-30b-a3b", "hardware": "rtx-4090", "formats": "all=q4_k_m"}
 
 
@@ -30,20 +37,87 @@ def written(tmp_path: Path, found: Any, name: str = "mine.json") -> Path:
     return path
 
 
+def by_metric(path: Path) -> dict[str, MeasuredRow]:
+    rows = read_table(path)
+    found = {row.metric: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
 def test_a_serving_benchmark_of_one_request_at_a_time_is_its_mean_times(tmp_path: Path) -> None:
-    tpot, ttft = read_table(written(tmp_path, SERVED | {"hardware": "h100-sxm"}))
-    assert (tpot.metric, tpot.value, ttft.metric, ttft.value) == ("tpot", pytest.approx(0.0123), "ttft", 0.1502)
-    for row in (tpot, ttft):
-        assert (row.model, row.stack, row.batch, row.input_tokens, row.output_tokens) == (
-            "qwen3-30b-a3b", "vllm", 1, 1024, 128,
+    found = by_metric(written(tmp_path, SERVED | {"hardware": "h100-sxm"}))
+    assert {metric: row.value for metric, row in found.items()} == {
+        "tpot": pytest.approx(0.0123), "ttft": 0.1502, "tokens_per_s": 103.7,
+    }  # fmt: skip
+    for row in found.values():
+        assert (row.model, row.stack, row.batch, row.input_tokens, row.output_tokens, row.load) == (
+            "qwen3-30b-a3b", "vllm", 1, 1024, 128, "",
         )  # fmt: skip
         assert not row.reason
 
 
-@pytest.mark.parametrize(("at_once", "told"), [(8, "8 at once"), (None, "any number at once")])
-def test_requests_that_come_and_go_are_kept_with_the_reason(tmp_path: Path, at_once: int | None, told: str) -> None:
-    rows = read_table(written(tmp_path, SERVED | {"hardware": "h100-sxm", "max_concurrency": at_once}))
-    assert all(told in row.reason and "pregate arrivals" in row.reason for row in rows)
+@pytest.mark.parametrize(
+    ("theirs", "batch", "load"),
+    [
+        ({"max_concurrency": 8}, 8, "requests=32"),
+        ({"max_concurrency": "8", "policy": "--max-num-seqs 4"}, 8, "requests=32;slots=4"),
+        ({"max_concurrency": None}, 32, "requests=32"),
+        ({"max_concurrency": None, "request_rate": 2.5, "burstiness": 1.0}, 32, "requests=32;rate=2.5"),
+        ({"max_concurrency": 8, "request_rate": float("inf"), "backend": "sglang"}, 8, "requests=32;prompts=alone"),
+        ({"max_concurrency": 8, "input_lens": [512, 1024, 1536]}, 8, "requests=32;lengths=0.5-1.5"),
+        ({"max_concurrency": 8, "input_lens": [64, 128, 8000]}, 8, "requests=32"),  # no even draw: as of their mean
+        (
+            {"max_concurrency": 8, "backend": "sglang", "dataset_name": "random", "random_range_ratio": 0.25},
+            8, "requests=32;lengths=0.4-1.6;prompts=alone",
+        ),
+        (
+            {"max_concurrency": 8, "backend": "sglang", "dataset_name": "sharegpt", "random_range_ratio": 0.0},
+            8, "requests=32;prompts=alone",
+        ),
+    ],
+)  # fmt: skip
+def test_requests_that_come_and_go_are_a_load(tmp_path: Path, theirs: dict[str, Any], batch: int, load: str) -> None:
+    found = by_metric(written(tmp_path, SERVED_32 | theirs))
+    for row in found.values():
+        assert (row.reason, row.batch, row.load) == ("", batch, load)
+        assert (row.input_tokens, row.output_tokens) == (1024, 128)
+
+
+def test_every_mean_and_percentile_of_a_serving_benchmark_that_is_predicted_is_a_row(tmp_path: Path) -> None:
+    theirs: dict[str, Any] = {
+        "median_ttft_ms": 140.0, "p99_ttft_ms": 300.0, "p25_ttft_ms": 100.0, "std_tpot_ms": 1.0, "mean_itl_ms": 12.3,
+        "p95_tpot_ms": 13.0, "mean_e2el_ms": 1700.0, "p50_ttft_ms": 140.0,
+    }  # fmt: skip
+    found = by_metric(written(tmp_path, SERVED_32 | theirs))
+    told = {
+        "tokens_per_s": 103.7, "ttft": 0.1502, "tpot": 0.0123, "ttft_p50": 0.14, "ttft_p99": 0.3, "tpot_p95": 0.013,
+        "e2el": 1.7,
+    }  # fmt: skip
+    assert {metric: row.value for metric, row in found.items()} == pytest.approx(told)
+    sglang = by_metric(written(tmp_path, SERVED_32 | {"mean_e2e_latency_ms": 1700.0, "p90_e2e_latency_ms": 2000.0}))
+    assert (sglang["e2el"].value, sglang["e2el_p90"].value) == (1.7, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "told"),
+    [
+        ({"request_rate": 2.5, "burstiness": 0.5}, "burstiness 0.5"),
+        ({"ramp_up_strategy": "linear"}, "ramp_up_strategy linear"),
+        ({"failed": 3}, "3 requests failed"),
+    ],
+)
+def test_traffic_that_is_not_simulated_is_the_reason(tmp_path: Path, theirs: dict[str, Any], told: str) -> None:
+    for row in read_table(written(tmp_path, SERVED_32 | theirs)):
+        assert told in row.reason
+        assert not row.load
+
+
+def test_a_serving_benchmark_of_several_at_once_is_predicted(tmp_path: Path) -> None:
+    few = SERVED_32 | {"completed": 4, "num_prompts": 4, "total_input_tokens": 256, "total_output_tokens": 32}
+    rows = [row for row in read_table(written(tmp_path, few | {"max_concurrency": 2})) if row.metric == "tpot"]
+    alone = [row for row in read_table(written(tmp_path, few | {"max_concurrency": 1})) if row.metric == "tpot"]
+    bench = RowBench()
+    assert bench.predict(rows[0]) > bench.predict(alone[0]) > 0
 
 
 def test_a_batched_benchmark_is_a_row_of_prompts_and_one_of_answers(tmp_path: Path) -> None:
@@ -110,9 +184,9 @@ def test_what_llama_bench_inserts_into_a_database_is_read(tmp_path: Path) -> Non
         ({key: SERVED[key] for key in SERVED if key != "model_id"}, "which writes no model and no hardware: add"),
         (BATCHED, "of llama-batched-bench, which writes no model and no hardware: add"),
         ([MODEL_AND_CARD | BATCHED, {"pp": 1}], "'tg' is missing in one of its objects"),
-        ({"elapsed_time": 1.0, "num_requests": 2, "requests_per_second": 2.0}, "a row of one batch"),
+        ({"elapsed_time": 1.0, "num_requests": 2, "requests_per_second": 2.0}, "stack,concurrency,requests,"),
         ({"avg_latency": 1.2, "latencies": [1.2], "percentiles": {"50": 1.2}}, "whole requests of no stated length"),
-        ({"records": {"a": 1}, "input_config": {}}, "or ask pregate arrivals"),
+        ({"records": {"a": 1}, "input_config": {}}, "stack,concurrency,requests,"),
         ("Metric,avg,min,max,p99\nTime To First Token (ms),1,1,1,1\n", "GenAI-Perf or AIPerf: it holds percentiles"),
     ],
 )  # fmt: skip
