@@ -27,7 +27,7 @@ import numpy as np
 
 from pregate import routing_traces
 from pregate.named import load_model
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 from traces.recorded.dials import MODEL_OF, PATH, SHARES
 from traces.routing import RoutingTrace
 from traces.statistics.locality import expert_counts, lru_hit_rates

@@ -23,7 +23,7 @@ from hwmodels.kernels.floors import alone_s, at_floor, fused_s, missing_s, read_
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts
 from hwmodels.kernels.host_prices import host_s
 from hwmodels.kernels.roofline import binding_term, cached_share, kernel_terms, roofline_s
-from hwmodels.kernels.works_alike import alike
+from hwmodels.kernels.similar_works import alike
 from hwmodels.laws.pricing import law_kernel
 from hwmodels.platform import Platform
 from offload.ops import KERNEL_KINDS, KINDS, Lane, OpKind, Work

@@ -22,15 +22,15 @@ from offload.placing.all_reduces import AllReduces
 from offload.placing.cards import LayersOnCards, card_of_layers, stage_of_layers
 from offload.placing.copied_attention import Exchanges
 from offload.placing.expert_groups import ExpertsOnCards
-from offload.placing.over_link import check_over_link
 from offload.placing.placed import Placed, place
+from offload.placing.streamed_layers import check_over_link
 from offload.policy import Policy, fetch_misses
 from offload.recorder import Part, assemble
 from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
-from offload.slots.low_copies import LowSlots
+from offload.slots.low_bit_copies import LowSlots
 from offload.work import send_work
-from traces.foundation.uncollected import uncollected
+from traces.foundation.gc_pause import uncollected
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step

@@ -34,7 +34,7 @@ from offload.policy_parts.skipping import Skipping
 from offload.policy_parts.speculation import Speculation
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.documents import check_name
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 
 if TYPE_CHECKING:
     from offload.execution import Execution

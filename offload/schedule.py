@@ -19,8 +19,8 @@ from safetensors.numpy import save
 
 from offload.ops import MOST_LANES, Attending, FusedExperts, Gemm, OpKind, Piece, ReadRounds, Work
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import require_regular
-from traces.foundation.whole_file import whole_file
 
 __all__ = ["COLUMNS", "Schedule", "ScheduleDigest"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_value, fits, hint_of
+from traces.foundation.type_checks import check_value, fits, hint_of
 
 __all__ = ["checked"]
 

@@ -25,7 +25,7 @@ from runtime.programs.program import ExpertKey, Program, build_program
 from runtime.programs.races import check_races
 from runtime.storage import ExpertFile
 from traces.errors import InvalidInput, PregateError
-from traces.foundation.uncollected import uncollected
+from traces.foundation.gc_pause import uncollected
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step

@@ -44,7 +44,7 @@ from offload.lanes import cards
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from traces.errors import InvalidInput, PregateError
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 
 __all__ = ["FIFO", "LINKS", "Link", "Modes", "NotFifo", "chunks", "copied_bytes", "require_one_card"]
 

@@ -19,9 +19,9 @@ from pregate.ask.capturing.starting_host_cache import storage_of
 from pregate.running.measured_run import initial_slots
 from runtime.backends.backend import Backend
 from runtime.backends.cpu import CpuBackend
-from runtime.live.given_weights import TrainedWeights
 from runtime.live.offloaded import GivenGuesses, Granted, OffloadedRun, generate_offloaded
 from runtime.live.prompts import placeholder, unrouted
+from runtime.live.trained_weights import TrainedWeights
 from runtime.model.weights import Experts
 from runtime.pregated.transformer import MoeTransformer
 from runtime.run import check_same_output

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 from traces.foundation.read_only import ReadOnly
-from traces.foundation.typed import check_value
+from traces.foundation.type_checks import check_value
 from traces.phase import Phase
 from traces.prompt_parts import going_on, is_of, prompt_parts, refuse_disorder
 from traces.token_checks import (

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import Section, open_regular, require_regular
-from traces.foundation.whole_file import whole_file
 from traces.phase import Phase
 from traces.prompt_parts import going_on, is_of, prompt_parts
 from traces.routing import Provenance, RoutingTrace, Step

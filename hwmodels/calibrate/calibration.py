@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from hwmodels.calibrate.beside_copies import fit_apart, fit_beside_copies, fit_readback
-from hwmodels.calibrate.deciding import with_deciding
+from hwmodels.calibrate.decision_costs import with_deciding
 from hwmodels.calibrate.issue_times import issue_times
 from hwmodels.calibrate.least_squares import Fitted, fit_median, fit_sum, summary
 from hwmodels.calibrate.link_figures import link_figures

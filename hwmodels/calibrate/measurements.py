@@ -23,8 +23,8 @@ from hwmodels.stacks.stack import BACKEND_STACKS
 from hwmodels.stacks.stack_files import stack_names
 from offload.ops import Gemm, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import Section, check_name, read_text
-from traces.foundation.whole_file import whole_file
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.ops import Gemm, Work
-from traces.foundation.kept_values import ByIdentity
+from traces.foundation.memoised_values import ByIdentity
 
 __all__ = ["GemmCells", "listed_gemms"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from hwmodels.compute_formats import PEAK_DTYPES
-from hwmodels.kernels.by_card import ByCard
+from hwmodels.kernels.card_kernels import ByCard
 from hwmodels.kernels.core_formats import NO_CORE_FORMATS, CoreFormats
 from hwmodels.kernels.fused_tile import UNPADDED, FusedTile
 from hwmodels.kernels.host_products import NO_HOST_PRODUCTS, HostProducts

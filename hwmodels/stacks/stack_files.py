@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from hwmodels.kernels.by_card import read_by_card
+from hwmodels.kernels.card_kernels import read_by_card
 from hwmodels.kernels.core_formats import read_core_formats
 from hwmodels.kernels.fused_tile import read_fused_tile, read_tile
 from hwmodels.kernels.host_products import read_host_products

@@ -9,7 +9,7 @@ from offload.execution import Execution
 from offload.placing.placed import Placed
 from offload.policy import Policy
 from offload.slots.host_tier import ReadThrough
-from offload.slots.low_copies import LowSlots
+from offload.slots.low_bit_copies import LowSlots
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["DecodeJob"]

@@ -13,7 +13,7 @@ from offload import ffn_work, work
 from offload.ops import OpKind, Work
 from offload.policy_parts.granularity import matrix_works
 from offload.slots.copy_runs import run_work
-from traces.foundation.kept_values import ByIdentity
+from traces.foundation.memoised_values import ByIdentity
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.model.layer_models import models_by_layer, models_by_moe_layer
 

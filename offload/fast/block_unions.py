@@ -14,7 +14,7 @@ from compiled.machine_code import Kernel, loaded
 from offload.decoding.micro_batches import tokens_of
 from offload.decoding.work_rows import Rows, Works
 from offload.ops import Work
-from traces.foundation.kept_values import KeptWithArray
+from traces.foundation.memoised_values import KeptWithArray
 from traces.routing import Step
 
 __all__ = ["GROUPS", "UNIONS", "BlockUnions", "block_unions_of"]

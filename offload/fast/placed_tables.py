@@ -13,7 +13,7 @@ from offload.fast import kernel_layout as layout
 from offload.fast.block_unions import BlockUnions
 from offload.ops import Work
 from offload.placing.host_side import listed_cells, scores_of, split_attention, streams_experts
-from offload.placing.over_link import LayerStreams, ZeroCopies, host_layer_bytes
+from offload.placing.streamed_layers import LayerStreams, ZeroCopies, host_layer_bytes
 from traces.model.architecture import LayerStack
 
 __all__ = ["PlacedTables"]

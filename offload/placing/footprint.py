@@ -11,11 +11,11 @@ from typing import Any
 from offload.execution import Execution
 from offload.own_policies.policy_calls import ask
 from offload.placing.expert_groups import most_experts
-from offload.placing.over_link import LayerStreams, experts_away
 from offload.placing.placed import Placed, place
+from offload.placing.streamed_layers import LayerStreams, experts_away
 from offload.placing.workload import Workload
 from offload.policy import Buffers, Policy
-from offload.slots.low_copies import LowSlots
+from offload.slots.low_bit_copies import LowSlots
 from offload.slots.memory import CapacityExceeded
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention, ModelArchitecture

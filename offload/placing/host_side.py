@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 from offload.decoding.work_rows import Works
 from offload.execution import Execution
 from offload.ops import Lane, OpKind, Work
-from offload.placing.over_link import LayerStreams, ZeroCopies, host_layer_bytes
 from offload.placing.placed import Placed
+from offload.placing.streamed_layers import LayerStreams, ZeroCopies, host_layer_bytes
 from offload.recorder import Recorder
 from offload.slots.host_tier import HostTier
 from traces.model.architecture import ModelArchitecture

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from offload.policy import Cache
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["DRAM", "PAGE_BYTES", "READAHEAD_BYTES", "SSD", "Reads", "Tier"]

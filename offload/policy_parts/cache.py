@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from offload.caches.admission import ADMISSIONS
 from traces.errors import InvalidInput, unknown_name
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 
 if TYPE_CHECKING:
     from traces.statistics.popularity import PopularityProfile

@@ -12,7 +12,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 
 if TYPE_CHECKING:
     from offload.policy import BlockView

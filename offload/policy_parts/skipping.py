@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from offload.caches.gate_output import stated_weights
 from traces.errors import InvalidInput
 from traces.foundation.documents import NUMBER
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 
 if TYPE_CHECKING:
     import numpy as np

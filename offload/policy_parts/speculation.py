@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.documents import NUMBER, read_text
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.transforms.draft_trees import MAX_DEPTH, MAX_PROPOSALS, Acceptance, DraftTree, branching, most_likely
 from traces.transforms.grown_trees import GrownTrees

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from traces.errors import InvalidInput, unknown_name
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 
 __all__ = ["Curve", "CurvePoint", "curve_named"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from offload.predictors.curves import Curve
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 
 if TYPE_CHECKING:
     import numpy as np

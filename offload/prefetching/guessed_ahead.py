@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from offload.policy import BlockView, Buffers, Decisions, Fetch, RunFacts
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 
 if TYPE_CHECKING:
     from offload.predictors.learnt import Lessons

@@ -16,9 +16,9 @@ from offload.recorder import Recorder
 from offload.slots.cache_slots import CacheSlots
 from offload.slots.copies import Copies, CopyWriter, Target
 from offload.slots.free_slots import FreeSlots
-from offload.slots.held import Held, HeldExperts
 from offload.slots.host_tier import HostTier
-from offload.slots.low_copies import LowCopies
+from offload.slots.low_bit_copies import LowCopies
+from offload.slots.resident_experts import Held, HeldExperts
 from offload.slots.waiting import Waiting, WaitingExperts, runs_of
 from traces.errors import PregateError
 

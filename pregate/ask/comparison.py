@@ -15,7 +15,7 @@ from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
-from pregate.ask.calibration_told import describe_calibration
+from pregate.ask.calibration_summary import describe_calibration
 from pregate.ask.ranked_designs import Standing, are_ranked, told_apart
 from pregate.ask.result_display import html_table, to_dataframe
 from pregate.ask.simulation import SimulationResult, simulate

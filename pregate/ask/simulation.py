@@ -18,7 +18,7 @@ from offload.ops import OpKind
 from offload.policy import Cache, Policy
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.ask.calibration_told import calibration, coverage_of
+from pregate.ask.calibration_summary import calibration, coverage_of
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.capturing.request import Request, request

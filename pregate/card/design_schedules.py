@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pregate.ask.capturing.answer_cache import Answer, answer_key, kept_answer
 from pregate.ask.capturing.capture import Captured, capture_request
-from pregate.ask.capturing.kept_answers import Answer, answer_key, kept_answer
 from pregate.ask.capturing.request import Request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.card.designs import Planned

@@ -14,9 +14,9 @@ from hwmodels.specs.spread import shipped_spread
 from offload.metrics.run_metrics import moved_bytes, stall_s
 from offload.ops import Lane
 from offload.timeline import Timeline
-from pregate.ask.calibration_told import beyond_fit_of, calibration
+from pregate.ask.calibration_summary import beyond_fit_of, calibration
+from pregate.ask.capturing.answer_cache import Answer
 from pregate.ask.capturing.capture import Captured
-from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.comparison import what_binds_it

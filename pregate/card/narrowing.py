@@ -11,8 +11,8 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import MEMORY_FIGURES, figures_of
 from hwmodels.platform import Platform
 from offload.metrics.metric_probes import find_probes
+from pregate.ask.capturing.answer_cache import Answer
 from pregate.ask.capturing.capture import Captured
-from pregate.ask.capturing.kept_answers import Answer
 from pregate.card.judged_design import Judged
 from pregate.engines.writing import benchmark_of
 from simulator.explain.critical_path import walk

@@ -14,9 +14,9 @@ from offload.metrics.run_metrics import decode_steps
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.schedule import Schedule
+from pregate.ask.capturing.answer_cache import Answer, answer_key, kept_answer
 from pregate.ask.capturing.capture import capture_request
 from pregate.ask.capturing.demands import passes_that_ask
-from pregate.ask.capturing.kept_answers import Answer, answer_key, kept_answer
 from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.capturing.schedule_cache import ScheduleCache

@@ -17,7 +17,7 @@ from hwmodels.figures import Figures, figures_of
 from hwmodels.quantity import ReadOnly
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capturing.kept_answers import Answer
+from pregate.ask.capturing.answer_cache import Answer
 from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.capturing.request import request
 from pregate.ask.timing.intervals import measured, prepared

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import require_writable
+from traces.foundation.atomic_files import require_writable
 
 if TYPE_CHECKING:
     from offload.timeline import Timeline

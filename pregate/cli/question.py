@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from offload.policies import policy_named
 from pregate.cli import options
-from pregate.cli.left_unsaid import say_scale_of_fp8, say_weights
+from pregate.cli.assumption_lines import say_scale_of_fp8, say_weights
 from pregate.cli.option_groups import Command, given_as, options_of
 from pregate.cli.option_values import as_recorded, build_cache, build_machine, build_model, build_trace
 from pregate.cli.trained_context import longest_of, say_beyond_context

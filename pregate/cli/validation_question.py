@@ -13,7 +13,7 @@ from pregate.cli import options
 from pregate.cli.option_values import build_model, check_storage
 from pregate.cli.output_paths import require_folder, require_ledger
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import require_writable
+from traces.foundation.atomic_files import require_writable
 
 if TYPE_CHECKING:
     from pregate.validation.cases import CaseGroup

@@ -25,7 +25,7 @@ from offload.lanes import kind_of_lane
 from offload.ops import MOST_CARDS, Lane, OpKind
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 if TYPE_CHECKING:
     from hwmodels.platform import Platform

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ from hwmodels.platform import Platform
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.calibration_told import describe_calibration
+from pregate.ask.calibration_summary import describe_calibration
 from pregate.ask.choices import BASES
 from pregate.ask.routing_source import describe_routing
 from pregate.ask.simulation import SimulationResult

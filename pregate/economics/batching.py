@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from hwmodels.platform import Platform
 from simulator.arrivals import PASS_TOKENS, Batching
 from traces.errors import InvalidInput, unknown_name
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 from traces.model.architecture import ModelArchitecture
 from traces.requests import ArrivalTrace
 from traces.transforms.prefix_cache import with_prefix_cache

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from hwmodels.specs.machine_files import load_component, load_machine
 from hwmodels.specs.spec import Host
-from pregate.engines.cards_together import N_CARDS, CardsSaid
 from pregate.engines.command_lines import flags_of_command
 from pregate.engines.flag_table import NOTHING, EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, brought_in_groups, copied_as_they_begin, read_where_they_lie
+from pregate.engines.multi_card_flags import N_CARDS, CardsSaid
 from pregate.engines.placed_tensors import (
     experts_on_host,
     is_buffer,

@@ -24,9 +24,9 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad
-from pregate.engines.cards_together import SHARING_MODES
 from pregate.engines.flag_table import HOST_KERNELS, EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, budget_of, groups_of
+from pregate.engines.multi_card_flags import SHARING_MODES
 from traces.model.architecture import ModelArchitecture
 from traces.model.tensor_parallel import sharded
 

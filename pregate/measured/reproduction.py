@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodels.platform import Platform, load_platform
-from pregate.ask.capturing.kept_answers import Answer, kept_answer, said_key
+from pregate.ask.capturing.answer_cache import Answer, kept_answer, said_key
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.measured.isca24.machine_fit import ASSUMPTIONS, HARDWARE, STACK, is_fitted

@@ -35,18 +35,18 @@ from pregate.engines.unpriced import check_engine
 from pregate.measured.isca24.predicted_rows import Workbench
 from pregate.measured.isca24.published_rows import Row
 from pregate.measured.isca24.table_rows import published_row
-from pregate.measured.kept_traces import KeptTraces
 from pregate.measured.reproduction import published_activation
 from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.microbatches import as_microbatches, without_outputs
 from pregate.measured.rows.several_cards import check_one_card, check_one_model
 from pregate.measured.served_rows import ServedRow
+from pregate.measured.trace_cache import KeptTraces
 from pregate.named import load_model
 from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.explain.sensitivity import elasticities
 from simulator.modes import FIFO
 from traces.errors import InvalidInput
-from traces.foundation.kept_values import LatestValues
+from traces.foundation.memoised_values import LatestValues
 from traces.model.architecture import ModelArchitecture
 from traces.model.formats_by_part import parse_formats
 from traces.routing import RoutingTrace

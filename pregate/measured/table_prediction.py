@@ -16,17 +16,17 @@ from hwmodels.specs.spread import shipped_spread
 from hwmodels.stacks.stack_files import load_stack, stack_names
 from hwmodels.stacks.weight_formats import unmeasured_weights, why_unread
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capturing.kept_answers import Answer
+from pregate.ask.capturing.answer_cache import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.measured.determined_constant import determined_constant
-from pregate.measured.kept_rows import KeptRows
+from pregate.measured.row_cache import KeptRows
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.measured_row import COLUMNS, MeasuredRow
 from pregate.measured.rows.table import predictions_csv
 from pregate.validation.scores.rank_agreement import kendall_tau
 from traces.errors import PregateError
-from traces.foundation.uncollected import uncollected
+from traces.foundation.gc_pause import uncollected
 
 if TYPE_CHECKING:
     import pandas as pd

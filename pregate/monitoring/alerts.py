@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pregate.monitoring.placement_loss import PlacementLoss
 from pregate.monitoring.window_figures import WindowFigures
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 from traces.statistics.drift import DriftTest, MeanShift
 
 __all__ = ["Alert", "Thresholds", "alerts_of"]

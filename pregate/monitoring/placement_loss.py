@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.routing import RoutingTrace
-from traces.statistics.exchanging import drawn_units, exchanged_by_sequence, p_value, unit_counts
 from traces.statistics.locality import decode_layers
+from traces.statistics.permutation import drawn_units, exchanged_by_sequence, p_value, unit_counts
 
 __all__ = ["PlacementLoss", "placement_loss"]
 

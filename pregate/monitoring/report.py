@@ -11,7 +11,7 @@ from pregate.monitoring.alerts import Alert, Thresholds, alerts_of
 from pregate.monitoring.placement_loss import PlacementLoss, placement_loss
 from pregate.monitoring.window_figures import PROXIES, WindowFigures, window_figures
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_value
+from traces.foundation.type_checks import check_value
 from traces.routing import RoutingTrace
 from traces.statistics.drift import DriftTest, MeanShift, drift_between, mean_shift
 from traces.statistics.popularity import popularity_of

@@ -17,14 +17,14 @@ import traces
 from hwmodels.platform import Platform
 from offload.policies import policy_named
 from offload.policy import Policy
-from pregate.ask.capturing.kept_answers import kept_answer
+from pregate.ask.capturing.answer_cache import kept_answer
 from pregate.ask.capturing.own_policy_checks import is_own
 from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_policy, schedules_in, source_digest
 from pregate.named import load_hardware, load_model
 from pregate.page import DESIGNS
 from pregate.page.subject import PageSubject
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["asset", "explore_page", "page_html"]

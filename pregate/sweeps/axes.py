@@ -22,7 +22,7 @@ from hwmodels.stacks.stack import CONSTANTS
 from offload.policy_parts.speculation import MAX_GAMMA
 from pregate.ask.capturing.tier_names import tier_named
 from traces.errors import InvalidInput, unknown_name
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 from traces.model.dtypes import find_dtype
 from traces.model.files.llama_mixes import is_mix
 from traces.model.formats_by_part import FORMAT_PARTS, check_formats

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from pregate.sweeps.planning import Hole
 from pregate.sweeps.tasks import TaskOutcome
 from traces.errors import InvalidFile, InvalidInput
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 __all__ = ["Checkpoint"]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from pregate.sweeps.sweep_table import NamedArray, SweepTable
 from traces.errors import InvalidFile, InvalidInput
-from traces.foundation.whole_file import require_writable, whole_file
+from traces.foundation.atomic_files import require_writable, whole_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.named import load_hardware
 from pregate.sweeps.axes import MACHINE
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 
 __all__ = ["MachineRecipe", "platform_at"]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pregate.routing_traces import load_trace, synthesize
 from pregate.sweeps.axes import FORMATS, Axis
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile

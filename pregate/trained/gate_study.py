@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.extras import require_torch
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.atomic_files import require_writable, whole_file
 from traces.foundation.documents import read_text
-from traces.foundation.whole_file import require_writable, whole_file
 
 if TYPE_CHECKING:
     import pandas as pd

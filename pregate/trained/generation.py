@@ -193,8 +193,8 @@ class _Session:
         self, trained: MoeTransformer, tokenizer: Tokenizer, prompts: Sequence[str] | Path, new_tokens: int, batch: int,
         device: Device, tier: str,
     ) -> None:  # fmt: skip
-        from runtime.live.given_weights import TrainedWeights
         from runtime.live.prompts import unrouted
+        from runtime.live.trained_weights import TrainedWeights
         from runtime.machine.watch import Clock
         from runtime.model.weights import Experts
 

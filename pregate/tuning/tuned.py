@@ -14,7 +14,7 @@ from hwmodels.platform import Platform
 from offload.decode import about_ops
 from offload.ops import TRANSFERS
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capturing.kept_answers import Answer
+from pregate.ask.capturing.answer_cache import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.simulation import interpret

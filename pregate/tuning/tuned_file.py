@@ -13,7 +13,7 @@ from pregate.sweeps.workloads import TraceRecipe
 from pregate.tuning.settings import DEFAULT
 from pregate.tuning.tuned import Tuned
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 __all__ = ["read_tuned", "write_tuned"]
 

@@ -21,13 +21,13 @@ from pregate.validation.ledger import Predicted, append_measured, append_predict
 from pregate.validation.outcome import CaseOutcome, Validation
 from pregate.validation.predictions import PreparedCase, predict, predictions_document, prepare_cases
 from pregate.validation.runs.case_runner import Runner
-from pregate.validation.runs.going_on import earlier_recording, joined_recording, require_same_predictions
 from pregate.validation.runs.group_runner import GroupErrors, PredictedGroup, TimeBudget, run_groups
 from pregate.validation.runs.recording import Recording, save_recording
+from pregate.validation.runs.resumption import earlier_recording, joined_recording, require_same_predictions
 from runtime.machine.device import describe_device, software, stack_of
 from runtime.microbench.session import cpu_link
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 __all__ = ["PREDICTIONS", "RUNS", "ValidationPlan", "device_of", "provenance_of", "rejudge", "validate"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from traces.foundation.uncollected import uncollected
+from traces.foundation.gc_pause import uncollected
 
 __all__ = ["capture_graphs"]
 

@@ -32,7 +32,7 @@ from offload.prefetching.guessed_ahead import BringsGuesses
 from offload.recorder import assemble
 from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
-from offload.slots.low_copies import LowSlots
+from offload.slots.low_bit_copies import LowSlots
 from offload.timeline import Timeline
 from runtime.backends.backend import Backend
 from runtime.live.changes import FORESEES, Changes
@@ -50,7 +50,7 @@ from runtime.programs.touches import ExpertKey
 from runtime.run import MeasuredRun, OutputMismatch
 from runtime.storage import ExpertFile
 from traces.errors import InvalidInput
-from traces.foundation.uncollected import uncollected
+from traces.foundation.gc_pause import uncollected
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, Step
 

@@ -14,7 +14,7 @@ from runtime.backends.backend import Action, Backend, Times
 from runtime.backends.pacing import now_ns
 from runtime.programs.precedence import Order
 from traces.errors import InvalidInput
-from traces.foundation.uncollected import uncollected
+from traces.foundation.gc_pause import uncollected
 
 __all__ = ["Timed", "copies_under_way", "timed"]
 

@@ -24,9 +24,9 @@ from offload.schedule import Schedule
 from runtime.backends.backend import Action, Backend, Copy
 from runtime.backends.cpu import CpuBackend
 from runtime.backends.pacing import CHUNK_BYTES, now_ns
-from runtime.live.given_weights import TrainedWeights
 from runtime.live.offloaded import Granted, OffloadedRun, generate_offloaded
 from runtime.live.prompts import unrouted
+from runtime.live.trained_weights import TrainedWeights
 from runtime.microbench.lanes import timed
 from runtime.model.weights import Experts
 from runtime.pregated.training.experiment_plan import ExperimentPlan

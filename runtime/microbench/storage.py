@@ -19,7 +19,7 @@ import numpy as np
 from hwmodels.calibrate.measurements import Sample, sample_of
 from runtime.memory import PAGE_BYTES, aligned
 from traces.errors import InvalidFile, InvalidInput
-from traces.foundation.uncollected import uncollected
+from traces.foundation.gc_pause import uncollected
 
 __all__ = ["read_samples"]
 

@@ -13,7 +13,7 @@ from runtime.pregated.corpus.tokens import Tokenizer
 from runtime.pregated.model_header import FORM, model_header
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidFile, InvalidInput
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 from traces.model.architecture import parse_architecture
 
 __all__ = ["load_trained", "save_model"]

@@ -13,7 +13,7 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import Figures
 from offload.ops import Work
 from simulator.explain.critical_path import Gradient
-from traces.foundation.kept_values import ByIdentity
+from traces.foundation.memoised_values import ByIdentity
 
 __all__ = ["PathSum"]
 

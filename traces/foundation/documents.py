@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from traces.errors import InvalidFile, unknown_name
-from traces.foundation.quick_yaml import NOTHING_QUICK, Unusual, quick_value
+from traces.foundation.fast_yaml import NOTHING_QUICK, Unusual, quick_value
 
 MAX_DOCUMENT_BYTES = 4 << 20
 """Largest YAML or JSON document read (4 MiB): the largest of ours is under 100 KiB."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, json_records, text_lines, whole_numbers
-from traces.importers.places_in_passes import places_in_sequences
+from traces.importers.pass_positions import places_in_sequences
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
 from traces.phase import Phase
 from traces.routing import RoutingTrace

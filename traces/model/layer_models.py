@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from traces.foundation.kept_values import ByIdentity
+from traces.foundation.memoised_values import ByIdentity
 from traces.model.model_architecture import ModelArchitecture
 
 __all__ = ["layer_expert_bytes", "models_by_layer", "models_by_moe_layer"]

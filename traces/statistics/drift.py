@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_value
+from traces.foundation.type_checks import check_value
 from traces.phase import Phase
 from traces.routing import RoutingTrace
-from traces.statistics.exchanging import (
+from traces.statistics.locality import decode_layers
+from traces.statistics.permutation import (
     BLOCK_TOKENS,
     LEAST_SEQUENCES,
     decoding_sequences,
@@ -26,7 +27,6 @@ from traces.statistics.exchanging import (
     p_value,
     unit_counts,
 )
-from traces.statistics.locality import decode_layers
 
 __all__ = [
     "DriftTest",

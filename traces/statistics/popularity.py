@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_value
+from traces.foundation.type_checks import check_value
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 
 if TYPE_CHECKING:

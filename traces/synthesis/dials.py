@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace, trace_as_made
 from traces.synthesis.filling import fill_sequences
-from traces.synthesis.taken_over import starts_of
+from traces.synthesis.sequence_starts import starts_of
 
 __all__ = ["Dials", "TokenLayout", "synthesize_routing", "token_layout"]
 

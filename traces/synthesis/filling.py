@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, are_kept, loaded
 from traces.synthesis.sequence_popularity import SequencePopularity, guides_of
+from traces.synthesis.sequence_starts import Start
 from traces.synthesis.synthesis_kernel import fill
-from traces.synthesis.taken_over import Start
 
 __all__ = ["FILL_MANY", "Chances", "fill_sequences", "load_if_it_pays"]
 

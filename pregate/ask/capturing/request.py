@@ -15,9 +15,9 @@ from hwmodels.platform import Platform
 from hwmodels.stacks.weight_formats import check_weights
 from offload.execution import Execution
 from offload.placing.footprint import MemoryPlan, host_bytes, pass_bytes, plan_memory, with_low_slots
-from offload.placing.over_link import check_over_link
 from offload.placing.placed import Placed, place
 from offload.placing.placement import AS_DECIDED
+from offload.placing.streamed_layers import check_over_link
 from offload.placing.tiers import Tier
 from offload.placing.workload import Workload, measure_workload
 from offload.policies import policy_named

@@ -28,8 +28,8 @@ from offload.schedule import COLUMNS, VERSION, Schedule
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import Request
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import read_text
-from traces.foundation.whole_file import whole_file
 
 __all__ = [
     "DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "is_lasting", "lasting_key", "lasting_policy", "schedules_in",
@@ -42,7 +42,7 @@ MAX_BYTES = 4 << 30
 _LOOKS = 16
 """A writer looks a folder through at least so often while it fills it: others may fill it too."""
 _KEPT = (".safetensors", ".answer")
-"""Files that make up a folder: schedules, and what was found of some (`pregate.ask.capturing.kept_answers`)."""
+"""Files that make up a folder: schedules, and what was found of some (`pregate.ask.capturing.answer_cache`)."""
 _STALE_S = 86_400.0
 """Age at which what a killed writer left behind is removed."""
 _COUNTS = (

@@ -18,12 +18,12 @@ from hwmodels.platform import Platform
 from offload.metrics import run_metrics
 from offload.metrics.metric_probes import find_probes
 from offload.ops import Lane
-from pregate.ask.calibration_told import calibration, coverage_of
+from pregate.ask.calibration_summary import calibration, coverage_of
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.simulation import changed_share, host_figures_of, output_of
-from pregate.ask.timing.brought_ahead import ahead_of, ahead_on
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.timing.policy_modes import figures_under, modes_of
+from pregate.ask.timing.prefetch_arrays import ahead_of, ahead_on
 from simulator.batched import batch
 from simulator.batched.batch import Compiled
 from simulator.events import event_engine

@@ -9,8 +9,8 @@ import typer
 
 from pregate.cli import options, usual_designs
 from pregate.cli.arrivals_question import ArrivalsQuestion
+from pregate.cli.assumption_lines import say_scale_of_fp8, say_weights
 from pregate.cli.commands.cost import objective_of
-from pregate.cli.left_unsaid import say_scale_of_fp8, say_weights
 from pregate.cli.option_groups import takes
 from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner

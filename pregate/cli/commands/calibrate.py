@@ -13,7 +13,7 @@ from hwmodels.fits.fit import Fit
 from pregate.cli.output_paths import require_folder, require_picture
 from pregate.draw import render
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import refuse_overwriting, whole_file
+from traces.foundation.atomic_files import refuse_overwriting, whole_file
 
 if TYPE_CHECKING:
     from rich.table import Table

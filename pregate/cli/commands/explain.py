@@ -36,7 +36,7 @@ def explain(
     architecture, machine, workload = question.subject()
     name = question.one_design(policy, architecture, machine, workload)
     (chosen,), cache = question.designs([name], architecture)
-    from pregate.ask.calibration_told import describe_calibration
+    from pregate.ask.calibration_summary import describe_calibration
     from pregate.ask.explanation import explain as run_explain
     from pregate.ask.routing_source import describe_routing
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from pregate.cli import options, usual_designs
-from pregate.cli.left_unsaid import say_weights
+from pregate.cli.assumption_lines import say_weights
 from pregate.cli.option_values import build_machine, build_model, distinct
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner

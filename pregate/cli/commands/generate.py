@@ -19,7 +19,7 @@ from pregate.cli.output_paths import require_folder, require_picture, require_tr
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import refuse_overwriting
+from traces.foundation.atomic_files import refuse_overwriting
 from traces.storage import save_trace
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pregate.cli import options
 from pregate.cli.output_paths import require_folder
 from pregate.cli.progress import spinner
 from traces.errors import InvalidInput, unknown_name
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 if TYPE_CHECKING:
     from hwmodels.calibrate.measurements import Measurements

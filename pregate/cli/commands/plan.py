@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pregate.cli import options
-from pregate.cli.card_question import CardQuestion
-from pregate.cli.left_unsaid import (
+from pregate.cli.assumption_lines import (
     say_as_published,
     say_cards_in_turn,
     say_left_out,
@@ -21,6 +20,7 @@ from pregate.cli.left_unsaid import (
     say_stood_for,
     say_weights,
 )
+from pregate.cli.card_question import CardQuestion
 from pregate.cli.option_groups import takes
 from pregate.cli.option_values import build_model
 from pregate.cli.output_paths import require_ledger

@@ -12,7 +12,7 @@ from pregate.cli.option_values import listed
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 
 def poc(

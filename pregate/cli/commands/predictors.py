@@ -13,7 +13,7 @@ from pregate.cli.output_paths import require_picture
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import refuse_overwriting
+from traces.foundation.atomic_files import refuse_overwriting
 
 if TYPE_CHECKING:
     from rich.table import Table

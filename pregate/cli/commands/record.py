@@ -12,8 +12,8 @@ from pregate.cli.output_paths import require_trace_file
 from pregate.cli.progress import spinner
 from pregate.extras import require_torch
 from traces.errors import InvalidInput
+from traces.foundation.atomic_files import refuse_overwriting
 from traces.foundation.documents import open_regular
-from traces.foundation.whole_file import refuse_overwriting
 from traces.model.architecture import load_architecture
 from traces.model.configs.huggingface import config_in
 from traces.storage import save_trace

@@ -14,7 +14,7 @@ from pregate.cli.output_paths import require_folder
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput, unknown_name
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 
 def reproduce(

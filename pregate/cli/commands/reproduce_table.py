@@ -14,8 +14,8 @@ from pregate.cli.output_paths import require_folder
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
-from traces.foundation.uncollected import uncollected
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
+from traces.foundation.gc_pause import uncollected
 
 if TYPE_CHECKING:
     from pregate.measured.rows.measured_row import MeasuredRow

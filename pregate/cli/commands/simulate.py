@@ -31,7 +31,7 @@ def simulate(
     architecture, machine, workload = question.subject()
     name = question.one_design(policy, architecture, machine, workload)
     (chosen,), cache = question.designs([name], architecture)
-    from pregate.ask.calibration_told import describe_calibration
+    from pregate.ask.calibration_summary import describe_calibration
     from pregate.ask.ranked_designs import kept_in_view
     from pregate.ask.routing_source import describe_routing
     from pregate.ask.simulation import simulate as run_simulate

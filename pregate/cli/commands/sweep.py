@@ -19,7 +19,7 @@ from pregate.cli.option_values import distinct
 from pregate.cli.output_paths import require_folder_to_be
 from pregate.draw import render
 from traces.errors import InvalidInput, PregateError
-from traces.foundation.whole_file import refuse_overwriting
+from traces.foundation.atomic_files import refuse_overwriting
 
 if TYPE_CHECKING:
     from rich.table import Table

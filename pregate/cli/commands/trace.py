@@ -17,7 +17,7 @@ from pregate.cli.output_paths import require_trace_file
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import refuse_overwriting
+from traces.foundation.atomic_files import refuse_overwriting
 from traces.importers import IMPORTERS
 from traces.recorded.listing import recorded_listing
 

@@ -13,7 +13,7 @@ from pregate.cli.option_values import build_machine, build_model, distinct, form
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.draw import render
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import refuse_overwriting
+from traces.foundation.atomic_files import refuse_overwriting
 
 if TYPE_CHECKING:
     from pregate.tuning.tuned import Tuned

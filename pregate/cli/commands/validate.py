@@ -18,7 +18,7 @@ from pregate.cli.progress import spinner
 from pregate.cli.validation_question import ValidationQuestion
 from pregate.draw import render
 from traces.errors import InvalidInput
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pregate.routing_traces import synthesize
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace

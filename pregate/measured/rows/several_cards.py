@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 
 from hwmodels.specs.machine_files import hardware_names, load_machine
-from pregate.engines.cards_together import SHARING_MODES
 from pregate.engines.flag_table import engine_of
+from pregate.engines.multi_card_flags import SHARING_MODES
 from pregate.measured.rows.host_alone import NO_CARD
 from pregate.spellings.machine_names import are_different, several
 from traces.errors import InvalidInput

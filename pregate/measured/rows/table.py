@@ -34,7 +34,7 @@ from pregate.measured.rows.stated_units import UNITS, plain_unit
 from pregate.measured.rows.table_header import BESIDE, MEMORY, column_names
 from pregate.measured.rows.table_text import as_csv
 from pregate.measured.rows.token_origin import tokens_of_row
-from pregate.measured.rows.told_in_vain import told_in_vain
+from pregate.measured.rows.unread_cells import unread_reason
 from pregate.measured.rows.written_cells import as_written
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import NUMBER, read_text
@@ -143,7 +143,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
         text["batch"] = text["batch"] or str(load_named(text["load"], f"{where}: load").requests)
     if not text["unit"] and METRICS.get(metric, ("",))[0] in ("tokens/s", "requests/s"):
         text["unit"] = METRICS[metric][0]
-    text["reason"] = text["reason"] or told_in_vain(text)
+    text["reason"] = text["reason"] or unread_reason(text)
     left_out = bool(text["reason"]) or text["role"] == "input"
     if metric not in METRICS and not (metric and left_out):
         raise unknown_name("metric", metric, METRICS, where)

@@ -8,7 +8,7 @@ from pregate.measured.rows.command_loads import LOAD_COLUMNS
 from pregate.measured.rows.metric_aliases import underscored
 from pregate.measured.rows.other_tables import FLAG_COLUMNS, METRIC_MARK
 from pregate.measured.rows.stated_units import metric_and_unit
-from pregate.measured.rows.told_in_vain import is_other_metric
+from pregate.measured.rows.unread_cells import is_other_metric
 from pregate.measured.rows.written_cells import COLUMN_ALIASES, is_metric, unit_of_header
 from traces.errors import InvalidFile, unknown_name
 

@@ -19,7 +19,7 @@ from pregate.validation.report.page import page
 from pregate.validation.scores.validation_summary import rows, summarise_validation
 from pregate.validation.scores.verdict import failures, verdict
 from traces.errors import InvalidFile
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 __all__ = ["FILES", "gate", "verdict", "write_report"]
 

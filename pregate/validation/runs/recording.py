@@ -24,8 +24,8 @@ from pregate.validation.outcome import Measurement, OpTime
 from pregate.validation.predictions import PreparedCase, op_times
 from pregate.validation.runs.recorded_routing import recorded_routing_of, routing_arrays
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import Section
-from traces.foundation.whole_file import whole_file
 from traces.importers.files.arrays import npz_arrays, npz_names
 from traces.routing import RoutingTrace
 

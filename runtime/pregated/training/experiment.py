@@ -30,8 +30,8 @@ from runtime.pregated.training.experiment_plan import CONVENTIONAL, PREDICTABLE,
 from runtime.pregated.training.training import train, train_predictors
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidFile, InvalidInput
+from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import read_text
-from traces.foundation.whole_file import whole_file
 
 __all__ = ["run_experiment", "untrained"]
 

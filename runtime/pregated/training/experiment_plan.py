@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from runtime.pregated.gate_positions import check_lookahead
 from runtime.pregated.training.training_settings import Schooling
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 
 __all__ = ["CONVENTIONAL", "FULL", "PREDICTABLE", "SHORT", "ExperimentPlan"]

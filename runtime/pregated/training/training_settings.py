@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from traces.errors import InvalidInput
-from traces.foundation.typed import check_fields
+from traces.foundation.type_checks import check_fields
 
 __all__ = ["Schooling"]
 

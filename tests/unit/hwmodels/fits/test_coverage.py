@@ -16,7 +16,7 @@ from hwmodels.platform import Platform, load_platform, platform_of
 from hwmodels.specs.overrides import with_overrides
 from hwmodels.specs.spread import HALF_95, shipped_spread
 from offload.ops import Gemm, OpKind, Work
-from pregate.ask.calibration_told import describe_calibration
+from pregate.ask.calibration_summary import describe_calibration
 from tests import small_fits
 
 A100 = load_platform("a100-sxm4-80gb", "fastertransformer")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hwmodels.cost import price_figures
 from hwmodels.figures import Figures, figures_of
-from hwmodels.kernels import works_alike
+from hwmodels.kernels import similar_works
 from hwmodels.kernels.fused_tile import UNPADDED, FusedTile
 from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS
 from hwmodels.platform import load_platform
@@ -121,13 +121,13 @@ def test_products_of_fewer_rows_than_have_tiles_are_priced_apart_from_those_of_m
 def test_a_schedules_works_are_grouped_once_for_one_machine_and_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, asked = figures("mixtral-offloading", UNPADDED), works("mixtral-8x7b", [[3, 1, 9], [40, 2], [1]], 0)
     many = machine.with_values({"stack.gemm_efficiency": np.array([0.1, 0.2])})
-    calls, grouped = list[int](), works_alike._grouped
+    calls, grouped = list[int](), similar_works._grouped
 
     def told(*given: Any) -> Any:
         calls.append(len(given[0]))
         return grouped(*given)
 
-    monkeypatch.setattr(works_alike, "_grouped", told)
+    monkeypatch.setattr(similar_works, "_grouped", told)
     of_tuple = tuple(asked)
     apart = price_figures(of_tuple, machine).duration_s, price_figures(of_tuple, many, 2).duration_s
     assert calls == [3]
@@ -144,14 +144,14 @@ def test_a_schedules_works_are_grouped_once_for_one_machine_and_for_many(monkeyp
 
 
 def test_two_schedules_of_the_same_ops_count_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts, count = list[int](), works_alike.counted
+    counts, count = list[int](), similar_works.counted
 
     def counted(works: Any, *rest: Any) -> Any:
         counts.append(len(works))
         return count(works, *rest)
 
-    monkeypatch.setattr(works_alike, "counted", counted)
-    works_alike._last_counted.cache_clear()
+    monkeypatch.setattr(similar_works, "counted", counted)
+    similar_works._last_counted.cache_clear()
     model = model_named("mixtral-8x7b")
     ops = [experts_work(model, (n, n + 3), fused=True) for n in range(1, 5)]
     first, second = (figures("llama-cpp", tile) for tile in TILES[1:3])

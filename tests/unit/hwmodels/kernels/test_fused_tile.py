@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hwmodels.figures import figures_of
-from hwmodels.kernels.by_card import ByCard, read_by_card
+from hwmodels.kernels.card_kernels import ByCard, read_by_card
 from hwmodels.kernels.floors import fused_s, missing_s
 from hwmodels.kernels.fused_tile import FusedTile, read_fused_tile, read_tile
 from hwmodels.platform import Platform, load_platform

@@ -6,7 +6,7 @@ from hwmodels.kernels.gemm_cells import listed_gemms
 from offload.ffn_work import experts_work
 from offload.ops import OpKind, Work
 from pregate.named import load_model
-from traces.foundation.kept_values import ByIdentity
+from traces.foundation.memoised_values import ByIdentity
 
 MODEL = load_model("deepseek-v3")
 WORKS = (

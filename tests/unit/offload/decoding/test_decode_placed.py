@@ -14,7 +14,7 @@ from offload.placing.placed import Placed
 from offload.policies import policy_named
 from offload.policy import Cache
 from offload.slots.host_tier import ReadThrough
-from offload.slots.low_copies import LowSlots
+from offload.slots.low_bit_copies import LowSlots
 from tests.by_hand import DECODER, NEXT, PROMPT, asked, ops, written
 
 

@@ -14,7 +14,7 @@ from offload.decoding.work_rows import Works, works_of
 from offload.ops import OpKind
 from pregate.named import load_model
 from tests.small_models import decoder_only, stored_apart
-from traces.foundation.uncollected import uncollected
+from traces.foundation.gc_pause import uncollected
 from traces.model.architecture import ModelArchitecture
 
 MODEL = load_model("mixtral-8x7b")

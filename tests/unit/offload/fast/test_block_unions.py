@@ -12,7 +12,7 @@ from offload.decode import DecodeStream
 from offload.decoding import work_rows
 from offload.fast import block_unions
 from pregate.ask.capturing.request import request
-from traces.foundation.kept_values import KeptWithArray
+from traces.foundation.memoised_values import KeptWithArray
 
 
 def test_unions_kept_with_a_trace_keep_no_works_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from offload.predictors.judged_predictors import judge_predictors
 from offload.predictors.learnt import lessons_named
 from offload.predictors.next_gate import CurveGate
 from pregate.ask.replays.predictors import learning_part
-from pregate.ask.timing.brought_ahead import AHEAD
+from pregate.ask.timing.prefetch_arrays import AHEAD
 from tests.command_line import Run, runner
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidFile, InvalidInput

@@ -12,8 +12,8 @@ from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.slots.copies import Copies
-from offload.slots.held import Held
 from offload.slots.memory import CapacityExceeded, ExpertMemory
+from offload.slots.resident_experts import Held
 from tests.expert_desk import DISK, STAGED, STREAMED, Desk, cache_of
 from traces.errors import InvalidInput
 

@@ -10,8 +10,8 @@ from offload.recorder import Recorder, assemble
 from offload.schedule import Schedule
 from offload.slots.cache_slots import CacheSlots
 from offload.slots.copies import Copies, CopyWriter, Target
-from offload.slots.held import Held, HeldExperts
 from offload.slots.host_tier import HostTier, ReadWorks
+from offload.slots.resident_experts import Held, HeldExperts
 from tests.expert_desk import DISK, FETCH, STREAMED, cache_of
 
 FIVE = Work(OpKind.FETCH, copy_bytes=5, weight_bits=8.0)

@@ -9,9 +9,9 @@ from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
 from offload.recorder import Recorder
 from offload.slots.copies import Copies
-from offload.slots.held import Held
 from offload.slots.host_tier import HostTier, ReadWorks
 from offload.slots.memory import ExpertMemory
+from offload.slots.resident_experts import Held
 from tests.expert_desk import DISK, FETCH, STAGE, STAGED, STREAMED, Desk, cache_of
 
 

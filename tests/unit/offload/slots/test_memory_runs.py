@@ -5,7 +5,7 @@ from __future__ import annotations
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
 from offload.slots.free_slots import FreeSlots
-from offload.slots.held import Held
+from offload.slots.resident_experts import Held
 from tests.expert_desk import DISK, STAGED, Desk, cache_of
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hwmodels.platform import load_platform
 from offload.policies import policy_named
-from pregate.ask.capturing import kept_answers, schedule_cache
+from pregate.ask.capturing import answer_cache, schedule_cache
 from pregate.named import load_model
 from pregate.page import writing
 from pregate.page.subject import PageSubject
@@ -30,7 +30,7 @@ def page() -> None:
     ("module", "ask", "needed"),
     [
         (schedule_cache, lambda: schedule_cache._code.__wrapped__(), DECIDES),
-        (kept_answers, lambda: kept_answers._code.__wrapped__(), TIMES),
+        (answer_cache, lambda: answer_cache._code.__wrapped__(), TIMES),
         (tasks, lambda: tasks._code.__wrapped__(), {*TIMES, "pregate"}),
         (writing, page, {*TIMES, "pregate"}),
     ],

@@ -12,7 +12,7 @@ import pytest
 import pregate
 from hwmodels.shipped import STACKS_DIR
 from offload.policies.policy_descriptions import DESIGNS
-from pregate.ask.calibration_told import describe_calibration
+from pregate.ask.calibration_summary import describe_calibration
 from pregate.cli.checks import names
 from pregate.spellings.models import model_and_format
 from pregate.spellings.names import KNOWN, our_name

@@ -12,7 +12,7 @@ from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace
 from traces.statistics.drift import drift_between, energy_distances, hellinger_distance, mean_shift
-from traces.statistics.exchanging import unit_counts
+from traces.statistics.permutation import unit_counts
 
 MADE = Provenance("any", "synthetic")
 

@@ -15,8 +15,8 @@ from traces.synthesis.dials import Dials
 from traces.synthesis.filling import FILL_MANY, load_if_it_pays
 from traces.synthesis.layers_kernel import FILL_LAYERS, pays
 from traces.synthesis.sequence_popularity import SequencePopularity, guides_of
+from traces.synthesis.sequence_starts import starts_of
 from traces.synthesis.synthesis_kernel import fill
-from traces.synthesis.taken_over import starts_of
 
 
 def test_a_search_for_a_draw_begins_at_the_rank_of_its_eighth() -> None:

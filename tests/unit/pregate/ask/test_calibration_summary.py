@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pregate
-from pregate.ask.calibration_told import describe_calibration
+from pregate.ask.calibration_summary import describe_calibration
 
 
 @dataclass

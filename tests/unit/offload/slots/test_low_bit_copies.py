@@ -19,7 +19,7 @@ from offload.ops import OpKind
 from offload.placing.footprint import MemoryPlan, with_low_slots
 from offload.policies import policy_named
 from offload.policy import Cache
-from offload.slots.low_copies import LowAccess, LowCopies, LowSlots
+from offload.slots.low_bit_copies import LowAccess, LowCopies, LowSlots
 from tests.engines import timed_alike
 from tests.small_models import decoder_only, routing
 from traces.errors import InvalidInput

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pregate.measured.rows.served_load import SERVED_METRICS
 from pregate.spellings.models import model_and_format
 
-__all__ = ["is_other_metric", "told_in_vain"]
+__all__ = ["is_other_metric", "unread_reason"]
 
 _BATCH = re.compile(
     r"\b(?:concurren\w*|batch(?:[ _-]?size)?|bs|parallel(?: requests)?|users|clients)\s*(?:of|=|:)?\s*(\d{1,5})\b"
@@ -48,7 +48,7 @@ def is_other_metric(text: str) -> bool:
     return any(form.fullmatch(text.strip()) for form, _ in _OTHER_METRICS)
 
 
-def told_in_vain(row: Mapping[str, str]) -> str:
+def unread_reason(row: Mapping[str, str]) -> str:
     """Why a row is not predicted as its cells have it: a batch or a format that stands in the note alone, or a metric
     of something else; "" where there is nothing of the kind.
     """

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hwmodels.platform import Platform, load_platform
-from pregate.ask.capturing import kept_answers
-from pregate.ask.capturing.kept_answers import Answer, answer_key, kept_answer
+from pregate.ask.capturing import answer_cache
+from pregate.ask.capturing.answer_cache import Answer, answer_key, kept_answer
 from pregate.ask.capturing.request import request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.card import design_schedules, speed_limit
@@ -64,7 +64,7 @@ def test_the_key_knows_question_requests_and_every_number_of_the_platform() -> N
 
 def test_other_code_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     before = key_of()
-    monkeypatch.setattr(kept_answers, "_code", lambda: "another version")
+    monkeypatch.setattr(answer_cache, "_code", lambda: "another version")
     assert key_of() != before
 
 

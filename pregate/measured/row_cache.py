@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from hwmodels.platform import Platform, load_platform
-from pregate.ask.capturing.kept_answers import Answer, kept_answer, said_key
+from pregate.ask.capturing.answer_cache import Answer, kept_answer, said_key
 from pregate.ask.capturing.own_policy_checks import is_own
 from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_policy
 from pregate.measured.reproduction import published_activation

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from offload.execution import EXECUTIONS
-from offload.placing import over_link
-from offload.placing.over_link import LayerStreams, ZeroCopies, check_over_link, experts_away, host_layer_bytes
+from offload.placing import streamed_layers
 from offload.placing.placed import place
 from offload.placing.placement_clauses import placement_named
+from offload.placing.streamed_layers import LayerStreams, ZeroCopies, check_over_link, experts_away, host_layer_bytes
 from offload.policies import policy_named
 from tests.small_models import MODELS
 from traces.errors import InvalidInput
@@ -94,7 +94,7 @@ def refusal(policy: str, execution: str) -> str:
 
 def test_engines_that_read_host_memory_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     reading = {name: replace(EXECUTIONS["vllm"], name=name) for name in ("a", "b")}
-    monkeypatch.setattr(over_link, "EXECUTIONS", reading | {"llama_cpp": EXECUTIONS["llama_cpp"]})
+    monkeypatch.setattr(streamed_layers, "EXECUTIONS", reading | {"llama_cpp": EXECUTIONS["llama_cpp"]})
     assert refusal("gpu_only@experts=zerocopy", "llama_cpp").endswith("those of a, b do")
 
 

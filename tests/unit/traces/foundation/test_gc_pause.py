@@ -8,7 +8,7 @@ import pytest
 
 from pregate.measured import table_prediction
 from pregate.measured.rows.table import read_field
-from traces.foundation.uncollected import uncollected
+from traces.foundation.gc_pause import uncollected
 
 
 def _fails() -> None:

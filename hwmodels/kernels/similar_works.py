@@ -14,7 +14,7 @@ from hwmodels.kernels.fused_tile import FusedTile
 from hwmodels.kernels.row_blocks import RowBlocks
 from hwmodels.stacks.stack import SoftwareStack
 from offload.ops import KINDS, FusedExperts, Lane, Work
-from traces.foundation.kept_values import ByIdentities, ByIdentity
+from traces.foundation.memoised_values import ByIdentities, ByIdentity
 
 __all__ = ["alike"]
 

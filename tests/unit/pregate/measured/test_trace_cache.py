@@ -6,21 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pregate.measured import kept_traces
-from pregate.measured.kept_traces import KeptTraces
+from pregate.measured import trace_cache
+from pregate.measured.trace_cache import KeptTraces
 from pregate.named import load_model
 from pregate.routing_traces import synthesize
 
 
 def test_kept_traces_are_those_of_synthesize(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
-    make: Callable[..., Any] = kept_traces.routed_by_dials
+    make: Callable[..., Any] = trace_cache.routed_by_dials
 
     def counted(*asked: Any, **named: Any) -> Any:
         begun.append(len(named["begun"]))
         return make(*asked, **named)
 
-    monkeypatch.setattr(kept_traces, "routed_by_dials", counted)
+    monkeypatch.setattr(trace_cache, "routed_by_dials", counted)
     traces = KeptTraces(3, 1 << 24)
     few, many, short, long = (30, 4, 5), (30, 4, 9), (50, 2, 1), (70, 2, 1)
     asked = [("mixtral-8x7b", few), ("mixtral-8x7b", many), ("qwen3-30b-a3b", short), ("qwen3-30b-a3b", long)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from traces.errors import InvalidFile
 from traces.foundation.documents import MAX_NODES, _plain_number, _StrictLoader, parse_yaml
-from traces.foundation.quick_yaml import NOTHING_QUICK, Unusual, quick_value
+from traces.foundation.fast_yaml import NOTHING_QUICK, Unusual, quick_value
 
 ROOT = Path(__file__).parents[4]
 

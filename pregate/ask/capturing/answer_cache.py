@@ -25,8 +25,8 @@ from pregate.ask.capturing.own_policy_checks import is_own
 from pregate.ask.capturing.request import Request
 from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_key, source_digest
 from traces.errors import InvalidFile
+from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import read_text
-from traces.foundation.whole_file import whole_file
 
 __all__ = ["Answer", "answer_key", "kept_answer", "said_key"]
 

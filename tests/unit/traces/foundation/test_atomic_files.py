@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from traces.errors import InvalidFile
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 
 
 def fail_halfway(path: Path) -> None:
@@ -84,7 +84,7 @@ def test_writers_of_one_path_at_once_do_not_mix(tmp_path: Path) -> None:
 ENDED = """
 import os, signal, sys
 from pathlib import Path
-from traces.foundation.whole_file import whole_file
+from traces.foundation.atomic_files import whole_file
 with whole_file(Path(sys.argv[1])) as partial:
     partial.write_text("half")
     os.kill(os.getpid(), signal.SIGTERM)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.foundation.kept_values import ByIdentities, KeptWithArray
+from traces.foundation.memoised_values import ByIdentities, KeptWithArray
 
 
 def frozen(n: int = 12) -> NDArray[np.int16]:

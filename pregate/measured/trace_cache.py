@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pregate.routing_traces import random_token_dials, routed_by_dials
-from traces.foundation.kept_values import LatestValues
+from traces.foundation.memoised_values import LatestValues
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 

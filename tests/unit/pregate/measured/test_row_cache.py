@@ -12,7 +12,7 @@ import pytest
 
 import pregate
 from hwmodels.stacks import stack_files
-from pregate.ask.capturing import kept_answers, schedule_cache
+from pregate.ask.capturing import answer_cache, schedule_cache
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.measured.isca24.predicted_rows import Workbench
 from pregate.measured.isca24.published_rows import Row
@@ -175,7 +175,7 @@ def test_edited_machines_models_dials_seeds_and_code_are_asked_anew(
         edited.setattr(dials, "_document", lambda: document | {"models": models})
         assert "decode" in predicted()
     assert predicted() == []
-    monkeypatch.setattr(kept_answers, "_code", lambda: "another version")
+    monkeypatch.setattr(answer_cache, "_code", lambda: "another version")
     assert predicted() == list(TABLE)
 
 

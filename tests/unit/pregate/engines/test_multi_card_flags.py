@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pregate.engines.cards_together import N_CARDS, CardsSaid
 from pregate.engines.flag_table import engines
+from pregate.engines.multi_card_flags import N_CARDS, CardsSaid
 from traces.errors import InvalidInput
 
 
