@@ -111,7 +111,7 @@ def measurements() -> Measurements:
     with pytest.MonkeyPatch.context() as monkeypatch:
         equip(monkeypatch)
         monkeypatch.setattr(rounds, "_MOST_ROUNDS", 1)
-        settings = session.Settings("cuda", DTYPES, quick=True, budget_s=600)
+        settings = session.Settings("cuda", DTYPES, quick=True, budget_s=1e9)
         return session.measure(settings, {"command": "a test"}, insist=False)
 
 
