@@ -17,6 +17,9 @@ from pregate.economics.poc_page import poc_page
 
 api = pytest.importorskip("playwright.sync_api", reason="drives a browser (the extra 'browser')")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NO_END = 0
+"""For Playwright: no deadline."""
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 DESIGNS = ["gpu_only", "on_demand", "pregate"]
@@ -33,7 +36,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=NO_END)
         yield browser
         browser.close()
 
@@ -41,7 +44,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = context.new_page()
+    opened = patient(context.new_page())
     opened.said = []
     opened.on("console", lambda message: opened.said.append(message.text))
     opened.on("pageerror", lambda error: opened.said.append(str(error)))
@@ -50,6 +53,12 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     yield opened
     assert opened.said == []
     context.close()
+
+
+def patient(page: Any) -> Any:
+    """The page, which is waited for however slow the machine is."""
+    page.set_default_timeout(NO_END)
+    return page
 
 
 def visit(page: Any, address: str) -> None:
@@ -136,7 +145,7 @@ def test_marks_of_designs_differ_in_lightness_or_in_hatch(browser: Any, tmp_path
     designs = [*owned, "pregate+lfu:0.5", "on_demand+fifo:0.5"]
     path = tmp_path / "many.html"
     pregate.explore_page(["switch-mini-16"], ["rtx-4090"], path, designs, batches=(1,), prompts=(8,), output_tokens=2)
-    page = browser.new_page()
+    page = patient(browser.new_page())
     visit(page, path.as_uri())
     drawn = page.locator("#designs tbody i").evaluate_all("(all) => all.map((e) => e.style.background)")
     assert len(set(drawn)) == len(designs)
@@ -157,7 +166,7 @@ def test_a_click_on_the_map_moves_the_sliders(page: Any) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_it_without_scrolling_sideways_in_both_schemes(browser: Any, address: str, scheme: str) -> None:
     context = browser.new_context(viewport={"width": 375, "height": 700}, color_scheme=scheme)
-    page = context.new_page()
+    page = patient(context.new_page())
     visit(page, address)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     table = page.locator(".wide")
@@ -203,7 +212,7 @@ CanvasRenderingContext2D.prototype.arc = function (x, y, radius, ...rest) {
 
 def test_no_text_of_a_picture_stands_over_another_on_a_phone(browser: Any, address: str) -> None:
     context = browser.new_context(viewport={"width": 375, "height": 700})
-    page = context.new_page()
+    page = patient(context.new_page())
     page.add_init_script(WRITTEN)
     for batch, metric in itertools.product((0, 1), ("tpot_s", "ttft_s")):
         visit(page, f"{address}#batch={batch}&metric={metric}")
@@ -223,7 +232,7 @@ def test_the_ring_hides_no_value_of_a_line_on_a_phone(browser: Any, tmp_path: Pa
     path = tmp_path / "lines.html"
     pregate.explore_page(["switch-mini-16"], ["rtx-4090"], path, ["pregate"], batches=(1,), prompts=(8,))
     context = browser.new_context(viewport={"width": 375, "height": 700})
-    page = context.new_page()
+    page = patient(context.new_page())
     page.add_init_script(WRITTEN)
     visit(page, path.as_uri())
     stops = [range(int(page.locator(f"#{name}").get_attribute("max")) + 1) for name in ("link", "hbm")]
@@ -244,7 +253,7 @@ def test_a_design_that_does_the_same_is_told_on_any_link_and_the_next_is_another
     path = tmp_path / "same.html"
     designs = ["gpu_only", "gpu_only@experts=cpu:fit", "on_demand"]
     pregate.explore_page(["mixtral-mini-8"], ["rtx-4090"], path, designs, batches=(1,), prompts=(8,), output_tokens=4)
-    page = browser.new_page()
+    page = patient(browser.new_page())
     for link in ("", "#link=3"):
         visit(page, path.as_uri() + link)
         told = page.locator("#verdict").inner_text()
@@ -259,7 +268,7 @@ def test_where_nothing_fits_no_step_of_before_is_left(browser: Any, tmp_path: Pa
     pregate.explore_page(
         ["switch-mini-16"], ["rtx-4090"], path, ["pregate"], batches=(1,), prompts=(8,), hbm_factors=(1e-4, 1)
     )
-    page = browser.new_page()
+    page = patient(browser.new_page())
     page.add_init_script(WRITTEN)
     visit(page, path.as_uri())
     assert page.evaluate("window.written.get('timeline').length") > 0
@@ -293,7 +302,7 @@ def plan_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plan_for_those_who_decide_is_cut_at_no_width(browser: Any, plan_page: Path) -> None:
     """No part of it scrolls, so that nothing is lost on a phone or on paper."""
     for width in (390, 1100):
-        page = browser.new_page(viewport={"width": width, "height": 900})
+        page = patient(browser.new_page(viewport={"width": width, "height": 900}))
         page.goto(plan_page.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= width, width
         boxes = "[...document.querySelectorAll('.wide, pre, td')]"

@@ -86,7 +86,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path, monkeypatch:
     with pytest.raises(InvalidFile, match=r"storage cannot be measured there \(No space left on device\)$"):
         read_samples(tmp_path, sizes=(4096,), file_bytes=1 << 20)
     assert not list(tmp_path.iterdir())
-    assert not n_open or len(os.listdir("/proc/self/fd")) == n_open
+    assert not n_open or len(os.listdir("/proc/self/fd")) <= n_open
 
 
 def test_a_file_system_without_direct_reads_is_read_all_the_same(
