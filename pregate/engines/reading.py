@@ -39,6 +39,7 @@ from traces.model.tensor_parallel import sharded
 __all__ = ["flags_in", "told_of_flags", "without_flags"]
 
 _MOST = 2000
+_OF_LLAMA = ("llama-cpp", "ik-llama")
 _MICRO_BATCH = 512  # tokens, of llama.cpp and its forks where nothing is said
 _OFF = ("0", "off")
 _UNMAPPED = ("none", "mlock", "dio")
@@ -152,6 +153,8 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     if said.batch and said.batch < int(said.clauses.get("ubatch", _MICRO_BATCH)):  # no pass has more
         said.clauses["ubatch"] = str(said.batch)
     metric = cells.get("metric", "")
+    if metric in PROMPT_METRICS and engine.engine in _OF_LLAMA and int(cells.get("input_tokens") or 1) > _MICRO_BATCH:
+        said.clauses.setdefault("ubatch", str(_MICRO_BATCH))  # flags that say none mean the engine's own
     if metric in PROMPT_METRICS and said.prompt_threads is not None:
         said.n_threads = said.prompt_threads
     if said.n_threads is not None:

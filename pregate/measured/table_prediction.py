@@ -24,6 +24,7 @@ from pregate.measured.row_cache import KeptRows
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.measured_row import COLUMNS, MeasuredRow
 from pregate.measured.rows.table import predictions_csv
+from pregate.measured.unstated_passes import in_the_largest_pass
 from pregate.validation.scores.rank_agreement import kendall_tau
 from traces.errors import PregateError
 from traces.foundation.gc_pause import uncollected
@@ -48,6 +49,7 @@ class PredictedRow:
     """A row, what is predicted (NaN where it is not) and why not; `baselines` by name, those that say anything.
 
     `elasticities` of the time behind the metric, by number of the machine, but those that are stated or determined.
+    `larger`: both in the largest usual pass, where the row does not state in which its prompt was read.
     """
 
     row: MeasuredRow
@@ -55,11 +57,18 @@ class PredictedRow:
     baselines: Mapping[str, float]
     reason: str
     elasticities: Mapping[str, float] = field(default_factory=dict)
+    larger: tuple[float, Mapping[str, float]] | None = None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 %, by how far constants scatter from source to source; None where nothing of them is known."""
-        return shipped_spread().interval(self.predicted, self.elasticities) if self.elasticities else None
+        """95 %, by how far constants scatter from source to source, of all passes that a row leaves open; None where
+        nothing of them is known.
+        """
+        if not self.elasticities:
+            return None
+        asked = [(self.predicted, self.elasticities), *([self.larger] if self.larger else [])]
+        ends = [shipped_spread().interval(value, depends) for value, depends in asked]
+        return min(low for low, _ in ends), max(high for _, high in ends)
 
     @property
     def error(self) -> float:
@@ -294,9 +303,13 @@ def _predicted(
     anchor, baselines = first[(*row.machine, row.metric)], found["baselines"]
     if anchor is not row:
         baselines = baselines | {"repeat": anchor.value}
-    sure = {**row.overrides, **(determined or {})}
-    depends = {key: value for key, value in found["elasticities"].items() if key not in sure}
-    return PredictedRow(row, found["predicted"], baselines, "", depends)
+    sure, larger = {**row.overrides, **(determined or {})}, found["larger"]
+
+    def unsure(depends: Mapping[str, float]) -> dict[str, float]:
+        return {key: value for key, value in depends.items() if key not in sure}
+
+    other = (larger["predicted"], unsure(larger["elasticities"])) if larger else None
+    return PredictedRow(row, found["predicted"], baselines, "", unsure(found["elasticities"]), other)
 
 
 def _asked(make: Callable[[], Answer]) -> Answer:
@@ -314,12 +327,29 @@ def _prediction(bench: RowBench, row: MeasuredRow, constants: Mapping[str, float
 
 
 def _explanation(bench: RowBench, row: MeasuredRow, constants: Mapping[str, float] | None) -> Answer:
-    """What rules of thumb say of a row, and what its prediction depends on."""
+    """What rules of thumb say of a row, and what its prediction depends on, in the largest usual pass too."""
     baselines = {name: float(value) for name, value in bench.rules_of_thumb(row).items()}
     return {
         "baselines": baselines,
-        "elasticities": {k: float(v) for k, v in bench.elasticities(row, constants).items()},
+        "elasticities": _depends(bench, row, constants),
+        "larger": _larger(bench, row, constants),
     }
+
+
+def _depends(bench: RowBench, row: MeasuredRow, constants: Mapping[str, float] | None) -> dict[str, float]:
+    return {key: float(value) for key, value in bench.elasticities(row, constants).items()}
+
+
+def _larger(bench: RowBench, row: MeasuredRow, constants: Mapping[str, float] | None) -> Answer | None:
+    """A row in the largest usual pass; None where its pass is known, or where memory has no room for that."""
+    larger = in_the_largest_pass(row, bench.platform(row, constants))
+    if larger is None:
+        return None
+    try:
+        predicted = float(bench.predict(larger, constants))
+    except CapacityExceeded:
+        return None
+    return {"predicted": predicted, "elasticities": _depends(bench, larger, constants)}
 
 
 def _fitted(bench: RowBench, row: MeasuredRow) -> Answer:

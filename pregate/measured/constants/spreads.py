@@ -10,7 +10,7 @@ sources only.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hwmodels.specs.measured_links import measured_links
 from hwmodels.specs.measured_products import measured_products
 from hwmodels.specs.spread import SPREAD_KEYS, TAIL, ClaimedSpread
+from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.table_prediction import TablePrediction
 from traces.errors import InvalidInput
 
@@ -54,7 +55,8 @@ _BEARS = 0.05
 @dataclass(frozen=True, slots=True)
 class Residual:
     """One row: its source, accelerator, host, stack and metric, ln(measured / predicted), and what that depends on: d
-    ln(measured) / d ln(constant) by `SPREAD_KEYS`.
+    ln(measured) / d ln(constant) by `SPREAD_KEYS`. `larger`: ln(predicted so / predicted) and the same in the largest
+    usual pass, of a row that leaves its own open.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Residual:
     host: str = ""
     stack: str = ""
     metric: str = ""
+    larger: tuple[float, tuple[float, ...]] | None = None
 
     @property
     def binding(self) -> str:
@@ -97,12 +100,19 @@ def residuals(result: TablePrediction) -> list[Residual]:
     for one in result.scored:
         if one.row.machine not in fitted and one.elasticities:
             off = math.log(one.row.value / one.predicted)
-            sign = -1.0 if one.row.more_is_better else 1.0
-            depends = tuple(sign * one.elasticities.get(key, 0.0) for key in SPREAD_KEYS)
-            row = one.row
+            row, larger = one.row, None
+            if one.larger is not None:
+                larger = math.log(one.larger[0] / one.predicted), _by_key(row, one.larger[1])
             machine = row.hardware, row.host or row.hardware
-            found.append(Residual(row.name, row.source, off, depends, *machine, row.stack, row.metric))
+            depends = _by_key(row, one.elasticities)
+            found.append(Residual(row.name, row.source, off, depends, *machine, row.stack, row.metric, larger))
     return found
+
+
+def _by_key(row: MeasuredRow, elasticities: Mapping[str, float]) -> tuple[float, ...]:
+    """By what its metric moves with each number, which those of the time behind it say."""
+    sign = -1.0 if row.more_is_better else 1.0
+    return tuple(sign * elasticities.get(key, 0.0) for key in SPREAD_KEYS)
 
 
 def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
@@ -200,29 +210,42 @@ def group_coverage(rows: Sequence[Residual]) -> dict[str, Coverage]:
     """The same of rows of one metric, of one stack, and of those that depend on the same constant most, by the name of
     that; of groups of `_LEAST_SOURCES` sources or more, in which one that is off as a whole does not say it all.
     """
-    groups: dict[str, list[tuple[Residual, float]]] = {}
+    groups: dict[str, list[_Judged]] = {}
     judged = _judged(rows)
     for field in ("metric", "stack", "binding"):
-        for row, half in judged:
-            groups.setdefault(getattr(row, field), []).append((row, half))
+        for one in judged:
+            groups.setdefault(getattr(one[0], field), []).append(one)
     found = {name: _coverage(group) for name, group in groups.items()}
     return {name: one for name, one in found.items() if one.n_sources >= _LEAST_SOURCES}
 
 
-def _judged(rows: Sequence[Residual]) -> list[tuple[Residual, float]]:
-    """Each row with half of the interval that the other sources give it."""
+_Judged = tuple[Residual, float, float]
+"""A row, and how far below and above its prediction the interval reaches that the other sources give it, of ln."""
+
+
+def _judged(rows: Sequence[Residual]) -> list[_Judged]:
+    """Each row with the interval that the other sources give it."""
     found = []
     for group in _by_source(rows):
         others = fit_spread([row for row in rows if row.source != group[0].source])
-        found += [(row, others.half_width(dict(zip(SPREAD_KEYS, row.elasticities, strict=True)))) for row in group]
+        found += [(row, *_reach(row, others)) for row in group]
     return found
 
 
-def _coverage(judged: Sequence[tuple[Residual, float]]) -> Coverage:
-    off, half = (np.array([*values]) for values in zip(*((abs(row.off), half) for row, half in judged), strict=True))
-    n_sources = len({row.source for row, _ in judged})
-    factor, share = math.exp(float(np.median(half))), float(np.median(off / half))
-    return Coverage(len(judged), int((off <= half).sum()), factor, share, n_sources)
+def _reach(row: Residual, others: ClaimedSpread) -> tuple[float, float]:
+    """How far below and above its prediction the interval of a row reaches, in all passes that it leaves open."""
+    passes = [(0.0, row.elasticities), *([row.larger] if row.larger else [])]
+    ends = [(at, others.half_width(dict(zip(SPREAD_KEYS, depends, strict=True)))) for at, depends in passes]
+    return max(half - at for at, half in ends), max(half + at for at, half in ends)
+
+
+def _coverage(judged: Sequence[_Judged]) -> Coverage:
+    off = np.array([row.off for row, _, _ in judged])
+    down, up = np.array([ends for _, *ends in judged]).T
+    share = np.where(off < 0, -off / down, off / up)
+    factor = math.exp(float(np.median((down + up) / 2)))
+    n_sources = len({row.source for row, _, _ in judged})
+    return Coverage(len(judged), int((share <= 1).sum()), factor, float(np.median(share)), n_sources)
 
 
 def _by_source(rows: Sequence[Residual]) -> list[list[Residual]]:

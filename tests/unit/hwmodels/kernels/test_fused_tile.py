@@ -81,6 +81,14 @@ def test_products_of_packed_weights_alone_achieve_what_a_cards_tiles_do() -> Non
         FusedTile(arithmetic=1.5)
 
 
+def test_the_same_tiles_achieve_the_same_share_in_every_generation_of_an_engine() -> None:
+    for stack in ("llama-cpp-2025", "llama-cpp-late-2025"):
+        for card in ("mi50", "rx-vega-64"):
+            now, then = (load_platform(card, one).stack.fused_tile for one in ("llama-cpp", stack))
+            assert (now.rows, now.loads, now.blocks) == (then.rows, then.loads, then.blocks)
+            assert now.arithmetic == then.arithmetic
+
+
 def test_rdna_3_and_4_size_a_tile_by_what_an_expert_has_and_other_cards_by_the_pass() -> None:
     """A prompt of 512 tokens whose 128 experts have 32 rows each (llama.cpp's pull requests 28552, 28935)."""
     prompt = FusedExperts(n_experts=128, n_rows=4096, n_gemms=256, n_tokens=512)
