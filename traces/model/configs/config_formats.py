@@ -17,6 +17,7 @@ from traces.model.configs.module_names import from_layers
 from traces.model.configs.quantisation_files import find_quantisation
 from traces.model.configs.quantisation_methods import method_name, named_format, own_formats, weight_format
 from traces.model.configs.quantisation_scheme import part_formats
+from traces.model.configs.quantisation_scope import converted_tables
 from traces.model.dtypes import DTYPES, Dtype
 from traces.model.layer_stack import LayerStack
 
@@ -81,7 +82,11 @@ def _expert_format(
 
 
 def _table_format(quantisation: Mapping[str, Any], sizes: Fields) -> Dtype | None:
-    """The format of tables of n-grams: of DeepSeek-V4.1 rows of fp8 with a scale for each 32 numbers."""
+    """The format of tables of n-grams: of DeepSeek-V4.1 rows of fp8 with a scale for each 32 numbers, of Qwen4-Exp
+    fp8 with a scale a table where it is named as converted.
+    """
+    if method_name(quantisation) == "fp8" and converted_tables(quantisation):
+        return DTYPES["fp8"]
     if method_name(quantisation) == "fp8" and sizes.integers("engram_layer_ids"):
         return DTYPES["mxfp8"]
     return None
@@ -105,6 +110,9 @@ def _tables(quantisation: Mapping[str, Any], where: str) -> dict[str, Dtype]:
         return {"head_dtype": weight_format(method, {"bits": quantisation["head_bits"]}, where)}
     if method == "gptq" and quantisation.get("lm_head") is True:
         return {"head_dtype": weight_format(method, quantisation, where)}
+    if method == "torchao" and quantisation.get("include_input_output_embeddings") is True:
+        stored = weight_format(method, quantisation, where)
+        return {"head_dtype": stored, "embedding_dtype": stored}
     if method != "mlx":
         return {}
     stored = weight_format(method, quantisation, where)

@@ -157,10 +157,11 @@ def refuse_other_words(fields: Fields) -> None:
             f"{fields.where}: {sizes[0]} speaks of layers with a state, but no key that is read here says which: "
             f"state {', '.join(_STATES_READ)}"
         )
+    unsaid = () if fields.get("use_sliding_window") is True else ("max_window_layers",)  # Qwen's, of windows in use
     for words in _SPOKEN:
         told = [
             key for key, value in stated_keys(fields)
-            if words.pattern.search(key) and key not in words.read and words.says(value)
+            if words.pattern.search(key) and key not in (*words.read, *unsaid) and words.says(value)
         ]  # fmt: skip
         if told and all(fields.get(key) is None for key in words.read):
             raise InvalidFile(

@@ -20,6 +20,7 @@ MAX_SIDE_FILE_BYTES = 16 << 20
 _SIDE_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json")
 
 
+_OF_A_METHOD = ("bits", "w_bit", "quant_algo", "config_groups", "load_in_4bit", "load_in_8bit", "weight_block_size")
 _UNREAD = ("openvino_config.json", "qmodel.pt", "mlc-chat-config.json")
 """Files of OpenVINO, older HQQ and MLC: weights beside them are quantised though the configuration says nothing."""
 
@@ -36,7 +37,11 @@ def find_quantisation(
             found = document.get(key)
             if found is not None and not isinstance(found, dict):
                 raise InvalidFile(f"{where}: {key} is not a mapping")
-            if found and found.get("quant_method", "") is not None:
+            if found and found.get("quant_method", "") is None:
+                said = next((name for name in _OF_A_METHOD if found.get(name)), None)
+                if said:
+                    raise InvalidFile(f"{where}: {key}: {said} is stated, but quant_method is null: state the method")
+            elif found:
                 inner = found.get("quantization")  # as in a side file (ModelOpt)
                 found = {**found, **inner} if isinstance(inner, dict) else found
                 return dict(found, **({"quant_method": "mlx"} if key == "quantization" else {})), key

@@ -97,8 +97,8 @@ def _fp8(block: Any) -> Dtype:
 
 def rest_format(method: str, quantisation: Mapping[str, Any], where: str) -> Dtype | None:
     """The format of modules without one of their own; None where these are not converted. Raises `InvalidFile`."""
-    if method == "quark" and not quantisation.get("global_quant_config"):
-        return None
+    if method == "quark":
+        return _quark_rest(quantisation, where)
     if method == "hqq" and _hqq_modules(quantisation):
         return None
     if method == "torchao" and _torchao_modules(quantisation):
@@ -220,10 +220,10 @@ _QUARK = {
 
 
 def _quark(described: Any, where: str) -> Dtype:
-    """AMD Quark: `weight.dtype`, with `group_size`; of stacked stages the last is what is stored."""
+    """AMD Quark: `weight.dtype`, with `group_size`; of stacked stages the last that is not of scales is stored."""
     weight = described.get("weight") if isinstance(described, dict) else None
-    weight = weight[-1] if isinstance(weight, list) and weight else weight
-    weight = weight if isinstance(weight, dict) else {}
+    stages = [stage for stage in (weight if isinstance(weight, list) else [weight]) if isinstance(stage, dict)]
+    weight = next((stage for stage in reversed(stages) if not stage.get("is_scale_quant")), {})
     name, group = str(weight.get("dtype", "")), whole(weight, ("group_size",), 0, where)
     if name in ("fp4", "fp4_e2m1"):
         return DTYPES["nvfp4" if group == 16 else "mxfp4"]
@@ -233,6 +233,19 @@ def _quark(described: Any, where: str) -> Dtype:
     if name not in _QUARK:
         raise InvalidFile(f"{where}: weight dtype {name[:40]!r} of quark is not read: give the format with --dtype")
     return find_dtype(_QUARK[name])
+
+
+def _quark_rest(quantisation: Mapping[str, Any], where: str) -> Dtype | None:
+    """Quark: what is said of linear layers goes before what is said of all."""
+    by_class = {
+        name.rpartition(".")[2]: item for name, item in _mapping(quantisation, "layer_type_quant_config").items()
+    }
+    if others := sorted(set(by_class) - {"Linear"}):
+        raise InvalidFile(
+            f"{where}: layer_type_quant_config: {others[0][:40]!r} is not read, Linear is: give the format with --dtype"
+        )
+    of_linear = by_class.get("Linear") or quantisation.get("global_quant_config")
+    return _quark(of_linear, where) if of_linear else None
 
 
 def _torchao_modules(quantisation: Mapping[str, Any]) -> dict[str, Any]:

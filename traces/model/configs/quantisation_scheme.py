@@ -16,6 +16,7 @@ from traces.model.configs.quantisation_methods import (
     rest_format,
     tensor_format,
 )
+from traces.model.configs.quantisation_scope import EXCLUDED, refuse_unread_scope
 from traces.model.dtypes import DTYPES, Dtype, find_dtype, mean_dtype
 from traces.model.layer_stack import LayerStack
 
@@ -95,6 +96,7 @@ def part_formats(
     where: str,
 ) -> dict[str, Dtype]:
     """The format of each part, `plain` where it is not converted. Raises `InvalidFile` for what is not read."""
+    refuse_unread_scope(quantisation, where)
     scheme = _scheme(quantisation, where)
     rest = {*stack.bare_layers, *stack.moe_layers}
     dense = tuple(layer for layer in range(stack.n_layers) if layer not in rest)
@@ -276,18 +278,4 @@ def _ascend(quantisation: Mapping[str, Any], where: str) -> Scheme:
 
 def _excluded(quantisation: Mapping[str, Any]) -> list[str]:
     """Patterns of modules that are not converted."""
-    found: list[str] = []
-    for key in (
-        "modules_to_not_convert",
-        "ignore",
-        "exclude_modules",
-        "ignored_layers",
-        "exclude",
-        "llm_int8_skip_modules",
-        "skip_modules",
-        "linear_weights_not_to_quantize",
-    ):
-        value = quantisation.get(key)
-        if isinstance(value, list):
-            found += [str(item) for item in value]
-    return found
+    return [str(item) for key in EXCLUDED for item in quantisation.get(key) or ()]

@@ -32,6 +32,11 @@ from traces.model.dtypes import find_dtype
         ("quark", {"global_quant_config": {"weight": {"dtype": "uint4", "group_size": 64}}}, 4 + 20 / 64),
         ("quark", {"global_quant_config": {"weight": [{"dtype": "fp8_e4m3"}, {"dtype": "int4", "group_size": 128}]}},
          4.125),
+        ("quark", {"global_quant_config": {"weight": [
+            {"dtype": "fp4", "group_size": 16}, {"dtype": "fp8_e4m3", "is_scale_quant": True},
+        ]}}, 4.5),
+        ("quark", {"global_quant_config": {"weight": {"dtype": "fp8_e4m3"}},
+                   "layer_type_quant_config": {"nn.Linear": {"weight": {"dtype": "fp4", "group_size": 32}}}}, 4.25),
     ],
 )  # fmt: skip
 def test_a_method_is_read_by_its_own_fields(method: str, fields: dict[str, Any], bits: float, tmp_path: Path) -> None:
