@@ -21,8 +21,9 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
         "q_lora_rank": 1536},
     "axk2": {"first_k_dense_replace": 1, "index_head_dim": 128, "index_n_heads": 16, "index_topk": 2048,
         "kv_lora_rank": 128, "moe_intermediate_size": 512, "n_shared_experts": 1, "q_lora_rank": 384},
-    "bailing_hybrid": {"kv_lora_rank": 512, "linear_num_heads": 32, "moe_intermediate_size": 768,
-        "num_shared_experts": 1, "layers": "LLLLLF"},
+    "bailing_hybrid": {"kv_lora_rank": 512, "moe_intermediate_size": 768, "num_shared_experts": 1,
+        "layers": "LLLLLF"},
+    "bailing_moe_v2_5": {"kv_lora_rank": 512, "num_shared_experts": 1, "layers": "LLLLF"},
     "beam": {"first_k_dense_replace": 3, "head_dim": 128, "moe_intermediate_size": 2560, "num_key_value_heads": 8,
         "sliding_window": 512, "layers": "|SSSSSF|F"},
     "cohere2_moe": {"sliding_window": 4096, "tie_word_embeddings": True, "layers": "SSSF"},
@@ -122,7 +123,7 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
 stands after a bar repeats, but for the last layers where there is a second bar.
 """
 
-_WRAPPED = {"inkling_mm_model": "inkling_text"}
+_WRAPPED = {"inkling_mm_model": "inkling_text", "longcat_flash_ngram": "longcat_flash"}
 _SAME_CLASS = {**_WRAPPED, "kimi_k2": "deepseek_v3", "kimi_k25": "deepseek_v3"}
 
 _SAID_OTHERWISE = {

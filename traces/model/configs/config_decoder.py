@@ -250,6 +250,9 @@ def _shared(fields: Fields, d_ff_expert: int, traits: Traits) -> tuple[int, int]
     return (number, d_ff_expert) if number else (0, 0)
 
 
+_GATES = {"head_wise": "head", "element_wise": "channel"}
+
+
 def _output_gate(fields: Fields, traits: Traits) -> str | None:
     """What of an attention's output has a gate each: a "channel" or a "head"; None: there is none."""
     stated = fields.get("attn_output_gate")
@@ -258,6 +261,13 @@ def _output_gate(fields: Fields, traits: Traits) -> str | None:
         gate = "channel"
     if gate is None and fields.flag("mla_use_output_gate"):  # Kimi K3
         gate = "channel"
+    by_words = fields.get("gated_attention_proj_granularity_type")
+    if gate is None and by_words is not None:  # Ling 3
+        if by_words not in _GATES:
+            raise InvalidFile(
+                f"{fields.where}: gated_attention_proj_granularity_type = {reprlib.repr(by_words)}: {', '.join(_GATES)}"
+            )
+        gate = _GATES[by_words]
     if gate is None:  # "per-head" where others say true
         by_head = fields.get("gating") == "per-head" or fields.flag("gating", "use_head_wise_attn_gate")
         gate = "head" if by_head else None

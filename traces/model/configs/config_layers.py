@@ -325,9 +325,10 @@ def _recurrent_mixer(fields: Fields, d_model: int, traits: Traits) -> LinearMixe
     """The mixer with a state, by the fields that describe one; MiniMax-01's lightning attention where none does."""
     inner = fields.get("linear_attn_config")
     apart = isinstance(inner, dict)
-    if apart or (fields.get("linear_num_heads") is not None and fields.get("linear_num_key_heads") is None):
-        sizes = _sizes(Fields((inner,), fields.where), _KIMI) if apart else _sizes(fields, _KIMI_FLAT)
-        both = bool(traits.get("kda_full_rank")) and fields.flag("no_kda_lora", default=True)
+    of_kda = any(fields.get(key) is not None for key in _OF_KDA) or bool(traits.get("kda_full_rank"))
+    if apart or of_kda or (fields.get("linear_num_heads") is not None and fields.get("linear_num_key_heads") is None):
+        sizes = _sizes(Fields((inner,), fields.where), _KIMI) if apart else _flat_kimi_sizes(fields, of_ling=of_kda)
+        both = of_kda and fields.flag("no_kda_lora", default=bool(traits.get("kda_full_rank")))
         full_gate = both or (apart and Fields((inner,), fields.where).flag("use_full_rank_gate"))  # Kimi K3
         return linear_mixer.kimi_delta(d_model, *sizes, full_rank_decay=both, full_rank_gate=full_gate)
     for told_by, (make, named) in _RECURRENT.items():
@@ -344,6 +345,24 @@ def _recurrent_mixer(fields: Fields, d_model: int, traits: Traits) -> LinearMixe
         return linear_mixer.short_conv(d_model, fields.integer("conv_L_cache", 3, minimum=1))
     n_heads = fields.integer("n_heads", minimum=1)
     return linear_mixer.lightning(d_model, n_heads, fields.integer("head_dim", d_model // n_heads, minimum=1))
+
+
+_OF_KDA = ("no_kda_lora", "kda_safe_gate", "kda_lower_bound")
+"""Keys of Ling 3 that tell Kimi's mixer from the lightning attention that Ling 2.5 has in its place."""
+
+
+def _flat_kimi_sizes(fields: Fields, *, of_ling: bool) -> list[int]:
+    """Heads, their width and the convolution; of Ling 3 those of the attention where the mixer states none, unless the
+    width is that of the positions, as transformers writes it.
+    """
+    rope = fields.get("qk_rope_head_dim")
+    if not of_ling or (fields.get("linear_head_dim") is None and fields.get("head_dim") in (None, rope)):
+        return _sizes(fields, _KIMI_FLAT)
+    return [
+        fields.integer("linear_num_heads", fields.integer("n_heads"), minimum=1),
+        fields.integer("linear_head_dim", fields.integer("head_dim", 0), minimum=1),
+        fields.integer("linear_conv_kernel_dim", fields.integer("short_conv_kernel_size", 4), minimum=1),
+    ]
 
 
 def _sizes(fields: Fields, named: _Sizes) -> list[int]:

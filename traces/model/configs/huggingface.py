@@ -5,6 +5,7 @@ Those files hold many keys that change no shape, so keys nobody asked for are ig
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from traces.model.configs.config_formats import stored_formats
 from traces.model.configs.config_unread import refuse_unread, unread_notes
 from traces.model.configs.field_names import NAMES
 from traces.model.configs.huggingface_encoder_decoder import ENCODER_DECODER
+from traces.model.configs.index_size import held_against_index
 from traces.model.configs.makers_files import in_common_names
 from traces.model.model_architecture import ModelArchitecture
 
@@ -55,12 +57,14 @@ def from_huggingface_config(path: str | Path) -> ModelArchitecture:
             refuse_unread(fields, checked=model_type in CHECKED)
             shapes = decoder_only(fields, model_type)
         formats = stored_formats(whole, text, shapes["decoder"], path.resolve().parent, str(path))
-        return ModelArchitecture(
+        model = ModelArchitecture(
             name=name or model_type,
             sources=(f"{path.name}, model_type {model_type}",),
             **_noted(formats, fields, model_type),
             **shapes,
         )
+        more = held_against_index(path.resolve().parent, model.total_bytes, str(path))
+        return dataclasses.replace(model, note="; ".join(filter(None, (model.note, more)))) if more else model
     except InvalidInput as error:
         if str(path) in str(error):
             raise

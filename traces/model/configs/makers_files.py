@@ -29,10 +29,16 @@ _DEEPSEEK = {
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp8": "bfloat16"}
 
 
+_BY_CLASS = {"longcat_flash_ngram": "longcat_flash", "bailing_moe_v3": "bailing_hybrid"}
+"""Types by their class in a file that states none: of LongCat-Flash-Lite and Ling 3."""
+
+
 def in_common_names(config: Mapping[str, Any], known_types: Collection[str]) -> Mapping[str, Any]:
     """The configuration under the keys of transformers, with a `model_type`; as it is where it states one, or where
     neither its keys nor its class (`architectures`, of `known_types`) tell.
     """
+    if config.get("model_type") == "bailing_hybrid" and _is_ling_2_5(config):
+        return {**config, "model_type": "bailing_moe_v2_5"}
     if config.get("model_type") is not None:
         return config
     if "dim" in config and isinstance(config.get("moe"), dict):
@@ -44,7 +50,17 @@ def in_common_names(config: Mapping[str, Any], known_types: Collection[str]) -> 
     classes = config.get("architectures")
     name = str(classes[0]) if isinstance(classes, list) and classes else ""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"For[A-Z]\w*$", "", name)).lower()
-    return {**config, "model_type": words} if words in known_types else config
+    words = _BY_CLASS.get(words, words)
+    return {**config, "model_type": words} if words in {*known_types, *_BY_CLASS.values()} else config
+
+
+def _is_ling_2_5(config: Mapping[str, Any]) -> bool:
+    """Whether a file is of Ling or Ring 2.5 and 2.6, whose lightning attention Ling 3 replaced under the same type."""
+    return (
+        "BailingMoeV2_5" in str(config.get("architectures"))
+        and not any("kda" in key for key in config)
+        and (config.get("linear_attention") in (None, "lightning"))
+    )
 
 
 def _renamed(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

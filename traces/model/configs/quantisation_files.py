@@ -21,8 +21,13 @@ _SIDE_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.jso
 
 
 _OF_A_METHOD = ("bits", "w_bit", "quant_algo", "config_groups", "load_in_4bit", "load_in_8bit", "weight_block_size")
-_UNREAD = ("openvino_config.json", "qmodel.pt", "mlc-chat-config.json")
-"""Files of OpenVINO, older HQQ and MLC: weights beside them are quantised though the configuration says nothing."""
+_UNREAD = ("openvino_config.json", "qmodel.pt", "mlc-chat-config.json", "jang_config.json")
+"""Files of OpenVINO, older HQQ, MLC and JANG: weights beside them are quantised, whatever the configuration says."""
+
+_NOT_READ = (
+    "says how the weights are quantised, which is not read: take the config.json of the unquantised model, and give "
+    "the format with --dtype or --formats"
+)
 
 
 def find_quantisation(
@@ -33,6 +38,9 @@ def find_quantisation(
     Raises `InvalidFile` for a file that is unsound, or of a kind that is not read.
     """
     for document in (config, shapes):
+        named = document.get("weight_format")  # JANG
+        if isinstance(named, str) and named:
+            raise InvalidFile(f"{where}: weight_format {named[:40]!r} {_NOT_READ}")
         for key in ("quantization_config", "compression_config", "quantization"):
             found = document.get(key)
             if found is not None and not isinstance(found, dict):
@@ -63,8 +71,5 @@ def find_quantisation(
                 return {"quant_method": "ascend" if name in described else method, **inner}, name
     for name in _UNREAD:
         if (folder / name).is_file():
-            raise InvalidFile(
-                f"{where}: {name} beside it says how the weights are quantised, which is not read: take the "
-                "config.json of the unquantised model, and give the format with --dtype or --formats"
-            )
+            raise InvalidFile(f"{where}: {name} beside it {_NOT_READ}")
     return None, ""
