@@ -132,13 +132,13 @@ def _machine_as_ours(
     """What others call a machine, its parts and its software, as we do. Raises `UnknownName` for a machine or a stack
     that we do not have.
     """
-    from pregate.spellings.machine_names import machine_and_numbers, several
+    from pregate.spellings.machine_names import machine_and_numbers
     from pregate.spellings.names import KNOWN, our_name, part_as_ours
     from pregate.spellings.unknown_names import is_name_of, unknown
 
     ours, numbers = machine_and_numbers(name)
     if ours == name and not name.endswith((".yaml", ".yml", ".json")) and not is_name_of("hardware", name):
-        raise unknown("hardware", name if is_name_of("host", name) else several(name)[1])
+        raise unknown("hardware", name)
     if stack is not None and is_stack_file(stack):
         load_stack(stack)  # whose error it is where it cannot be read
     elif stack is not None and our_name("stack", stack) not in KNOWN["stack"]():

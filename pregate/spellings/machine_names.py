@@ -7,31 +7,34 @@ import re
 from hwmodels.specs.machine_files import component_names, hardware_names, load_component, load_machine
 from hwmodels.specs.spec import Accelerator
 from pregate.spellings.names import our_name
-from pregate.spellings.plain_names import AND, BESIDE_CARD, GIGABYTES, SIZE, plain_name
+from pregate.spellings.plain_names import AND, BESIDE_CARD, GIGABYTES, SIZE, plain_name, without_brackets
 from pregate.spellings.same_cards import has_bytes
 
 __all__ = ["are_different", "card_and_memory", "machine_and_numbers", "several"]
 
-_IN_BRACKETS = re.compile(r"\(\s*(\d{1,3}\s*gi?b?)\s*\)", re.IGNORECASE)
 _DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
 _SEVERAL = re.compile(
     r"(?P<n>\d{1,2})\s+(?P<card>[a-wyz].*)|(?P<m>\d{1,3})\s*[x\u00d7*]\s*(?P<close>[a-z0-9].*)|"
-    r"(?P<named>[a-z0-9].*?)\s+\(?[x\u00d7]\s*(?P<k>\d{1,3})\)?|"
-    r"(?P<tight>[a-z ]*\d{4}(?:\s?ti)?)[x\u00d7](?P<j>\d{1,2})|(?:dual|two)\s+(?P<both>[a-z0-9].*)",
+    r"(?P<named>[a-z0-9].*?)\s+[x\u00d7*]\s*(?P<k>\d{1,3})|(?P<before>[a-z0-9].*?)\s+(?P<i>\d{1,2})[x\u00d7]|"
+    r"(?P<tight>[a-z ]*\d{4}(?:\s?ti)?)[x\u00d7*](?P<j>\d{1,2})|"
+    r"(?P<word>dual|two|triple|three|quad|four|six|eight)\s+(?P<worded>[a-z0-9].*)",
     re.IGNORECASE,
 )
+_WORDS = {"dual": 2, "two": 2, "triple": 3, "three": 3, "quad": 4, "four": 4, "six": 6, "eight": 8}
 
 
 def several(hardware: str) -> tuple[int, str]:
     """How many cards `hardware` names, and what one of them is called: `2x RTX 3090`, `dual 3090`, `3090 + 3090`."""
-    each = AND.split(hardware.strip()[:200])
+    opened = without_brackets(hardware.strip()[:200])
+    each = AND.split(opened)
     if len(each) > 1 and len(set(map(plain_name, each))) == 1:
         return len(each), each[0]
-    match = _SEVERAL.fullmatch(hardware.strip()[:200])
+    match = _SEVERAL.fullmatch(opened)
     if match is None:
-        return 1, hardware
-    name = match["card"] or match["close"] or match["named"] or match["tight"] or match["both"]
-    n_cards = int(match["n"] or match["m"] or match["k"] or match["j"] or 2)
+        return 1, opened if opened != hardware.strip() else hardware
+    name = next(filter(None, map(match.group, ("card", "close", "named", "before", "tight", "worded"))))
+    counted = next(filter(None, map(match.group, ("n", "m", "k", "i", "j"))), "")
+    n_cards = int(counted) if counted else _WORDS[match["word"].lower()]
     return (n_cards, name) if n_cards else (1, hardware)
 
 
@@ -49,7 +52,7 @@ def card_and_memory(text: str) -> tuple[str, dict[str, str]]:
     """A card of another memory than ours has, as we call it, and its numbers: of one that was given up to twice what it
     is sold with (`RTX 4090 48GB`), or of a machine of one memory (`M4 Max 64GB`); ("", {}) for any other name.
     """
-    plain = plain_name(BESIDE_CARD.sub(" ", _IN_BRACKETS.sub(r" \1", text)))
+    plain = plain_name(BESIDE_CARD.sub(" ", text))
     stated = SIZE.search(GIGABYTES.sub(r"-\1gb", plain))
     if stated is None:
         return "", {}
@@ -90,6 +93,6 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
     n, one = several(text)
     card, numbers = card_and_memory(one)
     name = card or our_name("hardware", one)
-    if n > 1 and name not in hardware_names():
+    if not card and name not in hardware_names():
         return text, {}
     return f"{n}x {name}" if n > 1 else name, dict(numbers)

@@ -14,8 +14,8 @@ from pathlib import Path
 from hwmodels.specs.machine_files import component_names, hardware_names
 from hwmodels.specs.processors import processor_names
 from hwmodels.stacks.stack_files import stack_names
-from pregate.spellings.plain_names import plain_name, spelled
-from pregate.spellings.same_cards import same_cards
+from pregate.spellings.plain_names import plain_name, spelled, without_brackets
+from pregate.spellings.same_cards import may_be, same_cards
 from traces.model.architecture import architecture_names
 from traces.model.same_models import SAME_AS
 
@@ -51,6 +51,8 @@ def part_as_ours(column: str, text: str) -> str:
 def _ours(column: str, text: str, known: tuple[str, ...]) -> str:
     """`our_name` of a text that is no file: a table says the same few names in every row."""
     bare, mark, rest = text.partition("?")  # ?top_k=N
+    if column == "hardware":
+        bare = without_brackets(bare)
     names = dict.fromkeys(known)  # a host that has a file of its own is a processor too
     if bare in names:
         return text
@@ -58,6 +60,8 @@ def _ours(column: str, text: str, known: tuple[str, ...]) -> str:
     found = [name for name in names if plain_name(name) == wanted]
     if not found and column == "hardware":
         found = same_cards(bare, wanted, names)
+    if column == "hardware":
+        found = [name for name in found if may_be(name, bare)]
     if not found and column == "model":
         found = _model_of(wanted, names)
     if not found and column == "host":

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-__all__ = ["AND", "BESIDE_CARD", "GIGABYTES", "SIZE", "plain_name", "spelled"]
+__all__ = ["AND", "BESIDE_CARD", "GIGABYTES", "SIZE", "plain_name", "spelled", "without_brackets"]
 
 _MAKERS = re.compile(r"\b(nvidia|geforce|amd|radeon|instinct|tesla|intel)\b|\((r|tm)\)")
 _SERIES = re.compile(
@@ -31,6 +31,13 @@ BESIDE_CARD = re.compile(
     re.IGNORECASE,
 )
 """What is written around the name of a card, and moves nothing: a limit of its power does."""
+_BRACKETS = re.compile(r"\(([^()]*)\)")
+_TELLS_CARDS_APART = re.compile(
+    r"\b(?:mobile|laptop|notebook|max-?q|pcie|sxm\d?|nvl|super|ti|pascal|maxwell|ada|blackwell|\d+\s?-?cores?|"
+    r"\d{1,3}\s*gi?b?|[x\u00d7]?\s*\d{1,2}\s*[x\u00d7]?|gddr\w*)\b",
+    re.IGNORECASE,
+)
+_N_IN_BRACKETS = re.compile(r"[x\u00d7]?\s*(\d{1,2})\s*[x\u00d7]?", re.IGNORECASE)
 _VERSION = re.compile(
     r"-(?:(?:version|build|release|v|b)-?)?(?:v?\d{1,2}-\d{1,3}(?:-\w{1,8})*|(?<=b)\d{3,5}|(?<=build-)\d{3,5})$"
 )
@@ -58,6 +65,7 @@ _CARDS: Mapping[str, str] = {
     "orin-nx-16gb": "jetson-orin-nx-16gb",
     "orin-nano-super": "jetson-orin-nano-super",
     "jetson-orin-nano-super-8gb": "jetson-orin-nano-super",
+    "gtx-titan-x": "titan-x-maxwell",
     "vega-56": "rx-vega-56",
     "gv100": "quadro-gv100",
     "jetson-t5000": "jetson-agx-thor",
@@ -130,6 +138,23 @@ _STACKS: Mapping[str, str] = {
     "transformers": "pytorch-eager",
 }
 """Other names of engines, as `plain_name` writes them: programs of an engine, and engines that ours stand for."""
+_MEMORY_IN_BRACKETS = re.compile(r"(\d{1,3}\s*gi?b)(?:\s+(?:v?ram|memory))?", re.IGNORECASE)
+
+
+def without_brackets(hardware: str) -> str:
+    """The name of a card whose brackets are open where what they hold tells cards apart: `RTX 3080 (Mobile)`; a number
+    alone is how many there are, `(2) RTX 3090`.
+    """
+
+    def opened(match: re.Match[str]) -> str:
+        inner = match[1].strip()
+        if number := _N_IN_BRACKETS.fullmatch(inner):
+            return f" x{number[1]}" if hardware[: match.start()].strip() else f"{number[1]}x "
+        if memory := _MEMORY_IN_BRACKETS.fullmatch(inner):
+            return f" {memory[1]}"
+        return f" {inner} " if _TELLS_CARDS_APART.search(inner) else match[0]
+
+    return " ".join(_BRACKETS.sub(opened, hardware).split()) if "(" in hardware else hardware
 
 
 def spelled(column: str, text: str) -> str:

@@ -10,7 +10,7 @@ from hwmodels.specs.machine_files import load_component
 from hwmodels.specs.spec import Accelerator
 from pregate.spellings.plain_names import AND, SIZE
 
-__all__ = ["has_bytes", "same_cards"]
+__all__ = ["has_bytes", "may_be", "same_cards"]
 
 _FAMILIES = re.compile(r"\b(?:radeon-pro|arc-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
 
@@ -59,6 +59,31 @@ def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
         alike = [name for name in found if ("pcie" in words_of(name)) == ("pcie" in words)]
         found = alike or [name for name in found if not ("pcie" in words and is_module(name))]
     return found if len(found) == 1 and telling else []
+
+
+_VENDORS = {
+    "NVIDIA": re.compile(r"\b(?:nvidia|geforce|[gr]tx|quadro|tesla|titan|grid|jetson)\b"),
+    "AMD": re.compile(r"\b(?:amd|radeon|instinct|rx|ryzen)\b"),
+    "Intel": re.compile(r"\b(?:intel|arc|xe)\b"),
+    "Apple": re.compile(r"\b(?:apple|mac\w*)\b"),
+}
+"""Words that name whose an accelerator is."""
+_MEMORIES = re.compile(r"gddr\d+x?")
+_OF_ANOTHER_MEMORY = {"gtx-1650": "gddr6", "rtx-3060-ti": "gddr6x", "rtx-4070": "gddr6"}
+"""Cards of which a later version has another kind of memory, at another rate."""
+
+
+def may_be(name: str, text: str) -> bool:
+    """Whether `text` may mean a card: of no other maker, series or kind of memory (a GTX 480 is no RX 480)."""
+    words = text.lower()
+    told = {vendor for vendor, pattern in _VENDORS.items() if pattern.search(words)}
+    card = load_component("accelerator", name) if told else None
+    if isinstance(card, Accelerator) and len(told) == 1 and card.vendor not in told:
+        return False
+    if re.search(r"\b(?:quadro|titan)\b", words) and "rtx" in name and "rtx" not in words:
+        return False
+    memory = _MEMORIES.search(words)
+    return memory is None or memory[0] != _OF_ANOTHER_MEMORY.get(name)
 
 
 def has_bytes(name: str, n_gb: int) -> bool:

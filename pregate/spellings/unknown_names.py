@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 
 from hwmodels.specs.machine_files import cards_of, component_names
-from pregate.spellings.machine_names import are_different, machine_and_numbers
+from pregate.spellings.machine_names import are_different, machine_and_numbers, several
 from pregate.spellings.names import KNOWN, our_name, part_as_ours
 from pregate.spellings.ollama_library import dense_tag
-from pregate.spellings.plain_names import AND, SIZE, spelled
+from pregate.spellings.plain_names import AND, SIZE, plain_name, spelled
+from pregate.spellings.undescribed import why_undescribed
 from traces.errors import UnknownName, unknown_name
 
 __all__ = ["is_name_of", "unknown"]
 
 _POWER = re.compile(r"\b\d{1,4}\s?W\b", re.ASCII | re.IGNORECASE)
 _OF_APPLE = re.compile(r"\b(?:mac|macbook|imac|apple)\b|^m[1-9]\b")
+_MEMORY = re.compile(r"\bgddr\w+", re.IGNORECASE)
 _NO_CARD = ("none", "cpu", "cpu-only", "no-gpu")
 
 _READ_FROM = {"model": "its config.json or GGUF file"} | dict.fromkeys(
@@ -33,7 +35,14 @@ def is_name_of(column: str, text: str) -> bool:
 
 def unknown(column: str, text: str) -> UnknownName:
     """The error for a name of a column of `KNOWN` that nobody knows: it names the nearest, as we write them."""
-    known, wanted = list(KNOWN[column]()), spelled(column, text)
+    known = list(KNOWN[column]())
+    if column == "hardware":
+        n_cards, one = several(text)
+        module = our_name("hardware", re.sub(r"^[dh]gx-", "", plain_name(one)))
+        if why := why_undescribed(plain_name(one), n_cards, module if module in known else ""):
+            return UnknownName(f"unknown hardware {text!r}: {why}")
+        text = text if is_name_of("host", text) else one
+    wanted = spelled(column, text)
     if column == "model" and dense_tag(text):
         return UnknownName(
             f"unknown model {text!r}: Ollama's is dense: name the tag of a mixture of experts, as qwen3:30b"
@@ -69,8 +78,8 @@ def unknown(column: str, text: str) -> UnknownName:
     if plain != wanted and (module := our_name("hardware", plain)) in known:
         return UnknownName(f"unknown hardware {text!r}: {module} is a module and no card with a slot: name {module}")
     size = SIZE.search(wanted) if column == "hardware" else None
-    card = our_name("hardware", wanted[: size.start()]) if size is not None else ""
-    if card in component_names("accelerator"):
+    card = our_name("hardware", wanted[: size.start()] if size is not None else _MEMORY.sub("", text))
+    if column == "hardware" and card in component_names("accelerator"):
         return UnknownName(
             f"unknown hardware {text!r}: {card} has other memory, and of this one no rate is known: name {card}, and "
             f"--set accelerator.hbm_bytes and accelerator.hbm_bytes_per_s"

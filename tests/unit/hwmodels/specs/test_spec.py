@@ -17,7 +17,8 @@ from traces.errors import InvalidFile, UnknownName
 LANES_OF_CAPABILITY = dict.fromkeys(("6.0", "7.0", "7.5", "8.0"), 64)
 LANES_OF_UNIT = dict.fromkeys(
     (
-        "mi50", "mi60", "mi100", "mi210", "radeon-vii", "rx-6700-xt", "rx-6800", "rx-6800-xt", "rx-6900-xt",
+        "mi50", "mi60", "mi100", "mi210", "radeon-vii", "radeon-pro-vii", "rx-6700-xt", "rx-6800",
+        "rx-6800-xt", "rx-6900-xt",
         "rx-6950-xt", "rx-580-8gb", "rx-vega-64", "mi25", "rx-5700-xt", "rx-6600-xt", "rx-6750-xt", "radeon-pro-v620",
         "radeon-pro-w6800", "mi250x-gcd", "rx-6600", "rx-6650-xt", "radeon-pro-w6600", "rx-6700", "rx-5700",
         "rx-5600-xt", "rx-vega-56", "rx-480-8gb", "rx-590",
@@ -37,7 +38,8 @@ NOT_SOLD_ALONE_FOR_DOLLARS = {
 }  # fmt: skip
 WITHOUT_A_LAUNCH_PRICE = {
     "rtx-2060-12gb", "rtx-3080-12gb", "gtx-1060-6gb", "gtx-1660-super", "gtx-1660-ti", "rtx-2060-6gb", "rtx-3050-6gb",
-    "rtx-3050-8gb", "gtx-1650", "gtx-1660", "gtx-980-ti", "gtx-980", "gtx-1650-super", "gtx-1070-ti", "rtx-2060-super",
+    "rtx-3050-8gb", "gtx-1650", "gtx-1660", "gtx-980-ti", "gtx-980", "gtx-970", "gtx-1650-super", "gtx-1070-ti",
+    "rtx-2060-super",
 }  # fmt: skip
 """Cards that NVIDIA left to its partners to price, and those whose launch nobody has re-read."""
 

@@ -86,6 +86,24 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("2060S", "rtx-2060-super"),
         ("Orin NX 16GB", "jetson-orin-nx-16gb"),
         ("P4000", "quadro-p4000"),
+        ("(2) RTX 3090", "2x rtx-3090"),
+        ("RTX 3090 (2)", "2x rtx-3090"),
+        ("RTX 3090 (2x)", "2x rtx-3090"),
+        ("(2x) RTX 3090", "2x rtx-3090"),
+        ("RTX 3090 (x2)", "2x rtx-3090"),
+        ("quad RTX 3090", "4x rtx-3090"),
+        ("3090*4", "4x rtx-3090"),
+        ("RTX 4090 (Laptop)", "rtx-4090-mobile"),
+        ("RTX 4090 (24 GB VRAM)", "rtx-4090"),
+        ("H100 (PCIe)", "h100-pcie"),
+        ("H100 (NVL)", "h100-nvl"),
+        ("A100 80GB (PCIe)", "a100-pcie-80gb"),
+        ("Titan X (Pascal)", "titan-x-pascal"),
+        ("GTX TITAN X", "titan-x-maxwell"),
+        ("RTX 5090 (undervolted)", "rtx-5090"),
+        ("RTX 3060 Ti (GDDR6)", "rtx-3060-ti"),
+        ("RX 9070 GRE 16 GB", "rx-9070-gre-16gb"),
+        ("GTX 3090", "rtx-3090"),
     ],
 )
 def test_a_machine_is_loaded_by_what_people_call_it(written: str, ours: str) -> None:
@@ -94,7 +112,8 @@ def test_a_machine_is_loaded_by_what_people_call_it(written: str, ours: str) -> 
 
 
 def test_a_card_with_more_memory_than_it_is_sold_with_has_it() -> None:
-    assert pregate.load_hardware("RTX 4090 48GB").machine.accelerator.hbm_bytes == 48 * 2**30
+    for written in ("RTX 4090 48GB", "RTX 4090 (48GB)", "RTX 4090 (48 GB)"):
+        assert pregate.load_hardware(written).machine.accelerator.hbm_bytes == 48 * 2**30
     stated = pregate.load_hardware("RTX 4090 48GB", overrides={"accelerator.hbm_bytes": 40e9})
     assert stated.machine.accelerator.hbm_bytes == 40_000_000_000
 
@@ -230,6 +249,31 @@ def test_a_letter_that_makes_another_processor_is_kept(written: str, ours: str) 
         ("Ryzen AI Max PRO 380", "unknown hardware"),
         ("none", "gpu_only@layers=cpu of --stack llama-cpp"),
         ("CPU only", "gpu_only@layers=cpu of --stack llama-cpp"),
+        ("RTX 2080 (Max-Q)", "unknown hardware"),
+        ("RTX 3080 (Mobile)", "did you mean 'rtx-3080-mobile-16gb' or 'rtx-3080-mobile-8gb'"),
+        ("Tesla M40", "did you mean 'm40-12gb' or 'm40-24gb'"),
+        ("Titan X", "did you mean 'titan-x-maxwell' or 'titan-x-pascal'"),
+        ("Titan", "unknown hardware"),
+        ("GTX TITAN", "unknown hardware"),
+        ("GTX 480", "unknown hardware"),
+        ("GeForce GTX 590", "unknown hardware"),
+        ("Quadro 4000", "unknown hardware"),
+        ("Arc Pro A40", "unknown hardware"),
+        ("GRID M3-3020", "unknown hardware"),
+        ("GTX 1650 GDDR6", "gtx-1650 has other memory, .*: name gtx-1650, and --set accelerator.hbm_bytes"),
+        ("RTX 3060 Ti GDDR6X", "rtx-3060-ti has other memory"),
+        ("4x A100", "did you mean 'a100-pcie-40gb'"),
+        ("MI250X", "two dies, each a device to software: name 2x mi250x-gcd"),
+        ("4x MI250X", "name 8x mi250x-gcd"),
+        ("MI308X", "no source of its rates was read: describe it in a YAML file"),
+        ("DGX H100", "a machine of several modules: name how many, 8x h100-sxm"),
+        ("Tesla K80", "no engine here has constants for it"),
+        ("Gaudi 3", "Intel Gaudi: no engine here has constants for it: describe the machine and the software"),
+        ("TPU v5e", "Google TPU: no engine"),
+        ("trn1.32xlarge", "AWS Trainium or Inferentia: no engine"),
+        ("Ascend 910B", "Huawei Ascend: no engine"),
+        ("MTT S4000", "Moore Threads: no engine"),
+        ("Radeon 780M", "graphics of a processor: no engine"),
     ],
 )
 def test_a_machine_that_nobody_knows_is_told_the_nearest_in_our_spelling(written: str, told: str) -> None:
