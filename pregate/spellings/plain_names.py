@@ -37,6 +37,7 @@ _TELLS_CARDS_APART = re.compile(
     r"\d{1,3}\s*gi?b?|[x\u00d7]?\s*\d{1,2}\s*[x\u00d7]?|gddr\w*)\b",
     re.IGNORECASE,
 )
+_SLOT = re.compile(r"pcie\s*(?:gen\s*)?\d(?:\.0)?(?:\s*x\d{1,2})?", re.IGNORECASE)
 _N_IN_BRACKETS = re.compile(r"[x\u00d7]?\s*(\d{1,2})\s*[x\u00d7]?", re.IGNORECASE)
 _VERSION = re.compile(
     r"-(?:(?:version|build|release|v|b)-?)?(?:v?\d{1,2}-\d{1,3}(?:-\w{1,8})*|(?<=b)\d{3,5}|(?<=build-)\d{3,5})$"
@@ -152,6 +153,7 @@ def without_brackets(hardware: str) -> str:
             return f" x{number[1]}" if hardware[: match.start()].strip() else f"{number[1]}x "
         if memory := _MEMORY_IN_BRACKETS.fullmatch(inner):
             return f" {memory[1]}"
+        inner = _SLOT.sub("", inner)
         return f" {inner} " if _TELLS_CARDS_APART.search(inner) else match[0]
 
     return " ".join(_BRACKETS.sub(opened, hardware).split()) if "(" in hardware else hardware
