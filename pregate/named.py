@@ -110,10 +110,7 @@ def load_hardware(
     """
     if isinstance(name, str | Path):
         if "," in str(name) and not os.path.exists(name):
-            raise InvalidInput(
-                f"hardware {str(name)[:80]!r}: one machine is asked about here: ask once for each, or have "
-                f"`pregate plan` rank them"
-            )
+            name = _one_machine(str(name))
         try:
             return load_platform(str(name), stack, overrides)
         except UnknownName:
@@ -126,14 +123,28 @@ def load_hardware(
     return platform_of(name, overrides)
 
 
+def _one_machine(text: str) -> str:
+    """The one machine of a list by comma. Raises `InvalidInput` for several."""
+    from pregate.spellings.machine_names import machines_listed
+
+    machines = machines_listed([word.strip() for word in text.split(",")])
+    if len(machines) != 1:
+        raise InvalidInput(
+            f"hardware {text[:80]!r}: one machine is asked about here: ask once for each, or have "
+            f"`pregate plan` rank them"
+        )
+    return machines[0]
+
+
 def _machine_as_ours(
     name: str, stack: str | None, overrides: Mapping[str, float | str] | None
 ) -> tuple[str, str | None, dict[str, float | str]]:
     """What others call a machine, its parts and its software, as we do. Raises `UnknownName` for a machine or a stack
     that we do not have.
     """
+    from pregate.spellings.host_memory import host_and_numbers
     from pregate.spellings.machine_names import machine_and_numbers
-    from pregate.spellings.names import KNOWN, our_name, part_as_ours
+    from pregate.spellings.names import KNOWN, our_name
     from pregate.spellings.unknown_names import is_name_of, unknown
 
     ours, numbers = machine_and_numbers(name)
@@ -143,10 +154,13 @@ def _machine_as_ours(
         load_stack(stack)  # whose error it is where it cannot be read
     elif stack is not None and our_name("stack", stack) not in KNOWN["stack"]():
         raise unknown("stack", stack)
-    parts = {
-        part: part_as_ours(part, str(overrides[part])) for part in ("host", "link") if overrides and part in overrides
-    }
-    return ours, None if stack is None else our_name("stack", stack), {**numbers, **(overrides or {}), **parts}
+    parts: dict[str, float | str] = dict(overrides or {})
+    if "link" in parts:
+        parts["link"] = our_name("link", str(parts["link"]))
+    if "host" in parts:
+        parts["host"], of_host = host_and_numbers(str(parts["host"]))
+        numbers = {**numbers, **of_host}
+    return ours, None if stack is None else our_name("stack", stack), {**numbers, **parts}
 
 
 def load_policy(text: str) -> Policy:

@@ -9,7 +9,7 @@ import typer
 
 from hwmodels.specs.set_options import parse_sets
 from pregate.cli import options
-from pregate.cli.option_values import build_model, distinct
+from pregate.cli.option_values import build_model, distinct, machine_names
 from pregate.cli.trained_context import longest_of, say_beyond_context
 from traces.errors import InvalidInput
 
@@ -28,10 +28,16 @@ class CardQuestion:
         str | None,
         typer.Option(
             "--hardware",
-            help="Machine (`pregate hardware`) or YAML file; several by comma are ranked; default: this machine.",
+            help="Machine (`pregate hardware`), or with its host: 'RTX 4090 + 9950X 96GB'; or YAML file; several by "
+            "comma are ranked; default: this machine.",
         ),
     ] = None
-    host: Annotated[str | None, typer.Option(help="Host by name or file, in place of the machine's usual one.")] = None
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Host by name or file, with its memory: '9950X, 96GB DDR5-6000'; default: the machine's usual one."
+        ),
+    ] = None
     link: Annotated[str | None, typer.Option(help="Link by name or file, in place of the machine's usual one.")] = None
     stack: Annotated[
         str | None, typer.Option(help="Software to look at, by comma; default: all that run such a model.")
@@ -78,7 +84,7 @@ class CardQuestion:
 
     def machines(self) -> list[str]:
         """The machines by name, none: this one. Raises `InvalidInput` for what is asked of one only, or of several."""
-        names = [] if self.hardware is None else distinct(self.hardware, "--hardware")
+        names = [] if self.hardware is None else machine_names(self.hardware)
         if len(names) > 1 and self.now is not None:
             raise InvalidInput("--now is what runs on one machine: leave it out, or name one machine")
         if len(names) < 2 and (self.basis, self.assume) != (None, None):

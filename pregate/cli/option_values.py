@@ -34,6 +34,7 @@ __all__ = [
     "distinct",
     "formats_asked",
     "listed",
+    "machine_names",
 ]
 
 
@@ -172,6 +173,13 @@ def distinct(text: str, option: str) -> list[str]:
             what = f"has {word} twice" if word else "has an empty place"
             raise InvalidInput(f"{option} {text!r} {what}: name each once, by comma")
     return words
+
+
+def machine_names(text: str) -> list[str]:
+    """The machines of --hardware, by comma, with what stands beside cards. Raises `InvalidInput` as `distinct`."""
+    from pregate.spellings.machine_names import machines_listed
+
+    return machines_listed(distinct(text, "--hardware"))
 
 
 def assumed(path: Path | None, texts: Sequence[str] | None) -> Assumptions:

@@ -29,7 +29,12 @@ class Format(StrEnum):
 Model = Annotated[
     str, typer.Argument(help="Model name (`pregate models`), YAML file, Hugging Face config.json, or the model: .gguf.")
 ]
-Hardware = Annotated[str, typer.Option("--hardware", help="Machine (`pregate hardware`) or YAML file.")]
+Hardware = Annotated[
+    str,
+    typer.Option(
+        "--hardware", help="Machine (`pregate hardware`), or with its host: 'RTX 4090 + 9950X 96GB'; or YAML file."
+    ),
+]
 Stack = Annotated[
     str | None, typer.Option(help="Software stack, or a YAML file of one; default: the one fitted on the machine.")
 ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from hwmodels.specs.machine_files import component_names, hardware_names, load_component, load_machine
+from hwmodels.specs.machine_files import cards_of, component_names, hardware_names, load_component, load_machine
 from hwmodels.specs.spec import Accelerator
-from pregate.spellings.names import our_name
+from pregate.spellings.host_memory import bytes_of, chosen_host, host_and_numbers, is_memory
+from pregate.spellings.names import FILES, KNOWN, our_name
 from pregate.spellings.plain_names import AND, BESIDE_CARD, GIGABYTES, SIZE, plain_name, without_brackets
 from pregate.spellings.same_cards import has_bytes
 
-__all__ = ["are_different", "card_and_memory", "machine_and_numbers", "several"]
+__all__ = ["are_different", "card_and_memory", "machine_and_numbers", "machines_listed", "several"]
 
 _DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
 _SEVERAL = re.compile(
@@ -55,7 +57,7 @@ def card_and_memory(text: str) -> tuple[str, dict[str, str]]:
     plain = plain_name(BESIDE_CARD.sub(" ", text))
     stated = SIZE.search(GIGABYTES.sub(r"-\1gb", plain))
     if stated is None:
-        return "", {}
+        return _with_its_memory(text)
     n_gib, ours = int(stated["gb"]), our_name("hardware", text)
     if ours in hardware_names():
         return _of_one_memory(ours, n_gib)
@@ -69,6 +71,12 @@ def card_and_memory(text: str) -> tuple[str, dict[str, str]]:
         and found.hbm_bytes_per_s < _ON_THE_PACKAGE_BYTES_PER_S
     )
     return (card, {"accelerator.hbm_bytes": f"{n_gib}GiB"}) if given else ("", {})
+
+
+def _with_its_memory(text: str) -> tuple[str, dict[str, str]]:
+    """A machine of one memory whose size stands within the text: `MacBook Pro, M4 Max with 64 GB of memory`."""
+    ours, size = our_name("hardware", text), bytes_of(text)
+    return _of_one_memory(ours, int(size.removesuffix("GiB"))) if size and ours in hardware_names() else ("", {})
 
 
 _MOST_GIVEN = 2.1
@@ -89,10 +97,55 @@ def _of_one_memory(name: str, n_gib: int) -> tuple[str, dict[str, str]]:
 
 
 def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
-    """A machine as we call it, and the numbers that its name states beside: the memory of `RTX 4090 48GB`."""
+    """A machine as we call it, and the numbers that its name states beside: the memory of `RTX 4090 48GB`, the host of
+    `RTX 3090 + EPYC 7763, 256 GB`, the memory of the usual host in `RTX 4090 with 64GB RAM`.
+
+    Raises `InvalidInput` as `host_and_numbers`.
+    """
     n, one = several(text)
     card, numbers = card_and_memory(one)
     name = card or our_name("hardware", one)
     if not card and name not in hardware_names():
-        return text, {}
+        return _with_host(text) or (text, {})
     return f"{n}x {name}" if n > 1 else name, dict(numbers)
+
+
+_BESIDE = re.compile(r"\s*(?:\+|;|\s/\s|\bwith\b|\bw/|\band\b|&)\s*", re.IGNORECASE)
+
+
+def machines_listed(words: Sequence[str]) -> list[str]:
+    """The machines of a list, each with the host and the memory that stand after it: `RTX 4090, i9-14900K, 64GB` is
+    one machine, `rtx-3090, rtx-4090` are two.
+    """
+    if len(words) < 2:
+        return list(words)
+    machines: list[str] = []
+    for word in words:
+        if machines and (is_memory(word) or _is_host(word)):
+            machines[-1] += f" + {word}"
+        else:
+            machines.append(word)
+    return machines
+
+
+def _is_host(word: str) -> bool:
+    """Whether `word` names a host, and no machine."""
+    if our_name("hardware", word) in hardware_names() or word.endswith(FILES):
+        return False
+    return host_and_numbers(word)[0].partition(":")[0] in KNOWN["host"]()
+
+
+def _with_host(text: str) -> tuple[str, dict[str, float | str]] | None:
+    """A machine and its numbers where a host, or memory, stands beside its card; None where none does."""
+    parts = [part for part in _BESIDE.split(text[:200]) if part]
+    for i in range(1, len(parts)):
+        name, numbers = machine_and_numbers(" + ".join(parts[:i]))
+        if cards_of(name)[1] not in hardware_names():
+            return None
+        beside = ", ".join(parts[i:])
+        if is_memory(beside):
+            beside = f"{chosen_host(load_machine(name).host.name, beside)}, {beside}"
+        host, of_host = host_and_numbers(beside)
+        if host.partition(":")[0] in KNOWN["host"]():
+            return name, {**numbers, "host": host, **of_host}
+    return None

@@ -19,7 +19,7 @@ from pregate.spellings.same_cards import may_be, same_cards
 from traces.model.architecture import architecture_names
 from traces.model.same_models import SAME_AS
 
-__all__ = ["FILES", "KNOWN", "our_name", "part_as_ours"]
+__all__ = ["FILES", "KNOWN", "our_name"]
 
 FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
 """How files of models and machines end."""
@@ -39,12 +39,6 @@ def our_name(column: str, text: str) -> str:
     if text.endswith(FILES) or "/" in text.replace(" w/ ", " ") or Path(text).exists():
         return text
     return _ours(column, text, tuple(KNOWN[column]()))
-
-
-def part_as_ours(column: str, text: str) -> str:
-    """`our_name`, of a host with the memory that it states: `EPYC 7763:7x2400`."""
-    name, mark, memory = text.partition(":") if column == "host" else (text, "", "")
-    return f"{our_name(column, name)}{mark}{memory}"
 
 
 @lru_cache(1 << 10)

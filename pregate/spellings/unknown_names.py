@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from hwmodels.specs.machine_files import cards_of, component_names
+from pregate.spellings.host_memory import host_and_memory, host_and_numbers, is_memory
 from pregate.spellings.machine_names import are_different, machine_and_numbers, several
-from pregate.spellings.names import KNOWN, our_name, part_as_ours
+from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.ollama_library import dense_tag
 from pregate.spellings.plain_names import AND, SIZE, plain_name, spelled
 from pregate.spellings.undescribed import why_undescribed
@@ -27,14 +28,19 @@ _READ_FROM = {"model": "its config.json or GGUF file"} | dict.fromkeys(
 
 def is_name_of(column: str, text: str) -> bool:
     """Whether `text` is a name of a column of `KNOWN`, as we write it or as others do."""
-    named = machine_and_numbers(text)[0] if column == "hardware" else part_as_ours(column, text)
     if column == "hardware":
-        named = cards_of(named)[1]
-    return named.partition(":")[0] in KNOWN[column]()
+        named = cards_of(machine_and_numbers(text)[0])[1]
+    else:
+        named = host_and_numbers(text)[0].partition(":")[0] if column == "host" else our_name(column, text)
+    return named in KNOWN[column]()
 
 
 def unknown(column: str, text: str) -> UnknownName:
     """The error for a name of a column of `KNOWN` that nobody knows: it names the nearest, as we write them."""
+    if column == "host" and host_and_memory(text)[1]:
+        text = host_and_memory(text)[0]
+    if column == "hardware" and is_memory(text):
+        return UnknownName(f"unknown hardware {text!r}: that is memory: name the card before it, 'rtx-4090 + {text}'")
     known = list(KNOWN[column]())
     if column == "hardware":
         n_cards, one = several(text)
@@ -58,16 +64,13 @@ def unknown(column: str, text: str) -> UnknownName:
         )
     if column == "hardware" and is_name_of("host", text):
         return UnknownName(
-            f"unknown hardware {text!r}: that is a processor; a machine is called by its accelerator: name that, and "
-            f"the processor beside it with --set host={part_as_ours('host', text)}"
+            f"unknown hardware {text!r}: that is a processor; a machine is called by its accelerator: name that before "
+            f"it, 'rtx-4090 + {host_and_numbers(text)[0]}', or the processor with --set host="
         )
     if column == "hardware" and are_different(text):
-        for beside in AND.split(text[:200])[1:]:
-            if is_name_of("host", beside):
-                return UnknownName(
-                    f"unknown hardware {text!r}: a machine is called by its accelerator: name that, and the processor "
-                    f"beside it with --set host={beside!r}"
-                )
+        card, *beside = AND.split(text[:200])
+        if any(is_memory(one) or is_name_of("host", one) for one in beside):
+            return unknown("hardware", card)
         return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
     if column == "hardware" and _POWER.search(text):
         return UnknownName(

@@ -114,11 +114,15 @@ def designs_once(option: str, text: str) -> None:
 def hardware(option: str, text: str) -> None:
     """Machines by comma, by name or file. Only a name can be wrong: of files there are kinds."""
     from hwmodels.shipped import FITS_DIR, SPECS
+    from pregate.cli.option_values import listed
+    from pregate.spellings.machine_names import machines_listed
     from traces.foundation.yaml_names import yaml_names
 
     names = yaml_names(SPECS / "accelerators")
     measured = {name.rpartition(".")[0] for name in yaml_names(FITS_DIR)}
-    each(option, text, lambda _, word: None if word in measured else _named_or_file("hardware", word, names))
+    for word in machines_listed(listed(text)):
+        if word not in measured:
+            _named_or_file("hardware", word, names)
 
 
 def part_of_machine(kind: str) -> Check:
@@ -165,12 +169,13 @@ def sets(option: str, texts: Sequence[str]) -> None:
     from hwmodels.specs.machine_files import load_component
     from hwmodels.specs.overrides import overriding_figure
     from hwmodels.specs.set_options import parse_sets
-    from pregate.spellings.names import part_as_ours
+    from pregate.spellings.host_memory import host_and_numbers
+    from pregate.spellings.names import our_name
 
     for key, value in parse_sets(list(texts)).items():
         if key in ("host", "link"):
             _named_or_file(key, value, ())
-            load_component(key, part_as_ours(key, value))
+            load_component(key, host_and_numbers(value)[0] if key == "host" else our_name(key, value))
         elif key in FIELDS:
             load_component(key, value)
         elif not key.startswith("stack."):

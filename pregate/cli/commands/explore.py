@@ -9,7 +9,7 @@ import typer
 
 from pregate.cli import options, usual_designs
 from pregate.cli.assumption_lines import say_weights
-from pregate.cli.option_values import build_machine, build_model, distinct
+from pregate.cli.option_values import build_machine, build_model, distinct, machine_names
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
 from pregate.page import DESIGNS
@@ -56,7 +56,7 @@ def explore(
         "hbm_factors": _numbers(hbm_factors, "--hbm-factors", float),
     }
     architectures = [build_model(name, dtype, None, formats) for name in models]
-    machines = [build_machine(name, stack, None, None) for name in distinct(hardware, "--hardware")]
+    machines = [build_machine(name, stack, None, None) for name in machine_names(hardware)]
     for architecture in architectures:
         say_weights(architecture, machines)
     designs = (

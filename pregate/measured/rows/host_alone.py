@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hwmodels.specs.machine_files import hardware_names
 from hwmodels.specs.processors import is_processor
 from pregate.engines.flag_table import engine_of
-from pregate.measured.rows.written_cells import host_and_memory
+from pregate.spellings.host_memory import host_and_memory
 from pregate.spellings.names import our_name
 
 __all__ = ["NO_CARD", "beside_a_card"]

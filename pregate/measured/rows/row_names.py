@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from hwmodels.specs.processors import channels_of, is_processor, official_speed
+from hwmodels.specs.processors import is_processor
 from pregate.measured.rows.host_alone import beside_a_card
 from pregate.measured.rows.several_cards import on_one_card
-from pregate.measured.rows.written_cells import host_and_memory, host_with_memory
+from pregate.spellings.host_memory import host_and_memory, host_with_memory
 from pregate.spellings.machine_names import card_and_memory, several
 from pregate.spellings.models import formats_of_file, model_and_format, of_ollama
 from pregate.spellings.names import KNOWN, our_name
@@ -29,9 +29,7 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     cells |= _with_more_memory(cells, named)
     memory = cells.pop("memory", "")
     if memory and is_processor(named.get("host", "")) and ":" not in named["host"]:
-        named["host"] = host_with_memory(
-            named["host"], memory, *channels_of(named["host"]), official_speed(named["host"])
-        )
+        named["host"] = host_with_memory(named["host"], memory)
     named["formats"] = formats_of_file(named.get("model", ""), cells.get("formats", ""), named.get("stack", ""))
     return on_one_card({**cells, **named}, our_name("hardware", several(cells.get("hardware", ""))[1]))
 

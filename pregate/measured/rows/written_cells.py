@@ -9,8 +9,9 @@ from pregate.measured.rows.metric_aliases import METRIC_ALIASES, WORDS_OF_RATES,
 from pregate.measured.rows.placement_words import placement_in_words
 from pregate.measured.rows.served_load import PERCENTILES
 from pregate.measured.rows.stated_units import metric_and_unit, metric_of_unit, one_unit, value_and_unit
+from pregate.spellings.host_memory import host_and_memory
 
-__all__ = ["COLUMN_ALIASES", "as_written", "host_and_memory", "host_with_memory", "is_metric", "unit_of_header"]
+__all__ = ["COLUMN_ALIASES", "as_written", "is_metric", "unit_of_header"]
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "model": ("model_name", "llm", "checkpoint"),
@@ -156,19 +157,6 @@ def unit_of_header(header: str) -> bool:
     )
 
 
-_BESIDE_HOST = re.compile(
-    r"(?P<host>[^,;(]+?)\s*(?:[,;(]|\bw/|\bwith\b|\+|\s(?=\d{1,2}[\s-]?ch|\d{1,2}\s?x\s?\d{1,3}\s?G|\d{2,4}\s?GB|L?P?DDR\d|"
-    r"\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>[^()]*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?GB)[^()]*)\)?",
-    re.IGNORECASE,
-)
-
-
-def host_and_memory(text: str) -> tuple[str, str]:
-    """A host and the memory that stands beside it, "" where none does: `EPYC 7763 8ch DDR4-3200`."""
-    told = _BESIDE_HOST.fullmatch(text.strip())
-    return (told["host"], told["memory"]) if told else (text.strip(), "")
-
-
 def _memory_apart(row: Mapping[str, str]) -> dict[str, str]:
     """A host's memory in a cell of its own where it stands beside the host."""
     host, memory = host_and_memory(row.get("host", ""))
@@ -182,35 +170,3 @@ def _count(text: str) -> str:
         return plain.replace(",", "")
     binary = re.fullmatch(r"(\d{1,4})\s?([kKM])", plain, re.ASCII)
     return str(int(binary[1]) << (20 if binary[2] == "M" else 10)) if binary else plain
-
-
-_SPEED = re.compile(
-    r"(?:\bL?P?DDR[345]X?[\s-]*|@\s*)(?P<speed>\d{3,5})|(?P<plain>\d{4,5})\s*(?:MT/?s|MHz)"
-    r"|\b\d{1,2}\s*x\s*(?P<times>\d{4})\b|(?<![\w.])(?P<bare>(?:1[3-9]|[2-9]\d)\d\d)\b(?!\s*[GT])",
-    re.ASCII | re.IGNORECASE,
-)
-_CHANNELS = re.compile(r"(?P<n>\d{1,2})[\s-]*ch(?:annels?)?\b", re.ASCII | re.IGNORECASE)
-_WORDS_OF_CHANNELS = {"single": 1, "dual": 2, "quad": 4, "octa": 8}
-_MODULES = re.compile(
-    r"\b(?P<n>\d{1,2})\s*(?:x\s*(?:\d{1,3}\s*G|\d{1,4}\b|L?P?DDR\d)|x?\s*DIMMs?\b|sticks\b|modules\b)",
-    re.ASCII | re.IGNORECASE,
-)
-
-
-def host_with_memory(host: str, memory: str, n_channels: int, n_sockets: int, official_speed: int) -> str:
-    """A host's name with the memory that a cell states, `DDR4-2400, 7 DIMMs` as `:7x2400`; as it was where none states
-    a speed or fewer channels. Channels are those of a socket, modules those of the machine; `n_channels`: of all its
-    sockets; `official_speed`: what stands where channels alone are told.
-    """
-    told = _SPEED.search(memory)
-    speed = next(filter(None, told.groupdict().values())) if told else ""
-    by_word = next((n for word, n in _WORDS_OF_CHANNELS.items() if re.search(rf"\b{word}\b", memory, re.IGNORECASE)), 0)
-    channels, modules = _CHANNELS.search(memory), _MODULES.search(memory)
-    count = int(channels["n"]) if channels else by_word
-    if count:
-        count = count * n_sockets if count * n_sockets <= n_channels else count
-    elif modules:
-        count = min(int(modules["n"]), n_channels)
-    if not speed and 0 < count < n_channels:
-        speed = str(official_speed)
-    return "".join((host, ":" if speed else "", f"{count}x" if count and speed else "", speed))

@@ -13,7 +13,7 @@ from pregate.measured.rows.engine_words import in_flags
 from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.table import read_table
-from pregate.measured.rows.written_cells import host_with_memory
+from pregate.spellings.host_memory import _with_memory
 from traces.errors import InvalidInput
 from traces.model.formats_by_part import parse_formats
 
@@ -50,7 +50,7 @@ def row(folder: Path, text: str) -> MeasuredRow:
     ],
 )
 def test_memory_is_a_part_of_a_hosts_name(memory: str, n_channels: int, n_sockets: int, expected: str) -> None:
-    assert host_with_memory("x", memory, n_channels, n_sockets, 4800) == expected
+    assert _with_memory("x", memory, n_channels, n_sockets, 4800) == expected
 
 
 def test_memory_of_a_row_is_that_of_its_host(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from hwmodels.shipped import STACKS_DIR
 from offload.policies.policy_descriptions import DESIGNS
 from pregate.ask.calibration_summary import describe_calibration
 from pregate.cli.checks import names
+from pregate.spellings.machine_names import machines_listed
 from pregate.spellings.models import model_and_format
 from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.unknown_names import unknown
@@ -182,6 +185,78 @@ def test_a_machine_as_others_write_it_runs_an_engine_of_ones_own(tmp_path: Path)
         pregate.load_hardware("RTX 3090", str(tmp_path / "gone.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("written", "name", "dram_gib", "rate"),
+    [
+        ("9950X + 96GB DDR5-6000", "ryzen-9950x:6000", 96, 2 * 6000 * 8e6),
+        ("Ryzen 9 9950X 2x48GB", "ryzen-9950x", 96, 2 * 5600 * 8e6),
+        ("EPYC 9355, 12x64GB DDR5-6400", "epyc-9355:12x6400", 768, 12 * 6400 * 8e6),
+        ("2x EPYC 9355 (1.5 TB)", "epyc-9355-2s", 1536, None),
+        ("EPYC 7763 (512 GB)", "epyc-7763", 512, 8 * 3200 * 8e6),
+        ("desktop-ddr5, 32GB DDR5-4800 single channel", "desktop-ddr5", 32, 4800 * 8e6),
+        ("dgx-spark-cpu, 64GB", "dgx-spark-cpu", 64, None),
+    ],
+)
+def test_a_host_has_the_memory_that_stands_beside_it(
+    written: str, name: str, dram_gib: int, rate: float | None
+) -> None:
+    host = pregate.load_hardware("rtx-4090", None, {"host": written}).machine.host
+    assert (host.name, host.dram_bytes) == (name, dram_gib * 2**30)
+    if rate is not None:
+        assert host.dram_bytes_per_s == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("written", "ours", "overrides"),
+    [
+        ("RTX 3090 + EPYC 7763", "rtx-3090", {"host": "epyc-7763"}),
+        (
+            "2x 3090 + EPYC 7763 8x32GB DDR4-3200", "2x rtx-3090",
+            {"host": "epyc-7763:8x3200", "host.dram_bytes": "256GiB"},
+        ),
+        (
+            "RTX 4090 48GB, i9-14900K, 64GB DDR5-5600", "rtx-4090",
+            {"accelerator.hbm_bytes": "48GiB", "host": "core-14900k:5600", "host.dram_bytes": "64GiB"},
+        ),
+        ("rtx-4090 with 128GB RAM", "rtx-4090", {"host": "desktop-ddr5", "host.dram_bytes": "128GiB"}),
+        (
+            "RTX 3090 w/ 64GB DDR5-6000", "rtx-3090",
+            {"host": "desktop-ddr5", "host.dram_bytes": "64GiB", "host.dram_bytes_per_s": "96GB/s"},
+        ),
+        ("Mac Studio M4 Max with 64GB of memory", "apple-m4-max 64GB", {}),
+    ],
+)  # fmt: skip
+def test_a_machine_is_read_with_what_stands_beside_its_card(written: str, ours: str, overrides: dict[str, Any]) -> None:
+    assert pregate.load_hardware(written, "llama-cpp") == pregate.load_hardware(ours, "llama-cpp", overrides)
+
+
+def test_a_list_of_machines_has_hosts_and_memory_beside_their_cards(run: Run) -> None:
+    assert machines_listed(["rtx-3090", "RTX 4090", "i9-14900K", "64GB DDR5-5600"]) == [
+        "rtx-3090", "RTX 4090 + i9-14900K + 64GB DDR5-5600",
+    ]  # fmt: skip
+    asked = ("plan", "olmoe-1b-7b", "--hardware", "rtx-3090,RTX 4090, 9950X, 64GB DDR5-6000", "--stack", "llama-cpp")
+    status, out, text = run(*asked, "--format", "json", "--output-tokens", "2", "--policies", "gpu_only")
+    assert status == 0, text
+    assert "ryzen-9950x:6000" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--hardware", "rtx-4090", "--host", "64GB DDR5-6000"), "that is memory: name the processor before it"),
+        (("--hardware", "rtx-4090", "--host", "i9-99999K, 64GB"), "unknown host 'i9-99999K'"),
+        (("--hardware", "rtx-4090", "--host", "9950X, 4 channels DDR5-5600"), "it has 2 channels, not 4"),
+        (("--hardware", "h100-sxm + 2TB DDR5-4800"), "no channels are known"),
+        (("--hardware", "3090 + 3060"), "cards that differ cannot be said"),
+        (("--hardware", "64GB DDR5-6000"), "that is memory: name the card before it"),
+    ],
+)
+def test_memory_that_is_nobodys_is_told(option: Sequence[str], told: str, run: Run) -> None:
+    status, _, text = run("plan", "olmoe-1b-7b", *option)
+    assert status == 2
+    assert told in text
+
+
 def test_hosts_links_and_software_are_loaded_by_what_people_call_them() -> None:
     hw = pregate.load_hardware("RTX 3090", "llama.cpp", {"host": "EPYC 7763:4x2400", "link": "PCIe 4.0 x8"})
     ours = pregate.load_hardware("rtx-3090", "llama-cpp", {"host": "epyc-7763:4x2400", "link": "pcie4-x8"})
@@ -244,7 +319,7 @@ def test_a_letter_that_makes_another_processor_is_kept(written: str, ours: str) 
         ("M6 Max", "did you mean 'apple-m"),
         ("rtx-3090+rtx-4090", "cards that differ cannot be said"),
         ("3090 + 4090", "cards that differ cannot be said"),
-        ("RTX 4090 + EPYC 7763", "the processor beside it with --set host='EPYC 7763'"),
+        ("RTX 4099 + EPYC 7763", "unknown hardware 'RTX 4099': did you mean"),
         ("H20 141GB", "h20.* has other memory, .*: name h20.*, and --set accelerator.hbm_bytes"),
         ("Ryzen AI Max PRO 380", "unknown hardware"),
         ("none", "gpu_only@layers=cpu of --stack llama-cpp"),

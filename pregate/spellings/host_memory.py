@@ -1,0 +1,157 @@
+"""A host as people write it, with the memory that stands beside: `Ryzen 9 9950X, 96 GB DDR5-6000`."""
+
+from __future__ import annotations
+
+import re
+
+from hwmodels.specs.machine_files import load_component
+from hwmodels.specs.processors import channels_of, is_processor, official_speed
+from hwmodels.specs.spec import Host
+from pregate.spellings.names import KNOWN, our_name
+from traces.errors import InvalidInput
+
+__all__ = [
+    "bytes_of",
+    "chosen_host",
+    "host_and_memory",
+    "host_and_numbers",
+    "host_with_memory",
+    "is_memory",
+    "part_as_ours",
+]
+
+_BESIDE_HOST = re.compile(
+    r"(?P<host>[^,;(]+?)\s*(?:[,;(]|\bw/|\bwith\b|\+|\s(?=\d{1,2}[\s-]?ch|\d{1,2}\s?x\s?\d{1,3}\s?G|\d{2,4}\s?GB|\d[\d.]*\s?TB|L?P?DDR\d|"
+    r"\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>[^()]*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?[GT]B)[^()]*)\)?",
+    re.IGNORECASE,
+)
+
+
+def host_and_memory(text: str) -> tuple[str, str]:
+    """A host and the memory that stands beside it, "" where none does: `EPYC 7763 8ch DDR4-3200`."""
+    told = _BESIDE_HOST.fullmatch(text.strip())
+    return (told["host"], told["memory"]) if told else (text.strip(), "")
+
+
+_SPEED = re.compile(
+    r"(?:\bL?P?DDR[345]X?[\s-]*|@\s*)(?P<speed>\d{3,5})|(?P<plain>\d{4,5})\s*(?:MT/?s|MHz)"
+    r"|\b\d{1,2}\s*x\s*(?P<times>\d{4})\b|(?<![\w.])(?P<bare>(?:1[3-9]|[2-9]\d)\d\d)\b(?!\s*[GT])",
+    re.ASCII | re.IGNORECASE,
+)
+_CHANNELS = re.compile(r"(?P<n>\d{1,2})[\s-]*ch(?:annels?)?\b", re.ASCII | re.IGNORECASE)
+_WORDS_OF_CHANNELS = {"single": 1, "dual": 2, "quad": 4, "octa": 8}
+_MODULES = re.compile(
+    r"\b(?P<n>\d{1,2})\s*(?:x\s*(?:\d{1,3}\s*G|\d{1,4}\b|L?P?DDR\d)|x?\s*DIMMs?\b|sticks\b|modules\b)",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def host_with_memory(host: str, memory: str) -> str:
+    """A processor's host, `host` of ours, with the memory that is stated beside it: `DDR4-2400, 7 DIMMs` as `:7x2400`;
+    as it was where none states a speed or fewer channels. Channels are those of a socket, modules those of the machine.
+    """
+    n_channels, n_sockets = channels_of(host)
+    return _with_memory(host, memory, n_channels, n_sockets, official_speed(host))
+
+
+def _with_memory(host: str, memory: str, n_channels: int, n_sockets: int, official: int) -> str:
+    """`host_with_memory` of a host with so many channels in all of its sockets; `official`: its memory's speed, where
+    channels alone are told.
+    """
+    told = _SPEED.search(memory)
+    speed = next(filter(None, told.groupdict().values())) if told else ""
+    by_word = next((n for word, n in _WORDS_OF_CHANNELS.items() if re.search(rf"\b{word}\b", memory, re.IGNORECASE)), 0)
+    channels, modules = _CHANNELS.search(memory), _MODULES.search(memory)
+    count = int(channels["n"]) if channels else by_word
+    if count:
+        count = count * n_sockets if count * n_sockets <= n_channels else count
+    elif modules:
+        count = min(int(modules["n"]), n_channels)
+    if not speed and 0 < count < n_channels:
+        speed = str(official)
+    return "".join((host, ":" if speed else "", f"{count}x" if count and speed else "", speed))
+
+
+_SIZES = re.compile(
+    r"(?:\b(?P<n>\d{1,2})\s*[x\u00d7]\s*)?(?P<size>\d{1,4}(?:\.\d)?)\s*(?P<unit>[GT])i?B?\b", re.IGNORECASE
+)
+_GIB = {"G": 1, "T": 1024}
+
+
+def bytes_of(memory: str) -> str:
+    """How much memory is stated, `96GiB`, where sizes are those of modules all of them together; "" where no size is,
+    or more than one that is not of modules.
+    """
+    found = list(_SIZES.finditer(memory))
+    gib = [int(one["n"] or 1) * float(one["size"]) * _GIB[one["unit"].upper()] for one in found]
+    modules = [n for n, one in zip(gib, found, strict=True) if one["n"]]
+    stated = sum(modules) if modules else gib[0] if len(gib) == 1 else 0
+    return f"{stated:g}GiB" if stated else ""
+
+
+def is_memory(text: str) -> bool:
+    """Whether `text` is of memory alone: `64GB DDR5-5600`, `128 GB RAM`."""
+    return re.search(r"[GT]i?B|DDR\d", text, re.IGNORECASE) is not None and not _OF_MEMORY.sub("", text)
+
+
+_OF_MEMORY = re.compile(
+    r"\b\d{1,4}\s*[GT]i?B\b|\bL?P?DDR\dX?(?:[\s-]*\d{3,5})?\b|\b\d{4,5}\s*(?:MT/?s|MHz)|\b\d{1,2}\s*[x\u00d7]|"
+    r"\b\d{1,2}[\s-]*ch(?:annels?)?\b|\b(?:single|dual|quad|octa|channels?|ram|dram|memory|system|host|of)\b|[\s,()@-]",
+    re.IGNORECASE,
+)
+
+
+_CHOSEN = ("desktop-ddr4", "desktop-ddr5", "laptop-5900hx", "laptop-13900h")
+"""Hosts that stand for any of their kind, known by no processor: memory in two channels."""
+
+
+def host_and_numbers(text: str) -> tuple[str, dict[str, str]]:
+    """A host as we call it, and the numbers that are stated beside its name: `9950X, 96 GB DDR5-6000` is
+    `ryzen-9950x:6000` of 96 GiB. A host that nobody knows is as it was.
+
+    Raises `InvalidInput` for memory alone, and for its speed beside a host whose channels are not known.
+    """
+    if is_memory(text):
+        raise InvalidInput(
+            f"host {text[:80]!r}: that is memory: name the processor before it ('ryzen-9950x, {text[:80]}'), or "
+            f"--set host.dram_bytes=... and host.dram_bytes_per_s=..."
+        )
+    host, memory = host_and_memory(text)
+    ours = part_as_ours("host", host)
+    if not memory or ours.partition(":")[0] not in KNOWN["host"]():
+        return part_as_ours("host", text), {}
+    size = bytes_of(memory)
+    numbers = {"host.dram_bytes": size} if size else {}
+    if is_processor(ours) and ":" not in ours:
+        ours = host_with_memory(ours, memory)
+    elif ours in _CHOSEN:
+        numbers |= _rate_of_two_channels(ours, memory)
+    elif _SPEED.search(memory):
+        raise InvalidInput(
+            f"host {text[:80]!r}: of {host!r} no channels are known that memory could be in: name a processor, or "
+            f"--set host.dram_bytes=... and host.dram_bytes_per_s=..."
+        )
+    return ours, numbers
+
+
+def _rate_of_two_channels(host: str, memory: str) -> dict[str, str]:
+    """The rate of the memory that is stated beside a host of `_CHOSEN`; nothing where its own is meant."""
+    found = load_component("host", host)
+    assert isinstance(found, Host)
+    told = _with_memory("", memory, 2, 1, round(found.dram_bytes_per_s / (2 * 8e6))).removeprefix(":")
+    channels, speed = told.split("x") if "x" in told else ("2", told)
+    return {"host.dram_bytes_per_s": f"{int(channels) * int(speed) * 8}MB/s"} if told else {}
+
+
+def chosen_host(usual: str, memory: str) -> str:
+    """The host that memory alone is said of, beside a card whose usual host is `usual`: a desktop of that kind of
+    memory, DDR4 or DDR5.
+    """
+    told = re.search(r"\bDDR([45])", memory, re.IGNORECASE)
+    return f"desktop-ddr{told[1]}" if told and usual.startswith("desktop-") else usual
+
+
+def part_as_ours(column: str, text: str) -> str:
+    """`our_name`, of a host with the memory that it states: `EPYC 7763:7x2400`."""
+    name, mark, memory = text.partition(":") if column == "host" else (text, "", "")
+    return f"{our_name(column, name)}{mark}{memory}"
