@@ -73,7 +73,7 @@ def _with_memory(host: str, memory: str, n_channels: int, n_sockets: int, offici
 
 
 _SIZES = re.compile(
-    r"(?:\b(?P<n>\d{1,2})\s*[x\u00d7]\s*)?(?P<size>\d{1,4}(?:\.\d)?)\s*(?P<unit>[GT])i?B?\b", re.IGNORECASE
+    r"(?:\b(?P<n>\d{1,2})\s*[x\u00d7]\s*)?(?P<size>\d{1,4}(?:\.\d)?)\s*(?P<unit>G(?:i?B)?|Ti?B)\b", re.IGNORECASE
 )
 _GIB = {"G": 1, "T": 1024}
 
@@ -83,7 +83,7 @@ def bytes_of(memory: str) -> str:
     or more than one that is not of modules.
     """
     found = list(_SIZES.finditer(memory))
-    gib = [int(one["n"] or 1) * float(one["size"]) * _GIB[one["unit"].upper()] for one in found]
+    gib = [int(one["n"] or 1) * float(one["size"]) * _GIB[one["unit"][0].upper()] for one in found]
     modules = [n for n, one in zip(gib, found, strict=True) if one["n"]]
     stated = sum(modules) if modules else gib[0] if len(gib) == 1 else 0
     return f"{stated:g}GiB" if stated else ""
