@@ -38,19 +38,31 @@ class Scope:
 
     writer: Writer
     names: dict[str, Any]
-    """Of the module that it is written in."""
+    """Of the module that it is written in, but those that it assigns itself."""
     call: Callable[[Scope, types.FunctionType, list[Value], ast.AST], Value]
     given: dict[str, Value]
     """Arguments that are never assigned to."""
     known: dict[str, Kind] = field(default_factory=dict)
     """What its variables hold, as far as is known: kinds only widen."""
     returns: Kind | None = None
+    has_widened: bool = False
+    """Whether something that was known before widened: what was written until then is of the narrower kind."""
 
     def keep(self, name: str, value: Value, node: ast.AST) -> None:
         """Assign to a variable."""
-        kind = unified(self.known.get(name, value.kind), value.kind, node)
-        self.known[name] = kind
+        before = self.known.get(name, value.kind)
+        kind = self.known[name] = self._widened(before, value.kind, node)
         self.writer.put(name, self.writer.cast(value, kind, node))
+
+    def give_back(self, kind: Kind, node: ast.AST) -> Kind:
+        """The kind of what the function returns, which also returns `kind`."""
+        self.returns = self._widened(kind if self.returns is None else self.returns, kind, node)
+        return self.returns
+
+    def _widened(self, before: Kind, kind: Kind, node: ast.AST) -> Kind:
+        both = unified(before, kind, node)
+        self.has_widened |= both != before
+        return both
 
     def read(self, name: str, node: ast.AST) -> Value:
         """What a variable or an argument holds."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from compiled.expressions import Scope, binary, boolean, compared, place_of, value_of
-from compiled.kinds import INT, NOTHING, SMALL, Array, Value, flat_kinds, unified, unknown
+from compiled.kinds import INT, NOTHING, SMALL, Array, Value, flat_kinds, unknown
 
 __all__ = ["Body"]
 
@@ -139,8 +139,7 @@ class Body:
         """Back to the caller, with a value or with nothing."""
         scope = self._scope
         value = Value(NOTHING, ()) if node.value is None else value_of(scope, node.value)
-        scope.returns = value.kind if scope.returns is None else unified(scope.returns, value.kind, node)
-        value = self._writer.cast(value, scope.returns, node)
+        value = self._writer.cast(value, scope.give_back(value.kind, node), node)
         kinds = flat_kinds(value.kind, self._writer.width)
         if not kinds:
             self._writer.ends("ret void")

@@ -76,12 +76,13 @@ class _Module:
         return Value(returns, tuple(writer.new(f"extractvalue {whole} {found}, {i}") for i in range(len(kinds))))
 
     def _write(self, function: types.FunctionType, given: tuple[Kind, ...]) -> tuple[str, Kind]:
-        """The text of a function, written again until what its variables hold is known."""
+        """The text of a function, written again where a variable was found to hold more than before."""
         tree = _source(function)
         names = [one.arg for one in tree.args.args]
         if len(names) != len(given):
             raise unknown(tree, f"{len(given)} arguments")
         assigned = {one.id for one in ast.walk(tree) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+        outside = {name: value for name, value in function.__globals__.items() if name not in assigned}
         heads, values = [], {}
         for name, kind in zip(names, given, strict=True):
             parts = flat_kinds(kind, self._width)
@@ -92,14 +93,14 @@ class _Module:
         returns: Kind | None = None
         while True:
             constant = {name: value for name, value in values.items() if name not in assigned}
-            scope = Scope(Writer(self._width), function.__globals__, self.call, constant, dict(known), returns)
+            scope = Scope(Writer(self._width), outside, self.call, constant, dict(known), returns)
             for name, value in values.items():
                 if name in assigned:
                     scope.keep(name, value, tree)
             Body(scope).write(tree.body)
-            if scope.known == known and scope.returns == returns:
-                break
             known, returns = scope.known, scope.returns
+            if not scope.has_widened:
+                break
         returns = NOTHING if returns is None else returns
         if scope.writer.is_open:
             scope.writer.ends("ret void" if returns == NOTHING else "unreachable")

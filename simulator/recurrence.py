@@ -91,12 +91,12 @@ def walk_on(
 
 
 def is_small(n_ops: int, most_ops: int, *kernels: Kernel) -> bool:
-    """Whether a schedule is done in Python: one of up to `most_ops`, of a few where `kernels` are kept compiled, and of
-    fewer where they are loaded, or may be in no time since others are.
+    """Whether a schedule is done in Python: one of up to `most_ops`, of a few where `kernels` are kept compiled or the
+    compiler is there since others are loaded, and of fewer where they are loaded, or may be in no time.
     """
     if are_loaded(*kernels) or (has_loaded() and are_kept(*kernels)):
         return n_ops <= min(_LOADED_OPS, most_ops)
-    return n_ops <= min(KEPT_OPS, most_ops) or (n_ops <= most_ops and not are_kept(*kernels))
+    return n_ops <= min(KEPT_OPS, most_ops) or (n_ops <= most_ops and not has_loaded() and not are_kept(*kernels))
 
 
 def _walk(

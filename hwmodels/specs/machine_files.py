@@ -19,20 +19,24 @@ from traces.foundation.documents import Section, check_name, read_yaml
 from traces.foundation.yaml_names import yaml_names
 
 __all__ = [
+    "LISTED",
     "SPECS",
     "cards_of",
     "component_names",
     "hardware_names",
+    "listed_machine",
     "load_component",
     "load_machine",
     "machine_document",
     "read_machine",
-    "usual_parts",
 ]
 
 _FOLDERS = {"accelerator": "accelerators", "host": "hosts", "link": "links", "storage": "storage"}
 PARTS = ("host", "link", "storage")
 """What a machine has beside its accelerator."""
+
+LISTED = ("hbm_bytes", "hbm_bytes_per_s", "price_usd")
+"""Figures of an accelerator that a list of machines shows."""
 
 _LABELS = {"accelerator": "hardware", "host": "host", "link": "link", "storage": "storage"}
 _BUILDERS: dict[str, Any] = {"accelerator": Accelerator, "host": Host, "link": LinkSpec, "storage": Storage}
@@ -82,12 +86,20 @@ def cards_of(name: str) -> tuple[int, str]:
     return int(match["n"]), match["name"]
 
 
-def usual_parts(name: str) -> tuple[Accelerator, dict[str, str]]:
-    """A shipped accelerator and the names of its usual host, link and storage, which are not read. Raises as
-    `load_machine`.
+def listed_machine(name: str) -> dict[str, Any]:
+    """What a list shows of a shipped machine: `LISTED` of its accelerator, None for what is not known, and the names of
+    its usual host, link and storage. No other figure is read.
     """
-    accelerator, parts, _ = _load("accelerator", name)
-    return accelerator, {part: str(parts[part]) for part in PARTS}
+    section = read_yaml(_shipped_file("accelerator", name))
+    table = section.section("sources")
+    documents = {key: table.text(key) for key in table.remaining()}
+    listed: dict[str, Any] = {}
+    for field in LISTED:
+        rule, key = FIELDS["accelerator"][field], _YAML_KEYS.get(field, field)
+        raw, where = section.take(key, optional=rule.optional), f"{section.where}: {key}"
+        found = None if raw is None else parse_quantity(raw, where, rule.dimension, documents)
+        listed[field] = None if found is None else possible_figure(found.value, rule, where)
+    return listed | {part: section.text(part) for part in PARTS}
 
 
 def load_component(kind: str, name_or_path: str | Path) -> Component:
@@ -159,7 +171,11 @@ def _by_processor(name: str) -> tuple[Any, Defaults, str]:
 @lru_cache(maxsize=512)
 def _shipped(kind: str, name: str) -> tuple[Any, Defaults, str]:
     """A component that ships, read once."""
-    return _file(kind, SPECS / _FOLDERS[kind] / f"{name}.yaml")
+    return _file(kind, _shipped_file(kind, name))
+
+
+def _shipped_file(kind: str, name: str) -> Path:
+    return SPECS / _FOLDERS[kind] / f"{name}.yaml"
 
 
 def _file(kind: str, path: Path) -> tuple[Any, Defaults, str]:

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -86,9 +86,39 @@ def print_table(table: Table) -> None:
     width = None if sys.stdout.isatty() else 160
     console = Console(width=width, soft_wrap=False, markup=False, highlight=False, emoji=False)
     left_out = fit_to_width(table, console)
-    console.print(table)
+    if len(table.rows) < _LONG or not _print_long(table, console):
+        console.print(table)
     if left_out:
         print(f"Left out, {console.width} columns are too few: {', '.join(left_out)}. --format json has all.")
+
+
+_LONG = 40
+"""Rows from which a table is written line by line where that says the same: rich takes a millisecond for each."""
+
+
+def _print_long(table: Table, console: Console) -> bool:
+    """Print `table` as rich does, its rows padded here; False, and nothing, where cells may take more than that."""
+    columns, width = table.columns, 1 + sum(3 + (column.width or console.width) for column in table.columns)
+    cells = [[str(cell) for cell in column.cells] for column in columns]
+    is_plain = all(cell.isascii() and cell.isprintable() and cell == cell.strip() for of in cells for cell in of)
+    is_styled = console.legacy_windows or table.caption or any(row.style for row in table.rows)
+    if not is_plain or is_styled or width > console.width or not {c.justify for c in columns} <= _PADDED.keys():
+        return False
+    frame = new_table(None if table.title is None else str(table.title))
+    for column in columns:
+        frame.add_column(str(column.header), justify=column.justify, width=column.width)
+    frame.add_row("")
+    with console.capture() as shown:
+        console.print(frame)
+    *head, row, end = shown.get().splitlines(keepends=True)
+    left, between, right = f"{row[0]} ", f" {row[0]} ", f" {row[0]}\n"
+    padded = [[_PADDED[c.justify](cell, c.width) for cell in of] for c, of in zip(columns, cells, strict=True)]
+    lines = [left + between.join(line) + right for line in zip(*padded, strict=True)]
+    console.file.write("".join([*head, *lines, end]))
+    return True
+
+
+_PADDED: dict[str, Callable[[str, Any], str]] = {"left": str.ljust, "right": str.rjust}
 
 
 def fit_to_width(table: Table, console: Console) -> list[str]:

@@ -7,6 +7,7 @@ takes four times as long, or says what is wrong and where.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -58,7 +59,7 @@ class _Reader:
         if self._left < 0 or event.anchor is not None or event.tag is not None:  # an alias has an anchor
             raise Unusual
         if kind is yaml.ScalarEvent:
-            return self._plain(event.value) if event.implicit[0] else event.value
+            return _plain(event.value, self._number) if event.implicit[0] else event.value
         return self._mapping() if kind is yaml.MappingStartEvent else self._sequence()
 
     def _mapping(self) -> dict[Any, Any]:
@@ -78,18 +79,22 @@ class _Reader:
             found.append(self.value(event))
         return found
 
-    def _plain(self, text: str) -> Any:
-        for tag, pattern in (*_RESOLVERS.get(text[:1], ()), *_RESOLVERS.get(None, ())):
-            if pattern.match(text):
-                return self._tagged(tag.removeprefix(_TAG), text)
-        return text
 
-    def _tagged(self, tag: str, text: str) -> Any:
-        if tag == "null":
-            return None
-        if tag == "bool":
-            return yaml.SafeLoader.bool_values[text.lower()]
-        found = self._number(text) if tag in ("int", "float") else None
-        if found is None:
-            raise Unusual
-        return found
+@lru_cache(maxsize=4096)
+def _plain(text: str, number: Callable[[str], int | float | None]) -> Any:
+    """What a plain scalar is: machines say the same units and sources over and over."""
+    for tag, pattern in (*_RESOLVERS.get(text[:1], ()), *_RESOLVERS.get(None, ())):
+        if pattern.match(text):
+            return _tagged(tag.removeprefix(_TAG), text, number)
+    return text
+
+
+def _tagged(tag: str, text: str, number: Callable[[str], int | float | None]) -> Any:
+    if tag == "null":
+        return None
+    if tag == "bool":
+        return yaml.SafeLoader.bool_values[text.lower()]
+    found = number(text) if tag in ("int", "float") else None
+    if found is None:
+        raise Unusual
+    return found

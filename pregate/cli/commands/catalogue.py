@@ -9,7 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from hwmodels.shipped import FITS_DIR, STACKS_DIR
-from hwmodels.specs.machine_files import component_names, hardware_names, load_component, machine_document, usual_parts
+from hwmodels.specs.machine_files import (
+    component_names,
+    hardware_names,
+    listed_machine,
+    load_component,
+    machine_document,
+)
 from hwmodels.specs.processors import processor_names
 from hwmodels.specs.spec import LinkSpec
 from pregate.cli import options
@@ -105,20 +111,20 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
     if context.invoked_subcommand is not None:
         return
     rows: list[dict[str, Any]] = []
-    fits, listed = yaml_names(FITS_DIR), {name: usual_parts(name) for name in hardware_names()}
-    rates = _link_rates({parts["link"] for _, parts in listed.values()})
-    for name, (accelerator, parts) in listed.items():
+    fits, listed = yaml_names(FITS_DIR), {name: listed_machine(name) for name in hardware_names()}
+    rates = _link_rates({machine["link"] for machine in listed.values()})
+    for name, machine in listed.items():
         fitted = [fit.split(".")[1] for fit in fits if fit.split(".")[0] == name]
         rows.append(
             {
                 "hardware": name,
-                "hbm_bytes": accelerator.hbm_bytes,
-                "hbm_bytes_per_s": accelerator.hbm_bytes_per_s,
-                "h2d_bytes_per_s": rates[parts["link"]],
-                "link": parts["link"],
-                "host": parts["host"],
-                "storage": parts["storage"],
-                "price_usd": accelerator.price_usd,
+                "hbm_bytes": machine["hbm_bytes"],
+                "hbm_bytes_per_s": machine["hbm_bytes_per_s"],
+                "h2d_bytes_per_s": rates[machine["link"]],
+                "link": machine["link"],
+                "host": machine["host"],
+                "storage": machine["storage"],
+                "price_usd": machine["price_usd"],
                 "fitted_stacks": " ".join(fitted),
             }
         )

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from compiled import machine_code, system, vector
+from compiled import machine_code, system, translate, vector
 from compiled.machine_code import Kernel
 from compiled.translate import module_of
+from compiled.writer import Writer
 from runtime.backends.pacing_kernel import COPY, SPIN
 
 LIMIT, HALF, ON = 7, 0.5, True
@@ -199,6 +200,14 @@ def a_list(a: Any) -> None:
     a[0] = [1][0]
 
 
+LATER = 3
+
+
+def read_before(a: Any) -> None:
+    a[0] = LATER  # noqa: F823
+    LATER = a[1]  # noqa: F841, N806
+
+
 def two_kinds(a: Any) -> None:
     b = a
     b = 1  # noqa: F841
@@ -284,10 +293,42 @@ def test_nothing_is_added_to_an_unsigned_number_that_numpy_would_keep_in_its_bit
         module_of(wrong, ((np.dtype(dtype), 1), (np.dtype("int64"), 1)), 8)
 
 
-@pytest.mark.parametrize("wrong", [no_such_statement, no_such_name, a_list, two_kinds, unknown_step])
+@pytest.mark.parametrize("wrong", [no_such_statement, no_such_name, a_list, read_before, two_kinds, unknown_step])
 def test_what_a_kernel_may_not_say_is_refused_with_its_line(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"^line \d+: .* in a kernel: "):
         module_of(wrong, ((np.dtype("int64"), 1),), 8)
+
+
+def one_kind(a: Any) -> int:
+    most = 0
+    for i in range(a.size):
+        if a[i] > most:
+            most = a[i]
+    return most
+
+
+def two_passes(a: Any) -> int:
+    most = 0
+    for i in range(a.size):
+        if a[i] > most:
+            most = a[i] * 1.5
+    return int(most)
+
+
+@pytest.mark.parametrize(("function", "n_times"), [(one_kind, 1), (two_passes, 2)])
+def test_a_function_is_written_again_only_where_a_variable_holds_more_than_was_known(
+    function: Any, n_times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[translate.Writer] = []
+
+    def writer(width: int) -> translate.Writer:
+        written.append(Writer(width))
+        return written[-1]
+
+    monkeypatch.setattr(translate, "Writer", writer)
+    numbers = np.array([3, 7, 5])
+    assert compiled(function, "int64[1]", returns=True)(numbers) == function(numbers)
+    assert len(written) == n_times
 
 
 def test_code_of_a_kernel_touches_nothing_but_its_arrays() -> None:
