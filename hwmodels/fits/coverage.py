@@ -82,14 +82,10 @@ def coverage(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None =
     found = FitCoverage(unseen=unseen(works, hw), fitted=True)
     if not fit.laws and not fit.gemm_tables:
         return found
-    from hwmodels.figures import figures_of  # on use: they import numpy, which a refusal needs not
+    from hwmodels.figures import figures_of  # on use: numpy, which a refusal needs not
 
-    figures, of_work = figures_of(hw), _by_law if fit.laws else _by_table
-    within_s = total_s = 0.0
-    for work, count in zip(works, [1] * len(works) if counts is None else counts, strict=True):
-        if work.kind in KERNEL_KINDS and work.gemms:
-            for seconds, within in of_work(work, figures):
-                total_s, within_s = total_s + count * seconds, within_s + (count * seconds if within else 0.0)
+    runs = [1] * len(works) if counts is None else counts
+    within_s, total_s = (_by_law if fit.laws else _by_table)(works, figures_of(hw), runs)
     return found._replace(within_s=within_s, total_s=total_s, kernels="kernels" if fit.laws else "GEMM shapes")
 
 
@@ -98,15 +94,37 @@ def beyond_fit(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None
     return unseen(works, hw) or coverage(works, hw, counts).beyond
 
 
-def _by_law(work: Work, figures: Figures) -> Iterator[tuple[float, bool]]:
-    """Seconds of each kernel, and whether its law was fitted on shapes and formats around it."""
+def _by_law(works: Sequence[Work], figures: Figures, runs: Sequence[int]) -> tuple[float, float]:
+    """Seconds of kernels whose law was fitted on shapes and formats around theirs, and of all, one after the other."""
+    import numpy as np
+
+    from hwmodels.kernels.similar_works import alike
     from hwmodels.laws.pricing import kernels_of
 
-    for kernel, within in kernels_of(work, figures):
-        yield float(kernel.total_s), within
+    seconds, within = list[Any](), list[Any]()  # by place of a kernel in its work, each (n_works,)
+    for work, rows, rows_of in alike(works, figures, many=False):
+        if work.kind in KERNEL_KINDS and work.gemms:
+            for i, (kernel, seen) in enumerate(kernels_of(work, figures, rows_of)):
+                if i == len(seconds):
+                    seconds.append(np.zeros(len(works)))
+                    within.append(np.zeros(len(works), np.bool_))
+                seconds[i][rows], within[i][rows] = kernel.total_s, seen
+    if not seconds:
+        return 0.0, 0.0
+    each, known = (np.array(runs) * np.array(seconds)).T.ravel(), np.array(within).T.ravel()
+    return float(np.cumsum(np.where(known, each, 0.0))[-1]), float(np.cumsum(each)[-1])
 
 
-def _by_table(work: Work, figures: Figures) -> Iterator[tuple[float, bool]]:
+def _by_table(works: Sequence[Work], figures: Figures, runs: Sequence[int]) -> tuple[float, float]:
+    """Seconds of GEMMs that lie in a table of their format, and of all."""
+    within_s = total_s = 0.0
+    for work, count in zip(works, runs, strict=True):
+        for seconds, within in _gemms_of(work, figures) if work.kind in KERNEL_KINDS else ():
+            total_s, within_s = total_s + count * seconds, within_s + (count * seconds if within else 0.0)
+    return within_s, total_s
+
+
+def _gemms_of(work: Work, figures: Figures) -> Iterator[tuple[float, bool]]:
     """Seconds of each GEMM, and whether it lies in a table of its format."""
     table = figures.gemm_table(work.compute)
     assert table is not None  # a fit of kernels has one

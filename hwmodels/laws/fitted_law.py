@@ -114,9 +114,14 @@ class FittedLaw:
         """Of a weight, or of a number in the cache."""
         return find_dtype(self.stored).bits
 
-    def covers(self, shape: Mapping[str, float]) -> bool:
-        """Whether every number of a shape lies within what was measured."""
-        return all(low <= shape[name] <= high for name, (low, high) in self.within.items() if name in shape)
+    def covers(self, shape: Mapping[str, Any]) -> Any:
+        """Whether every number of a shape lies within what was measured; of arrays of shapes, of each."""
+        within: Any = True
+        for name, (low, high) in self.within.items():
+            if name in shape:
+                number = shape[name].real
+                within = within & (low <= number) & (number <= high)
+        return within
 
     def to_dict(self) -> dict[str, Any]:
         """YAML-ready; intervals of 95 % beside the constants, the lower triangle of the covariance."""

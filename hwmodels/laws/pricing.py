@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PricedKernel", "kernels_of", "law_kernel"]
 
-PricedKernel = tuple[KernelTime, bool]
-"""A kernel, and whether its shape and format lie within what its law was fitted on."""
+PricedKernel = tuple[KernelTime, Any]
+"""A kernel, and whether its shape and format lie within what its law was fitted on: of ops priced together, of each."""
 
 _GEMMS = ("gemm", "quantised_gemm")
 _WIDE, _WIDE_BITS = ("fp32", "bf16", "fp16"), 16
@@ -103,11 +103,12 @@ def _rates(law: FittedLaw, figures: Figures) -> CardRates:
     )
 
 
-def _within(law: FittedLaw, bits: float, shape: Mapping[str, Number]) -> bool:
-    """Of several shapes at once all have to lie within."""
-    ends = {name: (float(np.min(np.real(x))), float(np.max(np.real(x)))) for name, x in shape.items()}
-    corners = ({name: end[i] for name, end in ends.items()} for i in (0, 1))
-    return _apart(law, bits) <= _ALIKE and all(law.covers(corner) for corner in corners)
+def _within(law: FittedLaw, bits: float, shape: Mapping[str, Number], also: Any = True) -> Any:
+    """Whether each of the shapes lies within, `also` what else has to hold of it."""
+    if _apart(law, bits) > _ALIKE:
+        return False
+    within = also & law.covers(shape)
+    return within if np.ndim(within) else bool(within)
 
 
 def _gemm_law(work: Work, figures: Figures) -> FittedLaw:
@@ -147,7 +148,7 @@ def _experts(work: Work, law: FittedLaw, figures: Figures, counts: RowCounts) ->
     shape = {"d_model": up.k, "d_ff": up.n, "n_up": n_up}
     most = law.within["n_tokens"][1] * law.within["top_k"][1]
     aligned = up.k % ALIGNED == 0 and up.n % ALIGNED == 0
-    return kernel, aligned and work.fused.n_rows <= most and _within(law, work.weight_bits, shape)
+    return kernel, _within(law, work.weight_bits, shape, also=(counts.rows.n_rows <= most) & aligned)
 
 
 def _at_least(found: KernelTime, flop_s: Number) -> KernelTime:
@@ -167,7 +168,7 @@ def _attention(work: Work, figures: Figures) -> PricedKernel:
         kernel, shape, seen = _attending(work.attending, work.hbm_bytes, law, _rates(law, figures))
         if law.form == "decode_attention":
             kernel = _at_least(kernel, flop_s)
-        return kernel, seen and _within(law, bits, shape)
+        return kernel, _within(law, bits, shape, also=seen)
     read_s = work.hbm_bytes / (figures["accelerator.hbm_bytes_per_s"] * dense.values["memory"])
     both = smooth_maximum(flop_s, read_s)
     bound = np.real(flop_s) >= np.real(read_s)
@@ -203,7 +204,7 @@ def _is_decompressed(at: Attending) -> bool:
 
 def _attending(
     at: Attending, hbm_bytes: Number, law: FittedLaw, rates: CardRates
-) -> tuple[KernelTime, dict[str, Number], bool]:
+) -> tuple[KernelTime, dict[str, Number], Any]:
     """An attention that reads `hbm_bytes` by its law; its shape, and whether the law has seen its like otherwise."""
     kernel, context = KERNELS[law.kernel], larger_of(hbm_bytes / at.token_bytes / at.n_sequences, 1.0)
     shape: dict[str, Number] = {"n_sequences": at.n_sequences, "n_heads": at.n_heads}
@@ -228,4 +229,4 @@ def _attending(
         law.values, rates, kernel, at.n_sequences, at.n_heads, at.n_kv_heads, new, at.key_width, at.value_width,
         token_bytes, before=before, window=at.window,
     )  # fmt: skip
-    return found, {**shape, "context": new}, not np.any(np.real(before) > new)
+    return found, {**shape, "context": new}, np.real(before) <= new

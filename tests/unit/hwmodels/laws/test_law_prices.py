@@ -141,6 +141,24 @@ def test_what_was_not_measured_is_beyond_the_fit_with_its_share(h100: Platform) 
     assert coverage([works()[0]], bare).share < 1  # no law of attention: a roofline
 
 
+def test_works_that_are_looked_at_together_are_covered_as_each_alone(h100: Platform) -> None:
+    """Steps whose contexts grow out of what was measured, and experts with ever other rows, some of them too many."""
+    steps = [
+        work.self_attention_work(QWEN, QWEN.decoder, 32, 32 * n, 32 * n, n_sequences=32)
+        for n in (7, 700, 70_000, 900_000)
+    ]
+    experts = [ffn_work.experts_work(QWEN, rows, fused=True) for rows in ([2] * 100, [1, 5], [40_000] * 128, [3])]
+    asked, runs = (*works(), *steps, *experts, *steps), [1, 7, 3, 2, 9, 5, 4, *range(1, 13)]
+    within_s = total_s = 0.0
+    for one, count in zip(asked, runs, strict=True):
+        for kernel, seen in kernels_of(one, figures_of(h100)):
+            total_s, within_s = total_s + count * kernel.total_s, within_s + (count * kernel.total_s if seen else 0.0)
+    found = coverage(asked, h100, runs)
+    assert (found.within_s, found.total_s) == (within_s, total_s)
+    assert 0 < found.within_s < found.total_s
+    assert coverage([], h100).share == 1
+
+
 def test_a_card_without_a_fit_is_lent_its_family_s_and_more_uncertain() -> None:
     lent, own = load_platform("gh200", "vllm"), load_platform("h100-sxm", "vllm")
     assert own.calibration("bf16") == "fitted"
