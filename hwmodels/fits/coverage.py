@@ -98,13 +98,15 @@ def _by_law(works: Sequence[Work], figures: Figures, runs: Sequence[int]) -> tup
     """Seconds of kernels whose law was fitted on shapes and formats around theirs, and of all, one after the other."""
     import numpy as np
 
+    from hwmodels.kernels.fused_counts import FusedCounts
     from hwmodels.kernels.similar_works import alike
     from hwmodels.laws.pricing import kernels_of
 
     seconds, within = list[Any](), list[Any]()  # by place of a kernel in its work, each (n_works,)
-    for work, rows, rows_of in alike(works, figures, many=False):
+    for work, rows, counts in alike(works, figures, many=False):
+        assert not isinstance(counts, FusedCounts)  # those are of a stack without laws
         if work.kind in KERNEL_KINDS and work.gemms:
-            for i, (kernel, seen) in enumerate(kernels_of(work, figures, rows_of)):
+            for i, (kernel, seen) in enumerate(kernels_of(work, figures, counts)):
                 if i == len(seconds):
                     seconds.append(np.zeros(len(works)))
                     within.append(np.zeros(len(works), np.bool_))
