@@ -29,7 +29,7 @@ _UNPRICED: Mapping[str, str] = ReadOnly(
         "tabbyapi": "all weights in HBM: streams, with --set stack constants that you measured",
         "lmdeploy": "vllm is the serving engine that has constants here",
         "mistral.rs": "llama-cpp",
-        "fiddler": "pytorch-eager, with policy min_latency+static:0.3",
+        "fiddler": "pytorch-eager, with policy min_latency/released+static:0.3",
         "hybrimoe": "ktransformers, with policy hybrid_schedule",
         "moe-infinity": "pytorch-eager, with policy activation_aware",
         "moe-gen": "flexgen or moe-lightning",

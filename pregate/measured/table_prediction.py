@@ -317,7 +317,10 @@ def _asked(make: Callable[[], Answer]) -> Answer:
     try:
         return make()
     except CapacityExceeded as error:
-        return {"refusal": f"does not fit: {error}"}
+        said = (
+            str(error).replace("--tier ", "expert_tier ").replace("--set ", "set ")
+        )  # columns, where a command has options
+        return {"refusal": f"does not fit: {said}"}
     except PregateError as error:
         return {"refusal": str(error)}
 

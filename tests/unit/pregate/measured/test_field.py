@@ -90,6 +90,17 @@ def test_a_table_without_rows_or_columns_is_refused(tmp_path: Path) -> None:
         read_table(tmp_path / "t.csv")
 
 
+def test_a_model_beyond_the_hosts_memory_is_told_what_a_row_may_say(tmp_path: Path) -> None:
+    beyond = ROW | {
+        "model": "mixtral-8x7b", "policy": "gpu_only@experts=cpu", "stack": "llama-cpp", "host": "desktop-ddr5",
+        "formats": "all=bf16",
+    }  # fmt: skip
+    (refused,) = predict_table(read(tmp_path, beyond), cache_dir=False).rows
+    assert "desktop-ddr5 has 68.7 GB: try expert_tier ssd, or set host.dram_bytes=" in refused.reason
+    (found,) = predict_table(read(tmp_path, beyond | {"expert_tier": "ssd+lru:48GiB"}), cache_dir=False).rows
+    assert found.predicted > 0
+
+
 def test_units_become_seconds(tmp_path: Path) -> None:
     (row,) = read(tmp_path, ROW | {"metric": "ttft", "value": "250", "unit": "ms"})
     assert row.value == 0.25

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,18 @@ def test_an_engine_without_constants_is_told_what_comes_nearest(engine: str, tmp
             RowBench().predict(row(tmp_path, f"RTX 3090,,,Mixtral-8x7B,fp16,{engine},{flags}"))
     with pytest.raises(InvalidInput, match="nearest: "):
         RowBench().predict(row(tmp_path, f"RTX 3090,,,Mixtral-8x7B,fp16,{engine},"))
+
+
+@pytest.mark.parametrize("engine", ["Fiddler", "HybriMoE", "MoE-Infinity", "accelerate", "DeepSpeed", "AirLLM"])
+def test_the_design_that_comes_nearest_to_an_engine_can_be_asked(engine: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput) as error:
+        check_engine(engine)
+    found = re.search(r"nearest: (?P<stack>\S+), with policy (?P<policy>\S+)", str(error.value))
+    assert found is not None
+    header = "model,hardware,host,formats,stack,policy,metric,value\n"
+    asked = f"olmoe-1b-7b,rtx-3060-12gb,epyc-7543,all=bf16,{found['stack']},{found['policy']},decode_tokens_per_s,9\n"
+    (tmp_path / "mine.csv").write_text(header + asked)
+    assert RowBench().predict(read_table(tmp_path / "mine.csv")[0]) > 0
 
 
 @pytest.mark.parametrize(
