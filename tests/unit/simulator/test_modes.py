@@ -214,6 +214,18 @@ def test_another_copy_may_go_between_two_chunks(engine: Engine) -> None:
 
 
 @on_both
+def test_what_waits_between_two_chunks_ends_when_it_is_cancelled(engine: Engine) -> None:
+    """The bulk copy has moved one chunk of four; the urgent one has the link from 1 to 4 s, the gate ends at 2 s."""
+    story = Story()
+    gate = story.op(Lane.CPU, 2.0)
+    bulk = story.op(Lane.H2D, 4.0, priority=1, n_bytes=4, by=gate)
+    urgent = story.op(Lane.H2D, 3.0, issue_s=0.25, n_bytes=1)
+    timeline = engine(*story.told(), Modes("priority", chunk_bytes=1, cancel=True))
+    assert (timeline.start_s[bulk], timeline.end_s[bulk]) == (0.0, 2.0)
+    assert (timeline.start_s[urgent], timeline.end_s[urgent]) == (1.0, 4.0)
+
+
+@on_both
 @pytest.mark.parametrize("link", ["fifo", "priority"])
 def test_what_is_in_service_ends_with_its_chunk_when_it_is_cancelled(engine: Engine, link: str) -> None:
     story = Story()

@@ -94,10 +94,11 @@ def test_a_count_changes_hands_where_a_sweep_of_every_value_says(
 @pytest.mark.parametrize("overrides", [None, SMALL])
 def test_a_cache_ratio_changes_hands_where_the_slots_do(overrides: Mapping[str, float] | None) -> None:
     """A ratio grants the nearest whole number of slots: a sweep of each, and the ratios halfway between two."""
-    dataset = swept(OFFLOADED, "cache_ratio", np.arange(N_SLOTS + 1) / N_SLOTS, TraceRecipe(4, 6), overrides)
+    few = TraceRecipe(4, 4)
+    dataset = swept(OFFLOADED, "cache_ratio", np.arange(N_SLOTS + 1) / N_SLOTS, few, overrides)
     told = [best(dataset, i) for i in range(N_SLOTS + 1)]
     expected = [i for i in range(N_SLOTS) if told[i][0] != told[i + 1][0]]
-    found = search(OFFLOADED, "cache_ratio", 0, 1, overrides=overrides)
+    found = search(OFFLOADED, "cache_ratio", 0, 1, few, overrides=overrides)
     assert len(expected) >= 3
     assert [(row.below, row.above) for row in found] == [(told[i][0], told[i + 1][0]) for i in expected]
     for row, i in zip(found, expected, strict=True):
