@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -242,6 +243,20 @@ def test_a_shared_copy_under_way_is_not_cut_short(engine: Engine) -> None:
     gate = story.op(Lane.CPU, 1.5)
     copy = story.op(Lane.H2D, 4.0, n_bytes=4, by=gate)
     assert engine(*story.told(), Modes("shared", chunk_bytes=1, cancel=True)).end_s[copy] == 4.0
+
+
+def test_what_shares_is_summed_in_the_order_of_the_ops_whenever_it_began() -> None:
+    """To the last bit: the kernel, an earlier op than both copies, begins after them and leaves .28 of HBM less."""
+    story = Story()
+    first = story.op(Lane.CPU, 1.0)
+    story.op(Lane.COMPUTE, 3.0, after=(first,))
+    story.op(Lane.H2D, 3.0, n_bytes=1)
+    story.op(Lane.D2H, 3.0, n_bytes=1)
+    schedule, costs = story.told()
+    costs = dataclasses.replace(costs, hbm_s=costs.duration_s * (0.0, 0.28, 0.29, 0.75))
+    ends_s = [engine(schedule, costs, Modes(hbm_shared=True)).end_s.tolist() for engine in ENGINES]
+    assert ends_s[0] == ends_s[1]
+    assert ends_s[0][3] > 3.0, "nothing was shared"
 
 
 @pytest.mark.parametrize("modes", [FIFO, Modes("shared"), Modes("priority", 1, hbm_shared=True, cancel=True)])
