@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 
-__all__ = ["spinner"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["progress_console", "spinner"]
+
+
+def progress_console() -> Console:
+    """Standard error for lines that move, which they do on a terminal alone: colours that an environment asks for in a
+    log (FORCE_COLOR) are no reason to fill it with them.
+    """
+    from rich.console import Console
+
+    try:
+        moves = sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        moves = False
+    return Console(stderr=True, markup=False, force_terminal=moves, force_interactive=None if moves else False)
 
 
 @contextmanager
@@ -16,10 +34,9 @@ def spinner(title: str, *, lines: bool = False) -> Iterator[Callable[[str], None
 
     `lines`: where standard error is no terminal, a line for each, for work of minutes that a log should show.
     """
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(stderr=True, markup=False)
+    console = progress_console()
     with console.status(title) as status:
 
         def update(what: str) -> None:

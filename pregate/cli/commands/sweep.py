@@ -17,6 +17,7 @@ from pregate.cli import options
 from pregate.cli.consent import require_consent_along, require_consent_to_points
 from pregate.cli.option_values import distinct
 from pregate.cli.output_paths import require_folder_to_be
+from pregate.cli.progress import progress_console
 from pregate.draw import render
 from traces.errors import InvalidInput, PregateError
 from traces.foundation.atomic_files import refuse_overwriting
@@ -155,14 +156,13 @@ def _resumable(kept: Path | None) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def _bar(count: Callable[[int, int], None]) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error: machines evaluated, how many a second, and how long the rest will take."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     rate = TextColumn("{task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(),
                TextColumn("left"), Remaining())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=progress_console()) as progress:
         task = progress.add_task("planning", total=None, rate="")
         first = started_s = 0.0
 
