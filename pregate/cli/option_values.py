@@ -57,6 +57,8 @@ def build_model(name: str, dtype: str | None, top_k: int | None, formats: str | 
 
 def formats_asked(text: str | None, model: str) -> dict[str, str] | None:
     """Formats by part, None where none is asked for; a bare one is that of a file, `Q4_K_M`. Raises `InvalidInput`."""
+    if text is not None and not text.strip():
+        raise InvalidInput("--formats '': no format is named: leave the option out, or say such as experts=q4_k")
     if text is not None and "=" not in text:
         from pregate.spellings.models import formats_of_file, model_and_format
 

@@ -65,8 +65,8 @@ def _ours(column: str, text: str, known: tuple[str, ...]) -> str:
 
 def _processors(wanted: str, names: Iterable[str]) -> list[str]:
     """The processors that a name is of which leaves a letter out, or says one more, or is the number alone."""
-    if re.search(r"^epyc-.*\dp(?:-2s)?$", wanted):  # a 7402P is a 7402
-        return [name for name in names if name == re.sub(r"p(-2s)?$", r"\1", wanted)]
+    if re.search(r"^epyc-.*\dp$", wanted):  # a 7402P is a 7402, for one socket alone
+        return [name for name in names if name == wanted[:-1]]
     if re.search(r"^xeon-\d{4}(?:-2s)?$", wanted):  # there is no 8480, but an 8480+
         return [name for name in names if name == re.sub(r"(?<=\d{4})", "+", wanted, count=1)]
     if re.search(r"^core-\d+k?f$", wanted):  # without graphics, else the same

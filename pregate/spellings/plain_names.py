@@ -15,7 +15,7 @@ _SERIES = re.compile(
 """Of the names of processors what ours leave out, and what they keep."""
 _SOCKETS = re.compile(
     r"(?:2\s*[x\u00d7]\s*|\(2\)\s*|2s\s+|(?:dual|two)[\s-]+(?:socket\s+)?)(?P<name>.*)|"
-    r"(?P<named>.*?)\s+(?:[x\u00d7]\s*2|\(?(?:dual|two|2)[\s-]+(?:socket|cpu)s?\)?)",
+    r"(?P<named>.*?)\s+(?:[x\u00d7]\s*2|\(?(?:dual|two|2)[\s-]+(?:socket|cpu)s?\)?|\(2\))",
     re.IGNORECASE,
 )
 _PCIE = re.compile(r"(?:pcie|gen)-?(?P<generation>[3-6])(?:-0)?(?:-?x(?P<lanes>\d{1,2}))?")
@@ -193,7 +193,7 @@ def spelled(column: str, text: str) -> str:
                 r"(?<=\d)v(?=\d$)", "-v", re.sub(r"^tr-(?=pro-|\d)", "threadripper-", _CODENAMES.sub("", name))
             )
             name = _SERIES.sub(_kept, re.sub(r"^(?=i[3579]-|ultra-[579]-)", "core-", name))
-            name = re.sub(r"^(?=e[357]-\d{4})", "xeon-", name)
+            name = re.sub(r"^(?=e[357]-\d{4})|^(?:platinum|gold|silver|bronze)-(?=\d{4})", "xeon-", name)
             name = re.sub(r"^(?:aws-)?graviton-?(?=\d)", "graviton-", re.sub(r"^ampere-(?=altra)", "", name))
             name = re.sub(r"^altra-(?=m\d)", "altra-max-", name)
             name = re.sub(r"^xeon-6-(?=\d{4}[pe])", "xeon-", name)

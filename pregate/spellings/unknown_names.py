@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from hwmodels.specs.machine_files import cards_of, component_names
@@ -35,12 +36,32 @@ def is_name_of(column: str, text: str) -> bool:
     return named in KNOWN[column]()
 
 
+def _host_told(text: str, wanted: str) -> str:
+    """What is to be done about a host that names memory, or two sockets of a processor that is sold for one."""
+    one = wanted.removesuffix("-2s")
+    if one != wanted and our_name("host", one) in KNOWN["host"]():
+        return f"{one} is for one socket: name {one} alone"
+    if _OF_MEMORY.search(text):
+        return (
+            "a host is called by its processor, and its memory by channels and speed behind a colon: epyc-7763:8x3200; "
+            "how much there is by --set host.dram_bytes"
+        )
+    return ""
+
+
+_OF_MEMORY = re.compile(r"\bddr\d|\blpddr|\d\s?gi?b\b|\bchannels?\b", re.IGNORECASE)
+
+
 def unknown(column: str, text: str) -> UnknownName:
     """The error for a name of a column of `KNOWN` that nobody knows: it names the nearest, as we write them."""
     if column == "host" and host_and_memory(text)[1]:
         text = host_and_memory(text)[0]
     if column == "hardware" and is_memory(text):
         return UnknownName(f"unknown hardware {text!r}: that is memory: name the card before it, 'rtx-4090 + {text}'")
+    if os.path.lexists(text[:4096].replace("\0", "")) and not os.path.isfile(text):
+        return UnknownName(
+            f"unknown {column} {text!r}: what is there is no file (a folder, a pipe, a device, a link to nothing)"
+        )
     known = list(KNOWN[column]())
     if column == "hardware":
         n_cards, one = several(text)
@@ -49,6 +70,8 @@ def unknown(column: str, text: str) -> UnknownName:
             return UnknownName(f"unknown hardware {text!r}: {why}")
         text = text if is_name_of("host", text) else one
     wanted = spelled(column, text)
+    if column == "host" and (told := _host_told(text, wanted)):
+        return UnknownName(f"unknown host {text!r}: {told}")
     if column == "model" and dense_tag(text):
         return UnknownName(
             f"unknown model {text!r}: Ollama's is dense: name the tag of a mixture of experts, as qwen3:30b"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from traces.errors import InvalidFile
 from traces.importers.arrivals import are_arrivals
 from traces.importers.counts.tensor_counts import COUNTS, tensor_counts
-from traces.importers.counts.wide_counts import is_wide
+from traces.importers.counts.wide_counts import is_bare, is_wide
 from traces.importers.files.arrays import npy_array, npz_names
 from traces.importers.files.text_lines import regular_file
 from traces.importers.files.torch_archive import read_torch_archive
@@ -48,6 +48,9 @@ _PACKED = {
     b"\x80\x02\x8a": "a file of torch.save from before 1.6, a pickle, which runs code when loaded: save it again, "
     "or with safetensors.torch.save_file",
     b"\x80": "a pickle, which runs code when loaded, so it is not read: save its arrays with numpy.savez",
+    b"version https://git-lfs": "a pointer of Git LFS, and the file itself is not here: fetch it (git lfs pull)",
+    b"<!DOCTYPE": "a page of the web, not the file: download the raw file",
+    b"<html": "a page of the web, not the file: download the raw file",
     b"\xff\xfe": "UTF-16 text: save it as UTF-8",
     b"\xfe\xff": "UTF-16 text: save it as UTF-8",
 }
@@ -72,6 +75,8 @@ _ROW_OF_MASKS = re.compile(
     rb'\A\s*\[?\s*\{[^\[\]]{0,500}"[\w.]*(?:mask|routing_map|one_hot)"\s*:\s*\[+\s*(?:[01]\b(?!\.)|true|false)',
     re.IGNORECASE,
 )
+
+_PROFILE = re.compile(rb'"traceEvents"|"deviceProperties"|"ph"\s*:\s*"[XBEiM]"|"CudaEvent"|CUPTI_ACTIVITY|^NSYS')
 
 
 def recognise(path: Path) -> str:
@@ -105,6 +110,11 @@ def recognise(path: Path) -> str:
             f"{path}: an importance matrix of llama.cpp in its older form, which keeps no counts by expert: write it "
             f"anew with --output-format gguf"
         )
+    if _PROFILE.search(head):
+        raise InvalidFile(
+            f"{path}: a profile of kernels, which says when they ran, not what gates chose: record routing, as "
+            f"`pregate record --help` says"
+        )
     if _ROW_OF_MASKS.search(head):
         raise InvalidFile(
             f'{path}: rows of masks over all experts: call their key "experts" where each chooses as many, else write '
@@ -129,7 +139,7 @@ def is_routing(path: Path) -> bool:
 
 
 def recognise_popularity(path: Path) -> str | None:
-    """The kind of a table of expert counts: npy, npz, json, csv, recorder, imatrix or tensorrt_llm; None: another."""
+    """The kind of a table of counts: npy, npz, json, csv, bare, recorder, imatrix or tensorrt_llm; None: another."""
     if path.is_dir() or path.name == "meta_info.json":
         return "tensorrt_llm"
     head = _head(path)
@@ -147,6 +157,8 @@ def recognise_popularity(path: Path) -> str | None:
         return "csv"
     if is_wide(first):
         return "wide_csv"
+    if is_bare(text.decode(errors="replace")):
+        return "bare"
     opens = (
         rb"\s*(\[\s*\[\s*\[?\s*[-\d]"
         rb'|\{\s*"(' + "|".join(COUNTS).encode() + rb'|\d+)"\s*:|\{\s*"[\w.]*\d[\w.]*"\s*:\s*[\[{]'
@@ -238,7 +250,7 @@ def _of_text(head: bytes) -> str | None:
         return "llama_activations"
     if GATE_CSV_HEADER.match(first):
         return "gate_csv"
-    if re.fullmatch(r"-?\d+,\d+(,\d+)+", first, re.ASCII):
+    if re.fullmatch(r"-?\d+,\d+(,\d+)+", first, re.ASCII) and not is_bare(text):
         return "llama_moe_trace"
     if {"position", "layer", "experts"} <= set(columns(first) or ()):
         return "table"

@@ -44,7 +44,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "weight", "gate_weight", "score", "prob", "probability", "router_weight", "weights", "gate_weights", "scores",
         "probs", "topk_weights", "selected_probs",
     ),
-    "count": ("count", "counts", "n", "hits", "freq", "frequency", "activations"),
+    "count": (
+        "count", "counts", "n", "hits", "freq", "frequency", "activations", "num_tokens", "n_tokens", "token_count",
+        "activation_count", "activation_frequency",
+    ),
 }  # fmt: skip
 """Our name of a column: what recorders call it, the plainest first; a `token` beside a place may be an id."""
 

@@ -7,7 +7,7 @@ json          [[...], ...], [n_layers, n_experts] (EPLB); under one of `COUNTS`,
               {"3": [...]} or {"3": {"expert": count}}, {"model.layers.3.mlp": [...]}, or a line a layer,
               {"layer": 3, "counts": [...]}, or a list of such
 csv           columns `layer`, `expert` and `count` and a row for each, in any order; what has no row was not chosen;
-              or a row a layer with a column an expert (`wide_counts`)
+              or a row a layer with a column an expert, or numbers alone (`wide_counts`)
 recorder      a file of `torch.save`: a tensor as in npy, alone or under one of `COUNTS`; a row a layer (Megatron's
               `tokens_per_expert`); SGLang's recorder in mode stat, `logical_count` [n_steps, n_layers, n_experts], or
               per_pass, `global_physical_count` of each pass and which physical expert is which
@@ -68,6 +68,8 @@ def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> Pop
             recorder, array = "CSV of counts", _from_csv(path)
         case "wide_csv":
             recorder, array = "CSV of counts", wide_counts(path)
+        case "bare":
+            recorder, array = "rows of counts", wide_counts(path, bare=True)
         case "recorder":
             recorder, array = "tensor of counts", _from_recorder(path)
         case "tensorrt_llm":
@@ -135,13 +137,20 @@ def _from_json(path: Path, document: Any) -> NDArray[Any]:
 
 
 def _expert(key: str) -> int:
-    return int(key) if re.fullmatch(r"\d{1,5}", key, re.ASCII) else MAX_EXPERTS
+    match = _EXPERT.fullmatch(key)
+    return int(match[1]) if match else MAX_EXPERTS
+
+
+_EXPERT = re.compile(r"(?:expert|e)?[_ ]?(\d{1,5})", re.ASCII | re.IGNORECASE)
 
 
 def _by_expert(path: Path, row: dict[str, Any], last: int) -> list[Any]:
     if last >= MAX_EXPERTS:
         raise refused(path, f"an expert that is no number below {MAX_EXPERTS}")
-    return [row.get(str(expert), 0) for expert in range(last + 1)]
+    counts = {_expert(key): count for key, count in row.items()}
+    if len(counts) < len(row):
+        raise refused(path, "an expert is counted twice in a layer: add them up")
+    return [counts.get(expert, 0) for expert in range(last + 1)]
 
 
 def _array(path: Path, value: Any) -> NDArray[Any]:

@@ -1,9 +1,13 @@
-"""Counts in a table of a row a layer and a column an expert: `layer,expert_0,expert_1`, or as pandas has it."""
+"""Counts in a table of a row a layer and a column an expert: `layer,expert_0,expert_1`, as pandas has it, or numbers
+alone, as NumPy and EPLB's users write them.
+"""
 
 from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from traces.foundation.documents import NUMBER
 from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, text_lines
 from traces.importers.recording import refused
 
-__all__ = ["is_wide", "wide_counts"]
+__all__ = ["is_bare", "is_wide", "wide_counts"]
 
 _LAYER = re.compile(r"|(?:moe_?)?layer(?:_?(?:id|idx|index))?|l", re.IGNORECASE)
 _EXPERT = re.compile(r"(?:expert|e)?_?(\d{1,5})", re.ASCII | re.IGNORECASE)
@@ -32,10 +36,35 @@ def is_wide(header: str) -> bool:
     )
 
 
-def wide_counts(path: Path) -> NDArray[Any]:
-    """The counts [n_layers, n_experts], rows in the order of their layers. Raises `InvalidFile` naming the line."""
+def is_bare(text: str) -> bool:
+    """Whether a text begins with rows of numbers alone, as many in each, that are no rows `pos,layer,id0,id1` of
+    llama.cpp: there a layer follows another at one position, or positions count on.
+    """
+    whole = text if text.endswith("\n") else text[: text.rfind("\n") + 1] or text
+    rows = [_fields(line) for line in whole.splitlines()[:_LOOKED_AT] if line.strip() and not line.startswith("#")]
+    if len(rows) < _FEWEST or len(rows[0]) < _FEWEST_BARE or len({len(row) for row in rows}) > 1:
+        return False
+    if not all(NUMBER.fullmatch(cell) and not cell.startswith("-") for row in rows for cell in row):
+        return False
+    places = [tuple(map(float, row[:2])) for row in rows]
+    return not all(
+        (position == last and layer == below + 1) or (position == last + 1 and layer <= below)
+        for (last, below), (position, layer) in pairwise(places)
+    )
+
+
+_LOOKED_AT = 64
+_FEWEST_BARE = 4
+
+
+def wide_counts(path: Path, *, bare: bool = False) -> NDArray[Any]:
+    """The counts [n_layers, n_experts], rows in the order of their layers; of a `bare` table in its own order. Raises
+    `InvalidFile` naming the line.
+    """
     rows: dict[int, list[float]] = {}
     lines = ((number, line) for number, line in text_lines(path, MAX_LINE_CHARACTERS) if not line.startswith("#"))
+    if bare:
+        return _bare_counts(path, lines)
     _, header = next(lines, (1, ""))
     n_experts = len(_fields(header)) - 1
     for number, line in lines:
@@ -53,8 +82,22 @@ def wide_counts(path: Path) -> NDArray[Any]:
     return np.array([rows[layer] for layer in sorted(rows)])
 
 
+def _bare_counts(path: Path, lines: Iterator[tuple[int, str]]) -> NDArray[Any]:
+    rows: list[list[float]] = []
+    for number, line in lines:
+        cells = _fields(line)
+        wrong = next((cell for cell in cells if NUMBER.fullmatch(cell) is None), None)
+        if wrong is not None or (rows and len(cells) != len(rows[0])):
+            what = f"{len(cells)} numbers, not {len(rows[0]) if rows else 0}" if wrong is None else repr(wrong[:60])
+            raise refused(path, f"{what}: a row a layer of one number an expert is needed", number)
+        rows.append([float(cell) for cell in cells])
+    return np.array(rows)
+
+
 def _fields(line: str) -> list[str]:
     separator = max(",;\t", key=line.count)
+    if separator not in line:
+        return line.split()
     try:
         return [field.strip() for field in next(csv.reader([line], delimiter=separator, strict=True), [])]
     except csv.Error:

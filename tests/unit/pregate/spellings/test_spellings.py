@@ -149,6 +149,27 @@ def test_a_machine_of_one_memory_has_as_much_as_its_name_says(written: str) -> N
     assert pregate.load_hardware("M4 Max 128GB").machine == whole
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("2x EPYC 7402P", "epyc-7402p is for one socket: name epyc-7402p alone"),
+        ("dual EPYC 9354P", "epyc-9354p is for one socket"),
+        ("2x Ryzen 9 7950X", "ryzen-7950x is for one socket"),
+        ("quad channel", "its memory by channels and speed behind a colon"),
+    ],
+)
+def test_a_host_of_memory_or_of_sockets_that_it_has_not_is_told(written: str, told: str, run: Run) -> None:
+    status, _, text = run("plan", "olmoe-1b-7b", "--hardware", "rtx-4090", "--host", written)
+    assert status == 2
+    assert told in text
+    assert len(text.splitlines()) == 1
+
+
+def test_a_processor_for_one_socket_is_read_as_one() -> None:
+    host = pregate.load_hardware("rtx-3090", overrides={"host": "EPYC 7402P"}).machine.host
+    assert host.name == "epyc-7402"
+
+
 def test_what_is_shown_may_be_called_as_people_call_it(run: Run) -> None:
     status, out, _ = run("hardware", "show", "RTX 4090 48GB", "--format", "csv")
     assert status == 0
