@@ -88,7 +88,7 @@ def unknown(column: str, text: str) -> UnknownName:
     if column == "hardware" and is_name_of("host", text):
         return UnknownName(
             f"unknown hardware {text!r}: that is a processor; a machine is called by its accelerator: name that before "
-            f"it, 'rtx-4090 + {host_and_numbers(text)[0]}', or the processor with --set host="
+            f"it, 'rtx-4090 + {(named := host_and_numbers(text)[0])}', or the processor with --set host={named}"
         )
     if column == "hardware" and are_different(text):
         card, *beside = AND.split(text[:200])

@@ -195,7 +195,7 @@ def test_a_model_by_another_name_has_the_architecture_that_it_shares() -> None:
         ("host", "w9-3495X", "xeon-w9-3495x"),
         ("host", "W-2295", "xeon-w-2295"),
         ("host", "Core i9-10980XE", "core-10980xe"),
-        ("host", "2x EPYC 7551P", "epyc-7551-2s"),
+        ("host", "2x EPYC 7551", "epyc-7551-2s"),
         ("host", "AMD Ryzen 7 5700G with Radeon Graphics", "ryzen-5700g"),
         ("host", "EPYC 7402P", "epyc-7402"),
         ("hardware", "NVIDIA H100 80GB HBM3", "h100-sxm"),
