@@ -319,7 +319,7 @@ def _asked(make: Callable[[], Answer]) -> Answer:
     except CapacityExceeded as error:
         said = (
             str(error).replace("--tier ", "expert_tier ").replace("--set ", "set ")
-        )  # columns, where a command has options
+        )  # columns, of a command's options
         return {"refusal": f"does not fit: {said}"}
     except PregateError as error:
         return {"refusal": str(error)}

@@ -22,7 +22,7 @@ __all__ = [
 
 _BESIDE_HOST = re.compile(
     r"(?P<host>[^,;(]+?)\s*(?:[,;(]|\bw/|\bwith\b|\+|\s(?=\d{1,2}[\s-]?ch|\d{1,2}\s?x\s?\d{1,3}\s?G|\d{2,4}\s?GB|\d[\d.]*\s?TB|L?P?DDR\d|"
-    r"\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>[^()]*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?[GT]B)[^()]*)\)?",
+    r"\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>[^()]*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?[GT]B)[^()]*(?:\([^()]*\)[^()]*)*)\)?",
     re.IGNORECASE,
 )
 
@@ -73,7 +73,8 @@ def _with_memory(host: str, memory: str, n_channels: int, n_sockets: int, offici
 
 
 _SIZES = re.compile(
-    r"(?:\b(?P<n>\d{1,2})\s*[x\u00d7]\s*)?(?P<size>\d{1,4}(?:\.\d)?)\s*(?P<unit>G(?:i?B)?|Ti?B)\b", re.IGNORECASE
+    r"(?:\b(?P<n>\d{1,2})\s*[x\u00d7]\s*)?(?<![\d.])(?P<size>\d{1,5}(?:\.\d{1,3})?)\s*(?P<unit>G(?:i?B)?|Ti?B)\b",
+    re.ASCII | re.IGNORECASE,
 )
 _GIB = {"G": 1, "T": 1024}
 
@@ -86,17 +87,18 @@ def bytes_of(memory: str) -> str:
     gib = [int(one["n"] or 1) * float(one["size"]) * _GIB[one["unit"][0].upper()] for one in found]
     modules = [n for n, one in zip(gib, found, strict=True) if one["n"]]
     stated = sum(modules) if modules else gib[0] if len(gib) == 1 else 0
-    return f"{stated:g}GiB" if stated else ""
+    return f"{stated:.10g}GiB" if stated else ""
 
 
 def is_memory(text: str) -> bool:
     """Whether `text` is of memory alone: `64GB DDR5-5600`, `128 GB RAM`."""
-    return re.search(r"[GT]i?B|DDR\d", text, re.IGNORECASE) is not None and not _OF_MEMORY.sub("", text)
+    is_told = _SIZES.search(text) or re.search(r"DDR\d", text, re.IGNORECASE)
+    return is_told is not None and not _OF_MEMORY.sub("", _SIZES.sub("", text))
 
 
 _OF_MEMORY = re.compile(
-    r"\b\d{1,4}\s*[GT]i?B\b|\bL?P?DDR\dX?(?:[\s-]*\d{3,5})?\b|\b\d{4,5}\s*(?:MT/?s|MHz)|\b\d{1,2}\s*[x\u00d7]|"
-    r"\b\d{1,2}[\s-]*ch(?:annels?)?\b|\b(?:single|dual|quad|octa|channels?|ram|dram|memory|system|host|of)\b|[\s,()@-]",
+    r"\bL?P?DDR\dX?(?:[\s-]*\d{3,5})?\b|\b\d{4,5}\s*(?:MT/?s|MHz)|\b\d{1,2}\s*[x\u00d7]|\b\d{1,2}[\s-]*ch(?:annels?)?\b|"
+    r"\b(?:single|dual|quad|octa|channels?|ram|dram|memory|system|host|of|ecc|registered|[rul]*dimms?|cl\d\d)\b|[\s,()@-]",
     re.IGNORECASE,
 )
 
@@ -126,6 +128,11 @@ def host_and_numbers(text: str) -> tuple[str, dict[str, str]]:
         ours = host_with_memory(ours, memory)
     elif ours in _CHOSEN:
         numbers |= _rate_of_two_channels(ours, memory)
+    elif _SPEED.search(memory) and ":" in ours:
+        raise InvalidInput(
+            f"host {text[:80]!r}: its memory's speed is stated twice: leave out {ours.partition(':')[2]!r}, or "
+            f"{memory[:40]!r}"
+        )
     elif _SPEED.search(memory):
         raise InvalidInput(
             f"host {text[:80]!r}: of {host!r} no channels are known that memory could be in: name a processor, or "

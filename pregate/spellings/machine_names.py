@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from hwmodels.specs.machine_files import cards_of, component_names, hardware_names, load_component, load_machine
 from hwmodels.specs.spec import Accelerator
@@ -12,7 +12,7 @@ from pregate.spellings.names import FILES, KNOWN, our_name
 from pregate.spellings.plain_names import AND, BESIDE_CARD, GIGABYTES, SIZE, plain_name, without_brackets
 from pregate.spellings.same_cards import has_bytes
 
-__all__ = ["are_different", "card_and_memory", "machine_and_numbers", "machines_listed", "several"]
+__all__ = ["are_different", "card_and_memory", "cards_and_beside", "machine_and_numbers", "machines_listed", "several"]
 
 _DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
 _SEVERAL = re.compile(
@@ -76,7 +76,7 @@ def card_and_memory(text: str) -> tuple[str, dict[str, str]]:
 def _with_its_memory(text: str) -> tuple[str, dict[str, str]]:
     """A machine of one memory whose size stands within the text: `MacBook Pro, M4 Max with 64 GB of memory`."""
     ours, size = our_name("hardware", text), bytes_of(text)
-    return _of_one_memory(ours, int(size.removesuffix("GiB"))) if size and ours in hardware_names() else ("", {})
+    return _of_one_memory(ours, float(size.removesuffix("GiB"))) if size and ours in hardware_names() else ("", {})
 
 
 _MOST_GIVEN = 2.1
@@ -86,14 +86,14 @@ _ON_THE_PACKAGE_BYTES_PER_S = 1.9e12
 """From here on it is HBM on the package, which no board maker adds to: more of it is another product, and faster."""
 
 
-def _of_one_memory(name: str, n_gib: int) -> tuple[str, dict[str, str]]:
+def _of_one_memory(name: str, n_gib: float) -> tuple[str, dict[str, str]]:
     """A machine of one memory that is smaller than ours, its accelerator's part as large a share; ("", {}) else."""
     machine = load_machine(name)
     whole = machine.host.dram_bytes
     if not machine.has_one_memory or n_gib * 2**30 >= 0.99 * whole:
         return "", {}
     part = n_gib * machine.accelerator.hbm_bytes / whole
-    return name, {"accelerator.hbm_bytes": f"{part:g}GiB", "host.dram_bytes": f"{n_gib}GiB"}
+    return name, {"accelerator.hbm_bytes": f"{part:g}GiB", "host.dram_bytes": f"{n_gib:g}GiB"}
 
 
 def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
@@ -110,7 +110,16 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
     return f"{n}x {name}" if n > 1 else name, dict(numbers)
 
 
-_BESIDE = re.compile(r"\s*(?:\+|;|\s/\s|\bwith\b|\bw/|\band\b|&)\s*", re.IGNORECASE)
+_BESIDE = re.compile(r"\s*(?:\+|,|;|/|\bwith\b|\bw/|\band\b|&)\s*", re.IGNORECASE)
+
+
+def cards_and_beside(text: str) -> Iterator[tuple[str, str]]:
+    """The ways to part a machine into its cards and what stands beside them, fewest cards first: `RTX 3090` and
+    `EPYC 7763, 256 GB`.
+    """
+    parts = [part for part in _BESIDE.split(text[:200]) if part]
+    for i in range(1, len(parts)):
+        yield " + ".join(parts[:i]), ", ".join(parts[i:])
 
 
 def machines_listed(words: Sequence[str]) -> list[str]:
@@ -121,7 +130,7 @@ def machines_listed(words: Sequence[str]) -> list[str]:
         return list(words)
     machines: list[str] = []
     for word in words:
-        if machines and (is_memory(word) or _is_host(word)):
+        if machines and (is_memory(word) or _OF_A_CARD.fullmatch(word) or _is_host(word)):
             machines[-1] += f" + {word}"
         else:
             machines.append(word)
@@ -135,14 +144,30 @@ def _is_host(word: str) -> bool:
     return host_and_numbers(word)[0].partition(":")[0] in KNOWN["host"]()
 
 
+_OF_A_CARD = re.compile(
+    r"(?P<size>\d{1,3}\s*G(?:i?B)?)(?:\s+of)?(?:\s+(?:(?P<vram>vram)|memory))?(?:\s+each)?", re.ASCII | re.IGNORECASE
+)
+"""Memory of which nothing says that it is a host's."""
+
+
+def _with_memory_of_its_own(cards: str, beside: str) -> tuple[str, dict[str, float | str]] | None:
+    """Cards beside which their own memory stands, `H100, 80GB`; None where it is a host's: of another size, and not
+    said to be VRAM.
+    """
+    told = _OF_A_CARD.fullmatch(beside)
+    name, numbers = machine_and_numbers(f"{cards} {told['size']}") if told else ("", {})
+    is_theirs = told is not None and (told["vram"] or not numbers) and cards_of(name)[1] in hardware_names()
+    return (name, numbers) if is_theirs else None
+
+
 def _with_host(text: str) -> tuple[str, dict[str, float | str]] | None:
     """A machine and its numbers where a host, or memory, stands beside its card; None where none does."""
-    parts = [part for part in _BESIDE.split(text[:200]) if part]
-    for i in range(1, len(parts)):
-        name, numbers = machine_and_numbers(" + ".join(parts[:i]))
+    for cards, beside in cards_and_beside(text):
+        if told := _with_memory_of_its_own(cards, beside):
+            return told
+        name, numbers = machine_and_numbers(cards)
         if cards_of(name)[1] not in hardware_names():
             return None
-        beside = ", ".join(parts[i:])
         if is_memory(beside):
             beside = f"{chosen_host(load_machine(name).host.name, beside)}, {beside}"
         host, of_host = host_and_numbers(beside)

@@ -46,7 +46,7 @@ def _ours(column: str, text: str, known: tuple[str, ...]) -> str:
     """`our_name` of a text that is no file: a table says the same few names in every row."""
     bare, mark, rest = text.partition("?")  # ?top_k=N
     if column == "hardware":
-        bare = without_brackets(bare)
+        bare = re.sub(r"(?<=\d)\s+(?=gi?b\b)", "", without_brackets(bare), flags=re.IGNORECASE)
     names = dict.fromkeys(known)  # a host that has a file of its own is a processor too
     if bare in names:
         return text

@@ -26,7 +26,7 @@ _BESIDE_CPU = re.compile(
 """What systems write around the name of a processor."""
 _CODENAMES = re.compile(r"\b(?:naples|rome|milan|genoa|bergamo|siena|turin)-(?=\d)")
 BESIDE_CARD = re.compile(
-    r"^1\s*[x\u00d7]\s*(?=\D)|\((?![^()]*\d\s?W\b)[^()]*\)|"
+    r"^1\s*[x\u00d7]\s*(?=\D)|\((?![^()]*\d\s?W\b(?!/))[^()]*\)|"
     r"\b(?:gddr\w*|hbm\d\w*|graphics card|gpu|fe|founders edition)\b",
     re.IGNORECASE,
 )

@@ -125,12 +125,16 @@ def _other_traffic(theirs: Mapping[str, Any]) -> str:
 
 def _lengths(theirs: Mapping[str, Any], mean: str) -> str:
     """From how much to how much of their mean lengths were drawn evenly; "" of lengths that are alike, or drawn by
-    another law, which are taken as of their mean.
+    another law, which are taken as of their mean. What is no length or share is said as it stands.
     """
     tokens, share = theirs.get("input_lens"), theirs.get("random_range_ratio")
     if isinstance(tokens, list) and len(tokens) > 1 and mean:
+        if not all(isinstance(one, int) and 0 <= one < 2**31 for one in tokens):
+            return str(tokens)[:40]  # which is told of as none
         low, high = min(tokens) / int(mean), max(tokens) / int(mean)
     elif isinstance(share, int | float) and str(theirs.get("dataset_name")).startswith("random"):
+        if not 0 <= share <= 1:
+            return f"random_range_ratio {share}"
         low, high = 2 * share / (1 + share), 2 / (1 + share)  # drawn from a share of the stated length up to it
     else:
         return ""

@@ -210,10 +210,13 @@ def _stated_lengths(text: str) -> tuple[float, float] | None:
         return None
     low, _, high = text.strip().partition("-")
     try:
-        return float(low), float(high)
+        drawn = float(low), float(high)
     except ValueError:
-        why = "from how much to how much of the stated tokens requests have, 0.5-1.5 is one"
-        raise _CannotSayError(f"lengths {text[:40]!r}: {why}") from None
+        drawn = math.nan, math.nan
+    if not 0 <= drawn[0] <= drawn[1] <= 2:
+        why = "from how much to how much of the stated tokens requests have, from 0 to 2: 0.5-1.5 is one"
+        raise _CannotSayError(f"lengths {text[:40]!r}: {why}")
+    return drawn
 
 
 def _lengths(client: _Client | None, command: str) -> tuple[float, float]:

@@ -16,7 +16,7 @@ _OPTION = (
 )
 _NUMA = re.compile(rf"\s*(?:\w+=\S*\s+)*(?:numactl|taskset)\s+(?P<options>(?:(?:{_OPTION})\s+)*)", re.ASCII)
 _WATTS = re.compile(
-    r"(?:@|,|\bat\b|\bpower[ -]?limit(?:ed)?(?:\s+(?:to|at|of))?)?\s*(?<![\w.])(\d{1,4})\s?W\b"
+    r"(?:@|,|\bat\b|\bpower[ -]?limit(?:ed)?(?:\s+(?:to|at|of))?)?\s*(?<![\w.])(\d{1,4})\s?W\b(?!/)"
     r"(?:\s*(?:power[ -]?)?(?:limit|cap|tgp|tdp))?",
     re.ASCII | re.IGNORECASE,
 )

@@ -12,7 +12,7 @@ from hwmodels.specs.processors import is_processor
 from pregate.measured.rows.host_alone import beside_a_card
 from pregate.measured.rows.several_cards import on_one_card
 from pregate.spellings.host_memory import host_and_memory, host_with_memory
-from pregate.spellings.machine_names import card_and_memory, several
+from pregate.spellings.machine_names import card_and_memory, cards_and_beside, several
 from pregate.spellings.models import formats_of_file, model_and_format, of_ollama
 from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.ollama_library import dense_tag, of_library
@@ -34,22 +34,12 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     return on_one_card({**cells, **named}, our_name("hardware", several(cells.get("hardware", ""))[1]))
 
 
-_BESIDE = re.compile(r"\s*(?:\+|,|;|/|\bwith\b|\band\b|&)\s*", re.IGNORECASE)
-
-
 def _host_beside(cells: Mapping[str, str]) -> dict[str, str]:
     """A host and its memory in cells of their own where they stand beside the card: `RTX 3090 + EPYC 7763`."""
-    parts = [part for part in _BESIDE.split(cells.get("hardware", "")) if part]
-    if cells.get("host") or len(parts) < 2:
-        return {}
-    for i in range(1, len(parts)):
-        host, memory = host_and_memory(" ".join(parts[i:]))
+    for cards, beside in () if cells.get("host") else cards_and_beside(cells.get("hardware", "")):
+        host, memory = host_and_memory(beside)
         if is_processor(our_name("host", host)):
-            return {
-                "hardware": " + ".join(parts[:i]),
-                "host": host,
-                "memory": cells.get("memory", "") or memory,
-            }
+            return {"hardware": cards, "host": host, "memory": cells.get("memory", "") or memory}
     return {}
 
 

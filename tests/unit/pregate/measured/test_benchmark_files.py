@@ -104,6 +104,10 @@ def test_every_mean_and_percentile_of_a_serving_benchmark_that_is_predicted_is_a
         ({"request_rate": 2.5, "burstiness": 0.5}, "burstiness 0.5"),
         ({"ramp_up_strategy": "linear"}, "ramp_up_strategy linear"),
         ({"failed": 3}, "3 requests failed"),
+        ({"input_lens": ["a", "b"]}, "lengths"),
+        ({"input_lens": [512, None]}, "lengths"),
+        ({"input_lens": [512, 10**400]}, "lengths"),
+        ({"dataset_name": "random", "random_range_ratio": -1}, "lengths 'random_range_ratio -1'"),
     ],
 )
 def test_traffic_that_is_not_simulated_is_the_reason(tmp_path: Path, theirs: dict[str, Any], told: str) -> None:

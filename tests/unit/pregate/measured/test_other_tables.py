@@ -80,6 +80,7 @@ def test_a_table_that_llama_bench_printed_has_its_flags_in_columns(tmp_path: Pat
         ("RTX 3060 12GB + Ryzen 5 5600 32GB DDR4-3200", "rtx-3060-12gb", "ryzen-5600:3200"),
         ("RTX 4090, 7950X", "rtx-4090", "ryzen-7950x"),
         ("RTX 3090 with EPYC 7763 8ch DDR4-3200", "rtx-3090", "epyc-7763:8x3200"),
+        ("RTX 3090 w/ EPYC 7763 (8ch, DDR4-3200)", "rtx-3090", "epyc-7763:8x3200"),
     ],
 )
 def test_a_host_may_stand_beside_the_card(hardware: str, card: str, host: str, tmp_path: Path) -> None:

@@ -136,6 +136,15 @@ def test_columns_say_who_asks(columns: str, cells: str, told: tuple[str, int, st
     assert (found.metric, found.batch, found.load, found.reason) == (*told, "")
 
 
+def test_lengths_are_said_by_a_column(tmp_path: Path) -> None:
+    header, cells = "model,gpu,engine,concurrency,isl,osl,output tok/s,lengths", "Qwen3-30B-A3B,H100,vllm,16,1024,256,9"
+    (found,) = rows_of(tmp_path, header, f"{cells},0.5-1.5")
+    assert (found.load, found.reason) == ("requests=160;lengths=0.5-1.5", "")
+    for none in ("even", "0.5", "nan-1", "1.5-0.5", "0-3", "-1-1"):
+        (found,) = rows_of(tmp_path, header, f"{cells},{none}")
+        assert (found.load, f"lengths '{none}': from how much" in found.reason) == ("", True)
+
+
 def test_a_load_is_what_it_says() -> None:
     one = ServedLoad(320, 4.0, (0.5, 1.0), 8, "alone", offline=True)
     assert load_named(str(one)) == one

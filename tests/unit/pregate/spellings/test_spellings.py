@@ -58,6 +58,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("A6000 48GB", "rtx-a6000"),
         ("4070 TiS", "rtx-4070-ti-super"),
         ("RTX 5090 FE", "rtx-5090"),
+        ("NVIDIA A100 80 GB", "a100-sxm4-80gb"),
+        ("A100 80 GB PCIe", "a100-pcie-80gb"),
         ("RTX PRO 6000 Blackwell Max-Q", "rtx-pro-6000-max-q"),
         ("Radeon AI PRO R9700", "radeon-ai-pro-r9700"),
         ("Ryzen AI Max+ PRO 395", "strix-halo"),
@@ -216,6 +218,8 @@ def test_a_machine_as_others_write_it_runs_an_engine_of_ones_own(tmp_path: Path)
         ("EPYC 7763 (512 GB)", "epyc-7763", 512, 8 * 3200 * 8e6),
         ("desktop-ddr5, 32GB DDR5-4800 single channel", "desktop-ddr5", 32, 4800 * 8e6),
         ("dgx-spark-cpu, 64GB", "dgx-spark-cpu", 64, None),
+        ("9950X, 64 GB DDR5-6000 (2x32GB)", "ryzen-9950x:2x6000", 64, 2 * 6000 * 8e6),
+        ("EPYC 9355, 12000 GB", "epyc-9355", 12000, None),
     ],
 )
 def test_a_host_has_the_memory_that_stands_beside_it(
@@ -245,9 +249,39 @@ def test_a_host_has_the_memory_that_stands_beside_it(
             {"host": "desktop-ddr5", "host.dram_bytes": "64GiB", "host.dram_bytes_per_s": "96GB/s"},
         ),
         ("Mac Studio M4 Max with 64GB of memory", "apple-m4-max 64GB", {}),
+        (
+            "RTX 4090 + EPYC 9355, 12x64GB DDR5-6400", "rtx-4090",
+            {"host": "epyc-9355:12x6400", "host.dram_bytes": "768GiB"},
+        ),
+        ("RTX 3090 with 1.5TB DDR4 ECC", "rtx-3090", {"host": "desktop-ddr4", "host.dram_bytes": "1536GiB"}),
+        ("RTX 4090, 64G RAM", "rtx-4090", {"host": "desktop-ddr5", "host.dram_bytes": "64GiB"}),
+        ("RTX 4090/9950X", "rtx-4090", {"host": "ryzen-9950x"}),
+        (
+            "M4 Max with 64.5GB RAM", "apple-m4-max",
+            {"accelerator.hbm_bytes": "48.375GiB", "host.dram_bytes": "64.5GiB"},
+        ),
     ],
 )  # fmt: skip
 def test_a_machine_is_read_with_what_stands_beside_its_card(written: str, ours: str, overrides: dict[str, Any]) -> None:
+    assert pregate.load_hardware(written, "llama-cpp") == pregate.load_hardware(ours, "llama-cpp", overrides)
+
+
+@pytest.mark.parametrize(
+    ("written", "ours", "overrides"),
+    [
+        ("RTX 4090 with 24GB", "rtx-4090", {}),
+        ("H100, 80GB", "h100-sxm", {}),
+        ("A100 with 80 GB of memory", "a100-sxm4-80gb", {}),
+        ("2x RTX 3090 with 24GB each", "2x rtx-3090", {}),
+        ("RTX 4090 with 48GB VRAM", "rtx-4090", {"accelerator.hbm_bytes": "48GiB"}),
+        ("RTX 4090, 24 GB VRAM, 9950X, 64GB", "rtx-4090", {"host": "ryzen-9950x", "host.dram_bytes": "64GiB"}),
+        ("RTX 4090 with 24GB RAM", "rtx-4090", {"host.dram_bytes": "24GiB"}),
+        ("RTX 4090 with 48GB", "rtx-4090", {"host.dram_bytes": "48GiB"}),
+    ],
+)  # fmt: skip
+def test_memory_beside_a_card_that_is_the_cards_own_is_no_hosts(
+    written: str, ours: str, overrides: dict[str, Any]
+) -> None:
     assert pregate.load_hardware(written, "llama-cpp") == pregate.load_hardware(ours, "llama-cpp", overrides)
 
 
@@ -268,6 +302,7 @@ def test_a_list_of_machines_has_hosts_and_memory_beside_their_cards(run: Run) ->
         (("--hardware", "rtx-4090", "--host", "i9-99999K, 64GB"), "unknown host 'i9-99999K'"),
         (("--hardware", "rtx-4090", "--host", "9950X, 4 channels DDR5-5600"), "it has 2 channels, not 4"),
         (("--hardware", "h100-sxm + 2TB DDR5-4800"), "no channels are known"),
+        (("--hardware", "rtx-4090", "--host", "ryzen-9950x:6000, 96GB DDR5-4800"), "speed is stated twice"),
         (("--hardware", "3090 + 3060"), "cards that differ cannot be said"),
         (("--hardware", "64GB DDR5-6000"), "that is memory: name the card before it"),
     ],
