@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from hwmodels.specs.machine_files import cards_of, component_names, hardware_names, load_component, load_machine
 from hwmodels.specs.spec import Accelerator
@@ -106,7 +107,8 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
     card, numbers = card_and_memory(one)
     name = card or our_name("hardware", one)
     if not card and name not in hardware_names():
-        return _with_host(text) or (text, {})
+        beside = _with_host(text)
+        return (beside[0], dict(beside[1])) if beside else (text, {})
     return f"{n}x {name}" if n > 1 else name, dict(numbers)
 
 
@@ -160,6 +162,7 @@ def _with_memory_of_its_own(cards: str, beside: str) -> tuple[str, dict[str, flo
     return (name, numbers) if is_theirs else None
 
 
+@lru_cache(256)  # each way to part a name asks for all shorter ones
 def _with_host(text: str) -> tuple[str, dict[str, float | str]] | None:
     """A machine and its numbers where a host, or memory, stands beside its card; None where none does."""
     for cards, beside in cards_and_beside(text):

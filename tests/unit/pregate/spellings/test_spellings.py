@@ -16,6 +16,7 @@ from hwmodels.shipped import STACKS_DIR
 from offload.policies.policy_descriptions import DESIGNS
 from pregate.ask.calibration_summary import describe_calibration
 from pregate.cli.checks import names
+from pregate.spellings import machine_names
 from pregate.spellings.machine_names import machines_listed
 from pregate.spellings.models import model_and_format
 from pregate.spellings.names import KNOWN, our_name
@@ -283,6 +284,20 @@ def test_memory_beside_a_card_that_is_the_cards_own_is_no_hosts(
     written: str, ours: str, overrides: dict[str, Any]
 ) -> None:
     assert pregate.load_hardware(written, "llama-cpp") == pregate.load_hardware(ours, "llama-cpp", overrides)
+
+
+def test_a_name_of_many_parts_is_looked_at_part_by_part_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way to part it asks for all shorter ones: of 28 parts that would be 2**27 looks."""
+    n_looks, look = [0], machine_names.several
+
+    def counted(hardware: str) -> tuple[int, str]:
+        n_looks[0] += 1
+        return look(hardware)
+
+    monkeypatch.setattr(machine_names, "several", counted)
+    written = "rtx-4090" + "+9950X" * 27 + "+gone"
+    assert machine_names.machine_and_numbers(written) == (written, {})
+    assert n_looks[0] < 1000
 
 
 def test_a_list_of_machines_has_hosts_and_memory_beside_their_cards(run: Run) -> None:
