@@ -208,6 +208,11 @@ class RowBench:
         found = elasticities(self._explained(captured, hw), probes, figures, time, SPREAD_KEYS)
         return {key: found[key] for key in SPREAD_KEYS if found.get(key)}
 
+    def copies(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> bool:
+        """Whether anything is copied to the card in a run of `row`."""
+        schedule = self._run(row, self.platform(row, constants)).decoded.schedule
+        return bool((schedule.lane == Lane.H2D).any())
+
     def _published(self, row: MeasuredRow, hw: Platform) -> tuple[Workbench, Row]:
         """The bench of Pre-gated MoE's workload on `hw`, and the row as it knows it: whole runs are simulated."""
         if row.formats or row.placement or "@" in row.policy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from pregate.measured.row_cache import KeptRows
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.measured_row import COLUMNS, MeasuredRow
 from pregate.measured.rows.table import predictions_csv
-from pregate.measured.unstated_passes import in_the_largest_pass
+from pregate.measured.unstated_passes import in_larger_passes
 from pregate.validation.scores.rank_agreement import kendall_tau
 from traces.errors import PregateError
 from traces.foundation.gc_pause import uncollected
@@ -344,15 +345,13 @@ def _depends(bench: RowBench, row: MeasuredRow, constants: Mapping[str, float] |
 
 
 def _larger(bench: RowBench, row: MeasuredRow, constants: Mapping[str, float] | None) -> Answer | None:
-    """A row in the largest usual pass; None where its pass is known, or where memory has no room for that."""
-    larger = in_the_largest_pass(row, bench.platform(row, constants))
-    if larger is None:
-        return None
-    try:
-        predicted = float(bench.predict(larger, constants))
-    except CapacityExceeded:
-        return None
-    return {"predicted": predicted, "elasticities": _depends(bench, larger, constants)}
+    """A row in the largest usual pass that memory has room for; None where its pass is known, or copies nothing."""
+    passes = [*in_larger_passes(row, bench.platform(row, constants))]
+    for larger in passes if passes and bench.copies(row, constants) else ():
+        with suppress(CapacityExceeded):
+            predicted = float(bench.predict(larger, constants))
+            return {"predicted": predicted, "elasticities": _depends(bench, larger, constants)}
+    return None
 
 
 def _fitted(bench: RowBench, row: MeasuredRow) -> Answer:

@@ -7,7 +7,9 @@ bench_serving.py, read in November 2026; bench_one_batch.py, tools/batched-bench
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean, pstdev
 from typing import Any
 
 from pregate.measured.rows.measured_row import COLUMNS
@@ -85,16 +87,15 @@ def _of_serving(theirs: Mapping[str, Any]) -> Iterator[_Cells]:
     their reason.
     """
     n, at_once = theirs["completed"], str(theirs.get("max_concurrency") or "")
-    tokens = _mean(theirs.get("total_input_tokens"), n)
     cells = {
         "model": str(theirs.get("model_id") or ""),
         "stack": _ENGINES.get(str(theirs.get("backend")).lower(), ""),
-        "input_tokens": tokens,
+        "input_tokens": _mean(theirs.get("total_input_tokens"), n),
         "output_tokens": _mean(theirs.get("total_output_tokens"), n),
         "concurrency": at_once,
         "requests": str(n),
         "request_rate": str(theirs.get("request_rate") or ""),
-        "lengths": _lengths(theirs, tokens),
+        "lengths": _lengths(theirs),
         "reason": _other_traffic(theirs),
     }
     if theirs.get("output_throughput"):
@@ -120,25 +121,33 @@ def _other_traffic(theirs: Mapping[str, Any]) -> str:
         return f"burstiness {str(theirs['burstiness'])[:20]}: requests come at random here (1)"
     if theirs.get("failed"):
         return f"{str(theirs['failed'])[:20]} requests failed: what they took of the server is not stated"
+    drafts = next((key for key in _OF_DRAFTS if theirs.get(key)), "")
+    if drafts:
+        return f"{drafts} {str(theirs[drafts])[:20]}: a draft's tokens were verified together, which no row says"
     return ""
 
 
-def _lengths(theirs: Mapping[str, Any], mean: str) -> str:
-    """From how much to how much of their mean lengths were drawn evenly; "" of lengths that are alike, or drawn by
-    another law, which are taken as of their mean. What is no length or share is said as it stands.
+_OF_DRAFTS = ("accept_length", "spec_decode_acceptance_length", "spec_decode_num_drafts")
+"""Keys that a server which drafts tokens leaves, SGLang's and vLLM's."""
+
+
+def _lengths(theirs: Mapping[str, Any]) -> str:
+    """From how much to how much of their mean lengths were drawn evenly, as SGLang's ratio says, else with the spread
+    that the prompts have, whatever law they follow; "" of lengths that are alike or not stated. What is no length or
+    share is said as it stands.
     """
     tokens, share = theirs.get("input_lens"), theirs.get("random_range_ratio")
-    if isinstance(tokens, list) and len(tokens) > 1 and mean:
-        if not all(isinstance(one, int) and 0 <= one < 2**31 for one in tokens):
-            return str(tokens)[:40]  # which is told of as none
-        low, high = min(tokens) / int(mean), max(tokens) / int(mean)
-    elif isinstance(share, int | float) and str(theirs.get("dataset_name")).startswith("random"):
+    if isinstance(share, int | float) and str(theirs.get("dataset_name")).startswith("random"):
         if not 0 <= share <= 1:
             return f"random_range_ratio {share}"
-        low, high = 2 * share / (1 + share), 2 / (1 + share)  # drawn from a share of the stated length up to it
+        away = (1 - share) / (1 + share)  # drawn from a share of the stated length up to it
+    elif isinstance(tokens, list) and any(tokens):
+        if not all(isinstance(one, int) and 0 <= one < 2**31 for one in tokens):
+            return str(tokens)[:40]  # which is told of as none
+        away = min(math.sqrt(3) * pstdev(tokens) / fmean(tokens), 1.0)
     else:
         return ""
-    return "" if low == high or high > 2 else f"{low:.3g}-{high:.3g}"
+    return f"{1 - away:.3g}-{1 + away:.3g}" if away > 0.001 else ""
 
 
 def _mean(total: Any, n: Any) -> str:

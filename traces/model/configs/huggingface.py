@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def from_huggingface_config(path: str | Path) -> ModelArchitecture:
     text = text_model(whole, str(path))
     model_type = _model_type(text, whole, path)
     fields = Fields.of(text, whole, str(path))
-    name = path.resolve().parent.name if path.stem == "config" else path.stem
+    folder = Path(os.path.abspath(path)).parent  # a cache's links lead to where nothing is called by its name
+    name = _name_of(folder) if path.stem == "config" else path.stem
     try:
         if model_type in ENCODER_DECODER:
             shapes = ENCODER_DECODER[model_type](Section(dict(whole), str(path)))
@@ -56,19 +58,25 @@ def from_huggingface_config(path: str | Path) -> ModelArchitecture:
             _require_experts(fields, model_type)
             refuse_unread(fields, checked=model_type in CHECKED)
             shapes = decoder_only(fields, model_type)
-        formats = stored_formats(whole, text, shapes["decoder"], path.resolve().parent, str(path))
+        formats = stored_formats(whole, text, shapes["decoder"], folder, str(path))
         model = ModelArchitecture(
             name=name or model_type,
             sources=(f"{path.name}, model_type {model_type}",),
             **_noted(formats, fields, model_type),
             **shapes,
         )
-        more = held_against_index(path.resolve().parent, model.total_bytes, str(path))
+        more = held_against_index(folder, model.total_bytes, str(path))
         return dataclasses.replace(model, note="; ".join(filter(None, (model.note, more)))) if more else model
     except InvalidInput as error:
         if str(path) in str(error):
             raise
         raise InvalidFile(f"{path}: {error}") from error
+
+
+def _name_of(folder: Path) -> str:
+    """What a folder is called, or of which model it is a snapshot in a cache of Hugging Face."""
+    of_cache = folder.parents[1].name if folder.parent.name == "snapshots" else ""
+    return of_cache.rpartition("--")[2] if of_cache.startswith("models--") else folder.name
 
 
 def _noted(formats: dict[str, Any], fields: Fields, model_type: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def held_against_index(folder: Path, total_bytes: int, where: str) -> str:
         return ""
     sizes = f"{found.name} beside it states {stated / 1e9:.4g} GB of weights, its shapes and formats make"
     if stated > total_bytes:
-        return f"{sizes} {total_bytes / 1e9:.4g}: the rest is not read"
+        return f"{sizes} {total_bytes / 1e9:.4g}: the rest is not read, or stored wider than the configuration says"
     raise InvalidFile(
         f"{where}: {sizes} {total_bytes / 1e9:.4g}: they are stored in other formats, or not all there: take the "
         "config.json alone, away from its index, and give the formats with --formats, such as all=w4.5"

@@ -31,9 +31,10 @@ _SAYS_NOTHING = {
     "block_name_to_quantize", "to_quant_block_names", "module_name_preceding_first_block", "block_size",
     "enable_quanted_input", "layer_wise", "true_sequential", "low_gpu_mem_usage", "super_block_size",
     "static_groups", "is_skip_quant", "cache_block_outputs", "calib_block_size", "include_input_output_embeddings",
-    "untie_embedding_weights", "inside_layer_modules",
+    "untie_embedding_weights", "inside_layer_modules", "model_file_base_name", "base_model", "base_model_name",
+    "base_model_name_or_path", "modules_to_fuse", "weight_only", "weights_only", "quant_block_list",
 }  # fmt: skip
-"""Keys of recipes, of kernels, or of all blocks of a language model."""
+"""Keys of recipes, of kernels, of files, or of all blocks of a language model."""
 
 
 def refuse_unread_scope(quantisation: Mapping[str, Any], where: str) -> None:

@@ -64,8 +64,16 @@ def test_a_serving_benchmark_of_one_request_at_a_time_is_its_mean_times(tmp_path
         ({"max_concurrency": None}, 32, "requests=32"),
         ({"max_concurrency": None, "request_rate": 2.5, "burstiness": 1.0}, 32, "requests=32;rate=2.5"),
         ({"max_concurrency": 8, "request_rate": float("inf"), "backend": "sglang"}, 8, "requests=32;prompts=alone"),
-        ({"max_concurrency": 8, "input_lens": [512, 1024, 1536]}, 8, "requests=32;lengths=0.5-1.5"),
-        ({"max_concurrency": 8, "input_lens": [64, 128, 8000]}, 8, "requests=32"),  # no even draw: as of their mean
+        ({"max_concurrency": 8, "input_lens": [*range(512, 1537)]}, 8, "requests=32;lengths=0.5-1.5"),
+        ({"max_concurrency": 8, "input_lens": [900] * 60 + [1700] * 4}, 8, "requests=32;lengths=0.647-1.35"),
+        ({"max_concurrency": 8, "input_lens": [64, 128, 8000]}, 8, "requests=32;lengths=0-2"),  # no even law is wider
+        ({"max_concurrency": 8, "input_lens": [0, 0]}, 8, "requests=32"),
+        ({"max_concurrency": 8, "input_lens": [1024, 1024]}, 8, "requests=32"),
+        (
+            {"max_concurrency": 8, "backend": "sglang", "dataset_name": "random", "random_range_ratio": 0.0,
+             "input_lens": [*range(1, 1000)]},
+            8, "requests=32;lengths=0-2;prompts=alone",
+        ),
         (
             {"max_concurrency": 8, "backend": "sglang", "dataset_name": "random", "random_range_ratio": 0.25},
             8, "requests=32;lengths=0.4-1.6;prompts=alone",
@@ -108,6 +116,8 @@ def test_every_mean_and_percentile_of_a_serving_benchmark_that_is_predicted_is_a
         ({"input_lens": [512, None]}, "lengths"),
         ({"input_lens": [512, 10**400]}, "lengths"),
         ({"dataset_name": "random", "random_range_ratio": -1}, "lengths 'random_range_ratio -1'"),
+        ({"accept_length": 2.7}, "accept_length 2.7: a draft's tokens were verified together"),
+        ({"spec_decode_acceptance_length": 1.9, "spec_decode_num_drafts": 12}, "spec_decode_acceptance_length 1.9"),
     ],
 )
 def test_traffic_that_is_not_simulated_is_the_reason(tmp_path: Path, theirs: dict[str, Any], told: str) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from hwmodels.specs.spread import SPREAD_KEYS
+from offload.slots.memory import CapacityExceeded
 from pregate.measured.constants.spreads import Residual, interval_coverage, residuals
+from pregate.measured.row_prediction import RowBench
 from pregate.measured.table_prediction import PredictedRow, predict_table
 from pregate.measured.unstated_passes import LARGEST
 from tests.table_rows import ROW, read
@@ -52,6 +54,7 @@ def test_no_pass_is_taken_to_be_larger_than_the_usual(tmp_path: Path) -> None:
     [
         {"input_tokens": "512"},  # one pass of the engine's own
         {"policy": "gpu_only", "hardware": "rtx-4090"},  # nothing is copied
+        {"policy": "gpu_only@experts=cpu:fit", "hardware": "rtx-4090"},  # all fits
         {"policy": "-ot exps=CPU"},  # flags that say none mean the engine's own
         {"metric": "decode_tokens_per_s", "input_tokens": "1"},
         {"stack": "ktransformers"},  # computes its prompts on the host
@@ -61,8 +64,39 @@ def test_where_no_pass_is_left_open_an_interval_is_what_it_was(tmp_path: Path, c
     assert predicted(tmp_path, **cells).larger is None
 
 
+def needed(folder: Path, n_tokens: int) -> str:
+    """The HBM, as an override, that passes of so many tokens need."""
+    told = {"policy": f"{PROMPT['policy']}@ubatch={n_tokens}", "set": "accelerator.hbm_bytes=1GB"}
+    (row,) = read(folder, PROMPT | told)
+    with pytest.raises(CapacityExceeded) as caught:
+        RowBench().predict(row)
+    return f"accelerator.hbm_bytes={caught.value.needed_bytes}B"
+
+
 def test_a_pass_that_memory_has_no_room_for_is_not_taken_to_have_run(tmp_path: Path) -> None:
-    assert predicted(tmp_path, set="accelerator.hbm_bytes=2.16GB").larger is None
+    assert predicted(tmp_path, set=needed(tmp_path, 512)).larger is None
+
+
+def test_where_the_largest_has_no_room_a_smaller_pass_is_reached(tmp_path: Path) -> None:
+    room = needed(tmp_path, 1024)
+    found, half = (predicted(tmp_path, set=room, policy=PROMPT["policy"] + more) for more in ("", "@ubatch=1024"))
+    assert found.larger is not None
+    assert found.larger[0] == half.predicted > found.predicted
+
+
+def test_a_pass_is_of_the_tokens_of_all_prompts(tmp_path: Path) -> None:
+    cells = {"input_tokens": "400", "batch": "4"}
+    found, whole = (predicted(tmp_path, policy=PROMPT["policy"] + more, **cells) for more in ("", "@ubatch=1600"))
+    assert found.larger is not None
+    assert found.larger[0] == whole.predicted > found.predicted
+
+
+@pytest.mark.parametrize(("metric", "unit"), [("ttft", "s"), ("e2el", "s"), ("tokens_per_s", "tokens/s")])
+def test_every_time_with_a_prompt_in_it_reaches_so_far(metric: str, unit: str, tmp_path: Path) -> None:
+    cells = {"metric": metric, "unit": unit}
+    found, whole = (predicted(tmp_path, policy=PROMPT["policy"] + more, **cells) for more in ("", "@ubatch=2048"))
+    assert found.larger is not None
+    assert found.larger[0] == whole.predicted
 
 
 def test_a_row_is_inside_where_an_interval_of_one_of_its_passes_holds_it(tmp_path: Path) -> None:

@@ -43,6 +43,22 @@ def test_an_index_without_a_size_is_passed_over(size: object, tmp_path: Path) ->
     assert load_architecture(tmp_path / "config.json") == model
 
 
+def test_a_link_of_a_cache_is_read_with_what_lies_beside_the_link(tmp_path: Path) -> None:
+    model, blobs = tmp_path / "models--maker--small-moe", tmp_path / "models--maker--small-moe" / "blobs"
+    snapshot = model / "snapshots" / "0a1b2c"
+    for folder in (blobs, snapshot):
+        folder.mkdir(parents=True)
+    bare = read(tmp_path)
+    (tmp_path / "config.json").rename(blobs / "4d5e")
+    (snapshot / "config.json").symlink_to(blobs / "4d5e")
+    assert load_architecture(snapshot / "config.json").name == "small-moe"
+    (snapshot / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
+    assert load_architecture(snapshot / "config.json").expert_dtype.bits == 8
+    _stated(snapshot, bare.total_bytes // 4)
+    with pytest.raises(InvalidFile, match="stored in other formats"):
+        load_architecture(snapshot / "config.json")
+
+
 def test_weights_in_a_format_of_jang_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="weight_format 'mxtq' says how the weights are quantised"):
         read(tmp_path, weight_format="mxtq")

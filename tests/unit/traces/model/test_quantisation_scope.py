@@ -48,6 +48,19 @@ def test_a_key_that_narrows_nothing_is_passed_over(fields: dict[str, Any], tmp_p
     assert quantised(tmp_path, "fp8", **fields).expert_dtype == find_dtype("fp8")
 
 
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("gptq", {"model_file_base_name": "model", "model_name_or_path": None, "desc_act": True}),  # AutoGPTQ's
+        ("gptq", {"model_file_base_name": "gptq_model-4bit-128g", "base_model_name_or_path": "maker/moe"}),
+        ("awq", {"zero_point": True, "do_fuse": True, "modules_to_fuse": {"attention": ["q_proj"]}}),
+        ("auto-round", {"weight_only": True, "quant_block_list": ["model.layers"]}),
+    ],
+)
+def test_names_of_files_and_kernels_narrow_nothing(method: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    assert quantised(tmp_path, method, bits=4, group_size=128, **fields).expert_dtype.name.startswith("int4-g128")
+
+
 def test_a_method_that_is_null_beside_bits_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="bits is stated, but quant_method is null"):
         read(tmp_path, quantization_config={"quant_method": None, "bits": 4})
