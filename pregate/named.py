@@ -111,10 +111,12 @@ def load_hardware(
     if isinstance(name, str | Path):
         if "," in str(name) and not os.path.exists(name):
             name = _one_machine(str(name))
+        stated = str((overrides or {}).get("host", ""))
+        has_memory = (" " in stated or "," in stated) and not os.path.exists(stated)
         try:
             return load_platform(str(name), stack, overrides)
-        except UnknownName:
-            if isinstance(name, Path):
+        except InvalidInput as error:
+            if isinstance(name, Path) or not (has_memory or isinstance(error, UnknownName)):
                 raise
             ours, stack, numbers = _machine_as_ours(name, stack, overrides)
             return load_platform(ours, stack, numbers)
@@ -125,10 +127,14 @@ def load_hardware(
 
 def _one_machine(text: str) -> str:
     """The one machine of a list by comma. Raises `InvalidInput` for several."""
-    from pregate.spellings.machine_names import machines_listed
+    from pregate.spellings.machine_names import machines_listed, words_of_machines
+    from pregate.spellings.unknown_names import is_name_of, unknown
 
-    machines = machines_listed([word.strip() for word in text.split(",")])
+    machines = machines_listed(words_of_machines(text))
     if len(machines) != 1:
+        for one in machines:
+            if one and not one.endswith((".yaml", ".yml", ".json")) and not is_name_of("hardware", one):
+                raise unknown("hardware", one)
         raise InvalidInput(
             f"hardware {text[:80]!r}: one machine is asked about here: ask once for each, or have "
             f"`pregate plan` rank them"
@@ -158,7 +164,10 @@ def _machine_as_ours(
     if "link" in parts:
         parts["link"] = our_name("link", str(parts["link"]))
     if "host" in parts:
-        parts["host"], of_host = host_and_numbers(str(parts["host"]))
+        stated = str(parts["host"])
+        if not stated.endswith((".yaml", ".yml", ".json")) and not is_name_of("host", stated):
+            raise unknown("host", stated)
+        parts["host"], of_host = host_and_numbers(stated)
         numbers = {**numbers, **of_host}
     return ours, None if stack is None else our_name("stack", stack), {**numbers, **parts}
 

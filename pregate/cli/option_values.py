@@ -169,7 +169,10 @@ def listed(text: str) -> list[str]:
 
 def distinct(text: str, option: str) -> list[str]:
     """The words of a list by comma. Raises `InvalidInput` for one that is empty, or there twice."""
-    words = [word.strip() for word in text.split(",")]
+    return _each_once([word.strip() for word in text.split(",")], text, option)
+
+
+def _each_once(words: list[str], text: str, option: str) -> list[str]:
     for i, word in enumerate(words):
         if not word or word in words[:i]:
             what = f"has {word} twice" if word else "has an empty place"
@@ -179,9 +182,9 @@ def distinct(text: str, option: str) -> list[str]:
 
 def machine_names(text: str) -> list[str]:
     """The machines of --hardware, by comma, with what stands beside cards. Raises `InvalidInput` as `distinct`."""
-    from pregate.spellings.machine_names import machines_listed
+    from pregate.spellings.machine_names import machines_listed, words_of_machines
 
-    return machines_listed(distinct(text, "--hardware"))
+    return _each_once(machines_listed(words_of_machines(text)), text, "--hardware")
 
 
 def assumed(path: Path | None, texts: Sequence[str] | None) -> Assumptions:

@@ -146,10 +146,12 @@ def _axes(
     texts: Sequence[str], hardware: str | None, stack: str | None, overrides: dict[str, float | str]
 ) -> tuple[dict[str, Any], MachineRecipe]:
     """The axes of the options, machines first where there are several. Raises `InvalidInput` for other text."""
+    from pregate.spellings.machine_names import machines_listed, words_of_machines
     from pregate.spellings.names import our_name
     from pregate.sweeps.machines import MachineRecipe
 
-    machines = list(machines_of(stack)) if hardware is None else [our_name("hardware", one) for one in listed(hardware)]
+    named = [] if hardware is None else filter(None, machines_listed(words_of_machines(hardware)))
+    machines = list(machines_of(stack)) if hardware is None else [our_name("hardware", one) for one in named]
     if not machines:
         raise InvalidInput(
             f"--hardware {hardware!r} names no machine: leave it out for every machine that --stack runs on"

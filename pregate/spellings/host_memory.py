@@ -18,30 +18,47 @@ __all__ = [
     "host_with_memory",
     "is_memory",
     "part_as_ours",
+    "sizes_of",
+    "without_drives",
 ]
 
 _BESIDE_HOST = re.compile(
-    r"(?P<host>[^,;(]+?)\s*(?:[,;(]|\bw/|\bwith\b|\+|\s(?=\d{1,2}[\s-]?ch|\d{1,2}\s?x\s?\d{1,3}\s?G|\d{2,4}\s?GB|\d[\d.]*\s?TB|L?P?DDR\d|"
-    r"\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>[^()]*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?[GT]B)[^()]*(?:\([^()]*\)[^()]*)*)\)?",
+    r"(?P<host>[^,;]+?)\s*(?:[,;]|\bw/|\bwith\b|(?<!max)\+|\s(?=\d{1,2}[\s-]?ch|\d{1,2}\s?[x\u00d7*]\s?\d{1,3}\s?G|\d{2,4}\s?Gi?B|"
+    r"\d[\d.]*\s?Ti?B|L?P?DDR\d|\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>.*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?(?:[GT]i?B|G\b)).*)",
+    re.IGNORECASE,
+)
+_MEMORY_IN_BRACKETS = re.compile(
+    r"\(([^()]*(?:\d\s?[GT]i?B|DDR\d|MT/?s|DIMMs?\b|\bsticks\b|\bmodules\b|channels?\b)[^()]*)\)", re.IGNORECASE
+)
+_CORES_IN_BRACKETS = re.compile(r"\(\d{1,3}[\s-]*cores?\)", re.IGNORECASE)
+_DRIVE = re.compile(
+    r"(?:[,;+/]|\band\b|\bwith\b)?\s*\d[\d.]*\s*[GT]i?B\s+(?:of\s+)?(?:(?:pcie|gen)\s?[\d.]+\s+)?(?:m\.2\s+)?(?:nvme|ssd|hdd|storage|disk)\b"
+    r"(?:\s+(?:ssd|drive|storage|disk))?",
     re.IGNORECASE,
 )
 
 
+def without_drives(text: str) -> str:
+    """A machine without the size of its drives, which no number of ours is: `9950X, 96GB, 2TB NVMe`."""
+    return _DRIVE.sub("", text).strip()
+
+
 def host_and_memory(text: str) -> tuple[str, str]:
     """A host and the memory that stands beside it, "" where none does: `EPYC 7763 8ch DDR4-3200`."""
-    told = _BESIDE_HOST.fullmatch(text.strip())
-    return (told["host"], told["memory"]) if told else (text.strip(), "")
+    opened = _MEMORY_IN_BRACKETS.sub(r", \1 ", _CORES_IN_BRACKETS.sub("", without_drives(text)))
+    told = _BESIDE_HOST.fullmatch(opened.strip())
+    return (told["host"], told["memory"].strip()) if told else (text.strip(), "")
 
 
 _SPEED = re.compile(
     r"(?:\bL?P?DDR[345]X?[\s-]*|@\s*)(?P<speed>\d{3,5})|(?P<plain>\d{4,5})\s*(?:MT/?s|MHz)"
-    r"|\b\d{1,2}\s*x\s*(?P<times>\d{4})\b|(?<![\w.])(?P<bare>(?:1[3-9]|[2-9]\d)\d\d)\b(?!\s*[GT])",
+    r"|\b\d{1,2}\s*[x\u00d7*]\s*(?P<times>\d{4})\b|(?<![\w.])(?P<bare>(?:1[3-9]|[2-9]\d)\d\d)\b(?!\s*[GT])",
     re.ASCII | re.IGNORECASE,
 )
 _CHANNELS = re.compile(r"(?P<n>\d{1,2})[\s-]*ch(?:annels?)?\b", re.ASCII | re.IGNORECASE)
 _WORDS_OF_CHANNELS = {"single": 1, "dual": 2, "quad": 4, "octa": 8}
 _MODULES = re.compile(
-    r"\b(?P<n>\d{1,2})\s*(?:x\s*(?:\d{1,3}\s*G|\d{1,4}\b|L?P?DDR\d)|x?\s*DIMMs?\b|sticks\b|modules\b)",
+    r"\b(?P<n>\d{1,2})\s*(?:[x\u00d7*]\s*(?:\d{1,3}\s*G|\d{1,4}\b|L?P?DDR\d)|x?\s*DIMMs?\b|sticks\b|modules\b)",
     re.ASCII | re.IGNORECASE,
 )
 
@@ -73,34 +90,46 @@ def _with_memory(host: str, memory: str, n_channels: int, n_sockets: int, offici
 
 
 _SIZES = re.compile(
-    r"(?:\b(?P<n>\d{1,2})\s*[x\u00d7]\s*)?(?<![\d.])(?P<size>\d{1,5}(?:\.\d{1,3})?)\s*(?P<unit>G(?:i?B)?|Ti?B)\b",
+    r"(?:\b(?P<n>\d{1,2})\s*[x\u00d7*]\s*)?(?<![\d.])(?P<size>\d{1,5}(?:\.\d{1,3})?)\s*(?P<unit>G(?:i?B)?|Ti?B)\b",
     re.ASCII | re.IGNORECASE,
 )
 _GIB = {"G": 1, "T": 1024}
 
 
-def bytes_of(memory: str) -> str:
-    """How much memory is stated, `96GiB`, where sizes are those of modules all of them together; "" where no size is,
-    or more than one that is not of modules.
-    """
+def sizes_of(memory: str) -> list[float]:
+    """The sizes that are stated, GiB: those of modules all of them together."""
     found = list(_SIZES.finditer(memory))
     gib = [int(one["n"] or 1) * float(one["size"]) * _GIB[one["unit"][0].upper()] for one in found]
     modules = [n for n, one in zip(gib, found, strict=True) if one["n"]]
-    stated = sum(modules) if modules else gib[0] if len(gib) == 1 else 0
-    return f"{stated:.10g}GiB" if stated else ""
+    return [sum(modules)] if modules else gib
+
+
+def bytes_of(memory: str) -> str:
+    """How much memory is stated, `96GiB`; "" where no size is, or more than one that is not of modules."""
+    gib = sizes_of(memory)
+    return f"{gib[0]:.10g}GiB" if len(gib) == 1 else ""
 
 
 def is_memory(text: str) -> bool:
-    """Whether `text` is of memory alone: `64GB DDR5-5600`, `128 GB RAM`."""
+    """Whether `text` is of memory alone: `12x64GB DDR5-5600`, `128 GB RAM`."""
     is_told = _SIZES.search(text) or re.search(r"DDR\d", text, re.IGNORECASE)
-    return is_told is not None and not _OF_MEMORY.sub("", _SIZES.sub("", text))
+    return is_told is not None and not _beside_memory(text)
+
+
+def _beside_memory(text: str) -> str:
+    """Of `text` what says nothing of memory."""
+    return _OF_MEMORY.sub("", _SIZES.sub("", text))
 
 
 _OF_MEMORY = re.compile(
-    r"\bL?P?DDR\dX?(?:[\s-]*\d{3,5})?\b|\b\d{4,5}\s*(?:MT/?s|MHz)|\b\d{1,2}\s*[x\u00d7]|\b\d{1,2}[\s-]*ch(?:annels?)?\b|"
-    r"\b(?:single|dual|quad|octa|channels?|ram|dram|memory|system|host|of|ecc|registered|[rul]*dimms?|cl\d\d)\b|[\s,()@-]",
+    r"\bL?P?DDR\dX?(?:[\s-]*\d{3,5})?\b|\b\d{4,5}\s*(?:MT/?s|MHz)|"
+    r"@\s*\d{4,5}\b(?!\s*M)|\b\d{1,2}\s*[x\u00d7*]|\b\d{1,2}\s*(?:DIMMs?|sticks|modules)\b|\bCL\d\d(?:-\d{1,3})*|"
+    r"\b\d{1,2}[\s-]*ch(?:annels?)?\b|\bPC\dL?-\d{4,5}\w?\b|\b(?:single|dual|quad|octa|channels?|v?ram|dram|memory|unified|"
+    r"system|host|of|and|with|at|in|total|kit|ranks?|ecc|(?:so-?|m?r|u|l|lr|cu|c)?dimms?|registered|xmp|expo)\b|[\s,()@+-]",
     re.IGNORECASE,
 )
+_PLAIN_SPEED = re.compile(r"(?<![\w.])(?:1[3-9]|[2-9]\d)\d\d\b", re.ASCII)
+"""The speed of memory that nothing marks: `96GB 6000`."""
 
 
 _CHOSEN = ("desktop-ddr4", "desktop-ddr5", "laptop-5900hx", "laptop-13900h")
@@ -113,6 +142,7 @@ def host_and_numbers(text: str) -> tuple[str, dict[str, str]]:
 
     Raises `InvalidInput` for memory alone, and for its speed beside a host whose channels are not known.
     """
+    text = without_drives(text)
     if is_memory(text):
         raise InvalidInput(
             f"host {text[:80]!r}: that is memory: name the processor before it ('ryzen-9950x, {text[:80]}'), or "
@@ -123,8 +153,22 @@ def host_and_numbers(text: str) -> tuple[str, dict[str, str]]:
     if not memory or ours.partition(":")[0] not in KNOWN["host"]():
         return part_as_ours("host", text), {}
     size = bytes_of(memory)
+    strange = _PLAIN_SPEED.sub("", _beside_memory(memory), count=1)
+    if strange:
+        raise InvalidInput(
+            f"host {text[:80]!r}: {strange[:40]!r} beside its memory is not read: leave it out, and say "
+            f"'{ours}, 96GB DDR5-6000'"
+        )
+    if len(sizes_of(memory)) > 1:
+        raise InvalidInput(f"host {text[:80]!r}: several sizes of memory: say how much there is in all, '{ours}, 96GB'")
     numbers = {"host.dram_bytes": size} if size else {}
     if is_processor(ours) and ":" not in ours:
+        kind = re.search(r"\bDDR([45])", memory, re.IGNORECASE)
+        if kind and not _SPEED.search(memory) and kind[1] != _kind_of(official_speed(ours)):
+            raise InvalidInput(
+                f"host {text[:80]!r}: the memory of {ours} is known as DDR{_kind_of(official_speed(ours))}: say the "
+                f"speed of its DDR{kind[1]}, 'DDR{kind[1]}-{'3200' if kind[1] == '4' else '4800'}'"
+            )
         ours = host_with_memory(ours, memory)
     elif ours in _CHOSEN:
         numbers |= _rate_of_two_channels(ours, memory)
@@ -139,6 +183,11 @@ def host_and_numbers(text: str) -> tuple[str, dict[str, str]]:
             f"--set host.dram_bytes=... and host.dram_bytes_per_s=..."
         )
     return ours, numbers
+
+
+def _kind_of(mega_transfers_per_s: int) -> str:
+    """Which DDR has an official speed."""
+    return "3" if mega_transfers_per_s < 2133 else "4" if mega_transfers_per_s <= 3200 else "5"
 
 
 def _rate_of_two_channels(host: str, memory: str) -> dict[str, str]:

@@ -7,13 +7,24 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from hwmodels.specs.machine_files import cards_of, component_names, hardware_names, load_component, load_machine
-from hwmodels.specs.spec import Accelerator
-from pregate.spellings.host_memory import bytes_of, chosen_host, host_and_numbers, is_memory
+from hwmodels.specs.spec import Accelerator, MachineSpec
+from pregate.spellings.host_memory import (
+    bytes_of,
+    chosen_host,
+    host_and_numbers,
+    is_memory,
+    sizes_of,
+    without_drives,
+)
 from pregate.spellings.names import FILES, KNOWN, our_name
 from pregate.spellings.plain_names import AND, BESIDE_CARD, GIGABYTES, SIZE, plain_name, without_brackets
 from pregate.spellings.same_cards import has_bytes
+from traces.errors import InvalidInput
 
-__all__ = ["are_different", "card_and_memory", "cards_and_beside", "machine_and_numbers", "machines_listed", "several"]
+__all__ = [
+    "are_different", "card_and_memory", "cards_and_beside", "machine_and_numbers", "machines_listed",
+    "parts_of_machine", "several", "words_of_machines",
+]  # fmt: skip
 
 _DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
 _SEVERAL = re.compile(
@@ -57,14 +68,16 @@ def card_and_memory(text: str) -> tuple[str, dict[str, str]]:
     """
     plain = plain_name(BESIDE_CARD.sub(" ", text))
     stated = SIZE.search(GIGABYTES.sub(r"-\1gb", plain))
-    if stated is None:
+    if stated is None or len(parts_of_machine(text)) > 1 or re.search(r"\d\.\d+\s*[GT]", text, re.IGNORECASE):
         return _with_its_memory(text)
     n_gib, ours = int(stated["gb"]), our_name("hardware", text)
     if ours in hardware_names():
         return _of_one_memory(ours, n_gib)
     card = our_name("hardware", stated.string[: stated.start()])
-    if card not in component_names("accelerator") or has_bytes(card, n_gib):
+    if card not in component_names("accelerator"):
         return "", {}
+    if has_bytes(card, n_gib):
+        return card, {}
     found = load_component("accelerator", card)
     given = (
         isinstance(found, Accelerator)
@@ -101,27 +114,59 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
     """A machine as we call it, and the numbers that its name states beside: the memory of `RTX 4090 48GB`, the host of
     `RTX 3090 + EPYC 7763, 256 GB`, the memory of the usual host in `RTX 4090 with 64GB RAM`.
 
-    Raises `InvalidInput` as `host_and_numbers`.
+    Raises `InvalidInput` as `host_and_numbers`, and for a machine of one memory that is never sold with so much.
     """
+    text = without_drives(text)
     n, one = several(text)
+    found = _with_host(text) if is_memory(parts_of_machine(one)[-1]) else None
+    if found is not None:
+        return found[0], dict(found[1])
     card, numbers = card_and_memory(one)
     name = card or our_name("hardware", one)
-    if not card and name not in hardware_names():
-        beside = _with_host(text)
-        return (beside[0], dict(beside[1])) if beside else (text, {})
+    if not card and (name not in hardware_names() or _has_host_beside(one)):
+        found = _with_host(text)
+        return (found[0], dict(found[1])) if found else (text, {})
+    _check_one_memory(name, one)
     return f"{n}x {name}" if n > 1 else name, dict(numbers)
 
 
-_BESIDE = re.compile(r"\s*(?:\+|,|;|/|\bwith\b|\bw/|\band\b|&)\s*", re.IGNORECASE)
+def _check_one_memory(name: str, text: str) -> None:
+    """Raise `InvalidInput` where `text` states several sizes, or more than ours, of a machine of one memory."""
+    machine, n_gib = load_machine(name), sizes_of(text)
+    most = machine.host.dram_bytes / 2**30
+    if not machine.has_one_memory or not n_gib:
+        return
+    if len(n_gib) > 1:
+        raise InvalidInput(f"hardware {text[:80]!r}: several sizes of memory: say the one that {name} has")
+    if n_gib[0] * 1e9 > 1.01 * machine.host.dram_bytes:  # 128 GB of a maker may be 119 GiB
+        raise InvalidInput(f"hardware {text[:80]!r}: {name} has {most:.4g} GiB of memory at most")
+
+
+_BESIDE = re.compile(
+    r"\s*(?:(?<!max)\+|,|;|(?<!MT)/|\bwith\b|\bw/|\band\b|&)\s*(?![^()]*\))|"
+    r"(?<![x\u00d7*\s])\s+(?=\d{1,4}\s?[GT]i?B\s+(?:of\s+)?(?:system\s+|host\s+)?(?:RAM|L?P?DDR\d))",
+    re.IGNORECASE,
+)
+_MAC = re.compile(r"(?:apple\s+)?mac(?:book)?\s?(?:pro|air|mini|studio)?[\d\s\"”-]*(?:inch)?", re.IGNORECASE)
+
+
+def parts_of_machine(text: str) -> list[str]:
+    """What stands beside each other in the name of a machine, "" alone of none."""
+    return [part for part in _BESIDE.split(text[:200]) if part] or [""]
 
 
 def cards_and_beside(text: str) -> Iterator[tuple[str, str]]:
     """The ways to part a machine into its cards and what stands beside them, fewest cards first: `RTX 3090` and
     `EPYC 7763, 256 GB`.
     """
-    parts = [part for part in _BESIDE.split(text[:200]) if part]
+    parts = parts_of_machine(text)
     for i in range(1, len(parts)):
-        yield " + ".join(parts[:i]), ", ".join(parts[i:])
+        yield " + ".join(parts[:i]), ", ".join(sorted(parts[i:], key=is_memory))  # the processor first
+
+
+def words_of_machines(text: str) -> list[str]:
+    """The words of a list by comma, but for commas in brackets: `A100 (80GB, PCIe)` is one."""
+    return [word.strip() for word in re.split(r",(?![^()]*\))", text)]
 
 
 def machines_listed(words: Sequence[str]) -> list[str]:
@@ -132,8 +177,10 @@ def machines_listed(words: Sequence[str]) -> list[str]:
         return list(words)
     machines: list[str] = []
     for word in words:
-        if machines and (is_memory(word) or _OF_A_CARD.fullmatch(word) or _is_host(word)):
+        if machines and machines[-1] and word and (not without_drives(word) or is_memory(word) or _is_host(word)):
             machines[-1] += f" + {word}"
+        elif machines and _MAC.fullmatch(machines[-1]):
+            machines[-1] += f" {word}"
         else:
             machines.append(word)
     return machines
@@ -143,37 +190,66 @@ def _is_host(word: str) -> bool:
     """Whether `word` names a host, and no machine."""
     if our_name("hardware", word) in hardware_names() or word.endswith(FILES):
         return False
-    return host_and_numbers(word)[0].partition(":")[0] in KNOWN["host"]()
+    return not is_memory(word) and host_and_numbers(word)[0].partition(":")[0] in KNOWN["host"]()
 
 
-_OF_A_CARD = re.compile(
-    r"(?P<size>\d{1,3}\s*G(?:i?B)?)(?:\s+of)?(?:\s+(?:(?P<vram>vram)|memory))?(?:\s+each)?", re.ASCII | re.IGNORECASE
-)
-"""Memory of which nothing says that it is a host's."""
-
-
-def _with_memory_of_its_own(cards: str, beside: str) -> tuple[str, dict[str, float | str]] | None:
-    """Cards beside which their own memory stands, `H100, 80GB`; None where it is a host's: of another size, and not
-    said to be VRAM.
-    """
-    told = _OF_A_CARD.fullmatch(beside)
-    name, numbers = machine_and_numbers(f"{cards} {told['size']}") if told else ("", {})
-    is_theirs = told is not None and (told["vram"] or not numbers) and cards_of(name)[1] in hardware_names()
-    return (name, numbers) if is_theirs else None
+def _has_host_beside(text: str) -> bool:
+    """Whether a part of a machine's name is a host: `M2 Ultra + 5950X`."""
+    return any(_is_host(part) for part in parts_of_machine(text)[1:])
 
 
 @lru_cache(256)  # each way to part a name asks for all shorter ones
 def _with_host(text: str) -> tuple[str, dict[str, float | str]] | None:
     """A machine and its numbers where a host, or memory, stands beside its card; None where none does."""
-    for cards, beside in cards_and_beside(text):
-        if told := _with_memory_of_its_own(cards, beside):
-            return told
+    parts = parts_of_machine(text)
+    for i in range(1, len(parts)):
+        cards, beside = " + ".join(parts[:i]), sorted(parts[i:], key=is_memory)  # the processor first
         name, numbers = machine_and_numbers(cards)
-        if cards_of(name)[1] not in hardware_names():
+        if cards_of(name)[1] not in hardware_names() and is_memory(parts[i]) and not _OF_HOST.search(parts[i]):
+            name, numbers = machine_and_numbers(f"{cards} {bytes_of(parts[i]).removesuffix('GiB')}GB")  # `A100, 80GB`
+            beside.remove(parts[i])
+        if cards_of(name)[1] not in hardware_names() or "host" in numbers:
             return None
-        if is_memory(beside):
-            beside = f"{chosen_host(load_machine(name).host.name, beside)}, {beside}"
-        host, of_host = host_and_numbers(beside)
-        if host.partition(":")[0] in KNOWN["host"]():
+        machine = load_machine(name)
+        for own in [part for part in beside if _is_of_card(machine, part)]:
+            name, of_card = _with_own_memory(name, own)
+            numbers |= of_card
+            beside.remove(own)
+        if not beside:
+            return name, numbers
+        told = ", ".join(beside)
+        host, of_host = host_and_numbers(f"{chosen_host(machine.host.name, told)}, {told}" if is_memory(told) else told)
+        if host.partition(":")[0] in KNOWN["host"]() and not machine.has_one_memory:
             return name, {**numbers, "host": host, **of_host}
     return None
+
+
+_OF_CARD = re.compile(r"\bv-?ram\b", re.IGNORECASE)
+_OF_HOST = re.compile(r"\b(?:d?ram|L?P?DDR\d\w*|system|host)\b", re.IGNORECASE)
+
+
+def _is_of_card(machine: MachineSpec, memory: str) -> bool:
+    """Whether `memory`, beside a card, is that card's own: said so, the only one there is, or of the card's size and
+    not said to be the host's.
+    """
+    n_gib = sizes_of(memory)
+    return is_memory(memory) and bool(
+        machine.has_one_memory
+        or _OF_CARD.search(memory)
+        or (len(n_gib) == 1 and not _OF_HOST.search(memory) and has_bytes(machine.accelerator.name, round(n_gib[0])))
+    )
+
+
+def _with_own_memory(name: str, memory: str) -> tuple[str, dict[str, float | str]]:
+    """A machine whose card has the memory that stands beside it: `M3 Max, 96GB` has fewer cores than one of 128.
+
+    Raises `InvalidInput` for memory that it is not sold with, and was not given.
+    """
+    n, card = cards_of(name)
+    ours, numbers = machine_and_numbers(f"{card} {bytes_of(memory).removesuffix('GiB')}GB")
+    if ours not in hardware_names():
+        raise InvalidInput(
+            f"hardware {card}, {memory[:80]!r}: no such memory is known of it: name it alone, and --set "
+            f"accelerator.hbm_bytes=... and host.dram_bytes=..."
+        )
+    return f"{n}x {ours}" if n > 1 else ours, numbers

@@ -71,6 +71,8 @@ def _processors(wanted: str, names: Iterable[str]) -> list[str]:
         return [name for name in names if name == re.sub(r"(?<=\d{4})", "+", wanted, count=1)]
     if re.search(r"^core-\d+k?f$", wanted):  # without graphics, else the same
         return [name for name in names if name == wanted[:-1]]
+    if re.search(r"^1\d{4}f$", wanted):
+        return [name for name in names if name == f"core-{wanted[:-1]}"]
     if re.search(r"^\d{3,5}[a-z]+\d?[a-z]?$", wanted):  # its number alone
         ends = (f"-{wanted}", f"-{wanted.removesuffix('f')}") if wanted.endswith("kf") else (f"-{wanted}",)
         return [name for name in names if name.endswith(ends) and not name.startswith("laptop-")]

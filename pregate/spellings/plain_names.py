@@ -27,7 +27,7 @@ _BESIDE_CPU = re.compile(
 _CODENAMES = re.compile(r"\b(?:naples|rome|milan|genoa|bergamo|siena|turin)-(?=\d)")
 BESIDE_CARD = re.compile(
     r"^1\s*[x\u00d7]\s*(?=\D)|\((?![^()]*\d\s?W\b(?!/))[^()]*\)|"
-    r"\b(?:gddr\w*|hbm\d\w*|graphics card|gpu|fe|founders edition)\b",
+    r"\b(?:gddr\w*|hbm\d\w*|vram|each|graphics card|gpu|fe|founders edition)\b",
     re.IGNORECASE,
 )
 """What is written around the name of a card, and moves nothing: a limit of its power does."""
@@ -139,7 +139,7 @@ _STACKS: Mapping[str, str] = {
     "transformers": "pytorch-eager",
 }
 """Other names of engines, as `plain_name` writes them: programs of an engine, and engines that ours stand for."""
-_MEMORY_IN_BRACKETS = re.compile(r"(\d{1,3}\s*gi?b)(?:\s+(?:v?ram|memory))?", re.IGNORECASE)
+_MEMORY_IN_BRACKETS = re.compile(r"(\d{1,3}\s*gi?b)(?:\s+(?:v?ram|memory|each))?", re.IGNORECASE)
 
 
 def without_brackets(hardware: str) -> str:

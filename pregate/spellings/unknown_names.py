@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 
-from hwmodels.specs.machine_files import cards_of, component_names
+from hwmodels.specs.machine_files import cards_of, component_names, load_machine
 from pregate.spellings.host_memory import host_and_memory, host_and_numbers, is_memory
-from pregate.spellings.machine_names import are_different, machine_and_numbers, several
+from pregate.spellings.machine_names import are_different, machine_and_numbers, parts_of_machine, several
 from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.ollama_library import dense_tag
-from pregate.spellings.plain_names import AND, SIZE, plain_name, spelled
+from pregate.spellings.plain_names import SIZE, plain_name, spelled
 from pregate.spellings.undescribed import why_undescribed
 from traces.errors import UnknownName, unknown_name
 
@@ -52,6 +52,36 @@ def _host_told(text: str, wanted: str) -> str:
 _OF_MEMORY = re.compile(r"\bddr\d|\blpddr|\d\s?gi?b\b|\bchannels?\b", re.IGNORECASE)
 
 
+def _beside_card(text: str) -> str:
+    """What is to be done about what stands beside a card that is known; "" where none is."""
+    card, *beside = (part.strip() for part in parts_of_machine(text))
+    if not beside:
+        return ""
+    if not is_name_of("hardware", card):
+        known = [part for part in beside if is_name_of("hardware", part)]
+        return f"name the card first: '{known[0]} + {card}'" if known and is_name_of("host", card) else ""
+    ours = cards_of(machine_and_numbers(card)[0])[1]
+    strange = [part for part in beside if not is_memory(part) and not is_name_of("host", part)]
+    if any(is_name_of("hardware", part) for part in strange):
+        return ""
+    if load_machine(ours).has_one_memory:
+        return f"{ours} has its own processor, and one memory with it: name it alone"
+    if not strange:
+        return f"more than one host stands beside {ours}: name one"
+    error = unknown_name("host", strange[0], list(KNOWN["host"]()), spelled=spelled("host", strange[0]))
+    return f"beside {ours} stands an {str(error).partition(': known:')[0]}"
+
+
+def _unparted(text: str) -> str:
+    """A machine and its host that nothing parts, as they are to be written: `RTX 4090 9950X`; "" of others."""
+    words = text[:200].split() if len(parts_of_machine(text)) == 1 else []
+    for i in range(1, len(words)):
+        card, host = " ".join(words[:i]), " ".join(words[i:])
+        if is_name_of("hardware", card) and not is_memory(host) and is_name_of("host", host):
+            return f"{card} + {host}"
+    return ""
+
+
 def unknown(column: str, text: str) -> UnknownName:
     """The error for a name of a column of `KNOWN` that nobody knows: it names the nearest, as we write them."""
     if column == "host" and host_and_memory(text)[1]:
@@ -68,7 +98,7 @@ def unknown(column: str, text: str) -> UnknownName:
         module = our_name("hardware", re.sub(r"^[dh]gx-", "", plain_name(one)))
         if why := why_undescribed(plain_name(one), n_cards, module if module in known else ""):
             return UnknownName(f"unknown hardware {text!r}: {why}")
-        text = text if is_name_of("host", text) else one
+        text = text if len(parts_of_machine(text)) > 1 or is_name_of("host", text) else one
     wanted = spelled(column, text)
     if column == "host" and (told := _host_told(text, wanted)):
         return UnknownName(f"unknown host {text!r}: {told}")
@@ -85,15 +115,23 @@ def unknown(column: str, text: str) -> UnknownName:
             f"unknown hardware {text!r}: a machine is called by its accelerator; where all runs on the processor, name "
             f"any that is there, and the design gpu_only@layers=cpu of --stack llama-cpp"
         )
-    if column == "hardware" and is_name_of("host", text):
+    if column == "hardware" and len(parts_of_machine(text)) == 1 and is_name_of("host", text):
         return UnknownName(
             f"unknown hardware {text!r}: that is a processor; a machine is called by its accelerator: name that before "
             f"it, 'rtx-4090 + {(named := host_and_numbers(text)[0])}', or the processor with --set host={named}"
         )
+    if column == "hardware" and (told := _beside_card(text)):
+        return UnknownName(f"unknown hardware {text!r}: {told}")
+    if column == "hardware" and (parted := _unparted(text)):
+        return UnknownName(f"unknown hardware {text!r}: part the card and its host: {parted!r}")
+    beside = parts_of_machine(text)[1:] if column == "hardware" else []
+    if beside and all(is_memory(part) or is_name_of("host", part) for part in beside):
+        return unknown("hardware", parts_of_machine(text)[0])
+    if column == "hardware" and our_name("link", text) in KNOWN["link"]():
+        return UnknownName(
+            f"unknown hardware {text!r}: that is a link: name it with --set link={our_name('link', text)}"
+        )
     if column == "hardware" and are_different(text):
-        card, *beside = AND.split(text[:200])
-        if any(is_memory(one) or is_name_of("host", one) for one in beside):
-            return unknown("hardware", card)
         return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
     if column == "hardware" and _POWER.search(text):
         return UnknownName(

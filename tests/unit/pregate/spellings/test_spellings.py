@@ -221,6 +221,17 @@ def test_a_machine_as_others_write_it_runs_an_engine_of_ones_own(tmp_path: Path)
         ("dgx-spark-cpu, 64GB", "dgx-spark-cpu", 64, None),
         ("9950X, 64 GB DDR5-6000 (2x32GB)", "ryzen-9950x:2x6000", 64, 2 * 6000 * 8e6),
         ("EPYC 9355, 12000 GB", "epyc-9355", 12000, None),
+        ("EPYC 9355, 1152GB (12x96GB) DDR5-6000", "epyc-9355:12x6000", 1152, 12 * 6000 * 8e6),
+        ("i9-14900K, 128GB DDR5-4400 (4 DIMMs)", "core-14900k:2x4400", 128, 2 * 4400 * 8e6),
+        ("Intel Core i9-14900K (24 cores), 64GB", "core-14900k", 64, None),
+        ("Ryzen AI Max+ 395, 64GB", "strix-halo-cpu", 64, None),
+        ("9950X 64GiB", "ryzen-9950x", 64, None),
+        ("9950X, 64G", "ryzen-9950x", 64, None),
+        ("9950X, 2*48GB DDR5-6000", "ryzen-9950x:2x6000", 96, 2 * 6000 * 8e6),
+        ("9950X, 96 GB DDR5-6000, 2 TB NVMe", "ryzen-9950x:6000", 96, 2 * 6000 * 8e6),
+        ("9950X, 2TB SSD", "ryzen-9950x", 96, None),
+        ("9950X, 192GB @ 3600 MT/s", "ryzen-9950x:3600", 192, 2 * 3600 * 8e6),
+        ("epyc-7763:8x3200, 512GB", "epyc-7763:8x3200", 512, 8 * 3200 * 8e6),
     ],
 )
 def test_a_host_has_the_memory_that_stands_beside_it(
@@ -261,6 +272,30 @@ def test_a_host_has_the_memory_that_stands_beside_it(
             "M4 Max with 64.5GB RAM", "apple-m4-max",
             {"accelerator.hbm_bytes": "48.375GiB", "host.dram_bytes": "64.5GiB"},
         ),
+        (
+            "RTX 4090 (48GB) + EPYC 9355, 12x64GB DDR5-6400", "rtx-4090",
+            {"accelerator.hbm_bytes": "48GiB", "host": "epyc-9355:12x6400", "host.dram_bytes": "768GiB"},
+        ),
+        ("RTX 3080 + 16GB", "rtx-3080", {"host": "desktop-ddr4", "host.dram_bytes": "16GiB"}),
+        ("RTX 4090, 32GB", "rtx-4090", {"host": "desktop-ddr5", "host.dram_bytes": "32GiB"}),
+        ("2x RTX 3090, 48GB", "2x rtx-3090", {"host": "desktop-ddr4", "host.dram_bytes": "48GiB"}),
+        ("RTX 4090 24GB VRAM, 64GB RAM", "rtx-4090", {"host": "desktop-ddr5", "host.dram_bytes": "64GiB"}),
+        ("RTX 4090 64GB DDR5", "rtx-4090", {"host": "desktop-ddr5", "host.dram_bytes": "64GiB"}),
+        ("RTX 4090 + 2x16GB DDR5", "rtx-4090", {"host": "desktop-ddr5", "host.dram_bytes": "32GiB"}),
+        ("RTX 4090, 24GB, 9950X, 96GB", "rtx-4090", {"host": "ryzen-9950x", "host.dram_bytes": "96GiB"}),
+        (
+            "RTX 4090 + 96GB DDR5-6000 + 9950X", "rtx-4090",
+            {"host": "ryzen-9950x:6000", "host.dram_bytes": "96GiB"},
+        ),
+        ("RTX 4090 + 9950X + 2TB NVMe", "rtx-4090", {"host": "ryzen-9950x"}),
+        ("Arc B580 + 12400F, 32GB", "arc-b580", {"host": "core-12400", "host.dram_bytes": "32GiB"}),
+        ("A100 (80GB, PCIe)", "a100-pcie-80gb", {}),
+        ("2x RTX 3090 (24GB each) + EPYC 7763", "2x rtx-3090", {"host": "epyc-7763"}),
+        ('MacBook Pro 16" M4 Max 64GB 2TB SSD', "apple-m4-max 64GB", {}),
+        ("MacBook Pro, M4 Max with 64 GB of memory", "apple-m4-max 64GB", {}),
+        ("M3 Max, 96GB", "apple-m3-max-30c", {}),
+        ("GB10 with 128GB", "dgx-spark", {}),
+        ("DGX Spark 128 GB LPDDR5X", "dgx-spark", {}),
     ],
 )  # fmt: skip
 def test_a_machine_is_read_with_what_stands_beside_its_card(written: str, ours: str, overrides: dict[str, Any]) -> None:
@@ -320,12 +355,53 @@ def test_a_list_of_machines_has_hosts_and_memory_beside_their_cards(run: Run) ->
         (("--hardware", "rtx-4090", "--host", "ryzen-9950x:6000, 96GB DDR5-4800"), "speed is stated twice"),
         (("--hardware", "3090 + 3060"), "cards that differ cannot be said"),
         (("--hardware", "64GB DDR5-6000"), "that is memory: name the card before it"),
+        (("--hardware", "rtx-4090", "--host", "9950X, 64GB, 32GB"), "several sizes of memory"),
+        (("--hardware", "rtx-4090", "--host", "9950X, 0GB"), "must be above 0"),
+        (("--hardware", "rtx-4090", "--host", "9950X, 96GB, RTX 3090"), "'RTX3090' beside its memory is not read"),
+        (("--hardware", "rtx-4090", "--host", "12700K, 64GB DDR4"), "say the speed of its DDR4"),
+        (("--hardware", "M4 Max 256GB"), "apple-m4-max has 128 GiB of memory at most"),
+        (("--hardware", "M4 Max with 256GB RAM"), "apple-m4-max has 128 GiB of memory at most"),
+        (("--hardware", "M4 Max 64GB RAM, 1TB"), "memory at most"),
+        (("--hardware", "MI300A + 512GB"), "no such memory is known of it"),
+        (("--hardware", "M2 Ultra 192GB + 5950X"), "has its own processor"),
+        (("--hardware", "RTX 4090 + 9950X + 5950X"), "more than one host stands beside rtx-4090"),
+        (("--hardware", "RTX 4090 + Ryzen 9950Z"), "an unknown host 'Ryzen 9950Z': did you mean 'ryzen-9950x'"),
+        (("--hardware", "RTX 4090 + FooCPU 9, 96GB"), "an unknown host 'FooCPU 9'"),
+        (("--hardware", "RTX 3090 + RTX 3060 + 5950X"), "cards that differ cannot be said"),
+        (("--hardware", "9950X + RTX 4090"), "name the card first: 'RTX 4090 + 9950X'"),
+        (("--hardware", "RTX 4090 9950X 96GB"), "part the card and its host: 'RTX 4090 + 9950X 96GB'"),
+        (("--hardware", "RTX 4090 + 9950X, PCIe 5.0"), "that is a link: name it with --set link=pcie5-x16"),
+        (("--hardware", "rtx-4090,,rtx-3090"), "has an empty place"),
+        (("--hardware", "rtx-4090,rtx-4090"), "twice"),
     ],
 )
 def test_memory_that_is_nobodys_is_told(option: Sequence[str], told: str, run: Run) -> None:
     status, _, text = run("plan", "olmoe-1b-7b", *option)
     assert status == 2
     assert told in text
+
+
+def test_two_machines_of_a_list_may_have_as_much_memory(run: Run) -> None:
+    asked = ("plan", "olmoe-1b-7b", "--hardware", "RTX 4090, 64GB, RTX 3090, 64GB", "--stack", "llama-cpp")
+    status, out, text = run(*asked, "--format", "json", "--output-tokens", "2", "--policies", "gpu_only")
+    assert status == 0, text
+    assert {"rtx-4090", "rtx-3090"} <= set(re.findall(r"rtx-\d+", out))
+
+
+def test_an_optimum_is_searched_on_a_machine_with_its_host(run: Run) -> None:
+    asked = ("optimize", "olmoe-1b-7b", "--hardware", "RTX 4090 + 9950X, 96GB DDR5-6000", "--policies", "gpu_only")
+    status, out, text = run(*asked, "--output-tokens", "2", "--input-tokens", "4", "--maximize", "tokens_per_s")
+    assert status == 0, text
+    assert "rtx-4090" in out
+
+
+def test_python_says_of_several_machines_which_is_none() -> None:
+    with pytest.raises(InvalidInput, match="one machine is asked about"):
+        pregate.load_hardware("RTX 4090, RTX 3090")
+    with pytest.raises(UnknownName, match="unknown hardware 'foo 9'"):
+        pregate.load_hardware("RTX 4090, foo 9")
+    with pytest.raises(UnknownName, match="unknown host 'foo'"):
+        pregate.load_hardware("rtx-4090", None, {"host": "foo, 96GB"})
 
 
 def test_hosts_links_and_software_are_loaded_by_what_people_call_them() -> None:
