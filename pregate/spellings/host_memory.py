@@ -125,7 +125,7 @@ _OF_MEMORY = re.compile(
     r"\bL?P?DDR\dX?(?:[\s-]*\d{3,5})?\b|\b\d{4,5}\s*(?:MT/?s|MHz)|"
     r"@\s*\d{4,5}\b(?!\s*M)|\b\d{1,2}\s*[x\u00d7*]|\b\d{1,2}\s*(?:DIMMs?|sticks|modules)\b|\bCL\d\d(?:-\d{1,3})*|"
     r"\b\d{1,2}[\s-]*ch(?:annels?)?\b|\bPC\dL?-\d{4,5}\w?\b|\b(?:single|dual|quad|octa|channels?|v?ram|dram|memory|unified|"
-    r"system|host|of|and|with|at|in|total|kit|ranks?|ecc|(?:so-?|m?r|u|l|lr|cu|c)?dimms?|registered|xmp|expo)\b|[\s,()@+-]",
+    r"system|host|of|and|with|at|in|total|kit|each|ranks?|ecc|(?:so-?|m?r|u|l|lr|cu|c)?dimms?|registered|xmp|expo)\b|[\s,()@+-]",
     re.IGNORECASE,
 )
 _PLAIN_SPEED = re.compile(r"(?<![\w.])(?:1[3-9]|[2-9]\d)\d\d\b", re.ASCII)

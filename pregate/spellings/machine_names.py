@@ -224,7 +224,7 @@ def _with_host(text: str) -> tuple[str, dict[str, float | str]] | None:
     return None
 
 
-_OF_CARD = re.compile(r"\bv-?ram\b", re.IGNORECASE)
+_OF_CARD = re.compile(r"\b(?:v-?ram|each)\b", re.IGNORECASE)
 _OF_HOST = re.compile(r"\b(?:d?ram|L?P?DDR\d\w*|system|host)\b", re.IGNORECASE)
 
 

@@ -120,6 +120,11 @@ def unknown(column: str, text: str) -> UnknownName:
             f"unknown hardware {text!r}: that is a processor; a machine is called by its accelerator: name that before "
             f"it, 'rtx-4090 + {(named := host_and_numbers(text)[0])}', or the processor with --set host={named}"
         )
+    if column == "hardware" and _POWER.search(text):
+        return UnknownName(
+            f"unknown hardware {text!r}: a limit of power is read in rows of tables alone: name the card and --set "
+            f"accelerator.peak_flop_per_s and accelerator.clock_hz of it"
+        )
     if column == "hardware" and (told := _beside_card(text)):
         return UnknownName(f"unknown hardware {text!r}: {told}")
     if column == "hardware" and (parted := _unparted(text)):
@@ -133,11 +138,6 @@ def unknown(column: str, text: str) -> UnknownName:
         )
     if column == "hardware" and are_different(text):
         return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
-    if column == "hardware" and _POWER.search(text):
-        return UnknownName(
-            f"unknown hardware {text!r}: a limit of power is read in rows of tables alone: name the card and --set "
-            f"accelerator.peak_flop_per_s and accelerator.clock_hz of it"
-        )
     plain = re.sub(r"-?pcie\b", "", wanted) if column == "hardware" else wanted
     if plain != wanted and (module := our_name("hardware", plain)) in known:
         return UnknownName(f"unknown hardware {text!r}: {module} is a module and no card with a slot: name {module}")
