@@ -321,6 +321,11 @@ def test_memory_beside_a_card_that_is_the_cards_own_is_no_hosts(
     assert pregate.load_hardware(written, "llama-cpp") == pregate.load_hardware(ours, "llama-cpp", overrides)
 
 
+def test_memory_beside_a_card_is_that_of_the_host_that_is_said() -> None:
+    host = pregate.load_hardware("RTX 4090 with 64GB RAM", "llama-cpp", {"host": "EPYC 7763"}).machine.host
+    assert (host.name, host.dram_bytes) == ("epyc-7763", 64 * 2**30)
+
+
 def test_a_name_of_many_parts_is_looked_at_part_by_part_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way to part it asks for all shorter ones: of 28 parts that would be 2**27 looks."""
     n_looks, look = [0], machine_names.several
@@ -353,6 +358,8 @@ def test_a_list_of_machines_has_hosts_and_memory_beside_their_cards(run: Run) ->
         (("--hardware", "rtx-4090", "--host", "9950X, 4 channels DDR5-5600"), "it has 2 channels, not 4"),
         (("--hardware", "h100-sxm + 2TB DDR5-4800"), "no channels are known"),
         (("--hardware", "rtx-4090", "--host", "ryzen-9950x:6000, 96GB DDR5-4800"), "speed is stated twice"),
+        (("--hardware", "RTX 4090 + 9950X 96GB", "--host", "EPYC 7763"), "has the host ryzen-9950x, and epyc-7763"),
+        (("--hardware", "RTX 4090 with 64GB DDR5-6000", "--host", "EPYC 7763"), "has the host desktop-ddr5, and epyc"),
         (("--hardware", "3090 + 3060"), "cards that differ cannot be said"),
         (("--hardware", "64GB DDR5-6000"), "that is memory: name the card before it"),
         (("--hardware", "rtx-4090", "--host", "9950X, 64GB, 32GB"), "several sizes of memory"),
