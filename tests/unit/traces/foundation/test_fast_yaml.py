@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from traces.errors import InvalidFile
+from traces.foundation import fast_yaml
 from traces.foundation.documents import MAX_NODES, _plain_number, _StrictLoader, parse_yaml
 from traces.foundation.fast_yaml import NOTHING_QUICK, Unusual, quick_value
 
@@ -30,6 +31,8 @@ DOCUMENTS = st.dictionaries(
 
 
 def quick(text: str) -> Any:
+    """What is read anew, and not what some test before had read."""
+    fast_yaml._plain.cache_clear()
     return quick_value(text, _plain_number, MAX_NODES)
 
 
