@@ -148,6 +148,7 @@ def _machine_as_ours(
     """What others call a machine, its parts and its software, as we do. Raises `UnknownName` for a machine or a stack
     that we do not have.
     """
+    from hwmodels.specs.processors import is_processor
     from pregate.spellings.host_memory import host_and_numbers
     from pregate.spellings.machine_names import machine_and_numbers
     from pregate.spellings.names import KNOWN, our_name
@@ -168,6 +169,11 @@ def _machine_as_ours(
         if not stated.endswith((".yaml", ".yml", ".json")) and not is_name_of("host", stated):
             raise unknown("host", stated)
         parts["host"], of_host = host_and_numbers(stated)
+        named = str(numbers.get("host", parts["host"]))  # a processor, or a desktop that stands for any
+        if named != parts["host"] and (is_processor(named) or "host.dram_bytes_per_s" in numbers):
+            raise InvalidInput(
+                f"hardware {name[:80]!r} has the host {named}, and {parts['host']} is said beside it: leave one out"
+            )
         numbers = {**numbers, **of_host}
     return ours, None if stack is None else our_name("stack", stack), {**numbers, **parts}
 

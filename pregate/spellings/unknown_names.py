@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 
 from hwmodels.specs.machine_files import cards_of, component_names, load_machine
 from pregate.spellings.host_memory import host_and_memory, host_and_numbers, is_memory
@@ -82,6 +83,50 @@ def _unparted(text: str) -> str:
     return ""
 
 
+def _of_hardware(text: str, wanted: str, known: Collection[str]) -> UnknownName | None:
+    """The error for a machine of which more is known than its name: a processor, a link, cards that differ, others."""
+    if wanted in _NO_CARD:
+        return UnknownName(
+            f"unknown hardware {text!r}: a machine is called by its accelerator; where all runs on the processor, name "
+            f"any that is there, and the design gpu_only@layers=cpu of --stack llama-cpp"
+        )
+    if len(parts_of_machine(text)) == 1 and is_name_of("host", text):
+        named = host_and_numbers(text)[0]
+        return UnknownName(
+            f"unknown hardware {text!r}: that is a processor; a machine is called by its accelerator: name that before "
+            f"it, 'rtx-4090 + {named}', or the processor with --set host={named}"
+        )
+    if _POWER.search(text):
+        return UnknownName(
+            f"unknown hardware {text!r}: a limit of power is read in rows of tables alone: name the card and --set "
+            f"accelerator.peak_flop_per_s and accelerator.clock_hz of it"
+        )
+    if told := _beside_card(text):
+        return UnknownName(f"unknown hardware {text!r}: {told}")
+    if parted := _unparted(text):
+        return UnknownName(f"unknown hardware {text!r}: part the card and its host: {parted!r}")
+    beside = parts_of_machine(text)[1:]
+    if beside and all(is_memory(part) or is_name_of("host", part) for part in beside):
+        return unknown("hardware", parts_of_machine(text)[0])
+    if our_name("link", text) in KNOWN["link"]():
+        return UnknownName(
+            f"unknown hardware {text!r}: that is a link: name it with --set link={our_name('link', text)}"
+        )
+    if are_different(text):
+        return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
+    plain = re.sub(r"-?pcie\b", "", wanted)
+    if plain != wanted and (module := our_name("hardware", plain)) in known:
+        return UnknownName(f"unknown hardware {text!r}: {module} is a module and no card with a slot: name {module}")
+    size = SIZE.search(wanted)
+    card = our_name("hardware", wanted[: size.start()] if size is not None else _MEMORY.sub("", text))
+    if card in component_names("accelerator"):
+        return UnknownName(
+            f"unknown hardware {text!r}: {card} has other memory, and of this one no rate is known: name {card}, and "
+            f"--set accelerator.hbm_bytes and accelerator.hbm_bytes_per_s"
+        )
+    return None
+
+
 def unknown(column: str, text: str) -> UnknownName:
     """The error for a name of a column of `KNOWN` that nobody knows: it names the nearest, as we write them."""
     if column == "host" and host_and_memory(text)[1]:
@@ -110,45 +155,9 @@ def unknown(column: str, text: str) -> UnknownName:
         return UnknownName(
             f"unknown model {text!r}: it runs on Ollama's machines: leave -cloud out, and name the hardware"
         )
-    if column == "hardware" and wanted in _NO_CARD:
-        return UnknownName(
-            f"unknown hardware {text!r}: a machine is called by its accelerator; where all runs on the processor, name "
-            f"any that is there, and the design gpu_only@layers=cpu of --stack llama-cpp"
-        )
-    if column == "hardware" and len(parts_of_machine(text)) == 1 and is_name_of("host", text):
-        return UnknownName(
-            f"unknown hardware {text!r}: that is a processor; a machine is called by its accelerator: name that before "
-            f"it, 'rtx-4090 + {(named := host_and_numbers(text)[0])}', or the processor with --set host={named}"
-        )
-    if column == "hardware" and _POWER.search(text):
-        return UnknownName(
-            f"unknown hardware {text!r}: a limit of power is read in rows of tables alone: name the card and --set "
-            f"accelerator.peak_flop_per_s and accelerator.clock_hz of it"
-        )
-    if column == "hardware" and (told := _beside_card(text)):
-        return UnknownName(f"unknown hardware {text!r}: {told}")
-    if column == "hardware" and (parted := _unparted(text)):
-        return UnknownName(f"unknown hardware {text!r}: part the card and its host: {parted!r}")
-    beside = parts_of_machine(text)[1:] if column == "hardware" else []
-    if beside and all(is_memory(part) or is_name_of("host", part) for part in beside):
-        return unknown("hardware", parts_of_machine(text)[0])
-    if column == "hardware" and our_name("link", text) in KNOWN["link"]():
-        return UnknownName(
-            f"unknown hardware {text!r}: that is a link: name it with --set link={our_name('link', text)}"
-        )
-    if column == "hardware" and are_different(text):
-        return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
-    plain = re.sub(r"-?pcie\b", "", wanted) if column == "hardware" else wanted
-    if plain != wanted and (module := our_name("hardware", plain)) in known:
-        return UnknownName(f"unknown hardware {text!r}: {module} is a module and no card with a slot: name {module}")
-    size = SIZE.search(wanted) if column == "hardware" else None
-    card = our_name("hardware", wanted[: size.start()] if size is not None else _MEMORY.sub("", text))
-    if column == "hardware" and card in component_names("accelerator"):
-        return UnknownName(
-            f"unknown hardware {text!r}: {card} has other memory, and of this one no rate is known: name {card}, and "
-            f"--set accelerator.hbm_bytes and accelerator.hbm_bytes_per_s"
-        )
+    if column == "hardware" and (error := _of_hardware(text, wanted, known)):
+        return error
     if column == "hardware" and _OF_APPLE.search(wanted):
         known = [name for name in known if name.startswith("apple-")]
-    error = unknown_name(column, text, known, spelled=wanted.replace("laptop", "mobile"))
-    return UnknownName(f"{error}; another is read from {_READ_FROM[column]}")
+    nearest = unknown_name(column, text, known, spelled=wanted.replace("laptop", "mobile"))
+    return UnknownName(f"{nearest}; another is read from {_READ_FROM[column]}")
