@@ -45,9 +45,10 @@ def without_drives(text: str) -> str:
 
 def host_and_memory(text: str) -> tuple[str, str]:
     """A host and the memory that stands beside it, "" where none does: `EPYC 7763 8ch DDR4-3200`."""
-    opened = _MEMORY_IN_BRACKETS.sub(r", \1 ", _CORES_IN_BRACKETS.sub("", without_drives(text)))
+    text = without_drives(text)
+    opened = _MEMORY_IN_BRACKETS.sub(r", \1 ", _CORES_IN_BRACKETS.sub("", text))
     told = _BESIDE_HOST.fullmatch(opened.strip())
-    return (told["host"], told["memory"].strip()) if told else (text.strip(), "")
+    return (told["host"], told["memory"].strip()) if told else (text, "")
 
 
 _SPEED = re.compile(

@@ -12,10 +12,11 @@ from hwmodels.specs.processors import is_processor
 from pregate.measured.rows.host_alone import beside_a_card
 from pregate.measured.rows.several_cards import on_one_card
 from pregate.spellings.host_memory import host_and_memory, host_with_memory
-from pregate.spellings.machine_names import card_and_memory, cards_and_beside, several
+from pregate.spellings.machine_names import card_and_memory, cards_and_beside, machine_and_numbers, several
 from pregate.spellings.models import formats_of_file, model_and_format, of_ollama
 from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.ollama_library import dense_tag, of_library
+from traces.errors import InvalidInput
 
 __all__ = ["with_our_names"]
 
@@ -48,11 +49,30 @@ def _with_more_memory(cells: Mapping[str, str], named: dict[str, str]) -> dict[s
     none of another row.
     """
     card, numbers = card_and_memory(cells.get("hardware", ""))
+    if not card and named.get("hardware") and "host" not in named:
+        card, numbers = _with_memory_beside(named)
     if not card or "hbm_bytes" in cells.get("set", ""):
         return {}
     named["hardware"] = card
     stated = ";".join(f"{key}={value}" for key, value in numbers.items())
     return {"set": ";".join(filter(None, (cells.get("set", ""), stated)))}
+
+
+def _with_memory_beside(named: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """A card beside which memory alone stands, `RTX 4090, 64GB DDR5-6000`, and its numbers, its host among the names;
+    ("", {}) of another. How much a host has is left out, as of every row.
+    """
+    try:
+        name, stated = machine_and_numbers(named["hardware"])
+    except InvalidInput:  # which who predicts the row says
+        return "", {}
+    if name == named["hardware"] or name not in KNOWN["hardware"]():
+        return "", {}
+    numbers = {key: str(value) for key, value in stated.items()}
+    if host := numbers.pop("host", ""):
+        named["host"] = host
+        numbers.pop("host.dram_bytes", "")
+    return name, numbers
 
 
 def _of_file(cells: Mapping[str, str]) -> dict[str, str]:

@@ -174,6 +174,26 @@ def test_a_card_with_more_memory_than_it_is_sold_with_is_that_card(card: str, ou
     assert (found["hardware"], found["set"]) == (ours, numbers)
 
 
+@pytest.mark.parametrize(
+    ("card", "named"),
+    [
+        ("RTX 3080 + 16GB", {"hardware": "rtx-3080", "host": "desktop-ddr4"}),
+        ("RTX 4090 (48GB)", {"hardware": "rtx-4090", "set": "accelerator.hbm_bytes=48GiB"}),
+        ("RTX 4090, 24GB", {"hardware": "rtx-4090"}),
+        (
+            "RTX 4090 64GB DDR5-6000",
+            {"hardware": "rtx-4090", "host": "desktop-ddr5", "set": "host.dram_bytes_per_s=96000MB/s"},
+        ),
+        ("RTX 4090 + 9950X, 2TB NVMe", {"hardware": "rtx-4090", "host": "ryzen-9950x"}),
+        ("RTX 4090 (24GB, PCIe 4.0) + 9950X", {"hardware": "rtx-4090", "host": "ryzen-9950x"}),
+        ("2x RTX 4090, 64GB", {"hardware": "2x RTX 4090, 64GB"}),
+    ],
+)
+def test_memory_alone_beside_the_card_of_a_row_is_read_as_in_a_question(card: str, named: dict[str, str]) -> None:
+    found = with_our_names({"hardware": card})
+    assert {key: found[key] for key in ("hardware", "host", "set") if found.get(key)} == named
+
+
 def test_a_card_of_no_constants_is_predicted_with_those_that_the_row_states(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     columns = "hardware,model,formats,stack,policy,set,metric,value,unit\n"
