@@ -154,7 +154,8 @@ def host_and_numbers(text: str) -> tuple[str, dict[str, str]]:
     if not memory or ours.partition(":")[0] not in KNOWN["host"]():
         return part_as_ours("host", text), {}
     size = bytes_of(memory)
-    strange = _PLAIN_SPEED.sub("", _beside_memory(memory), count=1)
+    of_card = re.search(r"\bv-?ram\b", memory, re.IGNORECASE)
+    strange = of_card[0] if of_card else _PLAIN_SPEED.sub("", _beside_memory(memory), count=1)
     if strange:
         raise InvalidInput(
             f"host {text[:80]!r}: {strange[:40]!r} beside its memory is not read: leave it out, and say "

@@ -123,7 +123,7 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
         return found[0], dict(found[1])
     card, numbers = card_and_memory(one)
     name = card or our_name("hardware", one)
-    if not card and (name not in hardware_names() or _has_host_beside(one)):
+    if (not card and name not in hardware_names()) or _has_host_beside(one):
         found = _with_host(text)
         return (found[0], dict(found[1])) if found else (text, {})
     _check_one_memory(name, one)

@@ -371,6 +371,8 @@ def test_a_list_of_machines_has_hosts_and_memory_beside_their_cards(run: Run) ->
         (("--hardware", "M4 Max 64GB RAM, 1TB"), "memory at most"),
         (("--hardware", "MI300A + 512GB"), "no such memory is known of it"),
         (("--hardware", "M2 Ultra 192GB + 5950X"), "has its own processor"),
+        (("--hardware", "M4 Max + 9950X + 64 GB RAM"), "has its own processor"),
+        (("--hardware", "RTX 4090 + 9950X 24GB VRAM"), "'VRAM' beside its memory is not read"),
         (("--hardware", "RTX 4090 + 9950X + 5950X"), "more than one host stands beside rtx-4090"),
         (("--hardware", "RTX 4090 + Ryzen 9950Z"), "an unknown host 'Ryzen 9950Z': did you mean 'ryzen-9950x'"),
         (("--hardware", "RTX 4090 + FooCPU 9, 96GB"), "an unknown host 'FooCPU 9'"),
