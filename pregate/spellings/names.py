@@ -6,10 +6,10 @@ it is, and is told of by who wanted it. Nothing here imports numpy.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from pathlib import Path
 
 from hwmodels.specs.machine_files import component_names, hardware_names
 from hwmodels.specs.processors import processor_names
@@ -36,7 +36,7 @@ KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
 
 def our_name(column: str, text: str) -> str:
     """`text` as we write it, a name of a column of `KNOWN`; as it is where it is none, a path, or may be several."""
-    if text.endswith(FILES) or "/" in text.replace(" w/ ", " ") or Path(text).exists():
+    if text.endswith(FILES) or "/" in text.replace(" w/ ", " ") or os.path.exists(text):
         return text
     return _ours(column, text, tuple(KNOWN[column]()))
 

@@ -704,3 +704,9 @@ def test_no_machine_in_other_letters_is_another(column: str) -> None:
     for name in KNOWN[column]():
         for written in (name.upper(), name.replace("-", " "), name.replace("-mobile", " Laptop GPU").replace("-", " ")):
             assert our_name(column, written) in (name, written), written  # itself, or nobody
+
+
+@pytest.mark.parametrize("part", ["host", "link"])
+def test_a_name_too_long_for_a_file_is_unknown(part: str) -> None:
+    with pytest.raises(UnknownName, match=f"unknown {part} 'aaa"):
+        pregate.load_hardware("rtx-4090", "llama-cpp", {part: "a" * 300})
