@@ -45,6 +45,26 @@ def test_the_smallest_workstation_xeons_have_slower_memory(name: str, mega_trans
     assert host(name).dram_bytes_per_s == 4 * mega_transfers * 8e6
 
 
+@pytest.mark.parametrize(("name", "flop_per_cycle"), [
+    ("xeon-3106", 32), ("xeon-4110", 32), ("xeon-5120", 32), ("xeon-6126", 64), ("xeon-8180", 64),
+    ("xeon-4216", 32), ("xeon-4214r", 32), ("xeon-5218", 32), ("xeon-5220r", 32), ("xeon-6226", 64), ("xeon-8280", 64),
+    ("xeon-w-2123", 64), ("core-7800x", 64), ("core-10900x", 64),
+])  # fmt: skip
+def test_small_xeons_of_two_generations_have_one_unit_for_avx_512(name: str, flop_per_cycle: int) -> None:
+    """By Intel's product pages, as jeffhammond/vpu-count has them."""
+    found = host(name)
+    assert found.clock_hz is not None
+    assert found.peak_flop_per_s == pytest.approx(found.n_cores * flop_per_cycle * found.clock_hz)
+
+
+@pytest.mark.parametrize(("name", "gib"), [
+    ("core-5820k", 64), ("core-6950x", 128), ("core-9980xe", 128), ("core-10980xe", 256), ("xeon-w-2295", 1024),
+])  # fmt: skip
+def test_what_core_x_takes_is_not_what_xeons_of_its_socket_take(name: str, gib: int) -> None:
+    """By Intel's product pages, as felixsteinke/cpu-spec-dataset has them."""
+    assert host(name).dram_bytes == gib << 30
+
+
 DIFFER = {  # as somebody measured them: memory at another speed than the official one, and efficiency cores
     "core-14900k": {"n_cores", "peak_flop_per_s"},
     "epyc-9355": {"dram_bytes_per_s"},
