@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["TARGETS"]
-
 _MEMORY = tuple(
     f"tests/unit/offload/{name}.py"
     for name in (

@@ -29,8 +29,6 @@ from compiled.system_calls import SYSTEM
 from compiled.vector_instructions import VECTOR
 from compiled.writer import Writer, constant
 
-__all__ = ["Scope", "boolean", "place_of", "value_of"]
-
 
 @dataclass(slots=True)
 class Scope:

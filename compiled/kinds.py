@@ -8,11 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "BOOL", "FLOAT", "INT", "LANES", "NOTHING", "SMALL", "Array", "Items", "Kind", "Record", "Value", "flat_kinds",
-    "llvm_of", "stored_as", "unified", "unknown",
-]  # fmt: skip
-
 INT, FLOAT, BOOL, LANES = "int", "float", "bool", "lanes"
 
 SMALL = "small"

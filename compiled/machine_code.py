@@ -23,11 +23,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "KEPT_OPS", "SYMBOL", "Kernel", "Kinds", "are_kept", "are_loaded", "compiled_code", "has_loaded", "loaded", "width",
-    "width_of",
-]  # fmt: skip
-
 KEPT_OPS = 10_000
 """Schedules of up to so many ops are done in Python before kept machine code would be loaded."""
 

@@ -9,8 +9,6 @@ from typing import Any
 from compiled.expressions import Scope, binary, boolean, compared, place_of, value_of
 from compiled.kinds import INT, NOTHING, SMALL, Array, Value, flat_kinds, unknown
 
-__all__ = ["Body"]
-
 
 class Body:
     """The statements of one function in `scope`; loops around the one being written are listed innermost last."""

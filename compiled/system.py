@@ -9,8 +9,6 @@ from __future__ import annotations
 import ctypes
 import time
 
-__all__ = ["clock_ns", "copy_bytes", "sleep_ns"]
-
 
 def copy_bytes(target: int, source: int, n_bytes: int) -> None:
     """Copy from one address to another; the two ranges are apart."""

@@ -10,8 +10,6 @@ from compiled import system
 from compiled.kinds import INT, NOTHING, Value
 from compiled.writer import Writer
 
-__all__ = ["DECLARED", "SYSTEM"]
-
 DECLARED = {
     "@memcpy(": "declare ptr @memcpy(ptr, ptr, i64)",
     "@clock_gettime(": "declare i32 @clock_gettime(i32, ptr)",

@@ -15,8 +15,6 @@ from compiled.statements import Body
 from compiled.system_calls import DECLARED
 from compiled.writer import Writer
 
-__all__ = ["module_of"]
-
 _INLINED_LINES = 40
 """Functions of fewer instructions are written where they are called."""
 

@@ -13,11 +13,6 @@ import numpy as np
 
 from compiled.machine_code import width
 
-__all__ = [
-    "ALL", "WIDTH", "add", "below", "if_below", "if_equal", "load", "maximum", "multiply", "splat", "store", "subtract",
-    "where_below",
-]  # fmt: skip
-
 WIDTH = width()
 """Numbers side by side."""
 

@@ -10,8 +10,6 @@ from compiled import vector
 from compiled.kinds import FLOAT, INT, LANES, NOTHING, SMALL, Array, Value, llvm_of, unknown
 from compiled.writer import Writer
 
-__all__ = ["VECTOR"]
-
 
 def _row(writer: Writer, node: ast.Call, table: Value, row: Value) -> str:
     if not isinstance(table.kind, Array) or row.kind not in (INT, SMALL):

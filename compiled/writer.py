@@ -22,8 +22,6 @@ from compiled.kinds import (
     unknown,
 )
 
-__all__ = ["Writer"]
-
 
 class Writer:
     """Instructions so far; `width`: numbers side by side in `LANES`."""

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["drifted_rows", "rewritten", "write"]
-
 Mark = Literal["generated", "measured"]
 
 

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["line", "rooms", "survivors"]
-
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "mutation.json"
 
 

@@ -15,8 +15,6 @@ from pregate import draw
 from pregate.cli.commands import COMMANDS
 from pregate.cli.main import application
 
-__all__ = ["command_line", "commands", "python"]
-
 WIDTH = 100
 LONGEST_DEFAULT = 40
 """Of a signature; what is longer is three dots."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["given"]
-
 
 def given(says: str | None, *names: str) -> list[str]:
     """The arguments of the command line, one for each of `names`, "" for one in brackets that is left out.

@@ -14,8 +14,6 @@ import numpy as np
 
 from pregate.validation.scores.rank_agreement import kendall_tau
 
-__all__ = ["accuracy", "headline", "targets"]
-
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 _METRICS = {

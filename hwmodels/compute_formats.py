@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-__all__ = ["PEAK_DTYPES", "UNPACKED_BITS", "computes_in", "is_unpacked"]
-
 PEAK_DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8", "int4")
 """Number formats a peak rate can be stated for; only fp32 must be."""
 

@@ -29,8 +29,6 @@ from hwmodels.platform import Platform
 from offload.ops import KERNEL_KINDS, KINDS, Lane, OpKind, Work
 from traces.errors import InvalidInput
 
-__all__ = ["Costs", "Parts", "parts_of", "price", "price_figures"]
-
 _COPIES = tuple(k for k, row in KINDS.items() if row.lane in (Lane.H2D, Lane.D2H) and k is not OpKind.ZERO_COPY)
 
 

@@ -23,8 +23,6 @@ from hwmodels.stacks.stack import CONSTANTS, UNPACKING, SoftwareStack, check_con
 from offload.ops import OpKind, Work
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["CONTENTION", "MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of", "slower"]
-
 CONTENTION = ("host.copies_beside_cpu", "host.cpu_beside_copies")
 """What copies to the device and the host's processor keep of their rates while both read host memory."""
 

@@ -22,18 +22,6 @@ from hwmodels.stacks.stack_files import load_stack, stack_names
 from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = [
-    "IN_TURN",
-    "OF_CUDA",
-    "SHARING",
-    "TURNS",
-    "Platform",
-    "load_platform",
-    "machines_of",
-    "measured_machine",
-    "platform_of",
-]
-
 IN_TURN = "llama-cpp"
 """The stack of several cards where none is named."""
 

@@ -4,7 +4,5 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["FITS_DIR", "SPECS", "STACKS_DIR"]
-
 _HERE = Path(__file__).parent
 SPECS, FITS_DIR, STACKS_DIR = (_HERE / name for name in ("specs", "fits", "stacks"))

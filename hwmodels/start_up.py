@@ -10,8 +10,6 @@ from offload.policy_parts.miss_costs import MissCosts
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["miss_costs"]
-
 _MANY = 1 << 20
 """Tokens of an expert, so many that arithmetic is all that counts."""
 

@@ -35,8 +35,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["DecodeStream", "Decoded", "about_ops", "decode", "small_ops"]
-
 SMALL_OPS = 40_000
 """Schedules of about so many ops are written in Python, or of `KEPT_OPS` where the compiled code is kept: that is done
 in half the time in which it would be there."""

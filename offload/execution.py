@@ -14,7 +14,6 @@ from traces.phase import Phase
 if TYPE_CHECKING:  # names of stacks are listed without arrays
     from traces.routing import Step
 
-__all__ = ["EXECUTIONS", "Execution", "Fusing", "StreamsFrom"]
 
 Fusing = Literal["each", "section", "layer"]
 """How experts of a block become ops: an op for `each`, as it is there; one fused op for a `section`, those of the layer

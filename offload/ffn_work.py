@@ -14,8 +14,6 @@ from operator import mul
 from offload.ops import FusedExperts, Gemm, OpKind, Work
 from traces.model.architecture import LayerStack, ModelArchitecture
 
-__all__ = ["GroupedExperts", "dense_ffn_work", "expert_part_work", "experts_work"]
-
 
 def experts_work(
     model: ModelArchitecture,

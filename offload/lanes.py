@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from offload.ops import Lane
 
-__all__ = ["card_lane", "cards", "computes", "kind_of_lane", "n_lanes"]
-
 
 def card_lane(card: int) -> int:
     """The compute stream of one card, counted from 0."""

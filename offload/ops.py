@@ -10,26 +10,6 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-__all__ = [
-    "KERNEL_KINDS",
-    "KINDS",
-    "MOST_CARDS",
-    "MOST_LANES",
-    "TO_DEVICE",
-    "TRANSFERS",
-    "Attending",
-    "FusedExperts",
-    "Gemm",
-    "KindRow",
-    "Lane",
-    "OpKind",
-    "Piece",
-    "Place",
-    "ReadRounds",
-    "TimeClass",
-    "Work",
-]
-
 
 class Lane(IntEnum):
     """A FIFO engine: one op at a time, in issue order."""

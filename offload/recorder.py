@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from offload.ops import Lane, Work
 from offload.schedule import COLUMNS, Schedule
 
-__all__ = ["Part", "Recorder", "assemble"]
-
 _RECORDED = ("lane", "cost", "step", "layer", "expert", "slot", "hbm_acquired", "hbm_released", "priority")
 """The columns that an op is recorded with, in order; the others follow from its work, or come later."""
 

@@ -22,8 +22,6 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import require_regular
 
-__all__ = ["COLUMNS", "Schedule", "ScheduleDigest"]
-
 FORMAT = "pregate.schedule"
 VERSION = 6
 MAX_OPS = 200_000_000

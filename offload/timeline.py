@@ -12,8 +12,6 @@ from offload.ops import Lane
 from offload.schedule import Schedule
 from traces.errors import InvalidInput
 
-__all__ = ["Timeline"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timeline:

@@ -17,28 +17,6 @@ from offload.ops import Attending, Gemm, OpKind, Work
 from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelArchitecture
 from traces.model.dtypes import Dtype
 
-__all__ = [
-    "ContextRates",
-    "activation_row_bytes",
-    "attention_rates",
-    "cpu_expert_work",
-    "cpu_layer_work",
-    "cross_attention_work",
-    "expert_copy_work",
-    "gate_work",
-    "handover_work",
-    "head_work",
-    "mask_work",
-    "mixer_work",
-    "readback_work",
-    "return_work",
-    "self_attention_work",
-    "send_work",
-    "sort_work",
-    "stream_work",
-    "zero_copy_work",
-]
-
 _IDS_BYTES = 4
 """An expert id travels as an int32."""
 

@@ -12,8 +12,6 @@ from typing import Any
 from traces.errors import InvalidInput
 from traces.foundation.type_checks import check_value, fits, hint_of
 
-__all__ = ["checked"]
-
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` that raises `InvalidInput` for arguments it has not, lacks, or whose type is not the annotated one.

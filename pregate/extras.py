@@ -8,8 +8,6 @@ from pathlib import Path
 
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["BACKENDS", "backend_named", "require_torch"]
-
 BACKENDS = ("auto", "cpu", "cuda")
 """By name; `auto` is CUDA where there is a device."""
 

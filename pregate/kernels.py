@@ -23,8 +23,6 @@ from traces.statistics.stack_distance import DISTANCES, EVENTS
 from traces.synthesis.filling import FILL_MANY
 from traces.synthesis.layers_kernel import FILL_LAYERS
 
-__all__ = ["KERNELS"]
-
 KERNELS: tuple[Kernel, ...] = (
     COUNT, UNIONS, GROUPS, RUN_STEPS, WALK_PART, COVER, LEVEL, PULL, WALK, REVERSE, CHAINS, TRACE_BACK, FILL_MANY,
     FILL_LAYERS, *WAITS, RUN, INDEX, FIFO_LOOP, TIMED_LOOP, EVENTS, DISTANCES, slot_replay.NEXT_USES,

@@ -20,7 +20,6 @@ from traces.model.architecture import ModelArchitecture, load_architecture
 if TYPE_CHECKING:
     from offload.policy import Policy
 
-__all__ = ["load_hardware", "load_model", "load_policy"]
 
 _TOP_K = re.compile(r"top_k=(\d{1,4})", re.ASCII)
 

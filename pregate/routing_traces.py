@@ -20,16 +20,6 @@ from traces.synthesis.dials import Dials, synthesize_routing
 from traces.synthesis.forced import forced_active_routing
 from traces.transforms.rebatching import rebatch
 
-__all__ = [
-    "import_trace",
-    "load_popularity",
-    "load_trace",
-    "random_token_dials",
-    "routed_by_dials",
-    "seeded",
-    "synthesize",
-]
-
 DEFAULT_DIALS = recorded_default()
 """Of a model of many experts that nothing was recorded of: medians over recordings (traces/recorded/dials.json)."""
 

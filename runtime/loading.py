@@ -32,8 +32,6 @@ from runtime.programs.passes import Pass
 from runtime.programs.program import Program
 from runtime.storage import ExpertFile
 
-__all__ = ["Binder", "Loaded", "load_program"]
-
 _CROSSING = "activations of experts on the host"
 
 _MASKS_BYTES = 256 << 20

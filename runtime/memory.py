@@ -18,20 +18,6 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_models import models_by_layer
 
-__all__ = [
-    "PAGE_BYTES",
-    "TYPES",
-    "Carver",
-    "aligned",
-    "available_bytes",
-    "element_type",
-    "host_array",
-    "host_memory",
-    "mapped",
-    "pieces",
-    "round_up",
-]
-
 PAGE_BYTES = 4096
 """Alignment of every buffer that experts move between: a page, which unbuffered reads ask for."""
 

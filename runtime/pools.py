@@ -15,8 +15,6 @@ from runtime.programs.passes import Passes
 from runtime.programs.program import Rounding
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["FEWER_BITS", "IDS", "SLOTS", "STATIC", "carvers", "low_bytes", "pool_bytes", "scratch_shapes", "sides"]
-
 SLOTS, IDS, STATIC = "expert slots", "selected expert ids", "weights outside experts"
 FEWER_BITS = "experts in fewer bits"
 

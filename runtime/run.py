@@ -30,8 +30,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["MeasuredRun", "OutputMismatch", "check_same_output", "execute"]
-
 
 class OutputMismatch(PregateError):
     """Two runs that must agree do not, or a run did not do what its schedule says: no time of it means anything."""

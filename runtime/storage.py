@@ -16,8 +16,6 @@ from runtime.model.weights import Experts
 from runtime.programs.program import ExpertKey
 from traces.errors import InvalidFile
 
-__all__ = ["ExpertFile"]
-
 
 class ExpertFile:
     """The experts `keys` in a file of its own in `folder`, one after the other, each on a page.

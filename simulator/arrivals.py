@@ -36,11 +36,6 @@ from simulator.stages_kernel import STAGES, serve_in_stages
 from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace
 
-__all__ = [
-    "AGAIN_S", "PASS_TOKENS", "PROMPTS_ALONE", "Batching", "RequestTimes", "StepTimes", "capacity", "check_server",
-    "serve_arrivals",
-]  # fmt: skip
-
 PASS_TOKENS = 2048
 """Tokens of prompts that a pass takes together: what llama-server (`-b`) and vLLM (`--max-num-batched-tokens`) take."""
 

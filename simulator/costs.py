@@ -9,8 +9,6 @@ from offload.schedule import Schedule
 from offload.slots.copy_runs import Unrolled
 from traces.errors import InvalidInput
 
-__all__ = ["check_costs", "one_by_one"]
-
 _SHARES = ("contended", "beside_copies")
 """Of a rate, 1 of what nothing slows."""
 

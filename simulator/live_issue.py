@@ -19,8 +19,6 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
 
-__all__ = ["Deciding", "issued_live"]
-
 _MOST_OF_CORE = 0.5
 """Of a core that two threads want, each gets its half."""
 

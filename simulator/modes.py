@@ -46,8 +46,6 @@ from offload.schedule import Schedule
 from traces.errors import InvalidInput, PregateError
 from traces.foundation.type_checks import check_fields
 
-__all__ = ["FIFO", "LINKS", "Link", "Modes", "NotFifo", "chunks", "copied_bytes", "require_one_card"]
-
 Link = Literal["fifo", "shared", "priority"]
 LINKS = (Lane.H2D, Lane.D2H)
 """The lanes that a link mode is of."""

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = [
-    "CAME", "FROM", "HELD", "LEFT", "PASSED", "TO", "WHO", "both_pass_s", "parts_of_prompts_s", "prompt_pass_s",
-    "whole_prompts_s",
-]  # fmt: skip
-
 # What is decided so far: who came and who holds a slot; of a prompt that is passed in part who, and what is left.
 CAME, HELD, WHO, LEFT = range(4)
 # Of the pass decided on now: tokens of prompts, and the first whose prompt ends in it and the first behind them.

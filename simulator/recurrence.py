@@ -20,8 +20,6 @@ from offload.timeline import Timeline
 from simulator.costs import check_costs
 from simulator.modes import FIFO, Modes
 
-__all__ = ["HOST", "SMALL_OPS", "is_small", "simulate", "walk_on", "walked"]
-
 SMALL_OPS = 80_000
 """Schedules of up to so many ops are walked in Python where nothing is compiled yet: a tenth of a second."""
 

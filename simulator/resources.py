@@ -16,8 +16,6 @@ from hwmodels.cost import Costs
 from offload.ops import Lane
 from simulator.modes import LINKS, Modes
 
-__all__ = ["LATENCY", "RESOURCES", "TRANSFER", "WHOLE", "Demands", "Resource", "demands_of"]
-
 WHOLE, TRANSFER, LATENCY = range(3)
 """What a piece of work is: an op that is no transfer, the transfer of one that is, the latency before that."""
 

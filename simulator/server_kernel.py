@@ -17,8 +17,6 @@ from simulator.prompts_kernel import (
     whole_prompts_s,
 )
 
-__all__ = ["N_WORDS", "SERVE", "serve"]
-
 SERVE = Kernel(
     __name__,
     "serve",

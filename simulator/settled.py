@@ -13,8 +13,6 @@ from compiled.machine_code import loaded
 from offload.metrics.run_metrics import overlap_s, union_s
 from simulator import stream_kernel as kernel
 
-__all__ = ["Intervals", "Listed", "PartTimes", "Settled"]
-
 Intervals = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Starts and ends, (n,)."""
 

@@ -17,8 +17,6 @@ from simulator.prompts_kernel import (
     whole_prompts_s,
 )
 
-__all__ = ["STAGES", "serve_in_stages"]
-
 STAGES = Kernel(
     __name__,
     "serve_in_stages",

@@ -17,8 +17,6 @@ from simulator.explain.path_sum import PathSum
 from simulator.settled import Settled
 from simulator.stream_parts import CarriedOps, by_paths, walk_compiled, walk_small
 
-__all__ = ["Stream"]
-
 _SMALL_OPS = 100_000
 """Ops of a stream that are walked in Python: more may come, and compiled code is loaded only once."""
 

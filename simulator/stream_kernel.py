@@ -12,8 +12,6 @@ from compiled.machine_code import Kernel
 from offload.ops import Lane
 from simulator.recurrence import HOST
 
-__all__ = ["COVER", "LEVEL", "PULL", "WALK_PART"]
-
 WALK_PART = Kernel(
     __name__,
     "walk_part",

@@ -21,8 +21,6 @@ from simulator.explain.critical_path import Gradient, pulled_back
 from simulator.recurrence import walk_on
 from simulator.settled import Intervals, PartTimes
 
-__all__ = ["CarriedOps", "WalkedPart", "by_paths", "walk_compiled", "walk_small"]
-
 _MOVES = np.isin(list(OpKind), TRANSFERS)
 """By kind of op whether it moves experts."""
 

@@ -16,8 +16,6 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-__all__ = ["Event", "Graph", "Rounded", "StandIn"]
-
 
 class Event:
     """`n_recorded`: once before the clock starts, so that the first recording in the run allocates nothing."""

@@ -12,8 +12,6 @@ from simulator.definition import des
 from simulator.events import event_engine
 from simulator.modes import Modes
 
-__all__ = ["ENGINES", "Engine", "timed_alike"]
-
 Engine = Callable[[Schedule, Costs, Modes], Timeline]
 
 ENGINES: list[Engine] = [

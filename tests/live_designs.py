@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["AHEAD", "CHANGING", "CONVENTIONAL"]
-
 CONVENTIONAL = ["gpu_only", "on_demand", "prefetch_all", "on_demand+lru:0.3", "lru", "guess/next_gate", "oracle",
     "guess/markov", "activation_aware+lru:5", "finemoe+lfu:5",
 ]  # fmt: skip

@@ -10,8 +10,6 @@ from runtime.pregated.training.experiment_plan import SHORT
 from runtime.pregated.transformer import MoeTransformer
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["architecture", "model_by_hand", "seeded_model"]
-
 
 def architecture(*, encoded: bool = False, top_k: int = 1) -> ModelArchitecture:
     """Four blocks of four experts, 288 tokens."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InvalidFile", "InvalidInput", "PregateError", "UnknownName", "unknown_name"]
-
 
 class PregateError(Exception):
     """Anything this project refuses on purpose. The command line prints it as one line and exits with 2."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["Phase"]
-
 
 class Phase(IntEnum):
     """What a forward pass does: read the prompt (or run the encoder), or make one token a sequence."""

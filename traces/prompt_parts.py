@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from traces.errors import InvalidInput
 from traces.phase import Phase
 
-__all__ = ["going_on", "is_of", "prompt_parts", "refuse_disorder"]
-
 _Ints = NDArray[np.int64]
 
 

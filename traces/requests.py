@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 
-__all__ = ["ArrivalTrace", "poisson_arrivals"]
-
 MAX_REQUESTS = 1_000_000
 
 MAX_SPAN_S = 1e10

@@ -34,7 +34,6 @@ from traces.token_checks import (
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["MAX_EXPERTS", "Provenance", "RoutingTrace", "Step", "trace_as_made"]
 
 MAX_EXPERTS = 32767
 """Expert ids are int16."""

@@ -23,8 +23,6 @@ from traces.prompt_parts import going_on, is_of, prompt_parts
 from traces.routing import Provenance, RoutingTrace, Step
 from traces.token_checks import check_tokens
 
-__all__ = ["FORMAT", "VERSION", "TraceReader", "load_trace", "open_trace", "save_trace"]
-
 FORMAT = "pregate-routing-trace"
 VERSION = 1
 MAX_HEADER_BYTES = 1 << 20

@@ -12,19 +12,6 @@ from numpy.typing import NDArray
 from traces.errors import InvalidInput
 from traces.phase import Phase
 
-__all__ = [
-    "MAX_POSITION",
-    "check_tokens",
-    "frozen_column",
-    "layers_visited",
-    "refuse_holes",
-    "refuse_jumps",
-    "refuse_masked",
-    "refuse_rejected_prompts",
-    "refuse_repeated_positions",
-    "refuse_several_turns",
-]
-
 MAX_POSITION = (1 << 24) - 1
 """Longest context of a trace: 16.8 million tokens, above any published model's."""
 

@@ -19,8 +19,6 @@ from hwmodels.calibrate.offloaded_slowdown import same_op
 from hwmodels.fits.fit_limits import can_be_ratio
 from offload.ops import KERNEL_KINDS
 
-__all__ = ["fit_apart", "fit_beside_copies", "fit_readback"]
-
 _NAME = "beside_copies_s"
 """Of the stack, over all kinds, and of each kind that has enough samples."""
 

@@ -33,8 +33,6 @@ from hwmodels.stacks.stack_files import load_stack
 from offload.ops import KERNEL_KINDS
 from traces.errors import InvalidInput
 
-__all__ = ["calibrate", "counts", "gemm_tables"]
-
 _Z95 = 1.959964
 
 _SIZED = ("gemm", "h2d", "d2h", "disk_read")

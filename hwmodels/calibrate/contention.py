@@ -5,8 +5,6 @@ from __future__ import annotations
 from hwmodels.calibrate.measurements import Measurements, Sample
 from traces.errors import InvalidInput
 
-__all__ = ["contention_figures"]
-
 _LEAST = 0.01
 """A hundredth of a rate: what keeps less was not slowed down by another reader."""
 

@@ -18,8 +18,6 @@ from hwmodels.platform import platform_of
 from hwmodels.quantity import ReadOnly
 from offload.ops import OpKind
 
-__all__ = ["with_deciding"]
-
 _Z95 = 1.96
 _QUARTILE = 0.6745
 _MOST = {"beside_kernels": 4.0, "slows_kernels": 1e3}

@@ -9,8 +9,6 @@ from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.specs.machine_fields import HOST_MEMORY
 from traces.errors import InvalidInput
 
-__all__ = ["copy_line", "memory_figures"]
-
 _LEAST_SIZES = 3
 """A rate and a latency are told apart by so many sizes of copies."""
 

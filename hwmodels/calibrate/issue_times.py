@@ -11,8 +11,6 @@ from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.fits.fit import FittedConstant
 from offload.ops import OpKind
 
-__all__ = ["issue_times"]
-
 _EXPERTS, _GATE = (kind.name.lower() for kind in (OpKind.EXPERTS, OpKind.GATE))
 _TWO_MATRICES = 2
 _N_TERMS = 4

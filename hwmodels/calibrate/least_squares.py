@@ -16,8 +16,6 @@ from hwmodels.calibrate.measurements import Sample
 from hwmodels.fits.fit import LeftOut
 from traces.errors import InvalidInput
 
-__all__ = ["Fitted", "fit_curve", "fit_factor", "fit_median", "fit_more", "fit_sum", "solve", "summary"]
-
 _LEAST_SPREAD = 0.02
 """No constant is known better than this: medians of one session agree better than sessions do."""
 

@@ -8,8 +8,6 @@ from hwmodels.calibrate.host_memory import copy_line, memory_figures
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.specs.machine_fields import WAYS
 
-__all__ = ["link_figures"]
-
 _LEAST_SIZES = 3
 """A rate and a latency are told apart by so many sizes of copies."""
 

@@ -21,8 +21,6 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import Section
 from traces.model.dtypes import DTYPES
 
-__all__ = ["Rates", "machine_of"]
-
 _SETTINGS = {
     "hbm_bytes": "size", "n_compute_cores": "count", "clock_hz": "frequency", "cache_bytes": "size",
     "dram_bytes": "size", "n_cores": "count",

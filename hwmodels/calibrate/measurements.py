@@ -28,8 +28,6 @@ from traces.foundation.documents import Section, check_name, read_text
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["Measurements", "Sample", "load_measurements", "sample_of", "work_parameters", "workload_digest"]
-
 VERSION = 2
 MAX_BYTES = 16 << 20
 _PERCENTILES = (25, 50, 75)

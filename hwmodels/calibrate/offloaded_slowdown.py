@@ -16,8 +16,6 @@ from hwmodels.calibrate.measurements import Sample
 from hwmodels.fits.fit_limits import can_be_ratio
 from hwmodels.kernels.roofline import cached_share
 
-__all__ = ["fit_offloaded_slowdown", "same_op"]
-
 _NAMES = ("offloaded", "cached", "cache_bytes")
 
 _LEAST_SIZES = 4

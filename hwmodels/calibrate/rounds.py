@@ -12,8 +12,6 @@ from hwmodels.calibrate.measurements import Sample
 from hwmodels.fits.fit import LeftOut
 from hwmodels.fits.trust import TIMED_ONCE_SCATTER
 
-__all__ = ["merged_rounds", "rounds_left_out"]
-
 
 def merged_rounds(counted: Sequence[Sequence[Sample]], everything: Sequence[Sequence[Sample]]) -> list[Sample]:
     """Each sample of the rounds that count: the median over rounds of every time of it, and all its timings counted.

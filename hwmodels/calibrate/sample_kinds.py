@@ -13,7 +13,6 @@ from traces.model.dtypes import DTYPES
 if TYPE_CHECKING:
     from hwmodels.calibrate.measurements import Sample
 
-__all__ = ["SAMPLE_KINDS", "check_kind", "check_quartiles", "check_times"]
 
 SAMPLE_KINDS = (
     "gemm", "h2d", "d2h", "disk_read", "op", "issue", "launch", "edge", "sync", "wait", "readback", "fetch_idle",

@@ -14,8 +14,6 @@ from typing import Any
 from traces.errors import InvalidFile, unknown_name
 from traces.foundation.documents import Section
 
-__all__ = ["CONDITIONS", "check_conditions", "is_address", "read_conditions"]
-
 Condition = str | float | bool
 
 CONDITIONS: Mapping[str, type] = {

@@ -17,7 +17,6 @@ from traces.model.dtypes import DTYPES
 if TYPE_CHECKING:
     from hwmodels.figures import Figures
 
-__all__ = ["COVERED", "FitCoverage", "beyond_fit", "coverage", "unfitted_device", "unseen"]
 
 COVERED = 0.9
 """Share of the kernels' time that must lie within what was measured."""

@@ -22,8 +22,6 @@ from hwmodels.specs.spec import MachineSpec
 from hwmodels.stacks.stack import CONSTANTS
 from traces.foundation.documents import NUMBER
 
-__all__ = ["LAW_OF_KIND", "UNSEEN_SCATTER", "Fit", "FittedConstant", "LeftOut", "digest_of", "elsewhere", "law_errors"]
-
 LAW_OF_KIND: Mapping[str, str] = ReadOnly(
     {
         "self_attention": "decode_attention",

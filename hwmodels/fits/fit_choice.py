@@ -15,8 +15,6 @@ from hwmodels.specs.machine_files import hardware_names, load_machine
 from hwmodels.specs.spec import Accelerator, MachineSpec
 from traces.errors import InvalidInput
 
-__all__ = ["OF_TABLES", "fit_for", "fit_named", "published_machine"]
-
 OF_TABLES = ("vllm",)
 """Stacks that public tables of kernels were fitted for: asked for by name, and lent within a family of cards only."""
 

@@ -26,8 +26,6 @@ from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import Section, read_yaml
 from traces.foundation.yaml_names import yaml_names
 
-__all__ = ["fit_names", "is_fit", "load_fit"]
-
 
 def is_fit(path: Path) -> bool:
     """Whether a YAML file is a fit rather than a machine: it says which stack it is of. Raises `InvalidFile`."""

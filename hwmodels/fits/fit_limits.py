@@ -22,7 +22,6 @@ from traces.model.dtypes import DTYPES, find_dtype
 if TYPE_CHECKING:
     from hwmodels.fits.fit import Fit, FittedConstant
 
-__all__ = ["can_be_ratio", "check_fit"]
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "offloaded": (0.1, 10.0),

@@ -25,8 +25,6 @@ from offload.ops import OpKind
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import DTYPES
 
-__all__ = ["COMMAND", "PROVENANCE", "SOURCES", "check_shared", "is_shared"]
-
 COMMAND = "pregate measure --share"
 
 PROVENANCE = (

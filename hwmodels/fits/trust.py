@@ -13,8 +13,6 @@ from typing import Any
 
 from traces.errors import unknown_name
 
-__all__ = ["LEVELS", "TIMED_ONCE_SCATTER", "Trust", "least_trusted", "recorded_trust", "trust_of", "worst_by_scatter"]
-
 LEVELS = ("high", "fair", "low", "none")
 """From figures to quote to figures that say nothing."""
 

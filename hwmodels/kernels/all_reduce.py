@@ -16,8 +16,6 @@ from hwmodels.stacks.stack import BETWEEN_CARDS
 from offload.ops import Work
 from traces.errors import InvalidInput
 
-__all__ = ["all_reduce_s", "send_s"]
-
 _READ_WHOLE = {2: 1 << 62, 4: 512 << 10, 8: 256 << 10}
 """Bytes of a message, by how many cards at most, that each card reads whole of all others."""
 

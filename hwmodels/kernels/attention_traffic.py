@@ -12,8 +12,6 @@ from hwmodels.figures import Figures, Number
 from hwmodels.kernels.roofline import binding_term
 from offload.ops import Attending, Work
 
-__all__ = ["attention_terms", "beside_scores"]
-
 
 def attention_terms(work: Work, figures: Figures) -> tuple[Number, Number]:
     """Seconds of arithmetic and of traffic of `work` outside of its GEMMs, which add up.

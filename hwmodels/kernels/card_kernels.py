@@ -11,8 +11,6 @@ from hwmodels.quantity import ReadOnly
 from traces.errors import InvalidFile
 from traces.foundation.documents import Section
 
-__all__ = ["ByCard", "read_by_card"]
-
 T = TypeVar("T")
 
 _BEFORE = " before "

@@ -14,8 +14,6 @@ from traces.errors import InvalidFile
 from traces.foundation.documents import Section
 from traces.model.dtypes import find_dtype, format_shares
 
-__all__ = ["NO_CORE_FORMATS", "CoreFormats", "read_core_formats"]
-
 _MOST_CYCLES = 1000.0
 
 

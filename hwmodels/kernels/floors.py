@@ -16,8 +16,6 @@ from hwmodels.figures import Figures, Number
 from hwmodels.kernels.fused_counts import FusedCounts
 from offload.ops import FusedExperts, Gemm, Work
 
-__all__ = ["NARROW_BITS", "alone_s", "at_floor", "fused_s", "merged", "missing_s", "read_bytes", "row_blocks_s"]
-
 NARROW_BITS = 8.5
 """Weights of so many bits at most are narrow: they are unpacked, or multiplied in 8 bits and less."""
 

@@ -18,8 +18,6 @@ from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks
 from hwmodels.laws.moe import HEIGHTS, ExpertRows
 from offload.ops import Work
 
-__all__ = ["FusedCounts", "RowCounts", "counted", "row_counts"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FusedCounts:

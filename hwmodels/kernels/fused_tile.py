@@ -9,14 +9,6 @@ from offload.ops import FusedExperts, Gemm
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import Section
 
-__all__ = [
-    "UNPADDED",
-    "FusedTile",
-    "TileSizedBy",
-    "read_fused_tile",
-    "read_tile",
-]
-
 TileSizedBy = Literal["expert", "pass", "pairs"]
 """Rows that a height is chosen for: those of an `expert` on average, the tokens of the `pass`, which one expert may get
 all of, or all `pairs` of token and expert."""

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from offload.ops import Gemm, Work
 from traces.foundation.memoised_values import ByIdentity
 
-__all__ = ["GemmCells", "listed_gemms"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GemmCells:

@@ -11,8 +11,6 @@ from hwmodels.kernels.attention_traffic import beside_scores
 from hwmodels.kernels.floors import NARROW_BITS
 from offload.ops import Work
 
-__all__ = ["host_s"]
-
 _TILE_SPEEDUP = 8
 """A matrix unit of AMX does 2,048 operations of int8 a core and cycle, eight times as many as AVX-512, and half of that
 in bf16 (KTransformers, doc/en/AMX.md)."""

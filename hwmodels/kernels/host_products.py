@@ -14,8 +14,6 @@ from typing import Any
 from hwmodels.kernels.roofline import binding_term
 from traces.foundation.documents import Section
 
-__all__ = ["NO_HOST_PRODUCTS", "HostProducts", "read_host_products"]
-
 
 @dataclass(frozen=True, slots=True)
 class HostProducts:

@@ -20,20 +20,6 @@ from traces.errors import InvalidFile, unknown_name
 from traces.foundation.documents import Section
 from traces.model.dtypes import DTYPES
 
-__all__ = [
-    "KERNEL_CONSTANTS",
-    "GemmTable",
-    "Utilisation",
-    "activation_bytes",
-    "binding_term",
-    "cached_share",
-    "kernel_constant",
-    "kernel_terms",
-    "measured_alone",
-    "read_gemm_table",
-    "roofline_s",
-]
-
 KERNEL_CONSTANTS: dict[str, str] = {
     "fixed_s": "time",
     "gemm": "ratio",

@@ -14,8 +14,6 @@ from offload.ops import Gemm
 from traces.errors import InvalidFile
 from traces.foundation.documents import Section
 
-__all__ = ["NO_ROW_BLOCKS", "RowBlocks", "read_blocks", "read_row_blocks"]
-
 
 @dataclass(frozen=True, slots=True)
 class RowBlocks:

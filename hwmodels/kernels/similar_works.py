@@ -16,8 +16,6 @@ from hwmodels.stacks.stack import SoftwareStack
 from offload.ops import KINDS, FusedExperts, Lane, Work
 from traces.foundation.memoised_values import ByIdentities, ByIdentity
 
-__all__ = ["alike"]
-
 _AT_ONCE = 256
 """Fused ops that a law prices together: with many machines their arrays stay small."""
 

@@ -25,8 +25,6 @@ from hwmodels.laws.rates import (
     smooth_maximum,
 )
 
-__all__ = ["context_attention", "decode_attention"]
-
 _CONTEXT_BLOCK, _WIDE_CONTEXT_BLOCK = 128, 64
 """Cached tokens that a part of a split context keeps at least, assumed of libraries that name none; of heads wider than
 any that a kernel names (FlashAttention 2: set_params_splitkv, 64 of heads wider than 128)."""

@@ -14,8 +14,6 @@ from hwmodels.laws.law_forms import KERNELS
 from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
 from hwmodels.laws.rates import CardRates, KernelTime, Number, rounded_up, smaller_of
 
-__all__ = ["MEASURED"]
-
 Shapes = Mapping[str, Number]
 _Of = Callable[[Mapping[str, Number], CardRates, Shapes, float, str], KernelTime]
 """Of constants, rates, shapes, bits of a weight (of a number in the cache) and the kernel (`FittedLaw.kernel`)."""

@@ -25,8 +25,6 @@ from hwmodels.specs.spec import Accelerator
 from offload.ops import Gemm
 from traces.model.dtypes import DTYPES
 
-__all__ = ["ExtendedTable", "extended_tables"]
-
 _USUAL_SPREAD: Mapping[str, float] = {
     "fixed_s": 2.0, "peak": 0.3, "memory": 0.3, "ramp": 1.0, "activations": 0.7, "split_s": 0.5, "step_s": 0.5,
 }  # fmt: skip

@@ -14,18 +14,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = [
-    "DENSE_INSTRUCTION",
-    "DISPATCHES",
-    "FLASHINFER_CUTLASS",
-    "FP8_DISPATCH",
-    "INSTRUCTION_TILES",
-    "MARLIN_TILES",
-    "TRITON_DEFAULT",
-    "TRITON_TUNED",
-    "Tile",
-]
-
 
 class Tile(NamedTuple):
     """Rows and columns of an output tile, and how many of each way run together on multiprocessors of their own.

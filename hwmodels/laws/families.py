@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["family_of"]
-
 _MINORS_APART = 9
 """Up to this capability the minor number names another architecture: 8.0 is A100's, 8.6 GA102's, 8.9 Ada's."""
 

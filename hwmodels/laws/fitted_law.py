@@ -15,8 +15,6 @@ from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import Section
 from traces.model.dtypes import find_dtype
 
-__all__ = ["MOST_TIME_S", "FittedLaw", "HeldOut", "read_law"]
-
 _ERRORS = ("mape", "median", "p90", "bias", "tau", "scatter")
 
 MOST_TIME_S = 1e-2

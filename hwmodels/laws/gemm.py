@@ -25,8 +25,6 @@ from hwmodels.laws.rates import (
     smooth_maximum,
 )
 
-__all__ = ["CYCLED_WEIGHTS", "STEP", "TILES", "dense_gemm", "tile_of", "tile_seconds"]
-
 CYCLED_WEIGHTS = 6
 """Weight matrices that the tables' benchmark reads in turn: of 8 MB they fit into a cache of 50."""
 

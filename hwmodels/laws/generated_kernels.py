@@ -12,8 +12,6 @@ import numpy as np
 
 from hwmodels.laws.rates import Number, larger_of, rounded_up, smaller_of
 
-__all__ = ["LEAST_PART", "LEAST_ROWS", "LatentBlocks", "latent_blocks", "rows_of_block"]
-
 _STEP = 256
 """Cached tokens of a step of a block."""
 

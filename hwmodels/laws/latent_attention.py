@@ -25,8 +25,6 @@ from hwmodels.laws.rates import (
     smooth_maximum,
 )
 
-__all__ = ["latent_decode"]
-
 _BLOCK = 64
 """Latents of a step of a block."""
 

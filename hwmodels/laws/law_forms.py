@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["FORMS", "KERNELS", "AttentionKernel", "Form"]
-
 _GEMM: Mapping[str, tuple[str, float]] = {
     "fixed_s": ("time", 3e-6),
     "peak": ("ratio", 0.8),

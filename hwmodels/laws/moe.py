@@ -13,8 +13,6 @@ import numpy as np
 from hwmodels.laws.gemm import STEP, tile_seconds
 from hwmodels.laws.rates import CardRates, KernelTime, Number, overlapped, rounded_up, share_within, smaller_of
 
-__all__ = ["ALIGNED", "HEIGHTS", "ExpertGroup", "ExpertRows", "expert_rows_of", "fused_experts"]
-
 _TILES = ((16, 64), (16, 128), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256))
 """Rows and columns of a tile: a few, assumed, of those that vLLM tunes over (its benchmark_moe.py)."""
 

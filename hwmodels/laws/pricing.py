@@ -26,7 +26,6 @@ from offload.ops import Attending, Gemm, OpKind, Work
 if TYPE_CHECKING:
     from hwmodels.figures import Figures
 
-__all__ = ["PricedKernel", "kernels_of", "law_kernel"]
 
 PricedKernel = tuple[KernelTime, Any]
 """A kernel, and whether its shape and format lie within what its law was fitted on: of ops priced together, of each."""

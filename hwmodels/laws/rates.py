@@ -10,18 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "CardRates",
-    "KernelTime",
-    "Number",
-    "larger_of",
-    "overlapped",
-    "rounded_up",
-    "share_within",
-    "smaller_of",
-    "smooth_maximum",
-]
-
 Number = Any
 """A float, or an array: over shapes where laws are fitted, over machines where they price."""
 

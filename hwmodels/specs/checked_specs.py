@@ -13,8 +13,6 @@ from hwmodels.specs.machine_files import SPECS, component_names, load_component
 from traces.errors import InvalidFile, unknown_name
 from traces.foundation.documents import read_text
 
-__all__ = ["CHECKED", "VERDICTS", "CheckedFigure", "checked_figures", "unverified_figures"]
-
 CHECKED = SPECS / "checked.csv"
 _MAX_BYTES = 1 << 20
 

@@ -12,20 +12,6 @@ import re
 from hwmodels.specs.machine_files import hardware_names, load_component
 from hwmodels.specs.spec import Accelerator
 
-__all__ = [
-    "BESIDE_NAMES",
-    "CARDS",
-    "by_words",
-    "described_as",
-    "file_name",
-    "is_about",
-    "is_module",
-    "names_alike",
-    "processor_file_name",
-    "processor_name",
-    "words_of",
-]
-
 _NOISE = (
     "nvidia", "geforce", "tesla", "gpu", "graphics", "generation", "amd", "radeon", "intel", "core", "tm",
 )  # fmt: skip

@@ -9,8 +9,6 @@ from hwmodels.quantity import check_plausible, positive_number
 from hwmodels.specs.number_names import number_meant
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["ALIASES", "FIELDS", "HOST_MEMORY", "WAYS", "Field", "check_figure", "find_field", "possible_figure"]
-
 HOST_MEMORY = ("pinned", "pageable", "mapped", "gathered", "remote")
 """How weights lie in host memory, which decides how fast they are copied. pinned: page-locked, read by the device.
 pageable: ordinary memory, which the driver stages through a pinned buffer. mapped: pages of a file, staged likewise.

@@ -15,8 +15,6 @@ from hwmodels.specs.machine_files import SPECS
 from traces.errors import InvalidFile
 from traces.foundation.documents import read_text
 
-__all__ = ["MEASURED_LINKS", "MeasuredLink", "measured_links"]
-
 MEASURED_LINKS = SPECS / "measured_links.csv"
 _MAX_BYTES = 1 << 20
 _BESIDE = ("nothing", "other way")

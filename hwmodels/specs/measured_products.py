@@ -16,8 +16,6 @@ from offload.ops import Gemm, OpKind, Work
 from traces.errors import InvalidFile
 from traces.foundation.documents import read_text
 
-__all__ = ["MEASURED_PRODUCTS", "MeasuredProduct", "measured_products"]
-
 MEASURED_PRODUCTS = SPECS / "measured_products.csv"
 _MAX_BYTES = 1 << 20
 

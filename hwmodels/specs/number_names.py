@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-__all__ = ["number_meant"]
-
 _SPEED = r"(?:bandwidth|bw|speed|rate|throughput)"
 _MEANT = {
     "accelerator.hbm_bytes_per_s": rf"(?:hbm|vram|gpu|gpu_mem\w*|accelerator)_{_SPEED}",

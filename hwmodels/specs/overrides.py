@@ -12,8 +12,6 @@ from hwmodels.specs.machine_files import component_names, load_component
 from hwmodels.specs.spec import Accelerator, Component, MachineSpec
 from traces.errors import InvalidInput
 
-__all__ = ["overriding_figure", "with_overrides"]
-
 
 def with_overrides(machine: MachineSpec, overrides: Mapping[str, float | str]) -> MachineSpec:
     """`machine` with other figures, each marked as an override in its source.

@@ -20,11 +20,6 @@ from hwmodels.shipped import SPECS
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import Section, read_text, read_yaml
 
-__all__ = [
-    "Family", "Processor", "channels_of", "host_document", "is_processor", "official_speed", "processor_names",
-    "processors",
-]  # fmt: skip
-
 _TABLE, _FAMILIES = SPECS / "processors.csv", SPECS / "processor_families.yaml"
 _MAX_BYTES = 1 << 18
 _TWO_SOCKETS = "-2s"

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from traces.errors import InvalidInput
 
-__all__ = ["parse_sets"]
-
 
 def parse_sets(sets: Sequence[str] | None, where: str = "--set") -> dict[str, str]:
     """The numbers that `sets` name, by key. Raises `InvalidInput` for one that is no KEY=VALUE or is given twice."""

@@ -14,8 +14,6 @@ from hwmodels.quantity import Quantity, ReadOnly
 from hwmodels.specs.machine_fields import FIELDS, possible_figure
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["Accelerator", "Component", "Host", "LinkSpec", "MachineSpec", "Storage"]
-
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:

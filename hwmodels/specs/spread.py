@@ -15,8 +15,6 @@ from hwmodels.quantity import ReadOnly
 from traces.errors import InvalidInput
 from traces.foundation.documents import read_yaml
 
-__all__ = ["GATHERED", "HALF_95", "SPREADS_FILE", "SPREAD_KEYS", "TAIL", "ClaimedSpread", "shipped_spread"]
-
 SPREAD_KEYS = (
     "stack.cpu_efficiency", "stack.cpu_core_bytes_per_s", "stack.cpu_gemm_efficiency", "stack.cpu_attention_efficiency",
     "stack.cpu_made_attention_efficiency", "stack.cpu_tile_gemm_efficiency",

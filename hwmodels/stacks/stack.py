@@ -23,19 +23,6 @@ from offload.execution import Execution
 from offload.ops import KINDS, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
-__all__ = [
-    "BACKEND_STACKS",
-    "BETWEEN_CARDS",
-    "CONSTANTS",
-    "FLOORS",
-    "LAUNCHED",
-    "OPTIONAL",
-    "UNPACKING",
-    "VENDORS",
-    "SoftwareStack",
-    "check_constant",
-]
-
 CONSTANTS: dict[str, str] = {
     "launch_s": "time",  # host: to launch a kernel
     "kernel_s": "time",  # a kernel beyond its roofline: start-up, drain, dependent launch

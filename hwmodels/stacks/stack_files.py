@@ -31,8 +31,6 @@ from traces.errors import InvalidFile, unknown_name
 from traces.foundation.documents import Section, read_yaml
 from traces.foundation.yaml_names import yaml_names
 
-__all__ = ["is_stack_file", "load_stack", "stack_names"]
-
 
 def stack_names() -> tuple[str, ...]:
     """The stacks that ship with the project."""

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from hwmodels.stacks.stack import SoftwareStack
     from traces.model.model_architecture import ModelArchitecture
 
-__all__ = [
-    "ANY_WEIGHTS",
-    "WeightFormats",
-    "check_weights",
-    "read_weight_formats",
-    "reads_all",
-    "unmeasured_weights",
-    "why_unread",
-]
 
 _OF_FORK = 133
 """The first number of block types that llama.cpp has not."""

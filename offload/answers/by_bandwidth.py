@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from offload.policy import BlockView, MissAction
 from offload.policy_parts.miss_costs import MissCosts, known, loads_of
 
-__all__ = ["ByBandwidth", "ByBandwidthWithin"]
-
 
 @dataclass(frozen=True, slots=True)
 class ByBandwidth:

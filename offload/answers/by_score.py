@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ByScore", "Scored", "unimportance"]
 
 SHARE_OF_BITS = 0.25
 """Of the stored bits, where a design does not say how many: int4 beside float16, or int2 beside int8."""

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from offload.policy import BlockView, MissAction
 from offload.policy_parts.miss_costs import MissCosts, known, loads_of
 
-__all__ = ["CheaperEach", "ShorterLane"]
-
 
 @dataclass(frozen=True, slots=True)
 class ShorterLane:

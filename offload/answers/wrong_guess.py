@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from offload.policy import BlockView, MissAction
 
-__all__ = ["executes_guessed", "executes_resident"]
-
 
 def executes_guessed(view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
     """Execute what was wrongly brought for the block instead, in the order in which it came; fetch the rest."""

@@ -12,8 +12,6 @@ from typing import Protocol
 from offload.caches.eviction import Key
 from traces.errors import unknown_name
 
-__all__ = ["ADMISSIONS", "Admission", "MorePopular", "SecondHit", "admission_of"]
-
 
 class Admission(Protocol):
     """A pure decision: whether a miss becomes resident."""

@@ -40,8 +40,6 @@ from traces.routing import RoutingTrace
 from traces.statistics.hit_curve import HitCurve, lru_curve
 from traces.statistics.stack_distance import NEVER, expert_sizes
 
-__all__ = ["POLICIES", "CurveRow", "ResidencyResult", "curve_csv", "replay_residency", "residency_curve"]
-
 POLICIES = ("belady", "lru", "lfu", "random", "layer", "layerlfu")
 """What can be replayed, in the published order; `layer` and `layerlfu` are LRU and LFU layer by layer."""
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from offload.caches.trace_events import TraceEvents
 
-__all__ = ["most_hits"]
-
 
 def most_hits(
     events: TraceEvents, n_slots: int, *, per_layer: bool = False, cold: bool = False, filled: bool = False

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from offload.caches.gate_output import GateOutput
 
-__all__ = ["EVICTIONS", "Belady", "Eviction", "Fifo", "HotLru", "Key", "Lfu", "Lifo", "Lru", "Random", "Static"]
 
 Key = int
 """An expert of a layer: `layer * n_experts + expert`."""

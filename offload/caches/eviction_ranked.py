@@ -20,8 +20,6 @@ from offload.caches.pool_shape import PoolShape
 from offload.caches.ranks_by_gates import ActivationAware, Mrs, ReleasedActivation
 from offload.caches.ranks_by_use import LeastStale, Lfru, LfuDecay, ReleasedLfru
 
-__all__ = ["RANKED", "CountsGates", "CountsLookups", "Rank", "Ranked", "WatchesGates"]
-
 Ties = Literal["used", "inserted", "key"]
 """Of equal ranks goes the least recently used, the first inserted, or the one of the lowest key."""
 

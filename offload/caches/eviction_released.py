@@ -12,8 +12,6 @@ from collections.abc import Set as AbstractSet
 
 from offload.caches.eviction import Key
 
-__all__ = ["ReleasedLfu", "ReleasedLifo"]
-
 
 class ReleasedLfu:
     """Least frequently used, counted while resident; ties go to the one that has had its count longest.

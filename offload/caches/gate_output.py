@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["GateOutput", "gate_output", "stated_weights"]
-
 
 class GateOutput(NamedTuple):
     """The experts that one event asks for, with the tokens and the gate weights that each serves.

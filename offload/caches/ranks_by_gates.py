@@ -9,8 +9,6 @@ from offload.caches.eviction import Key
 from offload.caches.gate_output import GateOutput
 from offload.caches.pool_shape import PoolShape
 
-__all__ = ["EPSILON", "MRS_ALPHA", "ActivationAware", "Mrs", "ReleasedActivation"]
-
 MRS_ALPHA = 0.75
 """Weight of the newest scores. HybriMoE's paper does not print its own; public reimplementations take 0.75."""
 

@@ -9,8 +9,6 @@ from offload.caches.eviction import Key
 from offload.caches.gate_output import GateOutput
 from offload.caches.pool_shape import PoolShape
 
-__all__ = ["LOOKUPS_A_SLOT", "LeastStale", "Lfru", "LfuDecay", "ReleasedLfru"]
-
 LOOKUPS_A_SLOT = 10
 """Lookups a slot after which counts are halved (TinyLFU, ACM ToS 13(4), 2017, section 3.3: 8 to 16 are as good)."""
 

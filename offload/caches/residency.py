@@ -23,8 +23,6 @@ from offload.caches.gate_output import GateOutput
 from offload.caches.pool_shape import PoolShape
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["Access", "PoolState", "ResidentSet", "count_slots"]
-
 
 @dataclass(frozen=True, slots=True)
 class Access:

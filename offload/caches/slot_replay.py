@@ -28,8 +28,6 @@ from offload.policy import Cache
 from traces.errors import InvalidInput
 from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["NEXT_USES", "REPLAY_SLOTS", "CacheReplay", "is_known", "replay_cache"]
-
 _KERNEL = "offload.fast.replay_slots_kernel"
 
 NEXT_USES = Kernel(_KERNEL, "next_uses", ("int64[1]",) * 5)

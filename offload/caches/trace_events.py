@@ -12,8 +12,6 @@ from offload.caches.gate_output import GateOutput
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["TraceEvents", "trace_events"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TraceEvents:

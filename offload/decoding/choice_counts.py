@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, are_kept, loaded
 
-__all__ = ["COUNT", "choice_counts"]
-
 COUNT = Kernel(__name__, "count", ("int16[3]", "int64[1]", "int64[3]"))
 
 _FEW_CELLS, _MANY_CELLS = 1 << 13, 1 << 24

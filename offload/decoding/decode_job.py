@@ -12,8 +12,6 @@ from offload.slots.host_tier import ReadThrough
 from offload.slots.low_bit_copies import LowSlots
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["DecodeJob"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeJob:

@@ -34,8 +34,6 @@ from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["DecodeLoop"]
-
 _PART_OPS = 1 << 18
 """Ops before a part is handed over."""
 

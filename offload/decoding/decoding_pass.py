@@ -17,8 +17,6 @@ from offload.slots.memory import ExpertMemory
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 
-__all__ = ["FIRST_STEP", "HOST_WAITS", "SCHEDULE", "STEP", "DecodingPass", "PassWorks", "read_back"]
-
 HOST_WAITS = Work(OpKind.WAIT)
 """The host blocks until something is done."""
 

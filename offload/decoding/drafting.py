@@ -23,8 +23,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["Draft"]
-
 
 class Draft:
     """What a design drafts with, in one run; `issue` writes an op of the compute lane."""

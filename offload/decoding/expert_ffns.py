@@ -14,8 +14,6 @@ from offload.execution import Execution, Fusing
 from offload.ops import Work
 from offload.policy import MissAction
 
-__all__ = ["ExpertFfns"]
-
 
 class ExpertOp(NamedTuple):
     """Experts of one op, and the copies that it waits for."""

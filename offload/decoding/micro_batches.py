@@ -23,8 +23,6 @@ from offload.recorder import Recorder
 from traces.model.architecture import LayerStack
 from traces.routing import Step
 
-__all__ = ["MicroBatches", "micro_batches_of", "tokens_of"]
-
 
 class _Loop(Protocol):
     """What micro-batches need of the loop that they are part of."""

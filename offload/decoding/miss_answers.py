@@ -15,8 +15,6 @@ from offload.own_policies.policy_calls import ask_at
 from offload.policy import BlockView, MissAction, OnMiss
 from traces.errors import InvalidInput
 
-__all__ = ["answer_misses"]
-
 
 def answer_misses(
     loop: DecodingPass, policy: str, on_miss: OnMiss, view: BlockView, block: MoeBlock, missing: Sequence[int]

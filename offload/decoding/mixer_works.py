@@ -17,8 +17,6 @@ from offload.work import mixer_work
 from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelArchitecture
 from traces.routing import Step
 
-__all__ = ["Contexts", "contexts_of", "mixing_works"]
-
 _CELLS = 256
 """An engine with a mask looks at whole blocks of so many cells of a cache (llama.cpp: `get_n_kv`, `get_padding`)."""
 

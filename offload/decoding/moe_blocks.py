@@ -23,8 +23,6 @@ from offload.prefetching.selected_ahead import SelectedAhead
 from traces.errors import InvalidInput
 from traces.routing import Step
 
-__all__ = ["Blocks"]
-
 
 class Blocks:
     """The MoE blocks of one forward pass through one stack."""

@@ -9,8 +9,6 @@ from offload.decoding.decoding_pass import DecodingPass
 from offload.decoding.expert_ffns import ExpertFfns
 from offload.decoding.unions import MoeBlock, Union
 
-__all__ = ["run_at_home", "run_on_host"]
-
 
 def run_on_host(loop: DecodingPass, block: MoeBlock, gate: int) -> None:
     """A block of a layer that the host computes whole, `gate` having run there."""

@@ -9,8 +9,6 @@ from typing import Any
 from offload.policy import BlockView, Fetch, MissAction
 from traces.errors import InvalidInput
 
-__all__ = ["checked_answers", "checked_fetches"]
-
 
 def checked_fetches(name: str, fetches: Any, view: BlockView, *, crosses: bool) -> list[Fetch]:
     """The fetches of policy `name`. `crosses`: whether the next step may be a target.

@@ -12,8 +12,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["passes_of"]
-
 
 def passes_of(step: Step, model: ModelArchitecture, execution: Execution) -> list[tuple[Step, int]]:
     """The passes of `step`, the same step in each, and the tokens that each ends with a head for.

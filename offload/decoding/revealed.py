@@ -13,8 +13,6 @@ from offload.own_policies.policy_calls import ask
 from offload.policy import BlockView, Policy
 from traces.routing import Step
 
-__all__ = ["Revealed"]
-
 
 class Revealed:
     """The blocks of one pass whose experts a gate has selected: of `unions`, the first `n`.

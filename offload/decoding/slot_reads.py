@@ -13,8 +13,6 @@ from offload.decoding.unions import MoeBlock, Union
 from offload.policy import MissAction
 from offload.slots.memory import CapacityExceeded
 
-__all__ = ["SlotReads"]
-
 
 class SlotReads:
     """Writes the FFNs of blocks whose experts were brought into slots.

@@ -16,8 +16,6 @@ from offload.ops import Work
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.routing import Step
 
-__all__ = ["TokenMixing", "contexts"]
-
 _SMALL_PASS = 512
 """Tokens of a forward pass up to which lists are quicker than arrays."""
 

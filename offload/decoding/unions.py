@@ -12,10 +12,6 @@ from numpy.typing import NDArray
 from offload.decoding.choice_counts import choice_counts
 from offload.policy import MissAction
 
-__all__ = [
-    "KnownUnions", "MoeBlock", "Union", "Unions", "most_distinct", "tokens_by_expert", "unions_of",
-]  # fmt: skip
-
 _SMALL_PASS = 512
 """Routing cells of a forward pass up to which lists are quicker than arrays."""
 

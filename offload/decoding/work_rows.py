@@ -17,8 +17,6 @@ from traces.foundation.memoised_values import ByIdentity
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.model.layer_models import models_by_layer, models_by_moe_layer
 
-__all__ = ["Rows", "Works", "works_of"]
-
 _Ints = NDArray[np.int64]
 
 _FLOP = Work._fields.index("flop")

@@ -17,8 +17,6 @@ from offload.ops import Work
 from traces.foundation.memoised_values import KeptWithArray
 from traces.routing import Step
 
-__all__ = ["GROUPS", "UNIONS", "BlockUnions", "block_unions_of"]
-
 UNIONS = Kernel("offload.fast.unions_kernel", "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4))
 
 GROUPS = Kernel(

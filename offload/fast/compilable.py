@@ -20,8 +20,6 @@ from offload.policies.prefetch_all import whole_next_block
 from offload.policy import Policy, fetch_misses, misses_on_host, no_prefetch
 from offload.prefetching.selected_ahead import SelectedAhead
 
-__all__ = ["answer_of", "is_compilable"]
-
 _EVICTIONS = (Lru, Fifo, Lifo, HotLru, Static, Lfu, ReleasedLfu, ReleasedLifo)
 """The evictions that the kernel knows."""
 

@@ -41,8 +41,6 @@ from traces.model.architecture import LayerStack
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["RUN_STEPS", "CompiledLoop", "is_kept", "is_loaded"]
-
 _KERNEL = "offload.fast.decode_kernel"
 
 RUN_STEPS = Kernel(

@@ -11,8 +11,6 @@ from offload.caches.residency import ResidentSet, count_slots
 from offload.fast import kernel_layout as layout
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["memory", "words"]
-
 
 def words(n_words: int, values: Mapping[str, int], tables: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
     """One array: words by name, then the tables one after the other, where each begins in the word of its name."""

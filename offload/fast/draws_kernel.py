@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["drawn_below", "with_bits"]
-
 _MASK = (1 << 32) - 1
 
 

@@ -14,8 +14,6 @@ from offload.fast.block_unions import BlockUnions
 from offload.fast.placed_tables import PlacedTables
 from offload.ops import OpKind, Work
 
-__all__ = ["expert_tables", "run_tables"]
-
 
 def expert_tables(
     works: Works, rows: Rows, unions: BlockUnions, placed: PlacedTables, plan: Mapping[str, int]

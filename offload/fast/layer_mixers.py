@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from offload.decoding.work_rows import Works
 from traces.model.architecture import Attention, LayerStack, LinearMixer
 
-__all__ = ["LayerMixer", "mixers_of"]
-
 
 class LayerMixer(NamedTuple):
     """What mixes the tokens of some layers, and the works of layers that are stored as they are."""

@@ -16,8 +16,6 @@ from offload.placing.host_side import listed_cells, scores_of, split_attention, 
 from offload.placing.streamed_layers import LayerStreams, ZeroCopies, host_layer_bytes
 from traces.model.architecture import LayerStack
 
-__all__ = ["PlacedTables"]
-
 Tables = dict[str, NDArray[np.int64]]
 
 _KV = {"device": layout.KV_DEVICE, "host": layout.KV_HOST, "stream": layout.KV_STREAM}

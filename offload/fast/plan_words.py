@@ -10,8 +10,6 @@ from offload.policies.prefetch_all import whole_next_block
 from offload.policy import no_prefetch
 from traces.model.architecture import LayerStack
 
-__all__ = ["plan_words"]
-
 _EXECUTION_FLAGS = ("stage", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn")
 
 

@@ -14,8 +14,6 @@ from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["BATCHES", "NEXT_USES", "REPLAY", "FlatTrace"]
-
 _KERNEL = "offload.fast.replay_kernel"
 
 BATCHES = Kernel(

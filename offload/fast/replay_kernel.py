@@ -11,8 +11,6 @@ from typing import Any
 
 from offload.fast.draws_kernel import drawn_below
 
-__all__ = ["BELADY", "LFU", "LRU", "RANDOM", "batches", "next_uses", "replay"]
-
 LRU, LFU, BELADY, RANDOM = range(4)
 
 

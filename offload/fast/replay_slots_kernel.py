@@ -15,8 +15,6 @@ import numpy as np
 
 from offload.fast.draws_kernel import drawn_below
 
-__all__ = ["KINDS", "next_uses", "replay_slots"]
-
 LRU, FIFO, LIFO, LFU, LFU_DECAY, LFRU, LFRU_RELEASED, MRS, ACTIVATION, LEAST_STALE, BELADY, RANDOM, STATIC = range(13)
 
 KINDS = {

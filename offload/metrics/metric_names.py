@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-__all__ = ["METRICS", "WHOLE_METRICS", "Metrics"]
-
 
 @dataclass(frozen=True, slots=True)
 class Metrics:

@@ -15,8 +15,6 @@ from offload.ops import TRANSFERS, OpKind
 from offload.schedule import Schedule
 from traces.routing import RoutingTrace
 
-__all__ = ["Probes", "find_probes", "no_probes"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probes:

@@ -19,8 +19,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["PrefetchTally", "Prefetches", "RightCopies", "named_by", "right_copies"]
-
 
 @dataclass(frozen=True, slots=True)
 class Prefetches:

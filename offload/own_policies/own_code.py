@@ -17,8 +17,6 @@ from types import ModuleType
 from traces.errors import InvalidInput
 from traces.foundation.documents import read_text
 
-__all__ = ["OwnCode", "own_code", "where_raised"]
-
 MAX_BYTES = 1 << 20
 """A file of code of more than a MiB is something else."""
 

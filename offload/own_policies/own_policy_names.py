@@ -20,7 +20,6 @@ from traces.foundation.documents import MAX_NAME
 if TYPE_CHECKING:
     from offload.policy import Policy
 
-__all__ = ["Own", "OwnName", "changed_fields", "is_own_name", "load_own", "own_name", "own_policy", "rebuilt"]
 
 _NAME = re.compile(r"(?P<path>[^\0\n]+?\.py):(?P<entry>[^\W\d]\w*)", re.UNICODE)
 _ARGUMENT = re.compile(r":(?P<name>[^\W\d]\w*)=(?P<value>[^:+@=]*)", re.UNICODE)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from offload.policy import BlockView
 
-__all__ = ["ask", "ask_at", "is_foreign"]
 
 T = TypeVar("T")
 

@@ -19,8 +19,6 @@ from offload.work import activation_row_bytes
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["OF_ONE_CARD", "AllReduces"]
-
 _Ints = NDArray[np.int64]
 
 OF_ONE_CARD = (

@@ -17,8 +17,6 @@ from offload.ops import Lane, OpKind, Work
 from offload.placing.inserted_ops import InsertedOps, n_tokens_of, row_of
 from offload.recorder import Part
 
-__all__ = ["LayersOnCards", "card_of_layers", "stage_of_layers"]
-
 _Ints = NDArray[np.int64]
 
 _WAIT = Work(OpKind.WAIT)

@@ -23,8 +23,6 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import Step
 
-__all__ = ["Exchanges", "sequences_of_copies"]
-
 _Ints = NDArray[np.int64]
 
 

@@ -29,8 +29,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.model.layer_models import models_by_layer
 from traces.routing import Step
 
-__all__ = ["ExpertsOnCards", "experts_of_groups", "most_experts"]
-
 _Ints = NDArray[np.int64]
 
 _MOST = 1 << 62

@@ -22,15 +22,6 @@ from traces.model.architecture import Attention, ModelArchitecture
 from traces.model.layer_bytes import head_bytes, layer_weight_bytes
 from traces.model.layer_models import layer_expert_bytes
 
-__all__ = [
-    "MemoryPlan",
-    "host_bytes",
-    "largest_layer_bytes",
-    "pass_bytes",
-    "plan_memory",
-    "with_low_slots",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:

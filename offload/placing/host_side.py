@@ -19,8 +19,6 @@ from offload.recorder import Recorder
 from offload.slots.host_tier import HostTier
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["JOIN", "Hop", "HostSide", "listed_cells", "scores_of", "split_attention", "streams_experts"]
-
 _WAIT = Work(OpKind.WAIT)
 _BUSY = Work(OpKind.ISSUE, n_copies=0)
 """The issuing thread waits for what it computes itself: no time of its own."""

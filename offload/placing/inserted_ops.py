@@ -15,8 +15,6 @@ from offload.ops import Work
 from offload.recorder import Part
 from offload.schedule import COLUMNS
 
-__all__ = ["InsertedOps", "n_tokens_of", "row_of"]
-
 _Ints = NDArray[np.int64]
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from traces.errors import InvalidInput
 
-__all__ = ["EVERYWHERE", "LayerGroups", "LayerRange", "Layers", "layers_named", "range_named"]
-
 _LAYERS = re.compile(r"(?P<low>\d{1,4})(?P<dash>-(?P<high>\d{1,4})?)?", re.ASCII)
 _GROUPS = re.compile(r"(\d{1,4})/(\d{1,4})", re.ASCII)
 

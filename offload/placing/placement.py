@@ -12,8 +12,6 @@ from offload.execution import Execution
 from offload.placing.layers import EVERYWHERE, LayerRange, Layers
 from traces.errors import InvalidInput
 
-__all__ = ["AS_DECIDED", "Placement"]
-
 
 @dataclass(frozen=True, slots=True)
 class Placement:

@@ -13,8 +13,6 @@ from offload.placing.placement import Placement
 from traces.errors import InvalidInput
 from traces.foundation.documents import NUMBER
 
-__all__ = ["placement_named"]
-
 _FORM = (
     "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], experts=cpu:fit, layers=cpu[:LAYERS], "
     "experts or weights=stream[:LAYERS][:share=S], ahead=LAYERS, experts or weights=zerocopy[:LAYERS][:share=S], "

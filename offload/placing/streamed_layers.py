@@ -17,8 +17,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_part_bytes, layer_weight_bytes
 from traces.model.layer_models import models_by_layer
 
-__all__ = ["LayerStreams", "ZeroCopies", "check_over_link", "experts_away", "host_layer_bytes"]
-
 
 class LayerStreams:
     """Layers that pass through HBM. `n_bytes`: of each, in order; `ahead` as of `Placement`, at most all of them."""

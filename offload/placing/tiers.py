@@ -12,8 +12,6 @@ from traces.errors import InvalidInput
 from traces.foundation.type_checks import check_fields
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["DRAM", "PAGE_BYTES", "READAHEAD_BYTES", "SSD", "Reads", "Tier"]
-
 PAGE_BYTES = 4096
 """A page of memory, and the least that is read past the page cache of most drives."""
 

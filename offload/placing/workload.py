@@ -14,8 +14,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["Workload", "measure_workload"]
-
 _TOGETHER = 1 << 12
 """Tokens of decode steps that are looked at together, or one step."""
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 from offload.answers.by_bandwidth import ByBandwidth, ByBandwidthWithin
 from offload.policy import Cache, Policy
 
-__all__ = ["bandwidth_split", "bandwidth_split_within"]
-
 
 def bandwidth_split() -> Policy:
     """Whole experts, beside a cache of what was used last."""

@@ -11,8 +11,6 @@ from offload.policy import Cache
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.documents import NUMBER
 
-__all__ = ["cache_named", "eviction_named", "eviction_names", "plain_number"]
-
 _RELEASED: dict[str, Callable[[int], Eviction]] = {"lfu_released": ReleasedLfu, "lifo_released": ReleasedLifo}
 """Evictions as Pre-gated MoE's public code has them; made for a number of encoder keys."""
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from offload.answers.list_schedule import ListScheduled
 from offload.policy import Cache, Policy
 
-__all__ = ["hybrid_schedule"]
-
 
 def hybrid_schedule() -> Policy:
     """Beside a score-aware cache in all HBM that is left."""

@@ -15,8 +15,6 @@ from offload.policy import Cache, Policy
 from offload.predictors.next_gate import NextGate
 from offload.prefetching.guessed_ahead import GuessedNext, StagingSlots
 
-__all__ = ["NEXT_GATE_RECALL", "lru_next_gate"]
-
 NEXT_GATE_RECALL = 0.84
 """One layer ahead on Mixtral-8x7B the next gate is right in 84 to 91 % of cases, as was published; the lowest."""
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from offload.answers.cheaper import CheaperEach, ShorterLane
 from offload.policy import Cache, Policy
 
-__all__ = ["min_latency_paper", "min_latency_released"]
-
 
 def min_latency_paper() -> Policy:
     """As the paper has it (arXiv:2402.07033, section 3.3): the longer of the two lanes is made as short as can be."""

@@ -12,8 +12,6 @@ from offload.answers.by_score import Scored
 from offload.policy import Cache, Policy
 from traces.errors import InvalidInput
 
-__all__ = ["mixed_precision"]
-
 HIGH, LOW = 0.6, 0.9
 """The thresholds of arXiv:2411.01433."""
 

@@ -7,8 +7,6 @@ import re
 
 from offload.policies.presets import PRESETS
 
-__all__ = ["DESIGNS", "first_sentence", "published_as", "what_it_does"]
-
 _GUESS = "guess/"
 _LEAST = 4
 """Letters of a name that is looked for."""

@@ -19,8 +19,6 @@ from offload.policy_parts.skipping import skipping_named
 from offload.policy_parts.speculation import SHAPES, speculation_named
 from traces.errors import InvalidInput, UnknownName, unknown_name
 
-__all__ = ["policy_named"]
-
 _MISS = re.compile(
     rf":(?P<miss>{'|'.join(sorted(MISSES, key=len, reverse=True))})(=(?P<host>[^:+=]*))?(?=[:+]|$)", re.ASCII
 )

@@ -28,8 +28,6 @@ from offload.policies.pregate import pregate
 from offload.policies.static_cpu import static_cpu
 from offload.policy import OnMiss, Policy, misses_on_host
 
-__all__ = ["MISSES", "PRESETS", "TAKES"]
-
 _GUESSED = (
     "markov", "maps", "matrices", "learned", "previous_token", "sequence", "popular", "uniform", "shuffled_markov",
     "shuffled_maps", "shuffled_learned",

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from offload.policy import Cache, Policy, misses_on_host
 
-__all__ = ["static_cpu"]
-
 
 def static_cpu() -> Policy:
     """Of what the trace chooses most, or of the counts that `--popularity` names."""

@@ -12,7 +12,6 @@ from traces.foundation.type_checks import check_fields
 if TYPE_CHECKING:
     from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["Cache"]
 
 _SMALLEST_RATIO = 1e-12
 """A millionth of one expert of any model: what is smaller is a mistake."""

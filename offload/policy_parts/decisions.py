@@ -18,21 +18,6 @@ if TYPE_CHECKING:
     Chosen = NDArray[np.int16]
     """The experts of each token of a step at one layer: (n_tokens, top_k), -1 pads."""
 
-__all__ = [
-    "BlockView",
-    "Buffers",
-    "Decisions",
-    "Fetch",
-    "MissAction",
-    "OnMiss",
-    "Predictor",
-    "Prefetch",
-    "RunFacts",
-    "fetch_misses",
-    "misses_on_host",
-    "no_prefetch",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class MissAction:

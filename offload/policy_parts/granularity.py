@@ -16,8 +16,6 @@ from offload.ops import OpKind, Piece, Work
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Granularity", "check_execution", "layer_copy", "matrix_bytes", "matrix_copies", "matrix_works"]
-
 Granularity = Literal["layer", "expert", "matrix"]
 """What one copy brings."""
 

@@ -17,7 +17,6 @@ from traces.foundation.type_checks import check_fields
 if TYPE_CHECKING:
     from offload.policy import BlockView
 
-__all__ = ["AsksMachine", "Load", "MissCosts", "known", "loads_of"]
 
 MOST = 1e9
 """A billion copies: what takes longer is a mistake."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from traces.routing import RoutingTrace
 
-__all__ = ["Skipping", "skipping_named"]
 
 _FORM = "skip=THRESHOLD[:sensitivity=FIRST[/...]/LAST], such as skip=0.1:sensitivity=1/0.4"
 

@@ -24,7 +24,6 @@ from traces.transforms.rejected_routes import ROUTES
 if TYPE_CHECKING:
     from traces.routing import RoutingTrace
 
-__all__ = ["MAX_GAMMA", "SHAPES", "Speculation", "speculation_named"]
 
 MAX_GAMMA = MAX_DEPTH
 

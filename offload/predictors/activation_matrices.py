@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from offload.predictors.guesser import Before, Chosen, Scores, one_hot
 
-__all__ = ["CAPACITY", "ActivationMatrices"]
-
 CAPACITY = 256
 """Sequences that are kept, the oldest go."""
 

@@ -6,8 +6,6 @@ import numpy as np
 
 from offload.predictors.guesser import Before, Chosen, Scores, one_hot
 
-__all__ = ["Popular", "PreviousToken", "SequenceSoFar", "Uniform"]
-
 _TIE = 1e-4
 """Weight of popularity among experts that are equal otherwise."""
 

@@ -12,8 +12,6 @@ from offload.predictors.linear import Linear
 from offload.predictors.markov import Markov
 from traces.errors import unknown_name
 
-__all__ = ["GUESSERS", "guesser_named"]
-
 GUESSERS: dict[str, Callable[[int, int, tuple[int, ...]], Guesser]] = {
     "markov": Markov,
     "maps": lambda n_layers, n_experts, depths: ExpertMaps(n_layers, n_experts),

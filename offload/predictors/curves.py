@@ -12,8 +12,6 @@ from typing import NamedTuple
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.type_checks import check_fields
 
-__all__ = ["Curve", "CurvePoint", "curve_named"]
-
 _FILES = tuple(Path(__file__).with_name(name) for name in ("published.csv", "measured.csv"))
 """Figures that others published, and those that `pregate train` measured here; the same columns."""
 

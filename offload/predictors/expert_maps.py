@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from offload.predictors.guesser import Before, Chosen, Scores, one_hot
 
-__all__ = ["CAPACITY", "ExpertMaps"]
-
 CAPACITY = 1024
 """Maps that are kept; beyond it the oldest go."""
 

@@ -12,8 +12,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Before", "Guesser", "one_hot", "ranked"]
-
 Chosen = NDArray[np.int16]
 """The experts of each token at one layer: (n_tokens, top_k), -1 pads."""
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from offload.predictors.guesser import Before, one_hot
 
-__all__ = ["Histories", "Tokens", "tokens_of_sequences"]
-
 _CELLS = 1 << 24
 """Cells (tokens x layers x experts) of counts that are kept at a time."""
 

@@ -23,8 +23,6 @@ from traces.routing import RoutingTrace
 from traces.statistics.locality import decode_layers
 from traces.transforms.splits import Split, split_tokens
 
-__all__ = ["GuessCounts", "Judgement", "judge_predictors"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GuessCounts:

@@ -15,8 +15,6 @@ from offload.predictors.guesser import Guesser, ranked
 from offload.predictors.histories import Tokens, tokens_of_sequences
 from traces.errors import InvalidInput
 
-__all__ = ["GuessedUnions", "SideBySide", "batches_of", "chosen_unions", "guessed_unions"]
-
 _MOST_CELLS = 1 << 30
 """Cells of guesses (step x layer x expert x lookahead x m) that are kept of one batch: a byte each."""
 

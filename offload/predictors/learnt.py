@@ -21,8 +21,6 @@ from traces.recorded import recorded_path
 from traces.routing import RoutingTrace
 from traces.statistics.locality import decode_layers
 
-__all__ = ["Lessons", "lessons_named", "teach"]
-
 
 @dataclass(frozen=True, slots=True)
 class Lessons:

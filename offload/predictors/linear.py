@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from offload.predictors.guesser import Before, Chosen, Scores, one_hot
 
-__all__ = ["Linear"]
-
 _RIDGE = 3.0
 """Weight of the penalty, in tokens."""
 

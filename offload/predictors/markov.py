@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from offload.predictors.guesser import Before, Chosen, Scores, one_hot
 
-__all__ = ["Markov"]
-
 
 class Markov:
     """Sum over the experts e of the last layer seen of P(f | e) = (n(e, f) + p(f) / 2) / (n(e) + 1).

@@ -17,8 +17,6 @@ from offload.predictors.guesser import Chosen, Guesser, Scores, ranked
 from offload.predictors.histories import Histories
 from offload.predictors.learnt import Lessons
 
-__all__ = ["ByPriority", "RunningGuesses", "ShuffledGuesser"]
-
 _REMEMBERED = 64
 """Guesses a layer that a shuffled predictor draws from, the newest."""
 

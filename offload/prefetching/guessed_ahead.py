@@ -17,8 +17,6 @@ from traces.foundation.type_checks import check_fields
 if TYPE_CHECKING:
     from offload.predictors.learnt import Lessons
 
-__all__ = ["AheadSlots", "BringsGuesses", "GuessedNext", "LearnsAsItRuns", "StagingSlots", "said_guessed"]
-
 
 @dataclass(frozen=True, slots=True)
 class LearnsAsItRuns:

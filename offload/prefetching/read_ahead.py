@@ -12,8 +12,6 @@ from offload.policy_parts.decisions import BlockView, Fetch, Prefetch
 from offload.prefetching.selected_ahead import SelectedAhead
 from traces.errors import InvalidInput
 
-__all__ = ["ReadsAhead", "WholeBlocksAhead", "said_dram", "selected_ahead"]
-
 
 @dataclass(frozen=True, slots=True)
 class ReadsAhead:

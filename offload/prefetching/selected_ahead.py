@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from offload.policy import BlockView, Buffers, Fetch
 
-__all__ = ["BlocksInFlight", "SelectedAhead"]
-
 
 @dataclass(frozen=True, slots=True)
 class SelectedAhead:

@@ -11,8 +11,6 @@ from offload.caches.residency import ResidentSet
 from offload.slots.copies import Copies, CopyWriter
 from offload.slots.write_back import WriteBacks
 
-__all__ = ["CacheSlots"]
-
 
 class CacheSlots:
     """The slots of a cache, behind `n_buffers` others, which change places with these; `n_slots` are of either.

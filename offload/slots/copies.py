@@ -14,8 +14,6 @@ from offload.recorder import Recorder
 from offload.slots.copy_runs import run_work
 from offload.slots.host_tier import HostTier
 
-__all__ = ["Copies", "CopyWriter", "Target"]
-
 
 class Copies(NamedTuple):
     """What moving one expert costs, by stage of its way: link, within HBM (None: not taken).

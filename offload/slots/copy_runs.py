@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from offload.ops import OpKind, Work
 from offload.schedule import Schedule
 
-__all__ = ["Unrolled", "run_work", "unrolled"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unrolled:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["FreeSlots"]
-
 
 class FreeSlots:
     """Slots 0 to `n` - 1 at first."""

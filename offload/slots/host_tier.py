@@ -21,8 +21,6 @@ from offload.work import expert_copy_work
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["HostEvents", "HostTier", "ReadThrough", "ReadWorks", "read_works"]
-
 HostEvents = list[tuple[int, tuple[int, ...]]]
 """What was looked up in host memory: a MoE layer and its experts, event by event."""
 

@@ -17,8 +17,6 @@ from offload.policy import Cache
 from offload.recorder import Recorder
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["LowAccess", "LowCopies", "LowSlots"]
-
 
 class LowSlots(NamedTuple):
     """Room for `n` copies of `bits` a parameter, that leave as those of `cache` do."""

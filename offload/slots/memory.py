@@ -22,9 +22,6 @@ from offload.slots.resident_experts import Held, HeldExperts
 from offload.slots.waiting import Waiting, WaitingExperts, runs_of
 from traces.errors import PregateError
 
-__all__ = ["CapacityExceeded", "ExpertMemory"]
-
-
 _WHOLE = MissAction.FETCH
 
 

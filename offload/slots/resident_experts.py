@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterable, Iterator
 from typing import NamedTuple
 
-__all__ = ["Held", "HeldExperts"]
-
 
 class Held(NamedTuple):
     """One expert on the device or on its way, or the `n` of a run. `ready`: the op to wait for before reading, -1 none.

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from offload.policy import MissAction
 
-__all__ = ["Waiting", "WaitingExperts", "runs_of"]
-
 
 class Waiting(NamedTuple):
     """An expert that waits for a slot, or `n` that one run brings. `cached`: its slot of the cache, -1 none; `how`: at

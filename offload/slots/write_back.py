@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from offload.ops import Work
 from offload.slots.copies import CopyWriter, Target
 
-__all__ = ["WriteBacks"]
-
 
 class WriteBacks:
     """Writes experts back. `residents`: slot -> (layer, expert) that a warm cache holds at the start."""

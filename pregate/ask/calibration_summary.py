@@ -18,8 +18,6 @@ from traces.model.architecture import ModelArchitecture
 if TYPE_CHECKING:
     from pregate.ask.simulation import SimulationResult
 
-__all__ = ["beyond_fit_of", "calibration", "coverage_of", "describe_calibration"]
-
 
 def calibration(stated: str, beyond: str) -> str:
     """What a prediction rests on: as its platform says (`stated`), "fitted" only where nothing is beyond the fit."""

@@ -10,21 +10,6 @@ from types import MappingProxyType
 
 from offload.metrics.metric_names import METRICS
 
-__all__ = [
-    "BASES",
-    "ENGINES",
-    "EXPERIMENTS",
-    "FIGURES",
-    "GUESS_METRICS",
-    "GUESS_SPLITS",
-    "LAYOUTS",
-    "OBJECTIVES",
-    "REPLAYED",
-    "RUN_FORMATS",
-    "SUITE_NAMES",
-    "TABLE_ENDINGS",
-]
-
 ENGINES: Mapping[str, str] = MappingProxyType(
     {
         "auto": "the recurrence on FIFO lanes, part by part on a long trace; the event engine where modes ask for more",

@@ -28,8 +28,6 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Comparison", "DoesNotFit", "compare", "not_told_from", "what_binds", "what_binds_it"]
-
 
 @dataclass(frozen=True, slots=True)
 class DoesNotFit:

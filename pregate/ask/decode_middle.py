@@ -12,8 +12,6 @@ from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 from traces.synthesis.dials import Dials
 
-__all__ = ["DECODED", "SETTLED", "WARMED", "middle_of_decode", "middle_tokens", "tokens_timed"]
-
 DECODED = 32
 """Tokens simulated of a longer decode."""
 

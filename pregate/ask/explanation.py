@@ -32,7 +32,6 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MOVE", "Explanation", "Swing", "explain"]
 
 MOVE = 0.1
 """How far a number is moved for its `Swing`: 10 %."""

@@ -21,8 +21,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.transforms.rebatching import rebatch
 
-__all__ = ["fewest_sequences", "largest_batch"]
-
 MOST_CELLS = 1 << 30
 """Chosen experts of a trace (tokens x layers x top_k) up to which it is made: 2 GiB."""
 

@@ -12,8 +12,6 @@ from offload.policy import Policy
 from offload.policy_parts.cache import Cache
 from traces.routing import RoutingTrace
 
-__all__ = ["Standing", "are_ranked", "kept_in_view", "standing_of", "told_apart"]
-
 Standing = Literal["", "ceiling", "approximate"]
 """Why a design is told apart from those that answer: it knows the future, or its output is not the model's; "" not."""
 

@@ -7,8 +7,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.model.dtypes import Dtype
 from traces.routing import RoutingTrace
 
-__all__ = ["describe_size", "with_recorded_experts"]
-
 _SAME = 0.01
 """Sizes within this share are the same: blocks of scales differ by less between writers of one format."""
 

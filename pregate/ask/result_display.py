@@ -13,7 +13,6 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "fields_of", "html_rows", "html_table", "one_line", "to_dataframe"]
 
 COLUMNS: dict[str, str] = {
     "policy": "policy",

@@ -10,8 +10,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.recorded.dials import default_error, recorded_hit_rates
 from traces.routing import RoutingTrace
 
-__all__ = ["describe_routing"]
-
 
 def describe_routing(model: ModelArchitecture, trace: RoutingTrace, results: Iterable[SimulationResult]) -> str:
     """Where the routing is from; of a synthetic one with a cache, what an LRU of its size hits on recorded traces."""

@@ -38,14 +38,6 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "Disagreement",
-    "SimulationResult",
-    "asked_of",
-    "interpret",
-    "simulate",
-]
-
 
 class Disagreement(PregateError):
     """An engine gave an op other times than SimPy, the definition, does."""

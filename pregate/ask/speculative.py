@@ -11,8 +11,6 @@ from offload.policies import policy_named
 from offload.policy_parts.speculation import Speculation, speculation_named
 from traces.errors import InvalidInput
 
-__all__ = ["Drafting", "drafting_named", "with_and_without"]
-
 DRAFT_S = "stack.draft_s"
 """The number of the machine that is the time of a drafted token."""
 

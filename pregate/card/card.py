@@ -15,8 +15,6 @@ from pregate.card.turning_points import TurningPoint
 from pregate.engines.writing import Flags
 from pregate.validation.ledger import Predicted
 
-__all__ = ["Card", "named_parts", "predictions_of"]
-
 N_SHOWN = 3
 """Designs that a card shows."""
 

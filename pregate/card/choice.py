@@ -15,18 +15,6 @@ from pregate.ask.timing.time_errors import holds_one, interval_of_ratio
 from pregate.card.designs import RESEARCH
 from pregate.card.judged_design import TAGS, Expected, Judged
 
-__all__ = [
-    "Ranking",
-    "between_machines",
-    "ranking_of",
-    "ratio",
-    "span_of",
-    "standing",
-    "times_of",
-    "times_with_interval",
-    "weakest",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Ranking:

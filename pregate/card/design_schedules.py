@@ -13,8 +13,6 @@ from pregate.ask.capturing.request import Request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.card.designs import Planned
 
-__all__ = ["DesignSchedules"]
-
 
 @dataclass(slots=True, eq=False, repr=False)
 class DesignSchedules:

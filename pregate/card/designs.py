@@ -20,21 +20,6 @@ from pregate.engines.flag_table import engines as flags_of_engines
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = [
-    "ENGINES",
-    "RESEARCH",
-    "EngineDesign",
-    "Planned",
-    "all_planned",
-    "brings_weights",
-    "designs_of",
-    "engine_offers",
-    "n_together",
-    "offered",
-    "plan_design",
-    "stacks_for",
-]
-
 RESEARCH = "streams"
 """The stack of designs that this project's runtime executes and no engine offers."""
 

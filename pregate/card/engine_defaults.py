@@ -10,8 +10,6 @@ from pregate.card.designs import all_planned, brings_weights, engine_offers
 from pregate.card.job import Workpiece
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["engine_designs", "settled_designs"]
-
 
 def engine_designs(stack: str) -> tuple[str, ...]:
     """What an engine offers, whatever the workload and the memory; none where `stack` is no engine's.

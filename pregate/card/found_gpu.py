@@ -11,8 +11,6 @@ from hwmodels.specs.machine_fields import HOST_MEMORY, WAYS
 from hwmodels.specs.machine_files import component_names, hardware_names, load_component
 from hwmodels.specs.spec import Accelerator, LinkSpec
 
-__all__ = ["Gpu", "find_gpu", "link_of", "nearest_accelerator"]
-
 _LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.375e9}
 """A lane of each generation of PCI Express after encoding (PCI-SIG, base specifications: 2.5, 5, 8, 16, 32 and 64 GT/s;
 8b/10b, 128b/130b from the third on, 236 of 256 bytes in the sixth)."""

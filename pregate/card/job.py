@@ -22,8 +22,6 @@ from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile, popularity_of, shared_popularity
 
-__all__ = ["JUDGED", "MAX_TOKENS", "RequestLoad", "Workpiece", "largest_workload", "recorded_job", "workpiece"]
-
 JUDGED = 128
 """Decode steps of a recorded trace that are timed at most, the first ones."""
 

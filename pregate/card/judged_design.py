@@ -31,8 +31,6 @@ from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.modes import FIFO
 from traces.errors import unknown_name
 
-__all__ = ["TAGS", "Expected", "Judged", "PhaseUse", "judge", "objective_of"]
-
 TAGS = ("claimed", "extrapolated", "fitted")
 """What a number rests on, the weakest first."""
 

@@ -19,8 +19,6 @@ from simulator.explain.critical_path import walk
 from simulator.explain.sensitivity import elasticities
 from traces.foundation.documents import read_yaml
 
-__all__ = ["Narrowing", "narrowing"]
-
 DOUBTS = Path(__file__).parent / "doubts.yaml"
 
 _MEASURED_BY = {

@@ -34,9 +34,6 @@ from traces.model.tensor_parallel import sharded
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["NothingFits", "plan", "platforms_of", "ranked_on", "routing_of", "work_of"]
-
-
 _FEWER = ("q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "iq1_s")
 """Formats to try where a model does not fit, the widest first."""
 

@@ -26,8 +26,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["Limit", "cards_at_once", "roomy_memory", "speed_limit"]
-
 _ROOMY = 1 << 50
 """Bytes of a memory that holds any model."""
 

@@ -18,8 +18,6 @@ from hwmodels.specs.machine_files import component_names, load_component
 from hwmodels.specs.spec import Host
 from pregate.card.found_gpu import Gpu, find_gpu, link_of, nearest_accelerator
 
-__all__ = ["DEFAULT_HARDWARE", "Found", "find_machine"]
-
 DEFAULT_HARDWARE = "rtx-4090"
 """The machine whose card is shown where there is no accelerator."""
 

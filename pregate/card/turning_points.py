@@ -31,8 +31,6 @@ from pregate.draw.render import si
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["AXES", "TurningPoint", "turning_points"]
-
 AXES: Mapping[str, str] = ReadOnly(
     {
         "link.h2d_bytes_per_s": "link",

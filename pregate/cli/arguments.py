@@ -7,8 +7,6 @@ from typing import Any
 
 from traces.errors import InvalidInput
 
-__all__ = ["check_arguments", "check_together", "is_typed"]
-
 _OF_SYNTHESIS = ("--input-tokens", "--output-tokens", "--active")
 _OWN_SEED = ("optimize", "validate")
 """Commands whose seed is of more than a synthetic trace."""

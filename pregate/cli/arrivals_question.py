@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pregate.economics.batching import Server
     from traces.requests import ArrivalTrace
 
-__all__ = ["ArrivalsQuestion"]
 
 USUAL_RATE = 0.1
 """Requests a second of Poisson arrivals where nothing else is said."""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pregate.card.card import Card
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["say_as_published", "say_cards_in_turn", "say_left_out", "say_scale_of_fp8", "say_stood_for", "say_weights"]
 
 _WIDE = 16
 """Bits a weight of what few run at home as it was published."""

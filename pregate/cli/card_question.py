@@ -16,8 +16,6 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["CardQuestion"]
-
 
 @dataclass(frozen=True, slots=True)
 class CardQuestion:

@@ -14,8 +14,6 @@ from typing import Any, get_args, get_origin
 
 import typer
 
-__all__ = ["Coercion", "coerced_here"]
-
 _PLACE = "_runtime_param"
 """Where typer keeps what coerces a parameter, None until it is read."""
 

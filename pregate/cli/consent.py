@@ -11,7 +11,6 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["require_consent", "require_consent_along", "require_consent_to_points"]
 
 LARGE_JOB_LAYERS = 5_000_000
 """Forward passes x layers of a workload that is simulated without being asked again: some minutes a design."""

@@ -15,8 +15,6 @@ from pregate.cli.option_values import check_storage
 if TYPE_CHECKING:
     from pregate.running.devices import Device
 
-__all__ = ["DeviceOptions"]
-
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typer import Typer
 
-__all__ = ["application", "main"]
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as a shell has it: 128 and the number of the signal."""

@@ -8,8 +8,6 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, get_type_hints
 
-__all__ = ["Command", "given_as", "options_of", "takes"]
-
 Command = Callable[..., None]
 
 

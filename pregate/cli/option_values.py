@@ -22,21 +22,6 @@ if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
 
-__all__ = [
-    "as_recorded",
-    "assumed",
-    "build_cache",
-    "build_machine",
-    "build_model",
-    "build_modes",
-    "build_trace",
-    "check_storage",
-    "distinct",
-    "formats_asked",
-    "listed",
-    "machine_names",
-]
-
 
 _MODES = {
     "hbm": "hbm_shared",

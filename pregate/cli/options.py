@@ -9,14 +9,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = [
-    "CHECKED", "Active", "BackendName", "Batch", "BatchOrMax", "CacheText", "Check", "Designs", "Dtype", "Engine",
-    "Format", "Formats", "Gantt", "Graphs", "Hardware", "Hbm", "InputTokens", "Jobs", "LedgerFile", "LinkSpeed",
-    "Metric", "Model", "ModesText", "NoSchedules", "OutputFormat", "OutputTokens", "Page", "PlacementText",
-    "Policy", "PolicyOrUsual", "Popularity", "Seed", "Sets", "Speculative", "Stack", "Tier", "TimelineFile",
-    "TopK", "TraceFile", "Yes",
-]  # fmt: skip
-
 
 class Format(StrEnum):
     """How results are printed."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-__all__ = ["called_here"]
-
 _ELSEWHERE = {
     "--hardware": ("--gpu", "--gpus", "--card", "--device", "--machine", "--accelerator", "--hw"),
     "--stack": ("--engine", "--framework", "--runtime", "--software", "--server"),

@@ -14,17 +14,6 @@ from traces.foundation.atomic_files import require_writable
 if TYPE_CHECKING:
     from offload.timeline import Timeline
 
-__all__ = [
-    "require_folder",
-    "require_folder_to_be",
-    "require_ledger",
-    "require_picture",
-    "require_timelines",
-    "require_trace_file",
-    "say_written",
-    "write_timelines",
-]
-
 
 def require_ledger(path: Path) -> None:
     """Raise `InvalidInput` before the work unless predictions can be written behind what the ledger has."""

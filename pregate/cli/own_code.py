@@ -7,8 +7,6 @@ from typing import Any
 
 from traces.errors import InvalidInput
 
-__all__ = ["load_own_policies"]
-
 TAKE_DESIGNS = ("policy", "policies", "now")
 """The options whose text names designs."""
 

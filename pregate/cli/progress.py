@@ -12,8 +12,6 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["progress_console", "spinner"]
-
 
 def progress_console() -> Console:
     """Standard error for lines that move, which they do on a terminal alone: colours that an environment asks for in a

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
 
-__all__ = ["ENGINES", "Question", "asks", "placed_by_counts"]
 
 ENGINES = ("engine", "check", "modes")
 """Options of those commands only that run an engine of the user's choice."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pregate.sweeps.machines import MachineRecipe
     from pregate.sweeps.workloads import TraceRecipe
 
-__all__ = ["SearchQuestion"]
 
 _USUAL = "gpu_only,on_demand,pregate"
 _RANGE = re.compile(r"(.+?)\.\.(.+?)(?::(linear|log))?")

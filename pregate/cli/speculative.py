@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pregate.ask.speculative import Drafting
 
-__all__ = ["drafting_of", "with_draft_time"]
-
 
 def drafting_of(text: str | None) -> Drafting | None:
     """What the option says; None where it is left out."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 
-__all__ = ["limit_reached"]
-
 _UNMAPPED = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 """What the loader of shared libraries says where memory is short, inside an `ImportError`, or llvmlite's `OSError`."""
 

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
 
-__all__ = ["longest_of", "say_beyond_context"]
-
 
 def longest_of(trace: RoutingTrace) -> int:
     """Tokens of the longest sequence of a trace, and the one that its last pass makes."""

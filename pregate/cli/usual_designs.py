@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
 
-__all__ = [
-    "IN_QUEUES", "OFFLOADING", "OR_ENGINE", "along_axes", "asks_about_offloading", "of_trace", "of_work", "say_engine",
-]  # fmt: skip
 
 OR_ENGINE = "or what the engine of --stack runs"
 """Of the help of `--policies`, behind the designs of a command."""

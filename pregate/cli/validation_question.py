@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pregate.validation.cases import CaseGroup
     from pregate.validation.session import ValidationPlan
 
-__all__ = ["ValidationQuestion"]
-
 
 @dataclass(frozen=True, slots=True)
 class ValidationQuestion:

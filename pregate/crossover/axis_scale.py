@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from pregate.sweeps.axes import NAMES, Axis, find_axis, read_axes, rounded
 from traces.errors import InvalidInput
 
-__all__ = ["Scale", "read_scale"]
-
 TOLERANCE = 1e-3
 """Relative width of the last bracket."""
 _FINEST = 1e-6

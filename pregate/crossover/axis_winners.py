@@ -28,8 +28,6 @@ from pregate.sweeps.points import Points, grid_points
 from simulator.batched.batch import Compiled, is_kept
 from traces.errors import InvalidInput
 
-__all__ = ["AxisWinners", "Winner"]
-
 _TIE = 1e-12
 """Policies this close are one: the first asked for wins, and rounding makes no difference."""
 

@@ -8,8 +8,6 @@ from hwmodels.quantity import ReadOnly
 from hwmodels.specs.machine_fields import ALIASES
 from pregate.sweeps.axes import axis_unit
 
-__all__ = ["axis_label", "axis_value", "axis_words", "scale_of"]
-
 _WORDS: Mapping[str, str] = ReadOnly(
     {
         "link.h2d_bytes_per_s": "link bandwidth",

@@ -35,8 +35,6 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Crossover", "Crossovers", "crossovers"]
-
 
 @dataclass(frozen=True, slots=True)
 class Crossover:

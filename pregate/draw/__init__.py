@@ -43,53 +43,36 @@ if TYPE_CHECKING:
         predicted_against_measured,
     )
 
-_HOMES = {
-    "bars": "pregate.draw.comparison_plot",
-    "cost_ranges": "pregate.draw.cost_plot",
-    "draw_front": "pregate.draw.pareto_plot",
-    "expert_heat": "pregate.draw.trace_plots",
-    "fit_against_data": "pregate.draw.calibration_plot",
-    "hit_curves": "pregate.draw.hit_rates",
-    "gantt": "pregate.draw.timelines",
-    "latency_by_rate": "pregate.draw.arrivals_plot",
-    "locality": "pregate.draw.trace_plots",
-    "naive_bars": "pregate.validation.report.validation_plots",
-    "op_errors": "pregate.validation.report.validation_plots",
-    "predicted_above_measured": "pregate.validation.report.validation_plots",
-    "predicted_against_measured": "pregate.validation.report.validation_plots",
-    "predictor_curves": "pregate.draw.predictor_plot",
-    "published_against_predicted": "pregate.draw.accuracy_plot",
-    "residency_curves": "pregate.draw.trace_plots",
-    "save_figure": "pregate.draw.style",
-    "sweep_lines": "pregate.draw.sweep_plot",
-    "sweep_map": "pregate.draw.sweep_maps",
-    "tornado": "pregate.draw.tornado_plot",
-    "winners": "pregate.draw.crossover_plot",
+_NAMES = {
+    "pregate.draw.accuracy_plot": "published_against_predicted",
+    "pregate.draw.arrivals_plot": "latency_by_rate",
+    "pregate.draw.calibration_plot": "fit_against_data",
+    "pregate.draw.comparison_plot": "bars",
+    "pregate.draw.cost_plot": "cost_ranges",
+    "pregate.draw.crossover_plot": "winners",
+    "pregate.draw.hit_rates": "hit_curves",
+    "pregate.draw.pareto_plot": "draw_front",
+    "pregate.draw.predictor_plot": "predictor_curves",
+    "pregate.draw.style": "save_figure",
+    "pregate.draw.sweep_maps": "sweep_map",
+    "pregate.draw.sweep_plot": "sweep_lines",
+    "pregate.draw.timelines": "gantt",
+    "pregate.draw.tornado_plot": "tornado",
+    "pregate.draw.trace_plots": "expert_heat locality residency_curves",
+    "pregate.validation.report.validation_plots": (
+        "naive_bars op_errors predicted_above_measured predicted_against_measured"
+    ),
 }
+"""Modules, and what each has of the names below."""
+
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "bars",
-    "cost_ranges",
-    "draw_front",
-    "expert_heat",
-    "fit_against_data",
-    "gantt",
-    "hit_curves",
-    "latency_by_rate",
-    "locality",
-    "naive_bars",
-    "op_errors",
-    "predicted_above_measured",
-    "predicted_against_measured",
-    "predictor_curves",
-    "published_against_predicted",
-    "residency_curves",
-    "save_figure",
-    "sweep_lines",
-    "sweep_map",
-    "tornado",
-    "winners",
-]
+    "bars", "cost_ranges", "draw_front", "expert_heat", "fit_against_data", "gantt", "hit_curves", "latency_by_rate",
+    "locality", "naive_bars", "op_errors", "predicted_above_measured", "predicted_against_measured",
+    "predictor_curves", "published_against_predicted", "residency_curves", "save_figure", "sweep_lines", "sweep_map",
+    "tornado", "winners",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pregate.measured.reproduction import Reproduction
     from pregate.measured.table_prediction import TablePrediction
 
-__all__ = ["published_against_predicted"]
 
 _BAND = 0.1
 _ROOM = 1.4

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from pregate.economics.arrival_report import ArrivalReport, UnderArrivals
 
-__all__ = ["latency_by_rate"]
 
 _APART = 1.03
 """Designs of one rate stand so far beside each other, a factor, that their intervals can be told apart."""

@@ -18,7 +18,6 @@ from pregate.draw.style import log_axis, picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["fit_against_data"]
 
 _PHASES = {"decode": ("o", PALETTE[0]), "prefill": ("s", PALETTE[3])}
 _BAND = 0.1

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bars"]
 
 _PANELS = {
     "tokens_per_s": ("tokens/s, prompt included; line: 95 %", 1.0, ""),

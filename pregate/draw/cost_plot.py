@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from pregate.economics.costing import CostReport
 
-__all__ = ["cost_ranges"]
 
 _PANELS = {
     "per_million_tokens": "US$ per million output tokens",

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["winners"]
 
 _NOTHING = "nothing fits"
 _STEP_IN = 0.05

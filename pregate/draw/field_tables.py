@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from pregate.measured.table_prediction import FieldScore, TablePrediction
 
-__all__ = ["error_percent", "field_tables", "score_cells"]
 
 SCORE_HEADS = (
     "group",

@@ -11,8 +11,6 @@ from pregate.draw.style import bare, picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["hit_curves"]
-
 
 @picture
 def hit_curves(found: CacheHits) -> Figure:

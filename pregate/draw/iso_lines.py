@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.contour import QuadContourSet
     from matplotlib.transforms import Bbox
 
-__all__ = ["draw_iso_lines", "number_lines"]
 
 _MARGIN_PX = 4.0
 _SIZE_PT = 8.0

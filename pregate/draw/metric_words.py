@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from hwmodels.quantity import ReadOnly
 
-__all__ = ["metric_words"]
-
 _WORDS: Mapping[str, str] = ReadOnly(
     {
         "tokens_per_s": "tokens/s",

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from zlib import crc32
 
-__all__ = ["MARKERS", "PALETTE", "SeriesStyle", "colours_of", "hatch_number", "styles_of"]
-
 PALETTE = (
     "#4b2db4", "#a52d4b", "#4b78b4", "#b4873c", "#0fc3b4", "#c3d20f",
     "#691e5a", "#9600ff", "#b4b4ff", "#9669f0", "#e18778", "#a50f0f",

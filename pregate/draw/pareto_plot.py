@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_front"]
 
 _MAX_NUMBERED = 10
 _SCALES = {"s": (1e-3, "ms"), "B": (1e9, "GB"), "USD": (1.0, "US$")}

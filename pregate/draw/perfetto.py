@@ -30,7 +30,6 @@ from traces.foundation.atomic_files import whole_file
 if TYPE_CHECKING:
     from hwmodels.platform import Platform
 
-__all__ = ["mismatches", "queue_depth", "simulated_again", "write_comparison", "write_comparisons", "write_trace"]
 
 COPY_LANES = (Lane.H2D, Lane.D2H, Lane.DISK)
 """The lanes whose queues are counted."""

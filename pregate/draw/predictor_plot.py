@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from pregate.ask.replays.predictors import PredictorCurves
 
-__all__ = ["predictor_curves"]
-
 
 @picture
 def predictor_curves(found: PredictorCurves) -> Figure:

@@ -21,21 +21,6 @@ if TYPE_CHECKING:
     from pregate.ask.simulation import SimulationResult
     from pregate.measured.reproduction import Accuracy, Reproduction
 
-__all__ = [
-    "comparison_table",
-    "fit_to_width",
-    "new_table",
-    "prefetch_table",
-    "print_data",
-    "print_json",
-    "print_rows",
-    "print_table",
-    "reproduction_tables",
-    "result_table",
-    "share",
-    "si",
-]
-
 
 def si(value: float, unit: str) -> str:
     """A number in a unit people read: `0.00113, s` is 1.13 ms, bytes are powers of 1000. Dash for NaN."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["INK", "LINE", "PAPER", "SOFT", "bare", "log_axis", "picture", "save_figure", "styled"]
 
 INK, SOFT, LINE, PAPER = "#1f2328", "#555555", "#dddddd", "#ffffff"
 """Text, quieter text, grid and background: the colours that a page replaces by its own."""

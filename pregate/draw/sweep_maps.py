@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from matplotlib.contour import QuadContourSet
     from matplotlib.figure import Figure
 
-__all__ = ["best_map", "sweep_map", "value_map"]
 
 MOST_COLUMNS = 6
 """Most maps side by side."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-__all__ = ["check_drawable", "draw_sweep", "sweep_lines"]
 
 MAX_PICTURES = 24
 """Most pictures of one sweep: further axes are drawn a picture a value."""

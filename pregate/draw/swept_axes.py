@@ -17,17 +17,6 @@ from pregate.sweeps.sweep_table import SweepTable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "cell_edges",
-    "drawn_axes",
-    "metric_label",
-    "metric_scale",
-    "point_words",
-    "scale_axis",
-    "scaled_axis",
-    "sweep_title",
-    "swept_metric",
-]  # fmt: skip
 
 _METRIC_SCALES = {"s": (1e-3, "ms"), "B": (1e9, "GB")}
 """What a metric in SI is drawn in."""

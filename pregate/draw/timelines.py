@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "LANE_NAMES", "gantt"]
 
 COLOURS = {row.family: row.colour for row in KINDS.values()}
 """By family of op; families that meet in a lane differ in lightness too."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from pregate.ask.explanation import Explanation
 
-__all__ = ["tornado"]
 
 _SEEN = 1 / 200
 """The least bar, of the widest: about two pixels."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["expert_heat", "locality", "residency_curves"]
-
 
 @picture
 def expert_heat(trace: RoutingTrace) -> Figure:

@@ -15,7 +15,6 @@ from simulator.arrivals import PROMPTS_ALONE, Batching
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ArrivalReport", "UnderArrivals"]
 
 _SURE = 0.95
 """Share of the draws from which on a design is called the quickest without a doubt."""

@@ -31,8 +31,6 @@ from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.requests import ArrivalTrace
 
-__all__ = ["PERCENTILES", "USUAL", "under_arrivals"]
-
 PERCENTILES = (50, 99)
 """Percentiles over requests that are reported."""
 

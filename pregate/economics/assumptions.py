@@ -14,8 +14,6 @@ from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import NUMBER, Section, read_yaml
 from traces.foundation.read_only import ReadOnly
 
-__all__ = ["SHIPPED", "Assumption", "Assumptions", "load_assumptions"]
-
 SHIPPED = Path(__file__).parent / "assumptions.yaml"
 
 GENERAL = (

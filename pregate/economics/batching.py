@@ -13,8 +13,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.requests import ArrivalTrace
 from traces.transforms.prefix_cache import with_prefix_cache
 
-__all__ = ["MOST_SLOTS", "Prompts", "Server", "batching_of", "usual_pass_tokens", "usual_slots"]
-
 Prompts = Literal["beside", "alone"]
 """How prompts pass: beside tokens of other requests, in parts, or whole and alone, before these."""
 

@@ -15,8 +15,6 @@ from pregate.economics.assumptions import Assumption, Assumptions
 from pregate.economics.serving import RequestShape, Served
 from traces.foundation.read_only import ReadOnly
 
-__all__ = ["DrawnCost", "Draws", "Estimate", "estimate", "unfitted_error"]
-
 _N_DRAWS = 4000
 _HOURS_PER_YEAR = 365.25 * 24
 _SECONDS_PER_YEAR = _HOURS_PER_YEAR * 3600

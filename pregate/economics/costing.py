@@ -30,7 +30,6 @@ from traces.model.architecture import ModelArchitecture
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CostReport", "DesignCost", "costs"]
 
 _NEVER_DAYS = 36525.0
 """A century: what has not paid by then never does."""

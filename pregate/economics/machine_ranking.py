@@ -32,8 +32,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["MachineRanking", "RankedMachine", "rank_machines", "usd"]
-
 _SURE = 0.95
 """Share of the draws from which on a machine is called the cheapest without a doubt."""
 

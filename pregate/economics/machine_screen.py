@@ -15,8 +15,6 @@ from pregate.draw.render import si
 from pregate.economics.cost_draws import Estimate
 from pregate.economics.machine_ranking import MachineRanking, RankedMachine, usd
 
-__all__ = ["ranking_html", "ranking_markdown", "ranking_screen", "ranking_text"]
-
 Rows = list[tuple[str, ...]]
 
 _SHORT = {

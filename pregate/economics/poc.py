@@ -17,8 +17,6 @@ from pregate.economics.serving import LatencyPromise
 from pregate.named import load_hardware, load_model
 from traces.model.formats_by_part import parse_formats
 
-__all__ = ["Poc", "Threshold", "ToMeasure", "plan_poc"]
-
 N_MEASUREMENTS = 3
 
 HOW = {

@@ -12,8 +12,6 @@ from offload.policies import policy_named
 from traces.errors import InvalidInput
 from traces.foundation.documents import Section, read_yaml
 
-__all__ = ["PocFile", "read_poc"]
-
 _MOST_CANDIDATES = 12
 
 

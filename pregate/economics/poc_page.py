@@ -11,8 +11,6 @@ from pregate.economics.cost_draws import Estimate
 from pregate.economics.poc import Poc
 from pregate.validation.report.markup import STYLE, cell, section, table, word_cell
 
-__all__ = ["poc_page"]
-
 _STYLE = """
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 td.wrap { min-width: 9rem; }

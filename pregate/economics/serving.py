@@ -16,8 +16,6 @@ from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged_design import Judged, PhaseUse
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["BATCHES", "LatencyPromise", "RequestShape", "Served", "Unserved", "serve", "served_of", "use_of"]
-
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Batches that are tried."""
 

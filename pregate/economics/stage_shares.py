@@ -10,8 +10,6 @@ from offload.placing.cards import stage_of_layers
 from offload.timeline import Timeline
 from pregate.ask.capturing.request import Request
 
-__all__ = ["stage_shares"]
-
 
 def stage_shares(
     prompt: Request, prompt_run: Timeline, tokens: Request, tokens_run: Timeline, schedule_s: float

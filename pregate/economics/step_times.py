@@ -36,8 +36,6 @@ from traces.routing import RoutingTrace, Step
 from traces.statistics.popularity import PopularityProfile, popularity_of, shared_popularity
 from traces.synthesis.dials import Dials
 
-__all__ = ["PassTime", "PassTimes", "PassTraces", "pass_times", "pass_traces"]
-
 _PROMPTS = 5
 """Lengths of prompts that are simulated, apart by equal factors."""
 

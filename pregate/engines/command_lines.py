@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["flags_of_command"]
-
 _MOST = 2000
 _PARTS = re.compile(r""""[^"]*"|'[^']*'|(?P<mark>&&|;(?=\s)|\n)|[^"'&;\n]+|.""", re.DOTALL)
 _SMI = re.compile(r"(?:sudo\s+)?nvidia-smi\s", re.ASCII)

@@ -12,8 +12,6 @@ from hwmodels.quantity import ReadOnly
 from traces.errors import InvalidInput
 from traces.foundation.documents import Section, read_yaml
 
-__all__ = ["FLAGS_FILE", "HOST_KERNELS", "NOTHING", "EngineFlags", "Flag", "engine_of", "engines"]
-
 FLAGS_FILE = Path(__file__).parent / "flags.yaml"
 
 NOTHING = "nothing"

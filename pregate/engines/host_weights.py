@@ -19,15 +19,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_weight_bytes
 from traces.model.layer_models import models_by_layer
 
-__all__ = [
-    "EXPERTS_ALONE",
-    "brought_in_groups",
-    "budget_of",
-    "copied_as_they_begin",
-    "groups_of",
-    "read_where_they_lie",
-]
-
 EXPERTS_ALONE = "experts"
 """What `--cpu-offload-params` is told of routed experts."""
 

@@ -13,8 +13,6 @@ from hwmodels.quantity import ReadOnly
 from pregate.engines.flag_table import EngineFlags
 from traces.errors import InvalidInput
 
-__all__ = ["N_CARDS", "SHARING_MODES", "CardsSaid"]
-
 SHARING_MODES: Mapping[str, str] = ReadOnly({"llama-cpp": "tensor", "ik-llama": "graph"})
 """What `-sm` says of cards that share every layer, by engine."""
 

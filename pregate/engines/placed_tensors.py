@@ -10,8 +10,6 @@ from traces.errors import InvalidInput
 from traces.model.layer_stack import LayerStack
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["experts_on_host", "is_buffer", "is_pinned", "is_plain_pattern", "layers_on_host", "noted_of_ffns"]
-
 _PATTERN = re.compile(r"[A-Za-z0-9_.:\\|()\[\]\-*+?^$]{1,400}", re.ASCII)
 _MOST_QUANTIFIERS = 6
 _TENSORS = ("gate", "up", "down")

@@ -19,8 +19,6 @@ from pregate.economics.assumptions import load_assumptions
 from traces.errors import InvalidInput
 from traces.foundation.documents import read_yaml
 
-__all__ = ["PROMPT_METRICS", "at_clock", "at_power", "board_watts", "least"]
-
 PROMPT_METRICS = ("prefill_tokens_per_s", "ttft")
 """Metrics of rows that a prompt alone decides."""
 

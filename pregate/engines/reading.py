@@ -36,8 +36,6 @@ from traces.model.dtypes import find_dtype
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.tensor_parallel import sharded
 
-__all__ = ["flags_in", "told_of_flags", "without_flags"]
-
 _MOST = 2000
 _OF_LLAMA = ("llama-cpp", "ik-llama")
 _MICRO_BATCH = 512  # tokens, of llama.cpp and its forks where nothing is said

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from hwmodels.quantity import ReadOnly
 from traces.errors import InvalidInput
 
-__all__ = ["check_engine"]
-
 _UNPRICED: Mapping[str, str] = ReadOnly(
     {
         "vulkan": "llama-cpp, the back end of the card's maker",

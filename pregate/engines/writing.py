@@ -30,9 +30,6 @@ from pregate.engines.multi_card_flags import SHARING_MODES
 from traces.model.architecture import ModelArchitecture
 from traces.model.tensor_parallel import sharded
 
-__all__ = ["NO_OPS", "Flags", "benchmark_of", "flags_of", "named"]
-
-
 _WEIGHTS = "MODEL.gguf"
 """What stands for a file of weights that nobody named."""
 

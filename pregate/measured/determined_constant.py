@@ -10,8 +10,6 @@ from hwmodels.figures import figures_of
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.measured_row import MeasuredRow
 
-__all__ = ["crossing", "determined_constant"]
-
 _REACH = 64.0
 """A constant is sought from a 64th of what is claimed to 64 times it."""
 

@@ -25,7 +25,6 @@ from traces.errors import unknown_name
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXPERIMENTS", "Accuracy", "Reproduction", "reproduce"]
 
 PUBLISHED_ROWS = Path(__file__).parent / "tables" / "pregated_isca24_a100.csv"
 """The published measurements; where they are from stands in SOURCES.md beside them."""

@@ -19,8 +19,6 @@ from pregate.measured.rows.measured_row import COLUMNS, MeasuredRow
 from pregate.routing_traces import default_dials
 from traces.errors import PregateError
 
-__all__ = ["KeptRows"]
-
 _ASIDE = ("source", "value", "unit", "role", "reason", "note")
 """Columns that no prediction depends on."""
 

@@ -51,8 +51,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.model.formats_by_part import parse_formats
 from traces.routing import RoutingTrace
 
-__all__ = ["RowBench"]
-
 
 def _copied_bytes_per_s(figures: Figures, model: ModelArchitecture) -> float:
     """Of copies of one expert, the start of each included."""

@@ -33,8 +33,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.requests import ArrivalTrace
 from traces.routing import RoutingTrace
 
-__all__ = ["ServedRow"]
-
 _STEP = 1e-3
 """By how much passes are longer where it is asked what a metric depends on."""
 

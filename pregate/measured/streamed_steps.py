@@ -27,19 +27,6 @@ from simulator import recurrence
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.documents import read_text
 
-__all__ = [
-    "PARTS",
-    "ReaderConstants",
-    "StreamedRun",
-    "StreamedShape",
-    "constants_of_run",
-    "load_runs",
-    "median_errors",
-    "predict_steps",
-    "reader_figures",
-    "steps_schedule",
-]
-
 STEPS = Path(__file__).parent / "tables" / "streamed_steps.csv"
 """The runs that ship; where they are from stands in SOURCES.md beside them."""
 

@@ -33,7 +33,6 @@ from traces.foundation.gc_pause import uncollected
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["AgainstRepeating", "FieldScore", "PredictedRow", "TablePrediction", "predict_table"]
 
 BASELINES = ("link", "roofline", "repeat")
 """Bytes over the link; a roofline; the first row of the same source, machine and metric repeated."""

@@ -7,8 +7,6 @@ from traces.foundation.memoised_values import LatestValues
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["KeptTraces"]
-
 
 class KeptTraces:
     """The traces asked for last, of up to `most_cells` routing cells."""

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from hwmodels.platform import Platform
 from pregate.measured.rows.measured_row import MeasuredRow
 
-__all__ = ["LARGEST", "in_larger_passes"]
-
 LARGEST = 4096
 """Tokens of the largest pass that is usual: of fifteen prompts of the field that state theirs eight have it."""
 

@@ -11,8 +11,6 @@ from traces.errors import InvalidInput
 from traces.foundation.type_checks import check_fields
 from traces.statistics.drift import DriftTest, MeanShift
 
-__all__ = ["Alert", "Thresholds", "alerts_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:

@@ -15,8 +15,6 @@ from traces.routing import RoutingTrace
 from traces.statistics.locality import decode_layers
 from traces.statistics.permutation import drawn_units, exchanged_by_sequence, p_value, unit_counts
 
-__all__ = ["PlacementLoss", "placement_loss"]
-
 _CELLS = 1 << 22
 """Array cells worked on at a time."""
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from hwmodels.platform import Platform
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["MonitorReport", "ServedDesign", "Window", "monitor"]
-
 
 _LEAST_PERMUTATIONS = 999
 

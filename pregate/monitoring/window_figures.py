@@ -20,8 +20,6 @@ from traces.statistics.locality import (
 )
 from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["PROXIES", "WindowFigures", "window_figures"]
-
 
 @dataclass(frozen=True, slots=True)
 class WindowFigures:

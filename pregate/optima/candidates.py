@@ -22,8 +22,6 @@ from pregate.sweeps.runner import Progress, run_tasks
 from pregate.sweeps.sweep_work import Pricing, SweepWork, plan_work
 from traces.errors import PregateError
 
-__all__ = ["Candidates", "SearchFailed", "evaluated", "joined", "plan_candidates"]
-
 
 class SearchFailed(PregateError):
     """Some evaluations failed, such as in a worker process that was killed."""

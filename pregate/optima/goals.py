@@ -21,8 +21,6 @@ from pregate.spellings.figure_words import figure_named
 from pregate.sweeps.dataset import unit_of
 from traces.errors import InvalidInput
 
-__all__ = ["PRICES", "Constraint", "Goals", "Objective", "figure_names", "read_goals", "shown", "unit"]
-
 PRICES = ("price_usd", "usd_per_token_per_s")
 """Figures that are of a machine's price: that of its accelerators, and that over tokens/s."""
 

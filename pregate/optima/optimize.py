@@ -30,8 +30,6 @@ from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["DEFAULT_OBJECTIVES", "METHODS", "optimize"]
-
 DEFAULT_OBJECTIVES = ("price_usd:min", "tokens_per_s:max")
 METHODS = ("auto", "exhaustive", "optuna")
 _DOES_NOT_FIT = 1e6

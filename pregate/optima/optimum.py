@@ -16,7 +16,6 @@ from pregate.optima.goals import Goals, Objective, shown
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Optimum", "Shortfall", "Toll"]
 
 Row = dict[str, Any]
 """A candidate: `policy`, `settings` by axis, `fields` in SI."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["pareto_front"]
-
 
 def pareto_front(costs: NDArray[np.float64]) -> NDArray[np.int64]:
     """Rows of `costs` (n, n_objectives) that no row dominates: none is at most as much everywhere and less somewhere.

@@ -15,8 +15,6 @@ from pregate.optima.goals import Goals
 from pregate.optima.optimum import Optimum, Shortfall, Toll
 from pregate.optima.pareto import pareto_front
 
-__all__ = ["optimum_of"]
-
 
 def optimum_of(
     candidates: Candidates, goals: Goals, *, model: str, hardware: str, method: str, left_out: Sequence[str],

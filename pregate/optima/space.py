@@ -28,8 +28,6 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["Range", "Space", "read_space"]
-
 _PRICE = "accelerator.price_usd"
 _CARDS = "accelerator.n_cards"
 

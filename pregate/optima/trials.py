@@ -22,7 +22,6 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
-__all__ = ["GENERATION", "Point", "Trials", "points_as_axes"]
 
 GENERATION = 50
 """Trials of one generation, and of one batch."""

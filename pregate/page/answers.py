@@ -43,8 +43,6 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["METRICS", "document"]
-
 METRICS = ("tpot_s", "ttft_s", "moe_layer_latency_s", "tokens_per_s")
 """What a page answers, in the order of its cube."""
 

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ArrayBlock"]
-
 _NAMES = {"u1": "Uint8Array", "u2": "Uint16Array", "u4": "Uint32Array", "i4": "Int32Array", "f4": "Float32Array",
           "f8": "Float64Array"}  # fmt: skip
 """What JavaScript calls the types."""

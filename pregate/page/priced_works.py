@@ -11,8 +11,6 @@ from hwmodels.cost import Costs, Parts, parts_of, price_figures
 from hwmodels.figures import Figures
 from offload.ops import Work
 
-__all__ = ["PricedWorks"]
-
 
 class PricedWorks:
     """The prices of one machine, `figures`, at each of its `links`, (n_links,) bytes/s."""

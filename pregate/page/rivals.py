@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from pregate.ask.timing.time_errors import TimeError, holds_one, interval_of_ratio
 
-__all__ = ["Known", "rivals"]
-
 Known = tuple[NDArray, Sequence[TimeError | None]]  # type: ignore[type-arg]
 """The metrics of a design, (n_metrics,), and what each is off by."""
 

@@ -14,8 +14,6 @@ from pregate.card.job import MAX_TOKENS
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["AS_ROUTED", "PageSubject", "Stop", "active_experts", "link_stops", "with_hbm"]
-
 AS_ROUTED = 0
 """Active experts as the made-up routing has them, not forced."""
 

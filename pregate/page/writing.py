@@ -27,8 +27,6 @@ from traces.errors import InvalidInput
 from traces.foundation.atomic_files import whole_file
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["asset", "explore_page", "page_html"]
-
 _ASSETS = Path(__file__).parent / "assets"
 
 _MOST_BYTES = 64 << 20

@@ -32,16 +32,6 @@ if TYPE_CHECKING:
     from runtime.backends.backend import Backend
     from runtime.programs.passes import Passes
 
-__all__ = [
-    "Device",
-    "capture_on",
-    "make_backend",
-    "memory_of_device",
-    "request_on",
-    "require_graphs",
-    "require_storage",
-    "resolve",
-]
 
 _LIBRARIES_BYTES = 256 << 20
 """What a plan leaves of a CUDA device's free memory: workspaces of the BLAS library (at most 32 MiB a stream), pools

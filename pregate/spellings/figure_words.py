@@ -8,8 +8,6 @@ from types import MappingProxyType
 
 from traces.errors import UnknownName, unknown_name
 
-__all__ = ["figure_named"]
-
 _FIRST = ("ttft", "ttft_s")
 _TOKEN = ("tpot", "tpot_s")
 _WHOLE = ("request", "makespan_s")

@@ -10,18 +10,6 @@ from hwmodels.specs.spec import Host
 from pregate.spellings.names import KNOWN, our_name
 from traces.errors import InvalidInput
 
-__all__ = [
-    "bytes_of",
-    "chosen_host",
-    "host_and_memory",
-    "host_and_numbers",
-    "host_with_memory",
-    "is_memory",
-    "part_as_ours",
-    "sizes_of",
-    "without_drives",
-]
-
 _BESIDE_HOST = re.compile(
     r"(?P<host>[^,;]+?)\s*(?:[,;]|\bw/|\bwith\b|(?<!max)\+|\s(?=\d{1,2}[\s-]?ch|\d{1,2}\s?[x\u00d7*]\s?\d{1,3}\s?G|\d{2,4}\s?Gi?B|"
     r"\d[\d.]*\s?Ti?B|L?P?DDR\d|\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>.*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?(?:[GT]i?B|G\b)).*)",

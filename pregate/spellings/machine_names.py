@@ -21,11 +21,6 @@ from pregate.spellings.plain_names import AND, BESIDE_CARD, GIGABYTES, SIZE, pla
 from pregate.spellings.same_cards import has_bytes
 from traces.errors import InvalidInput
 
-__all__ = [
-    "are_different", "card_and_memory", "cards_and_beside", "machine_and_numbers", "machines_listed",
-    "parts_of_machine", "several", "words_of_machines",
-]  # fmt: skip
-
 _DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
 _SEVERAL = re.compile(
     r"(?P<n>\d{1,2})\s+(?P<card>[a-wyz].*)|(?P<m>\d{1,3})\s*[x\u00d7*]\s*(?P<close>[a-z0-9].*)|"

@@ -13,8 +13,6 @@ from pregate.spellings.ollama_library import dense_tag, of_library
 from traces.model.architecture import architecture_names, load_architecture
 from traces.model.same_models import SAME_AS
 
-__all__ = ["formats_as_ours", "formats_of_file", "model_and_format", "of_ollama"]
-
 _QUANT = re.compile(
     r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ|GPTQ(?:-Int[48])?|"
     r"(?:quantized[._])?W\dA\d{1,2})"

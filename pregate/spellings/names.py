@@ -19,8 +19,6 @@ from pregate.spellings.same_cards import may_be, same_cards
 from traces.model.architecture import architecture_names
 from traces.model.same_models import SAME_AS
 
-__all__ = ["FILES", "KNOWN", "our_name"]
-
 FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
 """How files of models and machines end."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["dense_tag", "of_library"]
-
 _TAGS: Mapping[str, str] = {
     "mixtral": "mixtral-8x7b",
     "dolphin-mixtral": "mixtral-8x7b",

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-__all__ = ["AND", "BESIDE_CARD", "GIGABYTES", "SIZE", "plain_name", "spelled", "without_brackets"]
-
 _MAKERS = re.compile(r"\b(nvidia|geforce|amd|radeon|instinct|tesla|intel)\b|\((r|tm)\)")
 _SERIES = re.compile(
     r"\b(ryzen)-[3579]-|\b(xeon)-(?:platinum|gold|silver|bronze)-|\b(core)-(?:i\d|ultra-\d)-|\bryzen-(threadripper)\b"

@@ -10,8 +10,6 @@ from hwmodels.specs.machine_files import load_component
 from hwmodels.specs.spec import Accelerator
 from pregate.spellings.plain_names import AND, SIZE
 
-__all__ = ["has_bytes", "may_be", "same_cards"]
-
 _FAMILIES = re.compile(r"\b(?:radeon-pro|arc-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
 
 

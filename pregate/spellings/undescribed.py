@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["why_undescribed"]
-
 _KINDS = (
     (r"gaudi|\bhpu\b|habana", "Intel Gaudi"),
     (r"\btpu\b|\bironwood\b|\btrillium\b", "Google TPU"),

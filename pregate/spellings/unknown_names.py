@@ -15,8 +15,6 @@ from pregate.spellings.plain_names import SIZE, plain_name, spelled
 from pregate.spellings.undescribed import why_undescribed
 from traces.errors import UnknownName, unknown_name
 
-__all__ = ["is_name_of", "unknown"]
-
 _POWER = re.compile(r"\b\d{1,4}\s?W\b(?!/)", re.ASCII | re.IGNORECASE)
 _OF_APPLE = re.compile(r"\b(?:mac|macbook|imac|apple)\b|^m[1-9]\b")
 _MEMORY = re.compile(r"\bgddr\w+", re.IGNORECASE)

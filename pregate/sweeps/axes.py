@@ -27,11 +27,6 @@ from traces.model.dtypes import find_dtype
 from traces.model.files.llama_mixes import is_mix
 from traces.model.formats_by_part import FORMAT_PARTS, check_formats
 
-__all__ = [
-    "FORMATS", "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "TIER_SIZE", "WORKLOAD", "Axis", "LatinHypercube",
-    "axis_unit", "find_axis", "read_axes", "rounded", "spaced",
-]  # fmt: skip
-
 MACHINE = ("hardware", "accelerator", "link", "host", "storage", "stack")
 """Axes that swap a part of the machine for another by name."""
 FORMATS = tuple(f"formats.{part}" for part in FORMAT_PARTS)

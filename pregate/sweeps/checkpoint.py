@@ -20,8 +20,6 @@ from pregate.sweeps.tasks import TaskOutcome
 from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.atomic_files import whole_file
 
-__all__ = ["Checkpoint"]
-
 FORMAT = "pregate.sweep.task"
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.safetensors")
 

@@ -14,8 +14,6 @@ from pregate.sweeps.axes import Axis
 from pregate.sweeps.points import Points
 from pregate.sweeps.sweep_table import NamedArray, SweepTable
 
-__all__ = ["build_table", "unit_of"]
-
 _NAMES = (
     "policy", "model", "hardware", "stack", "schedule_digest", "trace_digest", "routing", "prefetches", "timeline",
     "rate_error",

@@ -19,7 +19,6 @@ from traces.foundation.atomic_files import require_writable, whole_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["check_output", "write_table"]
 
 _IN_MEMORY_BYTES = 1 << 30
 """Largest result that is put together in memory before it is written (1 GiB)."""

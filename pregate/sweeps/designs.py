@@ -13,8 +13,6 @@ from offload.policy import Cache, Policy
 from pregate.sweeps.axes import Axis
 from traces.errors import InvalidInput
 
-__all__ = ["Design", "read_designs"]
-
 _PREGATE = re.compile(r"pregate(?![a-z_(])")
 """A preset that looks ahead, and does not say how far."""
 

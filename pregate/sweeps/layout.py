@@ -16,8 +16,6 @@ from pregate.sweeps.planning import Hole, SweepPlan
 from pregate.sweeps.points import Points
 from pregate.sweeps.tasks import TaskOutcome
 
-__all__ = ["Layout", "lay_out", "scatter"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:

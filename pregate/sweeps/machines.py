@@ -15,8 +15,6 @@ from pregate.sweeps.axes import MACHINE
 from traces.errors import InvalidInput
 from traces.foundation.type_checks import check_fields
 
-__all__ = ["MachineRecipe", "platform_at"]
-
 
 @dataclass(frozen=True, slots=True)
 class MachineRecipe:

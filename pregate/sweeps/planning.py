@@ -41,18 +41,6 @@ from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = [
-    "Hole",
-    "PlanGroup",
-    "Planner",
-    "Subject",
-    "SweepPlan",
-    "check_tier_axis",
-    "plan_points",
-    "read_subject",
-    "with_figures",
-]
-
 _HBM = "accelerator.hbm_bytes"
 _FIGURES = frozenset(figure_keys())
 

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from pregate.sweeps.axes import Axis
 from traces.errors import InvalidInput
 
-__all__ = ["MAX_EVALUATIONS", "Points", "grid_points", "sample_points"]
-
 MAX_EVALUATIONS = 50_000_000
 """Most points x policies of one sweep: their results alone take about 8 GB."""
 

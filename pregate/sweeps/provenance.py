@@ -19,8 +19,6 @@ from pregate.sweeps.workloads import TraceRecipe
 from simulator.modes import Modes
 from traces.routing import RoutingTrace
 
-__all__ = ["describe", "engine_used"]
-
 _MAX_LISTED = 256
 """Digests spelled out in one attribute: HDF5 takes 64 KiB for all attributes of a file."""
 

@@ -19,8 +19,6 @@ from pregate.sweeps.checkpoint import Checkpoint
 from pregate.sweeps.tasks import Task, TaskOutcome, run_task
 from traces.errors import InvalidInput
 
-__all__ = ["Progress", "check_jobs", "opened", "run_tasks"]
-
 _IN_FLIGHT = 64
 """Tasks handed to an executor at a time: enough for any cluster's queue, few enough to hold in memory."""
 

@@ -14,8 +14,6 @@ from pregate.sweeps.sweep_table import SweepTable, table_of
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["apart", "best_policy", "summarise"]
-
 
 def best_policy(data: SweepTable | xr.Dataset, metric: str = "tokens_per_s", *axes: str) -> NDArray[np.int64]:
     """Index of the ranked policy (`pregate.ask.ranked_designs`) with the best `metric` at each point, (...) over the

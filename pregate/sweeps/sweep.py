@@ -30,8 +30,6 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SweepFailed", "sweep", "sweep_table"]
-
 
 class SweepFailed(PregateError):
     """Some tasks failed. `dataset` has what the others found; the failed ones' points are empty, `fits` False."""

@@ -21,8 +21,6 @@ from traces.foundation.documents import Section, read_yaml
 from traces.recorded import recorded_path
 from traces.synthesis.dials import Dials
 
-__all__ = ["read_sweep"]
-
 
 def read_sweep(path: Path, policies: Sequence[str] | None = None) -> dict[str, Any]:
     """The arguments of `pregate.sweep` that the YAML (or JSON) file at `path` states, `policies` in place of its own.

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["NamedArray", "SweepTable", "table_of"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NamedArray:

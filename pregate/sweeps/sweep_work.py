@@ -21,8 +21,6 @@ from pregate.sweeps.tasks import Task, TaskOutcome, task_digest
 from simulator.modes import Modes
 from traces.errors import InvalidInput
 
-__all__ = ["CHUNK_MACHINES", "SMALL_CHUNK_MACHINES", "Pricing", "SweepWork", "plan_work"]
-
 CHUNK_MACHINES = 1024
 SMALL_CHUNK_MACHINES = 32
 """Machines of one task, the few where each takes long: on the event engine, or with draws. Results do not depend on it;

@@ -35,8 +35,6 @@ from simulator.batched.batch import Compiled
 from simulator.modes import Modes
 from traces.errors import InvalidInput
 
-__all__ = ["Task", "TaskOutcome", "run_task", "task_digest"]
-
 _MEMO_BYTES = 1 << 29
 """Schedules that a process keeps in memory (512 MiB)."""
 

@@ -17,8 +17,6 @@ from traces.statistics.popularity import PopularityProfile
 from traces.synthesis.dials import Dials
 from traces.transforms.rebatching import rebatch
 
-__all__ = ["TraceRecipe", "check_workload_axes", "fills_memory", "model_at", "trace_at"]
-
 _OF_SYNTHESIS = ("input_tokens", "output_tokens", "n_active")
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from runtime.pregated.training.experiment_plan import ExperimentPlan
 
-__all__ = ["GateStudy", "load_gate_study", "train"]
 
 _MOST = 1_000_000
 

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from runtime.pregated.corpus.tokens import Tokenizer
     from runtime.pregated.transformer import MoeTransformer
 
-__all__ = ["ReplayMismatch", "generate", "ids_wait_s"]
 
 _MOST_TOKENS = 1 << 16
 _FIGURES = ("tpot_s", "ttft_s", "tokens_per_s", "stall_share", "hit_rate")

@@ -12,8 +12,6 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DesignGeneration", "Generation"]
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DesignGeneration:

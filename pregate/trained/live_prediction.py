@@ -18,8 +18,6 @@ from pregate.draw.perfetto import simulated_again
 from runtime.backends.pacing import CHUNK_BYTES
 from simulator.live_issue import Deciding, issued_live
 
-__all__ = ["deciding_of", "knows_deciding", "predicted_live"]
-
 _PROCESSORS = (Lane.HOST, Lane.COMPUTE, Lane.CPU)
 """Lanes whose time is a processor's, where the device is one too."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["CHUNKS_MIB", "CPU_S_PER_OP", "CPU_S_PER_SETTING", "DEFAULT", "designs_to_try"]
-
 DEFAULT = "pregate"
 """The design of a command that names none."""
 

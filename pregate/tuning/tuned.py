@@ -33,8 +33,6 @@ from traces.routing import RoutingTrace
 from traces.statistics.drift import DriftTest, drift_between
 from traces.statistics.popularity import popularity_of
 
-__all__ = ["Gain", "Setting", "Tuned", "gain_of", "halves", "judged_setting", "tune"]
-
 LEAST_PROMPT = 32
 """Prompt tokens from which on they say which experts are popular."""
 

@@ -15,8 +15,6 @@ from pregate.tuning.tuned import Tuned
 from traces.errors import InvalidInput
 from traces.foundation.atomic_files import whole_file
 
-__all__ = ["read_tuned", "write_tuned"]
-
 
 def write_tuned(
     tuned: Tuned,

@@ -16,8 +16,6 @@ from traces.errors import unknown_name
 from traces.model.architecture import ModelArchitecture, PublishedCounts
 from traces.routing import RoutingTrace
 
-__all__ = ["SUITES", "SUITE_POLICIES", "CaseGroup", "CaseWorkload", "shortened", "suite_named"]
-
 SUITE_POLICIES = ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru")
 """Designs that a suite compares."""
 

@@ -20,17 +20,6 @@ from typing import Any
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import read_text
 
-__all__ = [
-    "Entered",
-    "Ledger",
-    "Predicted",
-    "Prediction",
-    "Score",
-    "append_measured",
-    "append_predictions",
-    "load_ledger",
-]
-
 MAX_BYTES = 32 << 20
 MAX_LINES = 100_000
 MAX_LINE = 64 << 10

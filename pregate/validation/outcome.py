@@ -19,7 +19,6 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COMPARED_METRICS", "Case", "CaseOutcome", "CasePrediction", "Measurement", "OpTime", "Validation"]
 
 COMPARED_METRICS = (
     "tpot_s", "tpot_p50_s", "tpot_p99_s", "ttft_s", "moe_layer_latency_s", "makespan_s", "stall_s", "tokens_per_s",

@@ -35,16 +35,6 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = [
-    "PreparedCase",
-    "exact_counts",
-    "exact_figures",
-    "op_times",
-    "predict",
-    "predictions_document",
-    "prepare_cases",
-]
-
 _MOVING = {"h2d_bytes": Lane.H2D, "d2h_bytes": Lane.D2H, "disk_bytes": Lane.DISK}
 
 

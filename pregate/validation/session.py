@@ -29,8 +29,6 @@ from runtime.microbench.session import cpu_link
 from traces.errors import InvalidInput
 from traces.foundation.atomic_files import whole_file
 
-__all__ = ["PREDICTIONS", "RUNS", "ValidationPlan", "device_of", "provenance_of", "rejudge", "validate"]
-
 PREDICTIONS = "predictions.json"
 """Where the predictions are written down before the first run."""
 

@@ -18,8 +18,6 @@ from offload.slots.memory import CapacityExceeded
 from runtime.programs.precedence import Order
 from traces.errors import PregateError
 
-__all__ = ["Action", "Backend", "Copy", "DeviceBudget", "LaneFailure", "Times"]
-
 
 class LaneFailure(PregateError):
     """An op failed on the device; the message names it, the cause is chained. Nothing of the run is kept."""

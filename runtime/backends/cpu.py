@@ -28,8 +28,6 @@ from runtime.memory import aligned, host_memory
 from runtime.programs.precedence import Order
 from traces.errors import InvalidInput
 
-__all__ = ["CpuBackend"]
-
 _SPIN_NS = 2_000_000
 """A compute lane that blocks takes 30 to 50 us to wake up, and starts cold: it spins through short transfers, and while
 the host makes up its mind."""

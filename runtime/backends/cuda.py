@@ -32,8 +32,6 @@ from runtime.memory import host_array
 from runtime.programs.precedence import Order, follows_of
 from traces.errors import InvalidInput
 
-__all__ = ["CudaBackend"]
-
 _STREAMS = (Lane.COMPUTE, Lane.H2D, Lane.D2H)
 
 _SMALL_BYTES, _LARGE_BYTES = (1 << 20,) * 32, 128 << 20

@@ -14,8 +14,6 @@ from typing import Any
 
 from traces.foundation.gc_pause import uncollected
 
-__all__ = ["capture_graphs"]
-
 
 def capture_graphs(api: Any, stream: Any, actions: Mapping[int, Callable[[], Any]]) -> dict[int, Callable[[], None]]:
     """What replays each of `actions`, by op, in the order they are given; `api`: the module that has graphs.

@@ -17,8 +17,6 @@ from compiled.machine_code import loaded
 from runtime.backends.pacing_kernel import COPY, SPIN
 from traces.errors import InvalidInput
 
-__all__ = ["CHUNK_BYTES", "Link", "now_ns", "paced_copy", "spin_until_set", "without_timer_slack"]
-
 CHUNK_BYTES = 256 << 10
 """A paced copy moves so many bytes at a time: small against an expert, large against the clock's resolution."""
 

@@ -7,8 +7,6 @@ from typing import Any
 from compiled.machine_code import Kernel
 from compiled.system import clock_ns, copy_bytes, sleep_ns
 
-__all__ = ["COPY", "SPIN", "copy", "spin"]
-
 _LONGEST_SLEEP_NS = 100_000_000
 
 

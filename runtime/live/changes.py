@@ -18,8 +18,6 @@ from runtime.programs.passes import Pass
 from traces.errors import InvalidInput
 from traces.routing import Step
 
-__all__ = ["FORESEES", "Changes"]
-
 FORESEES = (
     "policy {} knows what gates say with all experts as they are, and executes others: take a design that decides as "
     "it goes, such as on_demand"

@@ -37,8 +37,6 @@ from runtime.programs.touches import ExpertKey, Touches
 from runtime.storage import ExpertFile
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["GatePlaces", "GrowingProgram", "IssuingRecorder", "most_ops"]
-
 
 @dataclass(frozen=True, slots=True)
 class GatePlaces:

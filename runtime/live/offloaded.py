@@ -54,9 +54,6 @@ from traces.foundation.gc_pause import uncollected
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, Step
 
-__all__ = ["GivenGuesses", "Granted", "OffloadedRun", "check_policy", "generate_offloaded", "guesses_of"]
-
-
 _ON_DEVICE = (fetch_misses, executes_guessed, executes_resident)
 """Answers to misses that never have the host compute."""
 

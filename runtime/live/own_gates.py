@@ -19,8 +19,6 @@ from runtime.model.layers import Layers
 from runtime.pregated.transformer import choose_experts
 from runtime.programs.passes import Pass
 
-__all__ = ["Guessing", "OwnGates"]
-
 
 class Guessing(NamedTuple):
     """Later gates on a block's input: of so many blocks `ahead`, `more` experts than a token chooses. None: (0, 0)."""

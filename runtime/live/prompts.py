@@ -13,8 +13,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace, Step
 
-__all__ = ["UnroutedRun", "placeholder", "trace_of", "unrouted"]
-
 Tokens = NDArray[np.int64]
 
 

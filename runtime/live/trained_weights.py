@@ -15,8 +15,6 @@ from runtime.pregated.transformer import ExpertLayer, MoeTransformer, Stack
 from runtime.programs.touches import ExpertKey
 from traces.errors import InvalidInput
 
-__all__ = ["TrainedWeights"]
-
 
 class TrainedWeights:
     """`runtime.model.weights.ModelWeights` of a `MoeTransformer`: copies, so that training goes on undisturbed.

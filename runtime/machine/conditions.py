@@ -17,8 +17,6 @@ from runtime.machine.device import describe_device, software
 from runtime.machine.numa import nodes
 from traces.errors import PregateError
 
-__all__ = ["ConditionsWatch", "device_node"]
-
 _THROTTLES = {
     0x4: "power cap", 0x8: "hardware slowdown", 0x20: "thermal", 0x40: "hardware thermal", 0x80: "power brake",
 }  # fmt: skip

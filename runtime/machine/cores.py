@@ -11,8 +11,6 @@ import os
 import time
 from collections.abc import Iterable
 
-__all__ = ["LEAST_CORES", "OnFastestCore", "loop_s", "loop_s_by_core", "own_cores"]
-
 LEAST_CORES = 4
 """With fewer, there is none to spare for a thread alone."""
 

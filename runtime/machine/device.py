@@ -12,8 +12,6 @@ import torch
 
 from hwmodels.specs.device_names import described_as, file_name, processor_file_name, processor_name
 
-__all__ = ["describe_device", "has_cuda", "software", "stack_of"]
-
 
 def describe_device(backend: str) -> dict[str, Any]:
     """The machine behind a back end ("cpu", "cuda"): JSON values.

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["cpus_of_node", "nodes", "on_node", "other_node"]
-
 _NODES = Path("/sys/devices/system/node")
 
 

@@ -19,19 +19,6 @@ from pathlib import Path
 from runtime.machine.cores import LEAST_CORES, loop_s, loop_s_by_core, own_cores
 from traces.errors import PregateError
 
-__all__ = [
-    "LIMITS",
-    "Busy",
-    "Clock",
-    "Limits",
-    "LoadWatch",
-    "Reading",
-    "Seen",
-    "counting",
-    "limits_of",
-]
-
-
 _N_LOOPS = 10
 """The best of so many is the clock's."""
 

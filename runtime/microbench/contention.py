@@ -16,8 +16,6 @@ from runtime.backends.cpu import CpuBackend
 from runtime.memory import TYPES
 from runtime.microbench.lanes import timed
 
-__all__ = ["contention_samples"]
-
 _ROWS, _COLUMNS = 2048, 2048
 _COPY_BYTES = 8 << 20
 _POOL_BYTES = 256 << 20

@@ -20,8 +20,6 @@ from runtime.memory import aligned, mapped
 from runtime.microbench.lanes import timed
 from traces.errors import InvalidInput
 
-__all__ = ["POOL_BYTES", "SIZES", "Ring", "copy_samples", "planned_copies"]
-
 KIB, MIB = 1 << 10, 1 << 20
 
 SIZES = (

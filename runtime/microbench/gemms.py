@@ -21,8 +21,6 @@ from runtime.backends.backend import Action, Backend
 from runtime.memory import TYPES
 from runtime.microbench.lanes import timed
 
-__all__ = ["ASPECTS", "PARAMS", "ROWS", "gemm_samples"]
-
 ROWS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 1024)
 PARAMS = (1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
 ASPECTS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)

@@ -18,8 +18,6 @@ from offload.ops import Lane
 from runtime.backends.backend import Action, Backend, Copy
 from runtime.microbench.lanes import Timed, timed
 
-__all__ = ["host_samples"]
-
 _LANES = (Lane.COMPUTE, Lane.H2D)
 
 _LEAST, _MOST = 20, 200

@@ -16,8 +16,6 @@ from runtime.programs.precedence import Order
 from traces.errors import InvalidInput
 from traces.foundation.gc_pause import uncollected
 
-__all__ = ["Timed", "copies_under_way", "timed"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timed:

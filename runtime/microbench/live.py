@@ -34,8 +34,6 @@ from runtime.pregated.transformer import MoeTransformer
 from runtime.programs.program import resident_slots
 from traces.routing import RoutingTrace
 
-__all__ = ["live_samples"]
-
 _SHAPE = ExperimentPlan(d_model=128, n_heads=4, d_ff=256, n_blocks=5, n_experts=12)
 _DESIGNS = ("on_demand", "pregate", "pregate+lru:0.5", "prefetch_all", "guess/next_gate")
 _PROMPT, _NEW_TOKENS = 9, 14

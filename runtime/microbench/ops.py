@@ -26,8 +26,6 @@ from runtime.model.weights import Experts
 from runtime.programs.program import Program, build_program, resident_slots
 from traces.phase import Phase
 
-__all__ = ["offloaded_samples", "op_samples"]
-
 _HOST_KINDS = tuple(kind for kind, row in KINDS.items() if row.lane is Lane.HOST)
 _Group = tuple[OpKind, tuple[Gemm, ...], bool]
 

@@ -35,8 +35,6 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.dtypes import DTYPES
 
-__all__ = ["LINK_LATENCY_S", "Settings", "cpu_link", "microbenchmarks_of", "probes_of"]
-
 LINK_LATENCY_S = 20e-6
 """Fixed time of a copy over a paced link of the CPU back end: of the order of a copy's over PCIe."""
 

@@ -17,8 +17,6 @@ from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchit
 from traces.routing import RoutingTrace
 from traces.synthesis.forced import forced_active_routing
 
-__all__ = ["Probe", "probes"]
-
 
 class _Use(NamedTuple):
     """How a model is used; the fields of a `Probe`."""

@@ -21,8 +21,6 @@ from runtime.backends.backend import Action, Backend, Copy
 from runtime.memory import TYPES
 from runtime.microbench.lanes import copies_under_way, timed
 
-__all__ = ["EACH", "SEVERAL", "record_samples"]
-
 EACH, SEVERAL = 1, 8
 """Kernels a record."""
 

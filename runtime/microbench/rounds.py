@@ -20,8 +20,6 @@ from hwmodels.calibrate.rounds import merged_rounds
 from hwmodels.fits.trust import Trust, trust_of
 from runtime.machine.watch import Clock, LoadWatch, Seen, counting
 
-__all__ = ["Microbenchmark", "Round", "Session", "in_rounds"]
-
 _QUIET_ROUNDS = 2
 """Quiet rounds of a part wanted, of at most `_MOST_ROUNDS`."""
 

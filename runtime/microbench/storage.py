@@ -21,8 +21,6 @@ from runtime.memory import PAGE_BYTES, aligned
 from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.gc_pause import uncollected
 
-__all__ = ["read_samples"]
-
 _FILE_BYTES = 512 << 20
 _SIZES = (1 << 20, 4 << 20, 8 << 20, 16 << 20, 64 << 20)
 _BLOCK_BYTES = 16 << 20

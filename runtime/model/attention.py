@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from traces.model.architecture import Attention
 
-__all__ = ["Block", "KvCache", "Span", "position_bias", "seen_in"]
-
 _MAX_DISTANCE = 128
 """T5's largest distance with a bucket of its own kind (Raffel et al. 2020, section 2.1)."""
 

@@ -17,8 +17,6 @@ from runtime.model.sliding_windows import WindowedPass, bind_window
 from runtime.programs.passes import Pass
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["BoundPass", "bind_pass"]
-
 
 @dataclass(frozen=True, slots=True)
 class BoundPass:

@@ -12,8 +12,6 @@ from torch import Tensor
 from runtime.backends.backend import Backend
 from runtime.programs.passes import Segment
 
-__all__ = ["BoundRows", "as_rows", "rows_of", "segments_alike"]
-
 BoundRows = slice | Tensor
 """Rows of a buffer: a slice when they follow one another, which copies nothing, else their indices."""
 

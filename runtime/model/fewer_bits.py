@@ -17,8 +17,6 @@ from runtime.model.shapes import expert_shapes
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["PackedExpert", "check_bits", "pack_expert", "packed_bytes", "unpack"]
-
 _BITS = (1, 2, 4, 8, 16)
 
 _SHARES = torch.linspace(0.3, 1.0, 15).tolist()

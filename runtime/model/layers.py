@@ -25,8 +25,6 @@ from runtime.model.sliding_windows import WindowedPass
 from runtime.model.window_attention import attend_several
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Choice", "FfnWeights", "Layers", "Masked", "Scratch", "ffn_weights"]
-
 
 class FfnWeights(NamedTuple):
     """One FFN, matrices transposed for products from the right; `gate` None for two matrices, biases None or all."""

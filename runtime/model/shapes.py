@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from traces.model.architecture import Attention, LayerStack, ModelArchitecture
 
-__all__ = ["Shapes", "expert_shapes", "static_shapes"]
-
 Shapes = dict[str, tuple[int, ...]]
 
 

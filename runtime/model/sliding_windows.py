@@ -20,8 +20,6 @@ from runtime.model.attention import Span
 from runtime.model.buffer_rows import BoundRows, as_rows, rows_of, segments_alike
 from runtime.programs.passes import Pass, Segment
 
-__all__ = ["QueryGroup", "SeveralTokens", "WindowedPass", "bind_window", "ring_tokens"]
-
 _QUERIES_AT_ONCE = 128
 """Queries of a prompt that attend in one product; no more than the window, or most of the product would be masked."""
 

@@ -24,8 +24,6 @@ from runtime.model.shapes import expert_shapes, static_shapes
 from runtime.programs.touches import ExpertKey
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Experts", "ModelWeights", "fill_expert", "fill_static"]
-
 _WORTH_THREADS_BYTES = 16 << 20
 """ModelWeights that take longer to draw than threads to start."""
 

@@ -8,8 +8,6 @@ from torch import Tensor
 from runtime.model.attention import Block, KvCache, Span
 from runtime.model.sliding_windows import SeveralTokens
 
-__all__ = ["attend_several"]
-
 
 def attend_several(
     block: Block, ring: KvCache, several: SeveralTokens, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor

@@ -18,8 +18,6 @@ from runtime.pregated.gate_positions import check_lookahead
 from runtime.recording.routers import find_routers
 from traces.errors import InvalidInput
 
-__all__ = ["EarlierInput", "is_routed", "pregate_routed"]
-
 Routed = TypeVar("Routed", bound=nn.Module)
 
 

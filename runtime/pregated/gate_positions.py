@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from traces.errors import InvalidInput
 
-__all__ = ["check_lookahead", "gates_at"]
-
 
 def gates_at(block: int, lookahead: int, n_blocks: int) -> range:
     """The MoE blocks whose gates run in `block`: its own alone where `lookahead` is 0, none in the last blocks."""

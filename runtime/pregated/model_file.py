@@ -16,8 +16,6 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.atomic_files import whole_file
 from traces.model.architecture import parse_architecture
 
-__all__ = ["load_trained", "save_model"]
-
 
 def save_model(model: MoeTransformer, tokenizer: Tokenizer, path: Path) -> None:
     """Write `model` to `path`, whole or not at all. Raises `InvalidFile` where it cannot be written."""

@@ -9,8 +9,6 @@ from safetensors import SafetensorError, safe_open
 from traces.errors import InvalidFile
 from traces.foundation.documents import require_regular
 
-__all__ = ["FORM", "model_header"]
-
 FORM = "pregate-model-1"
 """The files that are read."""
 

@@ -15,8 +15,6 @@ from torch.nn import functional
 from runtime.pregated.transformer import MoeTransformer, Routing
 from traces.errors import InvalidInput
 
-__all__ = ["Predictors", "RecallCounts", "installed"]
-
 
 class Predictors(nn.Module):
     """One linear map for every MoE block and lookahead; `maps` by (lookahead, block), started at the block's gate."""

@@ -15,8 +15,6 @@ from runtime.pregated.switch import is_switch, pregate_switch
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidInput
 
-__all__ = ["pregate_from"]
-
 Model = TypeVar("Model", bound=nn.Module)
 
 

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from runtime.pregated.gate_positions import check_lookahead, gates_at
 from traces.errors import InvalidInput
 
-__all__ = ["MovedGates", "is_switch", "pregate_switch"]
-
 Switch = TypeVar("Switch", bound=nn.Module)
 
 

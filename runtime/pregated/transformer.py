@@ -19,8 +19,6 @@ from runtime.pregated.gate_positions import check_lookahead, gates_at
 from traces.errors import InvalidInput
 from traces.model.architecture import LayerStack, ModelArchitecture
 
-__all__ = ["ExpertLayer", "GateChoice", "MoeTransformer", "Routing", "Stack", "choose_experts"]
-
 _INTO_RESIDUAL = 0.1
 """What enters the residual stream is small at first, so that the token itself is seen through all layers."""
 

@@ -13,8 +13,6 @@ from offload.ops import OpKind
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["KIND_OF_PART", "HostLayers", "layer_of", "names_by_side"]
-
 Part = Literal["attention", "gate", "shared", "dense", "head"]
 
 KIND_OF_PART: Mapping[Part, OpKind] = MappingProxyType(

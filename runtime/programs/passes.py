@@ -19,8 +19,6 @@ from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["Pass", "Passes", "Segment", "plan_passes"]
-
 
 class Segment(NamedTuple):
     """Tokens of one sequence in a pass: rows `start` to `start + n_tokens`, at positions `position` onwards.

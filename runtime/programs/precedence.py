@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from offload.ops import Lane
 from offload.schedule import Schedule
 
-__all__ = ["GrowingOrder", "Order", "follows_of", "order_of"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Order:

@@ -14,8 +14,6 @@ from offload.ops import KINDS, Lane, OpKind, Place
 from runtime.programs.program import Program
 from traces.errors import PregateError
 
-__all__ = ["UnsafeSchedule", "check_races"]
-
 _INPUT = "the input of the MoE block"
 _CPU_RESULTS = "the results of CPU experts"
 _STREAM, _STREAM_ON_HOST = "the residual stream", "the residual stream on the host"

@@ -16,8 +16,6 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 
-__all__ = ["WAY_OUT", "ExpertKey", "Routed", "Touches"]
-
 ExpertKey = tuple[int, int]
 """An expert: MoE layer through the model, encoder first, and its number there."""
 

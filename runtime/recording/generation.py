@@ -14,8 +14,6 @@ from runtime.recording.routers import choice_of
 from traces.errors import InvalidInput
 from traces.phase import Phase
 
-__all__ = ["BatchRows", "RouterHooks", "generate"]
-
 
 class BatchRows(NamedTuple):
     """Token rows of one batch, as of `RoutingTrace`; `sequence` and `step` count from 0."""

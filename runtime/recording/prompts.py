@@ -11,8 +11,6 @@ from pathlib import Path
 from traces.errors import InvalidFile
 from traces.foundation.documents import read_text
 
-__all__ = ["Prompts", "read_prompts"]
-
 _MOST_PROMPTS = 100_000
 _MOST_TOKENS = 1 << 20
 """Longest prompt: above any published context."""

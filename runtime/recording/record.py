@@ -19,8 +19,6 @@ from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.model.configs.huggingface import config_in
 from traces.routing import Provenance, RoutingTrace
 
-__all__ = ["record", "record_model"]
-
 
 def record(
     model: str | Path,

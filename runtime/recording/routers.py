@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from traces.errors import InvalidInput
 
-__all__ = ["Chosen", "choice_of", "find_routers"]
-
 _ATTENTION = re.compile(r"attn|attention")
 _NAMED = re.compile(r"(Top\w*Router|Router|MoE\w*Gate|MoEGate)$")
 """How classes of routers are named where a model does not declare its own."""

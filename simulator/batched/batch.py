@@ -35,8 +35,6 @@ from simulator.batched.batch_waits import WAITS
 from simulator.recurrence import simulate
 from traces.errors import InvalidInput
 
-__all__ = ["RUN", "Compiled", "Measured", "compile_schedule", "evaluate", "is_kept"]
-
 RUN = Kernel(
     "simulator.batched.batch_kernel",
     "run",

@@ -30,8 +30,6 @@ from simulator.batched.batch_layout import (
     WINDOW,
 )
 
-__all__ = ["NO_LANES", "NO_LEVELS", "BatchCode", "Levels", "power", "write_code"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Levels:

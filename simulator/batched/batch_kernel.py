@@ -13,8 +13,6 @@ from compiled.vector import WIDTH, add, load, maximum, multiply, splat, store
 from simulator.batched.batch_layout import CRITICAL, EXPOSED, MOVED, N_SUMS
 from simulator.batched.batch_walk import walk
 
-__all__ = ["run"]
-
 
 def run(
     code: Any,  # [n] int32

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from offload.ops import MOST_LANES
 
-__all__ = ["COUNT_BITS", "LANE_BITS", "N_LANES", "N_SUMS", "OVERRUN"]
-
 N_LANES = MOST_LANES
 
 LANE_BITS, COUNT_BITS = 5, 3

@@ -17,8 +17,6 @@ from offload.metrics.metric_probes import Probes
 from offload.schedule import Schedule
 from simulator.recurrence import walked
 
-__all__ = ["FEW_OPS", "MOST_ENDS", "Ends", "evaluate_small"]
-
 FEW_OPS = 50_000
 """Schedules of up to so many ops are done in less time than compiled code takes to load, on a thousand machines."""
 

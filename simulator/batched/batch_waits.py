@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, loaded
 
-__all__ = ["WAITS", "chained", "needed", "placed", "written"]
-
 _Ints = NDArray[np.int32]
 _Longs = NDArray[np.int64]
 

@@ -35,8 +35,6 @@ from simulator.batched.batch_layout import (
     WINDOW,
 )
 
-__all__ = ["walk"]
-
 COMPUTE, H2D = int(Lane.COMPUTE), int(Lane.H2D)
 LANE, COUNT, SHIFT = (1 << LANE_BITS) - 1, (1 << COUNT_BITS) - 1, LANE_BITS + COUNT_BITS
 COPY = H2D | MOVES

@@ -16,8 +16,6 @@ import simpy
 from simulator.arrivals import AGAIN_S, PASS_TOKENS, PROMPTS_ALONE, Batching, RequestTimes, StepTimes, check_server
 from traces.requests import ArrivalTrace
 
-__all__ = ["serve_arrivals"]
-
 
 def serve_arrivals(
     requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS,

@@ -30,8 +30,6 @@ from simulator.definition.des_timed import TimedMachine
 from simulator.definition.hbm import Hbm
 from simulator.modes import FIFO, Modes
 
-__all__ = ["simulate"]
-
 _Process = Generator[simpy.Event, Any, None]
 
 

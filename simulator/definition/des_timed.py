@@ -22,8 +22,6 @@ from simulator.definition.hbm import Hbm
 from simulator.modes import LINKS, Modes, chunks, copied_bytes, require_one_card
 from simulator.resources import TRANSFER, WHOLE, demands_of
 
-__all__ = ["TimedMachine"]
-
 _Process = Generator[simpy.Event, Any, None]
 
 

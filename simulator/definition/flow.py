@@ -12,8 +12,6 @@ from typing import Any
 
 import simpy
 
-__all__ = ["Flow", "max_min_level"]
-
 
 @dataclass(slots=True, eq=False)
 class _Piece:

@@ -8,8 +8,6 @@ from offload.schedule import Schedule
 from offload.slots.memory import CapacityExceeded
 from traces.errors import InvalidInput
 
-__all__ = ["Hbm"]
-
 
 class Hbm:
     """The bytes of HBM in use while a schedule runs, its static bytes included.

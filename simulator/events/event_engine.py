@@ -23,8 +23,6 @@ from simulator.modes import FIFO, Modes, chunks, copied_bytes, require_one_card
 from simulator.resources import demands_of
 from traces.errors import InvalidInput
 
-__all__ = ["FIFO_LOOP", "INDEX", "TIMED_LOOP", "PreparedSchedule", "prepare", "simulate"]
-
 INDEX = Kernel(__name__, "_index", ("int8[1]", "int32[1]", *["int64[1]"] * 2, *["int32[1]"] * 3))
 FIFO_LOOP = Kernel(
     __name__, "_fifo",

@@ -31,8 +31,6 @@ from simulator.events.event_state import (
 )
 from simulator.resources import LATENCY
 
-__all__ = ["run"]
-
 
 def run(
     lane: Any, cost: Any, dep_ptr: Any, dep: Any, priority: Any, cancelled_by: Any,

@@ -9,8 +9,6 @@ import numpy as np
 from simulator.events.event_state import D2H, FLOW, H2D, SHARED
 from simulator.resources import LATENCY, TRANSFER, WHOLE
 
-__all__ = ["begin", "begin_transfer", "share_rates"]
-
 
 def begin(job: Any, s: Any, m: Any, i: int, here: int) -> bool:
     """The first piece of a chunk, or of the whole op on a shared link, begins; False when all of it takes no time."""

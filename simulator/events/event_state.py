@@ -8,11 +8,6 @@ import numpy as np
 
 from offload.ops import Lane
 
-__all__ = [
-    "D2H", "DONE", "FIFO", "FLOW", "H2D", "HOST", "MACHINE", "NEW", "N_LANES", "N_SLOTS", "PAUSED", "PRIORITY", "READY",
-    "RUNNING", "SHARED", "WAITING", "Job", "Run",
-]  # fmt: skip
-
 FIFO, SHARED, PRIORITY = range(3)
 """How the links serve copies."""
 NEW, WAITING, READY, PAUSED, RUNNING, DONE = range(6)

@@ -17,8 +17,6 @@ from hwmodels.figures import Figures
 from offload.ops import KINDS, OpKind, Work
 from simulator.explain.critical_path import HOST, ExplainedRun
 
-__all__ = ["CLASSES", "TRACE_BACK", "Path", "critical_path", "partition"]
-
 TRACE_BACK = Kernel(
     __name__, "_trace_back", ("int8[1]", "int64[1]", "int64", "int64[1]", "bool[1]"), returns=True,
     sources=("simulator.explain.critical_path", "simulator.recurrence"),

@@ -18,9 +18,6 @@ from simulator.costs import check_costs
 from simulator.modes import FIFO, LINKS, Modes
 from simulator.recurrence import SMALL_OPS, is_small
 
-__all__ = ["Bounds", "chains_s", "lower_bounds"]
-
-
 CHAINS = Kernel(__name__, "_chains", ("int64[1]", "int32[1]", "float64[1]", "float64[1]"))
 
 

@@ -15,8 +15,6 @@ from offload.ops import Work
 from simulator.explain.critical_path import Gradient
 from traces.foundation.memoised_values import ByIdentity
 
-__all__ = ["PathSum"]
-
 _FLOP, _HBM_BYTES = Work._fields.index("flop"), Work._fields.index("hbm_bytes")
 
 

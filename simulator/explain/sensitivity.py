@@ -25,8 +25,6 @@ from simulator.explain.critical_path import ExplainedRun, gradient
 from simulator.explain.explained_metrics import METRICS
 from traces.errors import unknown_name
 
-__all__ = ["Weights", "elasticities", "elasticities_of", "metric_weights"]
-
 _STEP = 1e-30
 """Relative size of the imaginary step: far below what rounding keeps, far above the smallest number."""
 

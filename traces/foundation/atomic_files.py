@@ -14,8 +14,6 @@ from threading import current_thread, main_thread
 
 from traces.errors import InvalidFile, InvalidInput
 
-__all__ = ["refuse_overwriting", "require_writable", "whole_file"]
-
 
 def refuse_overwriting(output: Path, *inputs: Path | None) -> None:
     """Raise `InvalidInput` when `output` is one of the files that it is made of, by whatever name or link."""

@@ -12,8 +12,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["NOTHING_QUICK", "Unusual", "quick_value"]
-
 NOTHING_QUICK = not hasattr(yaml, "CSafeLoader")
 """Whether PyYAML was built without libyaml, so that events come no quicker than all the rest."""
 

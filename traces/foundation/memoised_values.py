@@ -11,8 +11,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ByIdentities", "ByIdentity", "KeptWithArray", "LatestValues"]
-
 Value = TypeVar("Value")
 
 

@@ -14,8 +14,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from traces.errors import InvalidInput
 
-__all__ = ["check_fields", "check_value", "fits", "hint_of"]
-
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
 
 

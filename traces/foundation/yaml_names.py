@@ -6,8 +6,6 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["yaml_names"]
-
 
 def yaml_names(folder: Path) -> tuple[str, ...]:
     """The names of the YAML files in `folder`, in order: a table of machines and models asks for each row."""

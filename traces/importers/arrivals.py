@@ -26,8 +26,6 @@ from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, json_document
 from traces.importers.recording import refused
 from traces.requests import MAX_REQUESTS, ArrivalTrace
 
-__all__ = ["are_arrivals", "load_arrivals"]
-
 _NAMES: dict[str, tuple[str, ...]] = {
     "time": (
         "arrival_s", "timestamp", "time_s", "arrived_at", "arrival_time", "arrival_ms", "timestamp_ms",

@@ -19,8 +19,6 @@ from traces.importers.recording import ModelShape, Origin, TokenRows, refused
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 
-__all__ = ["import_mbolt", "import_rtrace"]
-
 MAX_BYTES = 2 << 30
 
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["are_choices", "as_choices"]
-
 _MAX_TOP_K = 256
 _MAX_ID_AS_FLOAT = 1023  # counts are floats too, and larger
 _LOOK = 4096

@@ -23,8 +23,6 @@ from traces.importers.recording import ModelShape
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 
-__all__ = ["import_gptoss_npz"]
-
 
 def import_gptoss_npz(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
     """The routing in a gpt-oss npz, with gate weights. Raises `InvalidFile` when it is not one."""

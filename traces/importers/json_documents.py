@@ -22,8 +22,6 @@ from traces.importers.recording import MAX_CELLS, ModelShape, Origin, TokenRows,
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 
-__all__ = ["import_gptoss_json", "import_olmoe_blocks"]
-
 
 def import_gptoss_json(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
     """The routing of gpt-oss fingerprints, decode only. Raises `InvalidFile`."""

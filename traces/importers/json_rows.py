@@ -30,16 +30,6 @@ from traces.importers.tables import json_names, keys_of
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = [
-    "import_moe_balance",
-    "import_moe_cache_lab",
-    "import_moe_vis",
-    "import_policylang",
-    "import_route_log",
-    "import_speculative_moe",
-    "import_token_lines",
-]
-
 TOKEN_KEYS = (
     "experts", "selected_experts", "expert_ids", "topk_experts", "topk_ids", "topk_indices", "layers", "routing",
 )  # fmt: skip

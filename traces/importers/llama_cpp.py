@@ -20,8 +20,6 @@ from traces.importers.recording import PHASES_UNKNOWN, ModelShape, Origin, Token
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["import_activations", "import_moe_trace", "import_ranks", "import_server_log"]
-
 RANKS_HEADER = "phase,token,layer,rank,expert"
 SERVER_LOG_HEADER = "layer_id,expert_ids"
 ACTIVATIONS_HEADER = "layer,expert"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["GPT_OSS_EXPERTS", "ModelShape"]
-
 GPT_OSS_EXPERTS: Mapping[int, int] = {24: 32, 36: 128}
 """openai/gpt-oss-20b and openai/gpt-oss-120b, config.json: num_hidden_layers -> num_local_experts."""
 

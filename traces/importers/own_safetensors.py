@@ -8,8 +8,6 @@ from traces.importers.recording import ModelShape
 from traces.routing import RoutingTrace
 from traces.storage import load_trace
 
-__all__ = ["import_own"]
-
 
 def import_own(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
     """The trace in `path`, whatever `shape` says. Raises `InvalidFile`."""

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from traces.importers.files.arrays import npy_bytes, whole_array
 from traces.importers.recording import MAX_CELLS, ModelShape, refused
 
-__all__ = ["first_position", "unpacked"]
-
 _TYPES = {"uint8": "u1", "int8": "i1", "uint16": "<u2", "int16": "<i2", "uint32": "<u4", "int32": "<i4", "int64": "<i8"}
 
 

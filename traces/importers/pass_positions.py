@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-__all__ = ["places_in_sequences"]
-
 
 def places_in_sequences(rows: Iterable[Mapping[str, str]]) -> Mapping[tuple[str, str, str], str] | None:
     """The place in its sequence of each sequence, step and stated place; None where places are of sequences already.

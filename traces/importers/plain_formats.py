@@ -11,8 +11,6 @@ from traces.importers.files.text_lines import text_lines, whole_numbers
 from traces.importers.recording import ModelShape, Origin, TokenRows, recorded_trace, refused
 from traces.routing import RoutingTrace
 
-__all__ = ["PLAIN_CSV", "PLAIN_NPZ", "import_plain_csv", "import_plain_npz"]
-
 PLAIN_CSV = "sequence,phase,position,layer,slot,expert"
 """A row for each expert a token chose, in any order, all whole numbers from 0: phase 0 is prefill (or the encoder) and
 1 decode, position the token's place in its sequence, layer the MoE layer (an encoder's first), slot 0 to k - 1. A

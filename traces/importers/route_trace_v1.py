@@ -27,8 +27,6 @@ from traces.importers.recording import MAX_CELLS, ModelShape
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 
-__all__ = ["import_route_trace_v1", "read_residency"]
-
 MAX_FILE_BYTES = 1 << 30
 MAX_LINE_CHARACTERS = 4096
 

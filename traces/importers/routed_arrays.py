@@ -32,11 +32,6 @@ from traces.importers.routed_experts import trace_of_tokens
 from traces.importers.router_scores import trace_of_scores
 from traces.routing import RoutingTrace
 
-__all__ = [
-    "ROUTED", "import_routed_array", "import_router_array", "kind_of_arrays", "kind_of_npz", "kind_of_tensors",
-    "named_arrays",
-]  # fmt: skip
-
 ROUTED = (
     "routed_experts", "experts", "topk_ids", "topk_indices", "selected_experts", "expert_ids", "expert_indices",
     "router_indices", "topk_experts", "expert_idx", "indices", "topk_idx", "topk", "routing", "choices",

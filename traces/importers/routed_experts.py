@@ -30,8 +30,6 @@ from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 from traces.token_checks import MAX_POSITION
 
-__all__ = ["REQUEST_KEYS", "import_vllm_completion", "import_vllm_npz", "trace_of_tokens"]
-
 PROMPT_KEYS = ("prompt_routed_experts", "prefill_experts", "prompt_experts", "input_experts")
 REQUEST_KEYS = (
     "routed_experts", "decode_experts", "output_experts", "generated_experts", "experts", "selected_experts",

@@ -22,8 +22,6 @@ from traces.importers.recording import MAX_CELLS, ModelShape, Origin, TokenRows,
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["GATE_CSV_HEADER", "import_gate_csv", "import_router_logits", "trace_of_scores"]
-
 GATE_CSV_HEADER = re.compile(r"layer_id,token_id,expert_0(,expert_\d+)*\s*", re.ASCII)
 
 

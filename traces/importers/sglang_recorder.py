@@ -24,8 +24,6 @@ from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_t
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["import_sglang_recorder"]
-
 
 def import_sglang_recorder(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
     """The routing of a recorder's file. Raises `InvalidFile`."""

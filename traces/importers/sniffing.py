@@ -26,8 +26,6 @@ from traces.importers.routed_experts import REQUEST_KEYS
 from traces.importers.router_scores import GATE_CSV_HEADER
 from traces.importers.tables import columns, json_names
 
-__all__ = ["OWN_FORMAT", "is_routing", "recognise", "recognise_popularity"]
-
 OWN_FORMAT = "pregate"
 OWN_MARK = b"pregate-routing-trace"
 _HEAD_BYTES = 1 << 16

@@ -22,8 +22,6 @@ from traces.importers.recording import ModelShape, Origin, TokenRows, refused
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["columns", "import_table", "json_names", "keys_of", "named_rows"]
-
 _NAMES: dict[str, tuple[str, ...]] = {
     "sequence": (
         "sequence", "seq", "seq_id", "sequence_id", "request", "request_id", "req_id", "sample", "prompt_id",

@@ -15,7 +15,6 @@ from traces.model.layer_formats import BY_LAYER, LayerFormats
 if TYPE_CHECKING:
     from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["FORMAT_PARTS", "changed_formats", "check_formats", "formats_of", "parse_formats"]
 
 _MATRICES = ("attention", "dense", "shared", "experts", "embedding", "head")
 _REST = ("gates", "kv", "activations")

@@ -8,8 +8,6 @@ from functools import lru_cache
 from traces.model.layer_models import models_by_layer
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["head_bytes", "layer_part_bytes", "layer_weight_bytes"]
-
 
 @lru_cache(16)
 def layer_weight_bytes(model: ModelArchitecture) -> tuple[int, ...]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields, replace
 from traces.errors import InvalidInput
 from traces.model.dtypes import Dtype
 
-__all__ = ["BY_LAYER", "LayerFormats"]
-
 BY_LAYER = ("attention", "dense", "shared", "experts")
 """Parts that layers have."""
 

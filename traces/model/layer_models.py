@@ -9,8 +9,6 @@ from typing import Any
 from traces.foundation.memoised_values import ByIdentity
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["layer_expert_bytes", "models_by_layer", "models_by_moe_layer"]
-
 _FIELDS = {"attention": "attention_dtype", "dense": "dtype", "shared": "shared_dtype", "experts": "expert_dtype"}
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["LINEAR_KINDS", "LinearMixer"]
-
 LINEAR_KINDS = ("gated_delta_net", "kda", "lightning", "mamba", "mamba2", "short_conv")
 MAX_GEMMS = 32
 MAX_SIZE = 1 << 40

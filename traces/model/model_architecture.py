@@ -23,8 +23,6 @@ from traces.model.layer_formats import LayerFormats
 from traces.model.layer_stack import MAX_WIDTH, LayerStack, ffn_vector_params
 from traces.model.published_counts import NOT_PUBLISHED, PublishedCounts
 
-__all__ = ["MAX_EXPERTS", "ModelArchitecture"]
-
 MAX_EXPERTS = 4096
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from traces.errors import InvalidInput
 
-__all__ = ["NOT_PUBLISHED", "PublishedCount", "PublishedCounts"]
-
 
 @dataclass(frozen=True, slots=True)
 class PublishedCount:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["SAME_AS", "TRAINED_CONTEXTS"]
-
 SAME_AS: Mapping[str, str] = {
     "deepseek-r1": "deepseek-v3",
     "deepseek-r1-0528": "deepseek-v3",

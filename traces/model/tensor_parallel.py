@@ -12,8 +12,6 @@ from traces.model.linear_mixer import LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.published_counts import NOT_PUBLISHED
 
-__all__ = ["sharded"]
-
 _BLOCKED = "fp8-b128"
 _BLOCK = 128
 """Rows and columns of a matrix in `_BLOCKED` that share a scale; vLLM and SGLang start no card that has a part of one

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["recorded_names", "recorded_path"]
-
 _FOLDER = Path(__file__).parent
 
 

@@ -16,11 +16,6 @@ import numpy as np
 
 from traces.synthesis.dials import Dials
 
-__all__ = [
-    "FEW_EXPERTS", "MODEL_OF", "PATH", "SHARES", "RecordedDials", "default_error", "default_for", "recorded_default",
-    "recorded_dials", "recorded_hit_rates",
-]  # fmt: skip
-
 PATH = Path(__file__).parent / "dials.json"
 MODEL_OF = {
     "gpt-oss-20b": "gpt-oss-20b-mmlu",

@@ -10,8 +10,6 @@ from typing import Any
 from traces.phase import Phase
 from traces.recorded import recorded_names, recorded_path
 
-__all__ = ["RecordedListing", "recorded_listing"]
-
 
 @dataclass(frozen=True, slots=True)
 class RecordedListing:

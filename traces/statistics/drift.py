@@ -28,16 +28,6 @@ from traces.statistics.permutation import (
     unit_counts,
 )
 
-__all__ = [
-    "DriftTest",
-    "ExpertShift",
-    "MeanShift",
-    "drift_between",
-    "energy_distances",
-    "hellinger_distance",
-    "mean_shift",
-]
-
 MOST_PERMUTATIONS = 100_000
 
 _CELLS = 1 << 22

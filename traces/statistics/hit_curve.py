@@ -12,8 +12,6 @@ from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 from traces.statistics.stack_distance import NEVER, size_by_layer, stack_distances
 
-__all__ = ["HitCurve", "lru_curve"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HitCurve:

@@ -20,22 +20,6 @@ from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.stack_distance import layer_distances
 
-__all__ = [
-    "BATCHES",
-    "CACHED_FRACTIONS",
-    "LAGS",
-    "LayerLoad",
-    "TraceStatistics",
-    "decode_layers",
-    "distinct_experts",
-    "expert_counts",
-    "expert_reuse",
-    "layer_entropy_bits",
-    "layer_following",
-    "lru_hit_rates",
-    "trace_statistics",
-]
-
 LAGS = (1, 8)
 BATCHES = (2, 4, 8, 16, 32)
 CACHED_FRACTIONS = (0.25, 0.5)

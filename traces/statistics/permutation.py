@@ -8,17 +8,6 @@ from numpy.typing import NDArray
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = [
-    "BLOCK_TOKENS",
-    "LEAST_SEQUENCES",
-    "decoding_sequences",
-    "drawn_units",
-    "exchanged",
-    "exchanged_by_sequence",
-    "p_value",
-    "unit_counts",
-]
-
 LEAST_SEQUENCES = 5
 """Sequences a trace needs to be exchanged by sequence: of ten, 252 halves can be taken."""
 

@@ -19,8 +19,6 @@ from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["PopularityProfile", "popularity_of", "shared_popularity"]
-
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PopularityProfile:

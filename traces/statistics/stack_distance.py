@@ -35,11 +35,6 @@ from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = [
-    "DISTANCES", "EVENTS", "NEVER", "StackDistances", "expert_sizes", "layer_distances", "size_by_layer",
-    "stack_distances",
-]  # fmt: skip
-
 EVENTS = Kernel(
     __name__, "_find_events",
     ("int16[3]", "int64[1]", "int64", "int64[1]", "int32[1]", "int32[1]", "int64[1]"), returns=True,

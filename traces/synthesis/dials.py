@@ -29,8 +29,6 @@ from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace, trace_as_made
 from traces.synthesis.filling import fill_sequences
 from traces.synthesis.sequence_starts import starts_of
 
-__all__ = ["Dials", "TokenLayout", "synthesize_routing", "token_layout"]
-
 _MAX_CELLS = 1 << 31
 """Most (token, layer, slot) cells of one trace (4 GiB)."""
 

@@ -16,8 +16,6 @@ from traces.synthesis.sequence_popularity import SequencePopularity, guides_of
 from traces.synthesis.sequence_starts import Start
 from traces.synthesis.synthesis_kernel import fill
 
-__all__ = ["FILL_MANY", "Chances", "fill_sequences", "load_if_it_pays"]
-
 FILL_MANY = Kernel(
     "traces.synthesis.many_experts_kernel",
     "fill_many",

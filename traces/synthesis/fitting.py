@@ -33,8 +33,6 @@ from traces.synthesis.dials import Dials, synthesize_routing
 from traces.synthesis.filling import load_if_it_pays
 from traces.transforms.rebatching import rebatch
 
-__all__ = ["FittedDials", "FittedStatistic", "collision_entropy", "fit_dials"]
-
 _ROUNDS = 40
 _MAX_EXPONENT = 8.0
 _LATE = max(LAGS)

@@ -10,8 +10,6 @@ from traces.errors import InvalidInput
 from traces.routing import MAX_EXPERTS, RoutingTrace
 from traces.synthesis.dials import token_layout
 
-__all__ = ["forced_active_routing"]
-
 
 def forced_active_routing(
     *,

@@ -26,8 +26,6 @@ from compiled.vector import (
     where_below,
 )
 
-__all__ = ["FILL_LAYERS", "fill_layers", "pays"]
-
 FILL_LAYERS = Kernel(
     __name__,
     "fill_layers",

@@ -12,8 +12,6 @@ from typing import Any
 from compiled.vector import WIDTH, add, if_below, load, maximum, multiply, splat, store, subtract
 from traces.synthesis.synthesis_kernel import repeated
 
-__all__ = ["fill_many"]
-
 
 def _cut(what: Any, lows: Any, highs: Any, first: int, n_chosen: int) -> Any:
     """Where draws fall when intervals in rows from `first` on, in order of rank, are cut out of [0, 1)."""

@@ -15,8 +15,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SequencePopularity", "guides_of"]
-
 _LEAST_SHAPE = 0.02
 """Of the gamma variates: the popularity of a sequence with affinity 1, which has an expert or two of its own."""
 _LEAST_AFFINITY = 1e-6

@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 from traces.routing import RoutingTrace
 
-__all__ = ["Start", "starts_of"]
-
-
 Start = tuple[NDArray[np.int16], NDArray[np.intp]]
 """The experts of a trace, (n_tokens, n_layers, top_k), and which of its tokens are those of one sequence."""
 

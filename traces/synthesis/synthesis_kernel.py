@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["fill", "repeated"]
-
 
 def _drawn(edges: Any, guide: Any, taken: Any, ordered: Any, n_chosen: int, what: float) -> int:
     """One draw by popularity, cumulative in `edges`, of what is not `taken`: of the experts `ordered`."""

@@ -12,8 +12,6 @@ from itertools import count, pairwise
 
 from traces.errors import InvalidInput
 
-__all__ = ["MAX_DEPTH", "MAX_PROPOSALS", "Acceptance", "DraftTree", "branching", "most_likely"]
-
 MAX_DEPTH = 64
 """Longest path of a draft: more tokens than any published one verifies."""
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from traces.errors import InvalidInput
 from traces.transforms.draft_trees import MAX_DEPTH, MAX_PROPOSALS
 
-__all__ = ["MAX_WIDTH", "GrownTrees"]
-
 MAX_WIDTH = 64
 """Most nodes of a level that a draft expands: six times as many as EAGLE-2's ten."""
 

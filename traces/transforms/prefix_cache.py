@@ -10,8 +10,6 @@ import numpy as np
 from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace
 
-__all__ = ["with_prefix_cache"]
-
 
 def with_prefix_cache(requests: ArrivalTrace, n_tokens: int) -> ArrivalTrace:
     """`requests` with the tokens of each that a cache of keys and values of `n_tokens` holds when it comes.

@@ -10,8 +10,6 @@ from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["rebatch"]
-
 
 def rebatch(trace: RoutingTrace, batch: int) -> RoutingTrace:
     """Run `batch` sequences of a recorded trace side by side (continuous batching).

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ROUTES"]
-
 ROUTES = ("recorded", "elsewhere")
 """Where the experts of a rejected token are taken from, which no recording has: of the token that was recorded at its
 position (the least that the union of a pass grows), or of another of its sequence, drawn (near the most)."""

@@ -25,9 +25,6 @@ from traces.transforms.grown_trees import GrownTrees
 from traces.transforms.rejected_routes import ROUTES
 from traces.transforms.tree_growth import Growth
 
-__all__ = ["verified"]
-
-
 Takes = Callable[[int, int], list[int]]
 
 Drafts = Callable[[int, int], tuple[Sequence[int], list[int]]]

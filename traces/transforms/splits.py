@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from traces.errors import unknown_name
 
-__all__ = ["SPLITS", "Split", "split_tokens"]
-
 SPLITS = {
     "alternate": "every other sequence, the first learns",
     "halves": "the first half of the sequences learns",

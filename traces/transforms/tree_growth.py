@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from traces.transforms.draft_trees import Acceptance, DraftTree
 from traces.transforms.grown_trees import GrownTrees
 
-__all__ = ["Growth", "confidences"]
-
 
 def confidences(
     trees: GrownTrees, acceptance: Acceptance, depth: int, n: int, rng: np.random.Generator

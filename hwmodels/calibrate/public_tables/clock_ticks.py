@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TICK_S", "RankAgreement", "in_ticks", "rank_agreement"]
-
 TICK_S = 2.048e-6
 
 _SHORTER_S = 40e-6

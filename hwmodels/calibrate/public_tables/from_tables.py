@@ -27,8 +27,6 @@ from hwmodels.specs.machine_files import load_machine
 from hwmodels.specs.spec import Accelerator
 from traces.errors import unknown_name
 
-__all__ = ["BARS", "STACKS", "TableFit", "fit_of", "fit_tables", "law_rows", "nearest"]
-
 STACKS: Mapping[str, str] = {"vllm": "vllm", "sglang": "vllm", "trtllm": "vllm"}
 """The stack that each engine of the tables is: they serve alike, one fused op for the experts of a layer."""
 

@@ -24,17 +24,6 @@ from hwmodels.quantity import ReadOnly
 from hwmodels.specs.spec import Accelerator
 from traces.model.dtypes import find_dtype
 
-__all__ = [
-    "MOST_ROWS",
-    "drawn_rows",
-    "errors_of",
-    "fit_law",
-    "held_out_rows",
-    "predicted",
-    "rates_of",
-    "table_roofline_s",
-]
-
 MOST_ROWS = 2500
 """Rows of a table that are fitted."""
 

@@ -15,8 +15,6 @@ from hwmodels.laws.law_forms import FORMS
 from hwmodels.laws.moe import ALIGNED
 from hwmodels.quantity import ReadOnly
 
-__all__ = ["READERS", "Columns", "KernelTable", "Reader"]
-
 _LEFT_OUT: Mapping[tuple[str, str], str] = {
     ("vllm", "fp8_block"): "host time: small shapes all take what launching does",
 }

@@ -28,8 +28,6 @@ from traces.errors import InvalidFile
 from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import read_text
 
-__all__ = ["Answer", "answer_key", "kept_answer", "said_key"]
-
 Answer = dict[str, Any]
 """JSON-ready: what is read back equals what was written, to the last bit of every number."""
 

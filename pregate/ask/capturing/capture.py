@@ -18,8 +18,6 @@ from pregate.ask.capturing.starting_host_cache import storage_of
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, Step
 
-__all__ = ["Captured", "capture", "capture_request", "watch_own_policy"]
-
 
 @dataclass(frozen=True, slots=True)
 class Captured:

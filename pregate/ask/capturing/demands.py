@@ -12,8 +12,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["demands", "passes_that_ask"]
-
 _CELLS = 1 << 18
 """Routing cells (tokens x layers x top_k) looked through at a time, and experts counted, or one forward pass."""
 

@@ -15,8 +15,6 @@ from offload.placing.layers import LayerRange
 from offload.placing.placement import Placement
 from offload.slots.memory import CapacityExceeded
 
-__all__ = ["most_in_hbm"]
-
 _Planned = TypeVar("_Planned")
 
 

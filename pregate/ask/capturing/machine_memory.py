@@ -12,9 +12,6 @@ from offload.policy_parts.miss_costs import MissCosts
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["MachineMemory", "memory_of", "of_sharing_cards"]
-
-
 _MORE_DRAM = "--tier ssd, or --set host.dram_bytes=..."
 _OF_ONE_MEMORY = "fewer bits (--formats), or --tier ssd"
 """What to try where the host has too little, and where host and accelerator share one memory."""

@@ -21,8 +21,6 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["check_deterministic", "check_sees_no_future", "is_own"]
-
 N_STEPS = 4
 """Decode steps in which a policy is watched for what it may not know."""
 

@@ -42,8 +42,6 @@ from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import shared_popularity
 
-__all__ = ["Request", "check_trace", "request"]
-
 
 @dataclass(frozen=True, slots=True)
 class Request:

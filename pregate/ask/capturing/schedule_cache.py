@@ -31,11 +31,6 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import read_text
 
-__all__ = [
-    "DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "is_lasting", "lasting_key", "lasting_policy", "schedules_in",
-    "source_digest",
-]  # fmt: skip
-
 DEFAULT_FOLDER = Path("~/.cache/pregate/schedules")
 MAX_BYTES = 4 << 30
 """What a folder may take (4 GiB); beyond it the schedules longest unused go."""

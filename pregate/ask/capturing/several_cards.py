@@ -21,8 +21,6 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["check_sharing_cards", "check_streamed_prompt", "filled_bytes", "groups_of_cards", "workload_of_one_copy"]
-
 
 def filled_bytes(
     model: ModelArchitecture, workload: Workload, policy: Policy, placed: Placed, n_in_turn: int, hbm_bytes: int

@@ -13,8 +13,6 @@ from pregate.ask.capturing.demands import demands
 from pregate.ask.capturing.request import Request
 from traces.statistics.popularity import shared_popularity
 
-__all__ = ["resident_set"]
-
 
 def resident_set(asked: Request) -> ResidentSet | None:
     """The cache of a policy: a warm one has seen the whole request before, a static one holds what is popular."""

@@ -17,8 +17,6 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.statistics.popularity import shared_popularity
 
-__all__ = ["knows_run", "storage_of"]
-
 
 def storage_of(asked: Request) -> ReadThrough | None:
     """Storage as a run of a request reads it; None where no experts are there.

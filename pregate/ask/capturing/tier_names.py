@@ -11,8 +11,6 @@ from offload.policies import cache_named
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["TIER_FORM", "check_resizable", "resized", "tier_named"]
-
 TIER_FORM = (
     "dram, ssd, or ssd[:read=SIZE|matrix][:align=SIZE][:depth=N][:mapped][:filed][+EVICTION[:SIZE|SHARE|SLOTS][:...]]"
 )

@@ -24,7 +24,6 @@ from traces.statistics.popularity import PopularityProfile, popularity_of, share
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CACHES", "CAPACITIES", "CacheHits", "CacheRow", "cache_hits"]
 
 _MIB = 1 << 20
 

@@ -23,8 +23,6 @@ from traces.transforms.splits import split_tokens
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PredictorCurves", "PredictorRow", "learning_part", "predictors"]
-
 
 @dataclass(frozen=True, slots=True)
 class PredictorRow:

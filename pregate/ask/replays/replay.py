@@ -21,8 +21,6 @@ from traces.statistics import hit_curve
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LruCurve", "Residency", "lru_curve", "residency"]
-
 
 @dataclass(frozen=True, slots=True)
 class Residency:

@@ -14,8 +14,6 @@ from offload.schedule import COLUMNS
 from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured
 
-__all__ = ["brings_guesses", "metrics_of", "n_missing", "prefetches_of", "right_copies_of"]
-
 
 def metrics_of(captured: Captured, timeline: Timeline, lookups: tuple[int, int] | None = None) -> dict[str, Any]:
     """Every field of `Metrics` by name, of a run of the schedule, virtual or real.

@@ -21,8 +21,6 @@ from pregate.ask.capturing.capture import Captured
 from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.explain.sensitivity import elasticities_of, metric_weights
 
-__all__ = ["claimed_depends", "claimed_intervals", "claimed_run", "room_of", "scattering"]
-
 
 def scattering(hw: Platform, figures: Figures) -> list[str]:
     """The numbers of `hw` that scatter from source to source: those that it states and that nobody set."""

@@ -30,8 +30,6 @@ from simulator.events import event_engine
 from simulator.explain.bounds import lower_bounds
 from simulator.modes import FIFO, Modes
 
-__all__ = ["evaluate", "made_ready"]
-
 _BINDING = np.array([*(lane.name for lane in Lane), "critical path"])
 """By the number that `batch` gives for what a bound comes from; -1 is the last."""
 

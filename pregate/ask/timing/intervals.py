@@ -35,22 +35,6 @@ from simulator.explain.critical_path import ExplainedRun, gradient, walk
 from simulator.explain.path_sum import PathSum
 from simulator.explain.sensitivity import metric_weights
 
-__all__ = [
-    "N_DRAWS",
-    "UNCERTAIN",
-    "Interval",
-    "compiled",
-    "drawn_constants",
-    "drawn_scatter",
-    "figure_intervals",
-    "full_intervals",
-    "intervals",
-    "measured",
-    "measured_at",
-    "path_intervals",
-    "prepared",
-]
-
 Interval = tuple[float, float]
 
 N_DRAWS = 1000

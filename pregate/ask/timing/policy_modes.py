@@ -12,8 +12,6 @@ from offload.policy import Policy
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput
 
-__all__ = ["figures_under", "modes_measured", "modes_of"]
-
 
 def modes_of(policy: Policy, modes: Modes) -> Modes:
     """`modes`, and where `policy` names a chunk, links that serve by priority, chunk by chunk, and drop what is not

@@ -19,8 +19,6 @@ from pregate.ask.timing.captured_metrics import right_copies_of
 from simulator.batched import batch
 from simulator.batched.batch import Compiled
 
-__all__ = ["AHEAD", "ahead_of", "ahead_on"]
-
 AHEAD = (
     "precision", "recall", "wasted_bytes", "early_s", "in_time", "n_read_ahead", "read_precision", "read_wasted_bytes",
 )  # fmt: skip

@@ -24,8 +24,6 @@ from pregate.ask.timing.intervals import Interval, path_intervals
 from simulator.stream import Stream
 from traces.phase import Phase
 
-__all__ = ["stream_request"]
-
 
 def stream_request(asked: Request, hw: Platform) -> SimulationResult:
     """What `simulate` says of a request, but for the timeline, which it does not keep; its intervals hold where no

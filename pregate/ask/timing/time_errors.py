@@ -27,11 +27,6 @@ from pregate.ask.timing.intervals import Interval, intervals
 from simulator.explain.critical_path import ExplainedRun
 from simulator.explain.sensitivity import metric_weights
 
-__all__ = [
-    "OF_FIT", "OWN_ERROR", "SCATTER", "Doubt", "TimeError", "fit_speaks", "holds_one", "interval_of_ratio",
-    "run_doubts", "summed", "time_error",
-]  # fmt: skip
-
 OWN_ERROR = "interval of "
 """How the draws of what a prediction is off by itself are called, before its name."""
 

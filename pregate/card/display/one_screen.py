@@ -27,8 +27,6 @@ from pregate.card.display.phrases import (
 from pregate.card.display.text_layout import command_lines, cut, folded, in_columns
 from pregate.draw.render import si
 
-__all__ = ["COLUMNS", "DETAILS", "LINES", "screen_of"]
-
 _SPLIT = "cards take turns"
 _SHARED = "layers shared, sums as claimed"
 """What a prediction for several cards rests on."""

@@ -14,11 +14,6 @@ from pregate.card.judged_design import Expected, Judged
 from pregate.draw.render import si
 from pregate.engines.writing import Flags
 
-__all__ = [
-    "assumed_hits", "bound_by", "changed_by", "design_row", "in_words", "now_in_words", "rate", "rate_head", "rates",
-    "run_lines", "seconds", "shown_designs",
-]  # fmt: skip
-
 CHANGES = "Would change it"
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["command_lines", "cut", "folded", "in_columns"]
-
 _LEAST = 20
 """Columns below which nothing is folded further."""
 

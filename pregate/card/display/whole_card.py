@@ -25,8 +25,6 @@ from pregate.card.display.text_layout import folded, in_columns
 from pregate.draw.render import si
 from pregate.engines.writing import Flags
 
-__all__ = ["escaped", "html_of", "markdown_of", "summary_of", "text_of"]
-
 _N_REASONS = 3
 """Designs that do not fit of which the reason is said."""
 

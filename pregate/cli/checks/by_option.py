@@ -12,8 +12,6 @@ from pregate.ask import choices
 from pregate.cli.checks import names, numbers, paths
 from pregate.cli.checks.names import Check
 
-__all__ = ["check_words"]
-
 
 def check_words(command: str | None, given: Mapping[str, tuple[str, Any]]) -> None:
     """Raise `InvalidInput` or `UnknownName` for a word of `command` that no model, machine or trace can make right.

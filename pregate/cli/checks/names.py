@@ -11,12 +11,6 @@ from pregate.cli.checks.paths import file
 from pregate.spellings.figure_words import figure_named
 from traces.errors import InvalidInput, UnknownName, unknown_name
 
-__all__ = [
-    "Check", "all_of", "backend", "bounded", "cache", "design", "designs", "designs_once", "designs_or_all", "each",
-    "experiment", "explained", "figures", "hardware", "its_own", "modes", "objective", "one_of", "part_of_machine",
-    "placement", "predictors", "sets", "stacks", "tier", "today",
-]  # fmt: skip
-
 Check = Callable[[str, Any], None]
 """What is asked of an option, as it is typed, and its value."""
 

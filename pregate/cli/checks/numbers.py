@@ -5,8 +5,6 @@ from __future__ import annotations
 from pregate.cli.checks.names import Check, each
 from traces.errors import InvalidInput
 
-__all__ = ["above_0", "at_least", "batch", "capacities", "numbers_above_0", "part", "quantity", "seconds", "share"]
-
 
 def at_least(low: float) -> Check:
     """A number of `low` or more."""

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from traces.errors import InvalidInput
 
-__all__ = ["file", "folder", "new_file", "picture", "recording", "recordings"]
-
 
 def recording(option: str, path: Path | str) -> None:
     """A file, or a recorded trace that ships."""

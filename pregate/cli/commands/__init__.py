@@ -14,8 +14,6 @@ from pregate.cli.checks.by_option import check_words
 from pregate.cli.coercion import coerced_here
 from pregate.cli.own_code import load_own_policies
 
-__all__ = ["COMMANDS", "PLAIN", "Command", "Commands", "Entry", "root"]
-
 
 class Entry(NamedTuple):
     """`home`: `module:attribute`, a function or a `Typer` of several; `help`: the first line of what it says itself."""

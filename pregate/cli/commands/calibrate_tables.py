@@ -19,7 +19,6 @@ from traces.foundation.atomic_files import whole_file
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["SOURCES", "calibrate_tables"]
 
 SOURCES = ("aiconfigurator",)
 """Tables that are known."""

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pregate.economics.machine_ranking import MachineRanking
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["here", "plan"]
 
 WELL_KNOWN = (("gpt-oss-20b", None), ("qwen3-30b-a3b", "all=q4_k_m"), ("mixtral-8x7b", "all=q4_k_m"))
 """Models of the cards that `pregate` alone prints, and the formats they are mostly run in (None: as published)."""

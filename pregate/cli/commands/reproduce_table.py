@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pregate.measured.rows.measured_row import MeasuredRow
     from pregate.measured.table_prediction import TablePrediction
 
-__all__ = ["reproduce_table"]
-
 
 def reproduce_table(
     name: str,

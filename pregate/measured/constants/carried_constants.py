@@ -17,8 +17,6 @@ import numpy as np
 from hwmodels.specs.spread import SPREAD_KEYS
 from pregate.measured.constants.spreads import Residual
 
-__all__ = ["Carried", "carried"]
-
 _BINDS = 0.3
 """Rows whose time depends on a constant by an elasticity beyond this say something of it."""
 

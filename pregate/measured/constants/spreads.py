@@ -24,20 +24,6 @@ from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.table_prediction import TablePrediction
 from traces.errors import InvalidInput
 
-__all__ = [
-    "EXPECTED_SHARE",
-    "Coverage",
-    "Residual",
-    "fit_spread",
-    "group_coverage",
-    "interval_coverage",
-    "pinned_link_scatter",
-    "product_scatter",
-    "residuals",
-    "t_scale",
-    "width_of",
-]
-
 _LEAST_SOURCES = 4
 _STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s", "stack.storage_efficiency")
 _GUESSED = {key: 0.65 if key in _STAGED else 0.25 for key in (*SPREAD_KEYS, "row")}

@@ -13,8 +13,6 @@ from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.measured_row import MeasuredRow
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["fit_stack"]
-
 
 def fit_stack(
     rows: Sequence[MeasuredRow],

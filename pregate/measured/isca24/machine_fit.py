@@ -27,8 +27,6 @@ from pregate.measured.isca24.predicted_rows import Workbench
 from pregate.measured.isca24.published_rows import Row
 from traces.errors import InvalidInput
 
-__all__ = ["FIT_ROWS", "fit_published", "is_fitted"]
-
 HARDWARE, STACK = "a100-sxm4-80gb", "fastertransformer"
 
 FIT_ROWS: Mapping[str, tuple[str, ...]] = MappingProxyType(

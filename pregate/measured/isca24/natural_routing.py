@@ -22,8 +22,6 @@ from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.synthesis.dials import Dials
 
-__all__ = ["INPUT_TOKENS", "OUTPUT_TOKENS", "Activation", "natural_routing"]
-
 INPUT_TOKENS = OUTPUT_TOKENS = 256
 """Tokens a sequence: PAPER.md, the evaluation set-up."""
 

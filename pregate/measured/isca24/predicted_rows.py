@@ -29,13 +29,6 @@ from simulator import recurrence
 from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.routing import RoutingTrace
 
-__all__ = [
-    "MANY_SCHEDULES",
-    "RowPrediction",
-    "RowTimes",
-    "Workbench",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class RowPrediction:

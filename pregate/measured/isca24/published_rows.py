@@ -12,8 +12,6 @@ from offload.policies import PRESETS
 from traces.errors import InvalidFile, unknown_name
 from traces.foundation.documents import NUMBER, read_text
 
-__all__ = ["COLUMNS", "EVICTIONS", "Row", "parse_row", "read_rows"]
-
 COLUMNS = (
     "model", "design", "batch", "forced_active_experts", "cache_policy", "cache_ratio", "expert_tier",
     "metric", "value", "unit",

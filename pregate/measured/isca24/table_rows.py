@@ -15,8 +15,6 @@ from pregate.measured.isca24.natural_routing import INPUT_TOKENS, OUTPUT_TOKENS
 from pregate.measured.isca24.published_rows import EVICTIONS, Row, parse_row
 from traces.errors import InvalidInput
 
-__all__ = ["cells_of", "published_row"]
-
 METRICS: Mapping[str, tuple[str, str]] = {
     "moe_layer_latency": ("moe_layer_latency", "ms"),
     "throughput": ("tokens_per_s", "tokens/s"),

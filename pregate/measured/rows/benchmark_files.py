@@ -16,8 +16,6 @@ from pregate.measured.rows.measured_row import COLUMNS
 from pregate.measured.rows.served_load import SERVED_METRICS, metric_of_requests
 from traces.errors import InvalidFile
 
-__all__ = ["not_of_a_batch", "of_batched_table", "rows_of_benchmark"]
-
 _Cells = dict[str, str]
 
 _COME_AND_GO = "percentiles of requests that come and go"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-__all__ = ["with_command_counts"]
-
 _OF_LLAMA = {
     "input_tokens": ("-p", "--n-prompt", "-npp"),
     "output_tokens": ("-n", "--n-gen", "-ntg"),

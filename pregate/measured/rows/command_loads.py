@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from pregate.measured.rows.served_load import SERVED_METRICS, ServedLoad, metric_of_requests
 
-__all__ = ["LOAD_COLUMNS", "with_load"]
-
 _WHO_ASKS = ("concurrency", "requests", "request_rate")
 LOAD_COLUMNS = (*_WHO_ASKS, "lengths")
 """Columns that become a part of the load; `lengths`: from how much to how much of the stated tokens requests have."""

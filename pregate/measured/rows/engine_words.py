@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pregate.engines.flag_table import engine_of
 from pregate.engines.power_limits import board_watts
 
-__all__ = ["in_flags", "without_power"]
-
 _OPTION = (
     r"(?:-[NmCip]|--(?:cpunodebind|cpubind|membind|physcpubind|interleave|preferred))(?:\s+|=|(?=[\d]))[\w,+-]+|-l|-a|-c"
     r"|--localalloc|--all|0x[0-9a-fA-F]+|\d[\d,-]*"

@@ -10,8 +10,6 @@ from pregate.engines.flag_table import engine_of
 from pregate.spellings.host_memory import host_and_memory
 from pregate.spellings.names import our_name
 
-__all__ = ["NO_CARD", "beside_a_card"]
-
 NO_CARD = ("none", "no", "-", "cpu", "cpu only", "cpu-only", "no gpu", "no-gpu")
 """Words for a machine without a card, in small letters."""
 

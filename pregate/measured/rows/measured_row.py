@@ -14,8 +14,6 @@ from pregate.engines.reading import told_of_flags
 from pregate.measured.rows.served_load import SERVED_METRICS, metric_of_requests
 from traces.errors import InvalidInput
 
-__all__ = ["COLUMNS", "METRICS", "MeasuredRow"]
-
 METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
     {
         "decode_tokens_per_s": ("tokens/s", True),

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 from hwmodels.quantity import ReadOnly
 
-__all__ = ["METRIC_ALIASES", "WORDS_OF_RATES", "by_alias", "is_metric_name", "underscored"]
-
 _METRICS: Mapping[str, tuple[str, ...]] = {
     "decode_tokens_per_s": (
         "decode_throughput",

@@ -16,8 +16,6 @@ from offload.ops import OpKind, Work
 from offload.schedule import Schedule
 from traces.routing import RoutingTrace
 
-__all__ = ["as_microbatches", "without_outputs"]
-
 _NOTHING = Work(OpKind.ISSUE, n_copies=0)
 """No copy to issue: no time on any machine."""
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hwmodels.quantity import ReadOnly
 
-__all__ = ["FLAG_COLUMNS", "METRIC_MARK", "cells_of_bench", "is_of_bench", "melted", "with_flags"]
-
 METRIC_MARK = "metric:"
 """Before the header of a column whose cells are values of the metric that it names."""
 

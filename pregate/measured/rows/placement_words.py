@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["placement_in_words"]
-
 _HOST = (
     r"(?:(?:offloaded|placed|kept) )?(?:on|in|to|at|onto) (?:the )?(?:host(?:'s)? )?"
     r"(?:cpu|host|ram|dram|memory|processor)s?(?: memory| ram)?"

@@ -18,8 +18,6 @@ from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.ollama_library import dense_tag, of_library
 from traces.errors import InvalidInput
 
-__all__ = ["with_our_names"]
-
 
 def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     """A row's cells, names of models, machines and stacks as we write them, a bare format as that of all matrices."""

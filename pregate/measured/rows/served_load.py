@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["PERCENTILES", "SERVED_METRICS", "ServedLoad", "load_named", "metric_of_requests"]
-
 PERCENTILES = (50, 90, 95, 99)
 """Percentiles over requests that a row may have."""
 

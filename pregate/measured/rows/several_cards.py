@@ -17,8 +17,6 @@ from pregate.measured.rows.host_alone import NO_CARD
 from pregate.spellings.machine_names import are_different, several
 from traces.errors import InvalidInput
 
-__all__ = ["check_one_card", "check_one_model", "on_one_card"]
-
 _IN_TURN = ("llama-cpp", "ik-llama")
 _SHARING = ("vllm",)
 _SHARING_IF_TOLD = ("ktransformers",)

@@ -9,8 +9,6 @@ from hwmodels.quantity import ReadOnly
 from traces.errors import InvalidInput
 from traces.foundation.documents import NUMBER
 
-__all__ = ["UNITS", "metric_and_unit", "metric_of_unit", "one_unit", "plain_unit", "value_and_unit"]
-
 UNITS: Mapping[str, Mapping[str, float]] = ReadOnly(
     {
         "s": {

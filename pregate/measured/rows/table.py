@@ -39,8 +39,6 @@ from pregate.measured.rows.written_cells import as_written
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import NUMBER, read_text
 
-__all__ = ["FIELD_TABLE", "FIELD_TABLES", "RESIDENT_TABLE", "predictions_csv", "read_field", "read_table"]
-
 MAX_TABLE_BYTES = 8 << 20
 MAX_ROWS = 20_000
 

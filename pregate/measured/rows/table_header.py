@@ -12,8 +12,6 @@ from pregate.measured.rows.unread_cells import is_other_metric
 from pregate.measured.rows.written_cells import COLUMN_ALIASES, is_metric, unit_of_header
 from traces.errors import InvalidFile, unknown_name
 
-__all__ = ["BESIDE", "MEMORY", "column_names"]
-
 BESIDE = (
     "date", "author", "user", "os", "driver", "version", "build", "commit", "url", "motherboard", "size", "params",
     "n_kv", "t_pp_s", "t_tg_s", "t_s",

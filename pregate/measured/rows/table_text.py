@@ -21,8 +21,6 @@ from pregate.measured.rows.metric_aliases import underscored
 from pregate.measured.rows.written_cells import COLUMN_ALIASES
 from traces.errors import InvalidFile
 
-__all__ = ["as_csv"]
-
 _RULE = re.compile(r"[\s|:-]+")
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 _LINK = re.compile(r"\[(?P<text>[^\[\]]+)\]\([^()]*\)")

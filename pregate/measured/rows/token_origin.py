@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pregate.engines.flag_table import engine_of
 from traces.errors import unknown_name
 
-__all__ = ["tokens_of_row"]
-
 _OF_BENCHMARKS = ("prefill_tokens_per_s", "decode_tokens_per_s", "microbatch_tokens_per_s")
 """What benchmarks of engines print."""
 _TEXT, _RANDOM, _PUBLISHED = "text", "random", "isca24"

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pregate.measured.rows.served_load import SERVED_METRICS
 from pregate.spellings.models import model_and_format
 
-__all__ = ["is_other_metric", "unread_reason"]
-
 _BATCH = re.compile(
     r"\b(?:concurren\w*|batch(?:[ _-]?size)?|bs|parallel(?: requests)?|users|clients)\s*(?:of|=|:)?\s*(\d{1,5})\b"
     r"|\b(\d{1,5})\s*(?:concurrent|parallel)\b",

@@ -11,8 +11,6 @@ from pregate.measured.rows.served_load import PERCENTILES
 from pregate.measured.rows.stated_units import metric_and_unit, metric_of_unit, one_unit, value_and_unit
 from pregate.spellings.host_memory import host_and_memory
 
-__all__ = ["COLUMN_ALIASES", "as_written", "is_metric", "unit_of_header"]
-
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "model": ("model_name", "llm", "checkpoint"),
     "hardware": ("gpu", "gpus", "card", "accelerator", "device", "machine"),

@@ -14,7 +14,6 @@ from pregate.validation.report.theme import inline_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["STYLE", "cell", "drawn_figure", "number", "policy_cell", "section", "table", "word_cell", "yes_cell"]
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d9dee3; --paper: #ffffff; --card: #f4f6f8;

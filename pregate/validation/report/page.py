@@ -28,8 +28,6 @@ from pregate.validation.report.markup import (
 from pregate.validation.scores.compared_number import compared_metric
 from pregate.validation.scores.verdict import percent, verdict
 
-__all__ = ["page"]
-
 _TITLES = {
     "tpot_s": "time per output token, mean",
     "tpot_p50_s": "time per output token, P50",

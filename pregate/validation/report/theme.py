@@ -12,8 +12,6 @@ from pregate.draw.style import INK, LINE, PAPER, SOFT, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["inline_svg"]
-
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
     """A figure as SVG inside a page: its text and lines take the page's colours, its ids begin with `name`.

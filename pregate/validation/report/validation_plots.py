@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["naive_bars", "op_errors", "predicted_above_measured", "predicted_against_measured"]
 
 _Fill = Literal["full", "left", "bottom", "right", "top"]
 

@@ -18,8 +18,6 @@ from runtime.model.weights import Experts
 from runtime.run import MeasuredRun, OutputMismatch
 from traces.phase import Phase
 
-__all__ = ["Runner"]
-
 
 @dataclass
 class Runner:

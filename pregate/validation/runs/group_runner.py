@@ -15,8 +15,6 @@ from pregate.validation.runs.recording import Recording
 from runtime.backends.backend import LaneFailure
 from runtime.run import OutputMismatch
 
-__all__ = ["GroupErrors", "PredictedGroup", "TimeBudget", "run_groups"]
-
 PredictedGroup = list[tuple[PreparedCase, CasePrediction]]
 """The cases of a group, each with what is predicted of it."""
 

@@ -11,8 +11,6 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.documents import Section
 from traces.routing import Provenance, RoutingTrace
 
-__all__ = ["recorded_routing_of", "routing_arrays"]
-
 _COLUMNS = ("experts", "sequence", "position", "phase", "step")
 _MAYBE = ("gate_weights", "expert_bytes", "rejected", "popularity")
 

@@ -29,8 +29,6 @@ from traces.foundation.documents import Section
 from traces.importers.files.arrays import npz_arrays, npz_names
 from traces.routing import RoutingTrace
 
-__all__ = ["RecordedCase", "Recording", "achieved_bound_s", "load_recording", "measurement_of", "save_recording"]
-
 VERSION = 2
 _ABOUT = "about"
 

@@ -12,8 +12,6 @@ from hwmodels.quantity import ReadOnly
 from pregate.validation.runs.recording import Recording, load_recording
 from traces.errors import InvalidFile, InvalidInput
 
-__all__ = ["earlier_recording", "joined_recording", "require_same_predictions"]
-
 
 def earlier_recording(path: Path, stack: str, machine: Mapping[str, Any]) -> Recording | None:
     """The runs of earlier calls, None where there are none. Raises `InvalidInput` for those of another device or stack,

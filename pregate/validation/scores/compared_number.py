@@ -16,8 +16,6 @@ import numpy as np
 from pregate.validation.outcome import Case, CaseOutcome, OpTime
 from pregate.validation.scores.rank_agreement import kendall_tau
 
-__all__ = ["SHARES", "Compared", "compared_metric", "compared_naive", "compared_ops", "compared_unit", "score"]
-
 SHARES = frozenset({"stall_s"})
 """Metrics compared as shares of the measured makespan."""
 

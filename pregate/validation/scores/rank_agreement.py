@@ -10,8 +10,6 @@ from statistics import fmean
 
 import numpy as np
 
-__all__ = ["kendall_tau", "regret", "resolved_tau"]
-
 _TIE = 1e-9
 """Predictions closer than this, relative, are equal: rounding, not opinion."""
 

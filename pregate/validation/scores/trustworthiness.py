@@ -9,8 +9,6 @@ from statistics import median, stdev
 from hwmodels.fits.trust import Trust, least_trusted, trust_of
 from pregate.validation.outcome import Measurement, Validation
 
-__all__ = ["trust_in"]
-
 _TIMED = "makespan_s"
 
 

@@ -22,8 +22,6 @@ from pregate.validation.scores.compared_number import (
 from pregate.validation.scores.rank_agreement import kendall_tau, regret, resolved_tau
 from pregate.validation.scores.trustworthiness import trust_in
 
-__all__ = ["baselines_of", "rows", "summarise_validation"]
-
 CHOSEN_BY = "tpot_s"
 """The metric that orders policies and that naive baselines predict."""
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from traces.errors import InvalidInput
 
-__all__ = ["doubts", "failures", "percent", "verdict"]
-
 _SHOWN = 3
 """How many mismatches a reason names before it only counts."""
 

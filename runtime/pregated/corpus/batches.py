@@ -11,8 +11,6 @@ from torch import Tensor
 
 from traces.errors import InvalidInput
 
-__all__ = ["TextBatch", "drawn_batch", "fixed_batches"]
-
 
 class TextBatch(NamedTuple):
     """`tokens` (rows, n) and the one after each, `targets` (rows, n); `source` (rows, m): what an encoder reads."""

@@ -18,8 +18,6 @@ from pydoc_data.topics import topics
 from traces.errors import InvalidInput
 from traces.foundation.documents import read_text
 
-__all__ = ["Corpus", "corpus_of_file", "python_documentation"]
-
 _HELD_OUT_OF = 8
 """One document in so many is held out."""
 

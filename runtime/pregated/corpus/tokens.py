@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 
-__all__ = ["Tokenizer", "learn_tokens"]
-
 _N_BYTES = 256
 _WORDS = re.compile(r" ?\w+|\n+| +|[^\w\s]+|\s", re.ASCII)
 """A space goes with the word after it."""

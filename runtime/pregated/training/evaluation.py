@@ -14,8 +14,6 @@ from runtime.pregated.corpus.batches import TextBatch
 from runtime.pregated.predictors import Predictors, RecallCounts
 from runtime.pregated.transformer import MoeTransformer, Routing
 
-__all__ = ["balance_loss", "load_balance", "loss_and_accuracy", "recalls"]
-
 
 def balance_loss(routing: Routing) -> Tensor:
     """Switch's auxiliary loss, mean over blocks: 1 when experts share evenly (Fedus et al. 2021, equation 4)."""

@@ -33,8 +33,6 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.foundation.atomic_files import whole_file
 from traces.foundation.documents import read_text
 
-__all__ = ["run_experiment", "untrained"]
-
 Say = Callable[[str], None]
 
 _BASE, _RECALL = "base", "recall"

@@ -13,8 +13,6 @@ from traces.errors import InvalidInput
 from traces.foundation.type_checks import check_fields
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 
-__all__ = ["CONVENTIONAL", "FULL", "PREDICTABLE", "SHORT", "ExperimentPlan"]
-
 CONVENTIONAL, PREDICTABLE = "conventional", "predictable"
 
 

@@ -15,8 +15,6 @@ from scipy.stats import t as student
 
 from traces.errors import InvalidInput
 
-__all__ = ["SeedEstimate", "findings", "recall_curves", "seed_estimate"]
-
 
 @dataclass(frozen=True, slots=True)
 class SeedEstimate:

@@ -17,8 +17,6 @@ from runtime.pregated.training.training_settings import Schooling
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidInput
 
-__all__ = ["train", "train_predictors"]
-
 
 def train(
     model: MoeTransformer,

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from traces.errors import InvalidInput
 from traces.foundation.type_checks import check_fields
 
-__all__ = ["Schooling"]
-
 
 @dataclass(frozen=True, slots=True)
 class Schooling:

@@ -46,8 +46,6 @@ from traces.importers.tables import named_rows
 from traces.routing import MAX_EXPERTS, Provenance
 from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["import_popularity"]
-
 MAX_RANK_BYTES = 1 << 30
 MAX_LAYERS = 4096
 

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from traces.importers.recording import refused
 from traces.model.files.gguf_file import read_gguf, read_numbers
 
-__all__ = ["imatrix_counts"]
-
 _COUNTS = re.compile(r"blk\.(\d{1,4})\.ffn_(gate_up|gate|up|down)_exps\.weight\.counts", re.ASCII)
 
 

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["COUNTS", "tensor_counts"]
-
 COUNTS = (
     "logical_count", "tokens_per_expert", "expert_counts", "expert_count", "expert_load", "expert_load_window",
     "counts", "activation_freq", "expert_frequency",

@@ -18,8 +18,6 @@ from traces.foundation.documents import NUMBER
 from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, text_lines
 from traces.importers.recording import refused
 
-__all__ = ["is_bare", "is_wide", "wide_counts"]
-
 _LAYER = re.compile(r"|(?:moe_?)?layer(?:_?(?:id|idx|index))?|l", re.IGNORECASE)
 _EXPERT = re.compile(r"(?:expert|e)?_?(\d{1,5})", re.ASCII | re.IGNORECASE)
 _FEWEST = 2

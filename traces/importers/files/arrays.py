@@ -16,11 +16,6 @@ from safetensors import SafetensorError, deserialize
 from traces.errors import InvalidFile
 from traces.importers.files.text_lines import regular_file
 
-__all__ = [
-    "MAX_UNPACKED_BYTES", "npy_array", "npy_bytes", "npz_arrays", "npz_headers", "npz_names", "safetensors_arrays",
-    "whole_array",
-]  # fmt: skip
-
 MAX_UNPACKED_BYTES = 4 << 30
 _LARGE = 1 << 62
 _TENSORS = {

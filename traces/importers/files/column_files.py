@@ -14,8 +14,6 @@ from pyarrow import parquet
 
 from traces.errors import InvalidFile
 
-__all__ = ["rows_as_text"]
-
 _ROWS = 4096  # at once
 _MAX_ROWS = 1 << 28
 _MAX_COLUMNS = 4096

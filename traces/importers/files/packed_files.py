@@ -22,8 +22,6 @@ from typing import BinaryIO
 from traces.errors import InvalidFile
 from traces.foundation.documents import open_regular
 
-__all__ = ["MAX_UNPACKED_BYTES", "unpacked_file"]
-
 MAX_UNPACKED_BYTES = 2 << 30
 _MAX_MEMORY = 256 << 20  # xz -9 needs 65 MiB
 _CHUNK = 1 << 20

@@ -12,16 +12,6 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.foundation.documents import open_regular
 
-__all__ = [
-    "MAX_LINE_CHARACTERS",
-    "json_document",
-    "json_lines",
-    "json_records",
-    "regular_file",
-    "text_lines",
-    "whole_numbers",
-]
-
 MAX_TEXT_BYTES = 1 << 30
 MAX_DOCUMENT_BYTES = 256 << 20
 MAX_LINE_CHARACTERS = 64 << 20

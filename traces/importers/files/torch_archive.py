@@ -22,8 +22,6 @@ from traces.errors import InvalidFile
 from traces.importers.files.arrays import MAX_UNPACKED_BYTES
 from traces.importers.files.text_lines import regular_file
 
-__all__ = ["read_torch_archive"]
-
 MAX_PICKLE_BYTES = 256 << 20
 
 _STORAGES = {

@@ -11,8 +11,6 @@ from typing import Any
 
 from traces.model.configs.field_names import NAMES
 
-__all__ = ["CLASS_DEFAULTS", "assumed", "class_defaults", "layer_letters", "of_class"]
-
 CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "afmoe": {"moe_intermediate_size": 1408, "num_dense_layers": 1, "num_shared_experts": 2, "sliding_window": 1024,
         "layers": "SSSF"},

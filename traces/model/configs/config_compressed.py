@@ -9,8 +9,6 @@ from traces.errors import InvalidFile
 from traces.model.attention import Attention
 from traces.model.configs.config_fields import Fields
 
-__all__ = ["compressed_attentions"]
-
 _SPARSE, _HEAVY = "compressed_sparse_attention", "heavily_compressed_attention"
 
 

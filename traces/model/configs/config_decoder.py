@@ -18,8 +18,6 @@ from traces.model.configs.config_layers import Traits, block_letters, mixers_by_
 from traces.model.configs.field_names import NAMES, TIED
 from traces.model.layer_stack import MAX_LAYERS, LayerStack
 
-__all__ = ["CHECKED", "TRAITS", "decoder_only"]
-
 _QWEN3: Traits = {"qk_norm": "head"}
 _QWEN3_NEXT: Traits = {"qk_norm": "head", "output_gate": "channel"}
 TRAITS: dict[str, Traits] = {

@@ -11,8 +11,6 @@ from traces.errors import InvalidFile
 from traces.model.configs.class_defaults import assumed
 from traces.model.configs.field_names import NAMES
 
-__all__ = ["Fields", "text_model"]
-
 _TEXT_MODELS = ("text_config", "llm_config", "language_config", "thinker_config", "language_model", "text_model_config")
 _NESTED = ("ffn_config", "attn_config", "moe_config", "moe", "sparse_attention_config")
 

@@ -21,8 +21,6 @@ from traces.model.configs.quantisation_scope import converted_tables
 from traces.model.dtypes import DTYPES, Dtype
 from traces.model.layer_stack import LayerStack
 
-__all__ = ["StoredFormats", "stored_formats"]
-
 _PLAIN = {
     "float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float64": "fp32",
     "float8_e4m3fn": "fp8", "float8_e5m2": "fp8",

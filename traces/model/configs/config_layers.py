@@ -15,8 +15,6 @@ from traces.model.configs.config_fields import Fields
 from traces.model.layer_stack import every_layer
 from traces.model.linear_mixer import LinearMixer
 
-__all__ = ["BLOCKS", "Traits", "block_letters", "mixers_by_layer", "sparse_layers"]
-
 Traits = dict[str, Any]
 """What a family does that its fields do not say; see `traces.model.configs.config_decoder`."""
 

@@ -15,8 +15,6 @@ from traces.errors import InvalidFile
 from traces.model.configs.config_fields import Fields
 from traces.model.configs.field_names import NAMES
 
-__all__ = ["WINDOWS_READ", "refuse_other_words", "stated_keys"]
-
 _STATES_READ = (
     "layer_types", "layers_block_type", "hybrid_override_pattern", "attn_type_list", "linear_attn_config",
     "attn_layer_period", "full_attention_interval", "layer_group_size", "full_attention_layers",

@@ -9,8 +9,6 @@ from traces.model.configs.config_fields import Fields
 from traces.model.configs.config_other_words import WINDOWS_READ, refuse_other_words, stated_keys
 from traces.model.configs.field_names import NAMES, TIED
 
-__all__ = ["refuse_unread", "unread_notes"]
-
 _SHARING = {
     "cla_share_factor": ("use_cla", 1, "layers share keys and values"),
     "num_kv_shared_layers": ("", 0, "layers share keys and values"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["NAMES", "TIED"]
-
 NAMES: dict[str, tuple[str, ...]] = {
     "d_model": ("hidden_size", "d_model", "n_embd", "dim"),
     "n_layers": ("num_hidden_layers", "n_layers", "num_layers", "n_layer"),

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from traces.errors import InvalidFile
 
-__all__ = ["held_against_index"]
-
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _HEAD_BYTES = 4096
 """Where an index states its size: `metadata` comes before `weight_map`."""

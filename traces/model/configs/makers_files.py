@@ -10,8 +10,6 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["in_common_names"]
-
 _MISTRAL = {
     "dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
     "n_kv_heads": "num_key_value_heads", "hidden_dim": "intermediate_size", "tied_embeddings": "tie_word_embeddings",

@@ -6,8 +6,6 @@ import fnmatch
 import re
 from functools import lru_cache
 
-__all__ = ["ATTENTIONS", "feed_forwards", "from_layers", "is_pattern", "matches"]
-
 Family = tuple[str, ...]
 """The matrices of a part in one layer, as one family of models names them; `0` stands for any expert."""
 

@@ -14,8 +14,6 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.foundation.documents import read_text
 
-__all__ = ["find_quantisation"]
-
 MAX_SIDE_FILE_BYTES = 16 << 20
 _SIDE_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json")
 

@@ -8,16 +8,6 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 
-__all__ = [
-    "fastdeploy_format",
-    "method_name",
-    "named_format",
-    "own_formats",
-    "rest_format",
-    "tensor_format",
-    "weight_format",
-]
-
 A_COLUMN = 1 << 20
 """A group as large as a column: its one scale weighs nothing."""
 _ALIASES = {

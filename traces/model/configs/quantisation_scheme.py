@@ -20,8 +20,6 @@ from traces.model.configs.quantisation_scope import EXCLUDED, refuse_unread_scop
 from traces.model.dtypes import DTYPES, Dtype, find_dtype, mean_dtype
 from traces.model.layer_stack import LayerStack
 
-__all__ = ["part_formats"]
-
 Formats = list[tuple[str, Dtype | None]]
 """Modules by name or by pattern, and their format; None: not converted."""
 

@@ -12,8 +12,6 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.model.configs.quantisation_methods import method_name
 
-__all__ = ["EXCLUDED", "converted_tables", "refuse_unread_scope"]
-
 EXCLUDED = (
     "modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers", "exclude", "llm_int8_skip_modules",
     "skip_modules", "linear_weights_not_to_quantize",

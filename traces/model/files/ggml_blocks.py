@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["GGML_BLOCKS", "BlockType", "block_bits", "block_type"]
-
 _SUPER = 256
 """Weights of a super-block: of the K formats and all but one of the IQ formats."""
 

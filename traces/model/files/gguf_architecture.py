@@ -20,8 +20,6 @@ from traces.model.layer_stack import MAX_LAYERS, LayerStack
 from traces.model.linear_mixer import LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["from_gguf"]
-
 _LAYER = re.compile(r"blk\.(\d{1,4})\.(.+)", re.ASCII)
 _ONE_EXPERT = re.compile(r"ffn_(gate|up|down)\.\d{1,4}\.weight", re.ASCII)
 """Files of before 2024 have a tensor an expert."""

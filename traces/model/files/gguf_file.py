@@ -24,8 +24,6 @@ from traces.errors import InvalidFile
 from traces.foundation.documents import open_regular
 from traces.model.files.ggml_blocks import block_type
 
-__all__ = ["Tensor", "WeightsFile", "read_gguf", "read_numbers"]
-
 MAX_HEADER_BYTES = 64 << 20
 """Largest header read (64 MiB): those of vocabularies of 262,144 tokens have under 20."""
 MAX_TENSORS = 200_000

@@ -13,8 +13,6 @@ from traces.model.attention import Attention
 from traces.model.files.gguf_file import Tensor
 from traces.model.linear_mixer import LinearMixer
 
-__all__ = ["GgufKeys", "is_projection", "mixer_of_layer"]
-
 _WINDOW_PERIOD = {"gpt-oss": 2, "llama4": 4, "smallthinker": 4, "afmoe": 4, "exaone-moe": 4, "cohere2moe": 4}
 """Families whose windows follow a period that no key states: all layers of it but the last see a window (gpt-oss: the
 first); llama.cpp, src/llama-model.cpp, `set_swa_pattern`."""

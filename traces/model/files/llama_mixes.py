@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from traces.model.layer_stack import LayerStack
     from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["MIXES", "is_mix", "mix_formats", "mix_layers"]
 
 Rule = Callable[[int, int], str | None]
 """The format at layer i of n; None: the mix's own."""

@@ -14,8 +14,6 @@ from traces.model.files.stored_parts import MATRICES, StoredParts, with_stored_p
 from traces.model.layer_formats import BY_LAYER
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["from_safetensors"]
-
 _PLAIN = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 """Element types whose tensors have as many elements as weights: others are packed, or come with scales."""
 

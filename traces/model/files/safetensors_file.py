@@ -16,8 +16,6 @@ from traces.errors import InvalidFile
 from traces.foundation.documents import open_regular, read_text
 from traces.model.files.gguf_file import Tensor
 
-__all__ = ["read_safetensors"]
-
 MAX_HEADER_BYTES = 100_000_000
 """Largest header, the limit of the format itself."""
 MAX_INDEX_BYTES = 64 << 20

@@ -12,8 +12,6 @@ from traces.model.dtypes import DTYPES, MAX_SHARES, Dtype, find_dtype, mean_dtyp
 from traces.model.layer_formats import BY_LAYER, LayerFormats
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["COUNTED", "MATRICES", "StoredParts", "with_stored_parts"]
-
 MATRICES = ("attention", "dense", "shared", "experts", "embedding", "head")
 """Parts with a format of their own; "gates" is what is left: gates, norms, biases, those of experts too."""
 

@@ -10,7 +10,6 @@ from traces.errors import InvalidFile
 if TYPE_CHECKING:
     from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["file_of_folder", "is_folder", "is_weights", "read_weights"]
 
 _OF_FOLDER = ("*.safetensors.index.json", "*.safetensors", "*.gguf", "config.json")
 """What stands for the model of a folder, the first of these that is there."""
