@@ -68,6 +68,8 @@ def _parts(policy: Policy) -> Iterator[str]:
         yield "`resident`"
     if policy.lookahead:
         yield f"gates {policy.lookahead} ahead"
+    if policy.next_token:
+        yield "gates a token ahead"
     for part, usual in ((policy.prefetch, no_prefetch), (policy.start, None), (policy.predictor, None)):
         if part is not usual:
             yield _named(part)

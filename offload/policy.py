@@ -66,7 +66,8 @@ class Policy:
     """An offloading policy as a composition of choices.
 
     `resident`: every expert stays in HBM. `lookahead`: how many blocks ahead a gate selects exactly (the
-    activation level of Pre-gated MoE; 0 is the conventional gate). `prefetch`: what to start moving when a
+    activation level of Pre-gated MoE; 0 is the conventional gate). `next_token`: whether gates of a token select the
+    experts of the next one, exactly, from the layer on that the model says. `prefetch`: what to start moving when a
     gate has run: for blocks of this step that have not run, or any of the next. `on_miss`: what to do with needed
     experts that are not there. `start(facts)`: makes both anew for every run; a policy that remembers states it instead
     of `prefetch`, and of `on_miss` where that remembers too. `predictor`: what `BlockView.predicted` says, for which a
@@ -89,6 +90,7 @@ class Policy:
     name: str
     resident: bool = False
     lookahead: int = 0
+    next_token: bool = False
     prefetch: Prefetch = no_prefetch
     on_miss: OnMiss = fetch_misses
     buffers: Callable[[int, int], Buffers] = _active_only
@@ -115,6 +117,11 @@ class Policy:
         self._check_granularity()
         if self.lookahead < 0:
             raise InvalidInput(f"lookahead = {self.lookahead} is below 0")
+        if self.next_token and self.speculation is not None:
+            raise InvalidInput(
+                f"{self.name}: a pass that verifies drafts has several tokens, and gates say what the first needs "
+                f"alone: leave gamma= out"
+            )
         if self.resident and self.cache is not None:
             raise InvalidInput(f"{self.name} keeps every expert in HBM: it takes no cache")
         if self.start is not None and self.prefetch is not no_prefetch:

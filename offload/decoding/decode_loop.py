@@ -131,6 +131,7 @@ class DecodeLoop:
                 self.host(self.works.mask(entries), (), -1)
         if self.draft is not None:
             self.draft.propose(step)
+        layers.blocks.begin()
         for layer in range(layers.stack.n_layers):
             if layers.away:
                 self.host_side.enter(layer, self.last_op)

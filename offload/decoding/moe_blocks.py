@@ -15,12 +15,14 @@ from offload.decoding.miss_answers import answer_misses
 from offload.decoding.placed_blocks import run_at_home, run_on_host
 from offload.decoding.policy_answers import checked_fetches
 from offload.decoding.revealed import Revealed
+from offload.decoding.selected_before import SelectedBefore
 from offload.decoding.slot_reads import SlotReads
 from offload.decoding.unions import MoeBlock, Unions
 from offload.own_policies.policy_calls import ask_at
 from offload.policy import Decisions, Fetch, Policy, fetch_misses, no_prefetch
 from offload.prefetching.selected_ahead import SelectedAhead
 from traces.errors import InvalidInput
+from traces.phase import Phase
 from traces.routing import Step
 
 
@@ -42,9 +44,25 @@ class Blocks:
         self._revealed = Revealed(loop, policy, first, unions, step, encoding)
         self._ffns = ExpertFfns(loop)
         self._slots = SlotReads(loop, self._ffns, policy.hands_slots_on(loop.execution))
+        self._selected_before = None
+        if policy.next_token and step.phase == Phase.DECODE:
+            self._selected_before = SelectedBefore(loop, first, unions)
+            self._revealed.from_before = self._selected_before.first_block
+
+    def begin(self) -> None:
+        """Start the fetches that need no gate of this pass."""
+        if self._selected_before is not None:
+            self._loop.memory.gated_layer = -1
+            self._selected_before.bring(0)
 
     def run(self, i: int, layer: int) -> None:
-        """Gate, copies, waits and expert FFN of MoE block `i`, which sits in `layer`."""
+        """MoE block `i`, which sits in `layer`, and the fetches that follow it."""
+        self._run(i, layer)
+        if self._selected_before is not None:
+            self._selected_before.bring(i + 1)
+
+    def _run(self, i: int, layer: int) -> None:
+        """Gate, copies, waits and expert FFN of a block."""
         loop, placed = self._loop, self._loop.host_side.placed
         loop.memory.gated_layer = self._first + i
         if not self._encoding and loop.host_side.computes(layer):
@@ -92,7 +110,7 @@ class Blocks:
     def _from_slots(self, i: int, layer: int, gate: int, at_once: bool) -> None:
         """A block whose experts are brought into slots, and the fetches of later blocks."""
         loop, cache = self._loop, self._loop.memory.cache
-        reads = not 0 < i < self._revealed.n and at_once  # no gate has selected its experts before
+        reads = at_once and not self._revealed.selected_before(i)  # no gate has selected its experts before
         known = read_back(loop, gate, layer) if reads else -1
         self._revealed.gated(i)
         if cache is not None and cache.watches_gates:

@@ -15,7 +15,7 @@ from traces.routing import Step
 
 
 class Revealed:
-    """The blocks of one pass whose experts a gate has selected: of `unions`, the first `n`.
+    """The blocks of one pass whose experts a gate has selected: of `unions`, the first `n`, and those `from_before` on.
 
     `first`: the MoE layer of the model that block 0 is.
     """
@@ -26,10 +26,16 @@ class Revealed:
         self._loop, self._policy, self._first, self._unions = loop, policy, first, unions
         self._step, self._encoding = step, encoding
         self.n = 0
+        self.from_before = len(unions)
+        """The first of the blocks that the pass before has selected for; without any, how many there are."""
 
     def gated(self, i: int) -> None:
         """The gate of block `i` has run, which selects as far ahead as the policy says."""
         self.n = max(self.n, i + self._policy.lookahead + 1)
+
+    def selected_before(self, i: int) -> bool:
+        """Whether the experts of block `i` are known before its own gate runs."""
+        return 0 < i < self.n or i >= self.from_before
 
     def view(self, i: int) -> BlockView:
         """What a policy may see at block `i`."""
@@ -58,7 +64,7 @@ class Revealed:
         return gate_output(self._loop.i_step, layer, chosen, of_layer, self._loop.new_request)
 
     def _experts(self, other: int) -> tuple[int, ...] | None:
-        known = 0 <= other < min(self.n, len(self._unions))
+        known = 0 <= other < min(self.n, len(self._unions)) or self.from_before <= other < len(self._unions)
         return self._unions[other].experts if known else None
 
     def _of_tokens(self, values: NDArray[Any] | None, other: int) -> NDArray[Any] | None:

@@ -51,7 +51,7 @@ def is_compilable(
         return False
     if not _is_known(execution) or (cache is not None and execution.fuses_across):
         return False
-    if policy.granularity != "expert" or (policy.cache is not None and policy.cache.write_back):
+    if policy.next_token or policy.granularity != "expert" or (policy.cache is not None and policy.cache.write_back):
         return False
     known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)
     if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:

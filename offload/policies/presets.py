@@ -25,6 +25,7 @@ from offload.policies.on_demand import on_demand
 from offload.policies.oracle import oracle
 from offload.policies.prefetch_all import prefetch_all
 from offload.policies.pregate import pregate
+from offload.policies.pregate_next_token import pregate_next_token
 from offload.policies.static_cpu import static_cpu
 from offload.policy import OnMiss, Policy, misses_on_host
 
@@ -39,6 +40,7 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "on_demand": on_demand,
     "prefetch_all": prefetch_all,
     "pregate": pregate,
+    "pregate/next_token": pregate_next_token,
     "lru": lru,
     "lfu": lfu,
     "lfru": lfru,

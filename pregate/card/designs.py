@@ -175,7 +175,18 @@ def designs_of(
     if n_prompt >= _LONG_TOKENS:
         wide = str(min(1 << (n_prompt - 1).bit_length(), _WIDEST))
         named += tuple(name.replace("{wide}", wide) for name in _for_long_prompts(_engine(stack), model))
+    named = with_own_gates(named, model)
     return tuple(name for name in named if not (model.is_encoder_decoder and "@" in name))
+
+
+_PREGATE = re.compile(r"^pregate(\(\d+\))?(?=\+|$)")
+
+
+def with_own_gates(names: Sequence[str], model: ModelArchitecture) -> tuple[str, ...]:
+    """`names`, pre-gating being that which the gates of `model` were trained for, where they look ahead."""
+    if not model.pregated_from:
+        return tuple(names)
+    return tuple(dict.fromkeys(_PREGATE.sub("pregate/next_token", name) for name in names))
 
 
 def _for_long_prompts(engine: str, model: ModelArchitecture) -> tuple[str, ...]:

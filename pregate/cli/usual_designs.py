@@ -40,11 +40,11 @@ def of_work(
     usual: str, model: ModelArchitecture, hw: Platform, work: Callable[[], Workpiece], *, takes_one: bool = False
 ) -> list[str]:
     """`usual`, or the designs of the engine of `hw` for `work`, which is told; `takes_one`: as of `say_engine`."""
-    from pregate.card.designs import engine_offers
+    from pregate.card.designs import engine_offers, with_own_gates
     from pregate.card.engine_defaults import settled_designs
 
     if not engine_offers(hw.stack.name) or model.is_encoder_decoder:
-        return distinct(usual, "--policies")
+        return list(with_own_gates(distinct(usual, "--policies"), model))
     found = list(settled_designs(model, hw, work()))
     say_engine(model, hw.stack.name, takes_one=takes_one)
     return found
@@ -61,11 +61,12 @@ def of_trace(
 
 def along_axes(usual: str, model: ModelArchitecture, stacks: Sequence[str], *, takes_one: bool = False) -> list[str]:
     """`usual`, or what the engine runs that all `stacks` are, whatever the memory, which is told."""
+    from pregate.card.designs import with_own_gates
     from pregate.card.engine_defaults import engine_designs
 
     found = engine_designs(stacks[0]) if len(set(stacks)) == 1 else ()
     if not found or model.is_encoder_decoder:
-        return distinct(usual, "--policies")
+        return list(with_own_gates(distinct(usual, "--policies"), model))
     say_engine(model, stacks[0], takes_one=takes_one)
     return list(found)
 

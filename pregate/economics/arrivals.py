@@ -18,6 +18,7 @@ from pregate.ask.choices import BASES
 from pregate.ask.routing_source import describe_routing
 from pregate.ask.simulation import SimulationResult
 from pregate.ask.timing.time_errors import summed
+from pregate.card.designs import with_own_gates
 from pregate.card.engine_defaults import settled_designs
 from pregate.economics.arrival_report import ArrivalReport, UnderArrivals
 from pregate.economics.assumptions import Assumptions, load_assumptions
@@ -82,7 +83,7 @@ def under_arrivals(
         execution=machine.execution,
     )
     if policies is None:
-        policies = settled_designs(model, machine, passes.as_work(), few=True) or USUAL
+        policies = settled_designs(model, machine, passes.as_work(), few=True) or with_own_gates(USUAL, model)
     serves = _Serves(
         at_rates, batching, pass_tokens, promise, seed, Draws(machine, basis, assumptions or load_assumptions())
     )

@@ -69,7 +69,11 @@ def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: 
         told += f"; `pregate run {model.name} --policy {shlex.quote(design.policy)}` runs it layer by layer"
     if _is_plain_lru(policy):
         told += "; the nearest is llama.cpp with --cpu-moe --moe-cache-mib"
-    if policy.lookahead:
+    if policy.next_token and model.pregated_from:
+        told += "; the model was trained so, and Edge0's own engine reads a pass's experts as it begins"
+    elif policy.next_token:
+        told += "; its gates have to be trained to choose a token ahead (Edge0, arXiv 2609.18063)"
+    elif policy.lookahead:
         told += "; its gates have to be trained to choose ahead (Pre-gated MoE, ISCA 2024, IV-B)"
     return Flags("", told)
 

@@ -138,6 +138,11 @@ def check_policy(policy: Policy, model: ModelArchitecture, lookahead: int) -> No
             f"policy {policy.name} fetches what gates select {policy.lookahead} blocks ahead, those of this model look "
             f"{lookahead} ahead: take a model that was trained so, or on_demand"
         )
+    if policy.next_token:
+        raise InvalidInput(
+            f"policy {policy.name} fetches what gates select a token ahead, those of this model look {lookahead} "
+            f"blocks ahead: take pregate, or on_demand"
+        )
     if policy.encoder == "same" and policy.lookahead and model.is_encoder_decoder:
         raise InvalidInput(f"policy {policy.name}: encoders have conventional gates here, leave :encoder out")
     where = policy.placement

@@ -123,6 +123,7 @@ def _read_architecture(section: Section) -> ModelArchitecture:
         table_params=section.integer("table_params", 0),
         d_expert=section.integer("d_expert", 0),
         trained_context=section.integer("trained_context", 0),
+        pregated_from=section.integer("pregated_from", 0),
         published=PublishedCounts() if published is None else _read_published(published),
         sources=_read_sources(section),
         note=section.text("note", ""),

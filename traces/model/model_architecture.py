@@ -42,7 +42,8 @@ class ModelArchitecture:
     `other_params`: parameters of parts that no op reads, kept in HBM (tables by layer, say); `table_params`: those of
     tables of n-grams, in `table_dtype`, kept in host memory, of which a token reads a few rows. `d_expert`: the width
     that experts read and write, where a projection to it and back stands around them; 0: `d_model`. `trained_context`:
-    tokens of a sequence that the maker's configuration goes to, 0 where nobody says. `norm_bias` tells
+    tokens of a sequence that the maker's configuration goes to, 0 where nobody says. `pregated_from`: the first layer
+    whose experts the gates of the token before choose, in this layer and all after; 0: none. `norm_bias` tells
     LayerNorm from RMSNorm. Raises `InvalidInput`.
     """
 
@@ -78,6 +79,7 @@ class ModelArchitecture:
     table_dtype: Dtype | None = None
     d_expert: int = 0
     trained_context: int = 0
+    pregated_from: int = 0
     published: PublishedCounts = NOT_PUBLISHED
     sources: tuple[str, ...] = ()
     note: str = ""
@@ -102,6 +104,7 @@ class ModelArchitecture:
         self._check_range("n_expert_matrices", 2, 3)
         self._check_range("n_shared_experts", 0, MAX_EXPERTS)
         self._check_range("trained_context", 0, 1 << 40)
+        self._check_range("pregated_from", 0, self.decoder.n_layers - 1)
         self._check_range("d_ff_shared", 1 if self.n_shared_experts else 0, MAX_WIDTH)
         if not self.n_shared_experts and (self.d_ff_shared or self.shared_expert_gate):
             raise InvalidInput(f"{self.name}: d_ff_shared or shared_expert_gate without shared experts")

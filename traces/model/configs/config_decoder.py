@@ -119,6 +119,7 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
         "norm_bias": bool(traits.get("norm_bias")),
         "head_bias": fields.flag("lm_head_bias"),
         "trained_context": fields.integer("max_position_embeddings", 0),
+        "pregated_from": _pregated_from(fields, n_layers),
         "d_expert": 0 if (width := fields.integer("d_expert", 0)) == d_model else width,
         "other_params": _other_params(fields, d_model, n_layers, attention, traits),
         "table_params": _tables(fields, d_model),
@@ -135,7 +136,8 @@ def _main_attention(mixers: Sequence[object], stated: Attention) -> Attention:
 def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attention, traits: Traits) -> int:
     """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma) or of n-grams
     (LongCat-Flash-Lite), what brings rows of such tables in (Qwen4-Exp, DeepSeek-V4.1), what mixes parallel residual
-    streams (DeepSeek-V4, arXiv 2512.24880), the FFN that takes up the guess of a step before (DiffusionGemma).
+    streams (DeepSeek-V4, arXiv 2512.24880), the FFN that takes up the guess of a step before (DiffusionGemma), heads
+    that choose experts a token ahead.
     """
     total = 0
     if traits.get("attention_experts"):
@@ -159,7 +161,37 @@ def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attent
         total += len(fields.integers("ple_layer_ids")) * fields.integer("ple_embed_dim", d_model) * (wide + d_model)
     if traits.get("fed_back"):
         total += 3 * d_model * fields.integer("d_ff")
-    return total
+    return total + _pregate_params(fields, d_model, n_layers)
+
+
+def _pregated_from(fields: Fields, n_layers: int) -> int:
+    """The first layer whose experts are chosen a token before, 0 where none is (Edge0-8B-A1B): the layers from
+    `pregate_start_layer` on own a head, which chooses for the layer after them and the next token (Edge0-AI/Edge0,
+    engine/ling.py and prerouter/spec.py). Raises `InvalidFile` for gates that look ahead within a token.
+    """
+    if not fields.flag("pregate_enabled"):
+        return 0
+    if not fields.flag("pregate_cross_token"):
+        raise InvalidFile(
+            f"{fields.where}: pregate_enabled without pregate_cross_token: which layer chooses for which is not "
+            f"known, set pregate_enabled false to read the model with gates of its own"
+        )
+    first = fields.integer("pregate_start_layer", 7) + 1
+    if not 0 < first < n_layers:
+        raise InvalidFile(f"{fields.where}: pregate_start_layer = {first - 1}, expected 0 to {n_layers - 2}")
+    return first
+
+
+def _pregate_params(fields: Fields, d_model: int, n_layers: int) -> int:
+    """Heads that choose a token ahead: an FFN without a gate and a linear map beside it, both of the hidden state and
+    of what this token and the one before chose (Edge0-AI/Edge0, prerouter/heads.py).
+    """
+    first = _pregated_from(fields, n_layers)
+    if not first:
+        return 0
+    n_experts, hidden = fields.integer("n_experts"), fields.integer("pregate_hidden", 512, minimum=1)
+    read = d_model + 2 * n_experts
+    return (n_layers - first) * (read * hidden + hidden * n_experts + read * n_experts)
 
 
 def _streams(fields: Fields, key: str) -> int:

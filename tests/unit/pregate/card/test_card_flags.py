@@ -12,7 +12,7 @@ import yaml
 import pregate
 from hwmodels.stacks.stack import VENDORS
 from hwmodels.stacks.stack_files import load_stack
-from pregate.card.designs import EngineDesign
+from pregate.card.designs import EngineDesign, designs_of
 from pregate.card.job import RequestLoad
 from pregate.engines.writing import benchmark_of, flags_of
 
@@ -97,11 +97,22 @@ def test_a_mean_of_keys_and_values_is_told_to_be_open(stack: str) -> None:
         ("ktransformers", "gpu_only@experts=cpu:10", "all layers"),
         ("streams", "on_demand+lru", "no engine serves"),
         ("streams", "pregate+lru", "trained to choose ahead"),
+        ("streams", "pregate/next_token", "trained to choose a token ahead"),
     ],
 )
 def test_what_an_engine_cannot_be_told_is_said(stack: str, design: str, words: str) -> None:
     model, hw = pregate.load_model("qwen3-30b-a3b"), pregate.load_hardware("rtx-4090", stack)
     assert words in flags_of(EngineDesign(design, stack), model, hw, LOAD).left_out
+
+
+def test_a_model_of_gates_that_look_ahead_needs_no_training() -> None:
+    model, hw = pregate.load_model("edge0-8b-a1b"), pregate.load_hardware("rtx-4090", "streams")
+    assert (
+        "the model was trained so" in flags_of(EngineDesign("pregate/next_token", "streams"), model, hw, LOAD).left_out
+    )
+    designs = designs_of(model, "streams")
+    assert "pregate/next_token+lru" in designs
+    assert not {"pregate", "pregate+lru", "pregate(2)"} & set(designs)
 
 
 SAID = {

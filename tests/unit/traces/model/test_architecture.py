@@ -66,6 +66,7 @@ def test_few_published_counts_need_more_than_two_percent() -> None:
         "qwen3.5-397b-a17b",
         "qwen3.6-35b-a3b",
         "qwen3-next-80b-a3b",
+        "edge0-8b-a1b",
     }
     whole = {
         "glm-4.5",

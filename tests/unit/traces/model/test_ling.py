@@ -44,6 +44,34 @@ def test_ling_3_is_read_as_published(tmp_path: Path) -> None:
     assert {mixer.kind for mixer in model.decoder.all_mixers if mixer} == {"kda", "mla"}
 
 
+PREGATED = LING_3 | {
+    "pregate_enabled": True, "pregate_cross_token": True, "pregate_hidden": 512, "pregate_start_layer": 7
+}  # fmt: skip
+"""Edge0-8B-A1B as it is published, with heads that choose a token ahead."""
+
+
+def test_gates_that_choose_a_token_ahead_are_read(tmp_path: Path) -> None:
+    model, plain = read_file(tmp_path, "config.json", PREGATED), read_file(tmp_path, "config.json", LING_3)
+    reads = 1536 + 2 * 128  # a hidden state, what this token chose, and the one before
+    assert model.pregated_from == 8
+    assert plain.pregated_from == 0
+    assert model.other_params == 16 * (reads * 512 + 512 * 128 + reads * 128)  # of layers 7 to 22
+    assert model.decoder == plain.decoder
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"pregate_cross_token": False}, "which layer chooses for which is not known"),
+        ({"pregate_start_layer": 23}, "pregate_start_layer = 23, expected 0 to 22"),
+        ({"pregate_start_layer": -2}, "pregate_start_layer"),
+    ],
+)
+def test_other_gates_that_look_ahead_are_refused(changed: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match=words):
+        read_file(tmp_path, "config.json", PREGATED | changed)
+
+
 @pytest.mark.parametrize("lacking", [("architectures",), ("gated_attention_proj_granularity_type",), ("model_type",)])
 def test_ling_3_is_known_by_its_class_or_its_keys(lacking: tuple[str, ...], tmp_path: Path) -> None:
     rest = {key: value for key, value in LING_3.items() if key not in lacking}
