@@ -3,7 +3,7 @@
 A layer's head selects for the layer after it and the next token: a pass begins with its experts known. Layers before
 the model's `pregated_from` (where it says none, the first with experts) and prompts select for themselves, on demand.
 
-Differs: one block is brought beside each that selects for itself, where Edge0's engine reads all before the pass; such a
+Differs: one block is brought beside each that selects for itself, where Edge0's engine reads all before the pass; a
 head is priced as a gate, and ids are read with the token.
 """
 
