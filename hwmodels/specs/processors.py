@@ -2,8 +2,9 @@
 
 Every channel has one DIMM at the official speed, and there is as much memory as the processor takes: what a row or a
 question ran on had enough. Other memory stands behind a colon: `epyc-7763:2400` at 2400 MT/s, `epyc-7763:7x2400` in
-seven channels of the machine, counted as if they shared all accesses evenly: where sockets or channels have unlike
-modules, less is reached (by up to a third, Dell on Xeons of the second generation), which is not modelled.
+seven channels of the machine, `ryzen-7950x:2dpc` with two DIMMs a channel. Channels are counted as if they shared all
+accesses evenly: where sockets or channels have unlike modules, less is reached (by up to a third, Dell on Xeons of the
+second generation), which is not modelled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from traces.foundation.documents import Section, read_text, read_yaml
 _TABLE, _FAMILIES = SPECS / "processors.csv", SPECS / "processor_families.yaml"
 _MAX_BYTES = 1 << 18
 _TWO_SOCKETS = "-2s"
+_TWO_DIMMS = "2dpc"
 _MEMORY = re.compile(r"(?P<name>[^:]+):(?:(?P<channels>\d{1,3})x)?(?P<speed>\d{1,6})", re.ASCII)
 _ONE_SOCKET = re.compile(r"xeon-(?:\d{4}u|e5-1\d{3}-v\d|w-3175x)|epyc-\w+p")
 """Processors of families for two sockets that work alone."""
@@ -45,8 +47,9 @@ class Family:
     controllers, None where there are none; up to `two_links_up_to` dies each has two. `staging_gb_per_s`: what one core
     copies into the buffers of a driver, None where nobody says. `bf16_flop_per_cycle`: of a core in bf16,
     None where it is widened to fp32 first. `tile_rows`: of a matrix unit of a core, None where it has none.
-    `memory_source`: the page that says channels and speed, empty where none
-    was read. `read_efficiency`: the share of its memory's rate that all cores read, by source `reads`.
+    `two_dimms_mega_transfers_per_s`: with two DIMMs a channel, by `two_dimms_source`, None where no page read says it.
+    `memory_source`: the page that says channels and speed, empty where none was read. `read_efficiency`: the share of
+    its memory's rate that all cores read, by source `reads`.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Family:
     bf16_flop_per_cycle: int | None
     tile_rows: int | None
     note: str
+    two_dimms_mega_transfers_per_s: int | None
+    two_dimms_source: str
     memory_source: str
     read_efficiency: float
     reads: str
@@ -105,6 +110,13 @@ def official_speed(name: str) -> int:
     return processors()[name.removesuffix(_TWO_SOCKETS)].mega_transfers_per_s
 
 
+def speed_of_two_dimms(name: str) -> int | None:
+    """Million transfers a second of a processor's memory with two DIMMs a channel; None where nobody says."""
+    one = processors()[name.removesuffix(_TWO_SOCKETS)]
+    crowded = one.family.two_dimms_mega_transfers_per_s
+    return None if crowded is None else min(crowded, one.mega_transfers_per_s)
+
+
 def host_document(stated: str) -> dict[str, Any]:
     """The host of that name, spelt as a file of its own. Raises `UnknownName` for none of `processor_names`,
     `InvalidInput` for memory that it has not.
@@ -114,11 +126,13 @@ def host_document(stated: str) -> dict[str, Any]:
         raise unknown_name("processor", name, processor_names())
     one, n_sockets = processors()[name.removesuffix(_TWO_SOCKETS)], 2 if name.endswith(_TWO_SOCKETS) else 1
     document: dict[str, Any] = {"sources": {**_sources(), "chip": f"{one.family.title}, {one.name}: {_chip(one)}"}}
-    if stated != name:
+    if stated == f"{name}:{_TWO_DIMMS}":
+        document["sources"]["two_dimms"] = one.family.two_dimms_source
+    elif stated != name:
         document["sources"]["stated"] = "the host's name, by whoever asked"
     if memory := _memory_source(one):
         document["sources"]["memory"] = memory
-    read = {"memory", "stated", one.family.reads} | ({"chip"} if one.source else set())
+    read = {"memory", "stated", "two_dimms", one.family.reads} | ({"chip"} if one.source else set())
     for figure, (value, unit, source, note) in _figures(stated, one, n_sockets).items():
         mark = {} if source in read else {"unverified": True}
         document[figure] = {"value": value, "unit": unit, "source": source, "note": note, **mark}
@@ -128,7 +142,8 @@ def host_document(stated: str) -> dict[str, Any]:
 def _figures(stated: str, one: Processor, n_sockets: int) -> dict[str, tuple[float, str, str, str]]:
     """Value, unit, name of the source and a note of every figure of a host of so many sockets."""
     family, both = one.family, "; both sockets" if n_sockets == 2 else ""
-    n_channels, speed = _memory(stated, family.channels * n_sockets, one.mega_transfers_per_s)
+    n_channels, speed = _memory(stated, family.channels * n_sockets, one)
+    of_memory = "memory" if _memory_source(one) else "maker"
     n_cores = one.n_cores * n_sockets
     flop = n_cores * family.flop_per_cycle * one.base_ghz * 1e9
     size, unit = family.most_dram.split()
@@ -136,7 +151,7 @@ def _figures(stated: str, one: Processor, n_sockets: int) -> dict[str, tuple[flo
         "dram_bytes": (float(size) * n_sockets, unit, "maker", f"the most that it takes{both}"),
         "dram_bytes_per_s": (
             n_channels * speed * 8e6, "B/s",
-            "stated" if ":" in stated else "memory" if _memory_source(one) else "maker",
+            "two_dimms" if stated.endswith(f":{_TWO_DIMMS}") else "stated" if ":" in stated else of_memory,
             f"{n_channels} x {speed} MT/s x 8 bytes{both}",
         ),
         "n_cores": (n_cores, "count", "chip", family.note + both),
@@ -166,13 +181,23 @@ def _figures(stated: str, one: Processor, n_sockets: int) -> dict[str, tuple[flo
     return figures
 
 
-def _memory(stated: str, n_channels: int, mega_transfers_per_s: int) -> tuple[int, int]:
+def _memory(stated: str, n_channels: int, one: Processor) -> tuple[int, int]:
     """Channels with memory, and its speed, as the name says or as the processor has them. Raises `InvalidInput`."""
     if ":" not in stated:
-        return n_channels, mega_transfers_per_s
+        return n_channels, one.mega_transfers_per_s
+    if stated.endswith(f":{_TWO_DIMMS}"):
+        crowded = speed_of_two_dimms(one.name)
+        if crowded is None:
+            raise InvalidInput(
+                f"host {stated[:60]}: how fast two DIMMs a channel run on it is not known: say it, "
+                f"{stated.partition(':')[0]}:{one.mega_transfers_per_s}"
+            )
+        return n_channels, crowded
     told = _MEMORY.fullmatch(stated)
     if told is None:
-        raise InvalidInput(f"host {stated[:60]}: its memory is said as :3200 (MT/s), or :6x3200 with its channels")
+        raise InvalidInput(
+            f"host {stated[:60]}: its memory is said as :3200 (MT/s), :6x3200 with its channels, or :{_TWO_DIMMS}"
+        )
     channels, speed = int(told["channels"] or n_channels), int(told["speed"])
     if not 1 <= channels <= n_channels:
         raise InvalidInput(f"host {stated[:60]}: it has {n_channels} channels, not {channels}")
@@ -220,8 +245,9 @@ def _families() -> Mapping[str, Family]:
 
 def _family(name: str, section: Section) -> Family:
     fabric, staging = (section.number(key) if key in section else None for key in ("fabric_ghz", "staging_gb_per_s"))
-    bf16, tile_rows = (
-        section.integer(key, minimum=1) if key in section else None for key in ("bf16_flop_per_cycle", "tile_rows")
+    bf16, tile_rows, two_dimms = (
+        section.integer(key, minimum=1) if key in section else None
+        for key in ("bf16_flop_per_cycle", "tile_rows", "two_dimms_mega_transfers_per_s")
     )
     family = Family(
         name=name,
@@ -237,6 +263,8 @@ def _family(name: str, section: Section) -> Family:
         bf16_flop_per_cycle=bf16,
         tile_rows=tile_rows,
         note=section.text("note", ""),
+        two_dimms_mega_transfers_per_s=two_dimms,
+        two_dimms_source=section.text("two_dimms_source", ""),
         memory_source=section.text("memory_source", ""),
         read_efficiency=section.number("read_efficiency"),
         reads=section.text("reads"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hwmodels.specs.machine_files import load_component
-from hwmodels.specs.processors import channels_of, is_processor, official_speed
+from hwmodels.specs.processors import channels_of, is_processor, official_speed, speed_of_two_dimms
 from hwmodels.specs.spec import Host
 from pregate.spellings.names import KNOWN, our_name
 from traces.errors import InvalidInput
@@ -53,16 +53,18 @@ _MODULES = re.compile(
 
 
 def host_with_memory(host: str, memory: str) -> str:
-    """A processor's host, `host` of ours, with the memory that is stated beside it: `DDR4-2400, 7 DIMMs` as `:7x2400`;
-    as it was where none states a speed or fewer channels. Channels are those of a socket, modules those of the machine.
+    """A processor's host, `host` of ours, with the memory that is stated beside it: `DDR4-2400, 7 DIMMs` as `:7x2400`,
+    more modules than channels as `:2dpc`; as it was where none states a speed, fewer channels or more modules.
+    Channels are those of a socket, modules those of the machine.
     """
     n_channels, n_sockets = channels_of(host)
-    return _with_memory(host, memory, n_channels, n_sockets, official_speed(host))
+    crowded = "2dpc" if speed_of_two_dimms(host) else ""
+    return _with_memory(host, memory, n_channels, n_sockets, official_speed(host), crowded)
 
 
-def _with_memory(host: str, memory: str, n_channels: int, n_sockets: int, official: int) -> str:
+def _with_memory(host: str, memory: str, n_channels: int, n_sockets: int, official: int, crowded: str) -> str:
     """`host_with_memory` of a host with so many channels in all of its sockets; `official`: its memory's speed, where
-    channels alone are told.
+    channels alone are told; `crowded`: what is said of more modules than channels, "" where nothing is known of them.
     """
     told = _SPEED.search(memory)
     speed = next(filter(None, told.groupdict().values())) if told else ""
@@ -72,6 +74,8 @@ def _with_memory(host: str, memory: str, n_channels: int, n_sockets: int, offici
     if count:
         count = count * n_sockets if count * n_sockets <= n_channels else count
     elif modules:
+        if crowded and not speed and int(modules["n"]) > n_channels:
+            return f"{host}:{crowded}"
         count = min(int(modules["n"]), n_channels)
     if not speed and 0 < count < n_channels:
         speed = str(official)
@@ -123,6 +127,8 @@ _PLAIN_SPEED = re.compile(r"(?<![\w.])(?:1[3-9]|[2-9]\d)\d\d\b", re.ASCII)
 
 _CHOSEN = ("desktop-ddr4", "desktop-ddr5", "laptop-5900hx", "laptop-13900h")
 """Hosts that stand for any of their kind, known by no processor: memory in two channels."""
+_DESKTOP = "ryzen-7950x"
+"""The processor of `desktop-ddr5`."""
 
 
 def host_and_numbers(text: str) -> tuple[str, dict[str, str]]:
@@ -184,7 +190,8 @@ def _rate_of_two_channels(host: str, memory: str) -> dict[str, str]:
     """The rate of the memory that is stated beside a host of `_CHOSEN`; nothing where its own is meant."""
     found = load_component("host", host)
     assert isinstance(found, Host)
-    told = _with_memory("", memory, 2, 1, round(found.dram_bytes_per_s / (2 * 8e6))).removeprefix(":")
+    crowded = str(speed_of_two_dimms(_DESKTOP) or "") if host == "desktop-ddr5" else ""
+    told = _with_memory("", memory, 2, 1, round(found.dram_bytes_per_s / (2 * 8e6)), crowded).removeprefix(":")
     channels, speed = told.split("x") if "x" in told else ("2", told)
     return {"host.dram_bytes_per_s": f"{int(channels) * int(speed) * 8}MB/s"} if told else {}
 

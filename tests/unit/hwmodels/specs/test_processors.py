@@ -111,6 +111,15 @@ def test_dies_of_cores_read_what_their_links_carry(name: str, gb_per_s: float | 
     assert fabric == (None if gb_per_s is None else pytest.approx(0.87 * gb_per_s * 1e9))
 
 
+def test_two_dimms_a_channel_run_at_what_a_page_says() -> None:
+    document = host_document("ryzen-7950x:2dpc")
+    rate = document["dram_bytes_per_s"]
+    assert (rate["value"], rate["source"], rate.get("unverified")) == (2 * 3600 * 8e6, "two_dimms", None)
+    assert "http" in document["sources"]["two_dimms"]
+    assert host("xeon-6430-2s:2dpc").dram_bytes_per_s == 16 * 4400 * 8e6
+    assert host("xeon-4410y:2dpc").dram_bytes_per_s == 8 * 4000 * 8e6  # no faster than one
+
+
 def test_what_is_no_processor_names_a_near_one() -> None:
     with pytest.raises(UnknownName, match="did you mean 'epyc-7"):
         load_component("host", "epyc-7762")
@@ -182,6 +191,7 @@ def test_a_name_may_say_which_memory_there_is(name: str, channels: int, speed: i
         ("epyc-7763:9x2400", "it has 8 channels, not 9"),
         ("epyc-7763:0x2400", "it has 8 channels, not 0"),
         ("epyc-7763:24", "24 MT/s, expected 800 to 12800"),
+        ("core-14900k:2dpc", "two DIMMs a channel run on it is not known: say it, core-14900k:5600"),
         ("epyc-7763:", "its memory is said as :3200"),
         ("epyc-7763:DDR4", "its memory is said as :3200"),
         ("nosuch:3200", "unknown processor 'nosuch'|unknown host 'nosuch:3200'"),

@@ -51,7 +51,7 @@ def row(folder: Path, text: str) -> MeasuredRow:
     ],
 )
 def test_memory_is_a_part_of_a_hosts_name(memory: str, n_channels: int, n_sockets: int, expected: str) -> None:
-    assert _with_memory("x", memory, n_channels, n_sockets, 4800) == expected
+    assert _with_memory("x", memory, n_channels, n_sockets, 4800, "") == expected
 
 
 def test_memory_of_a_row_is_that_of_its_host(tmp_path: Path) -> None:

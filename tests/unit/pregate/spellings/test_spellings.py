@@ -223,6 +223,13 @@ def test_a_machine_as_others_write_it_runs_an_engine_of_ones_own(tmp_path: Path)
         ("EPYC 9355, 12000 GB", "epyc-9355", 12000, None),
         ("EPYC 9355, 1152GB (12x96GB) DDR5-6000", "epyc-9355:12x6000", 1152, 12 * 6000 * 8e6),
         ("i9-14900K, 128GB DDR5-4400 (4 DIMMs)", "core-14900k:2x4400", 128, 2 * 4400 * 8e6),
+        ("7950X, 4x48GB DDR5", "ryzen-7950x:2dpc", 192, 2 * 3600 * 8e6),
+        ("9950X, 4x48GB", "ryzen-9950x:2dpc", 192, 2 * 3600 * 8e6),
+        ("7950X, 2x48GB DDR5", "ryzen-7950x", 96, 2 * 5200 * 8e6),
+        ("7950X, 4x48GB DDR5-5200", "ryzen-7950x:2x5200", 192, 2 * 5200 * 8e6),
+        ("2x Xeon 8480+, 32x64GB", "xeon-8480+-2s:2dpc", 2048, 16 * 4400 * 8e6),
+        ("i9-14900K, 4x48GB", "core-14900k", 192, 2 * 5600 * 8e6),  # no page read says what four run at
+        ("desktop-ddr5, 4x48GB", "desktop-ddr5", 192, 2 * 3600 * 8e6),
         ("Intel Core i9-14900K (24 cores), 64GB", "core-14900k", 64, None),
         ("Ryzen AI Max+ 395, 64GB", "strix-halo-cpu", 64, None),
         ("9950X 64GiB", "ryzen-9950x", 64, None),
