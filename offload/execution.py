@@ -19,6 +19,10 @@ Fusing = Literal["each", "section", "layer"]
 """How experts of a block become ops: an op for `each`, as it is there; one fused op for a `section`, those of the layer
 that are in the same place; one fused op for the `layer`, with all others that are said to run so."""
 
+Indexed = Literal["gathered", "masked", "whole"]
+"""What becomes of the tokens that an indexer picks: kernels read these alone, or all and mask the others; or no indexer
+runs, and attention is to all."""
+
 StreamsFrom = Literal["gate", "attention", "layer before"]
 """When experts that the host holds start to be streamed: once the gate of their layer has run, beside the attention of
 their layer, or while the layer before computes."""
@@ -121,6 +125,8 @@ class Execution:
     """The host decides on the next pass that makes tokens while this one computes (asynchronous scheduling); before
     the first alone it waits with nothing to hide behind.
     """
+    indexed: Indexed = "gathered"
+    """How attention sees the tokens that an indexer picks, where it does not compress."""
     mixes_prompts: bool = False
     """A server of it has prompts pass beside tokens of other requests, in parts."""
 
@@ -128,6 +134,8 @@ class Execution:
         for how in (self.resident, self.cached, self.arriving):
             if how not in get_args(Fusing):
                 raise unknown_name("way to fuse experts", how, get_args(Fusing), f"execution {self.name}")
+        if self.indexed not in get_args(Indexed):
+            raise unknown_name("way to see picked tokens", self.indexed, get_args(Indexed), f"execution {self.name}")
         if (
             min(
                 self.micro_batch,
@@ -238,10 +246,11 @@ EXECUTIONS |= {
         # nothing where it is not stated (stack.load_s). On several cards passes of a prompt follow each other
         # (src/llama-context.cpp: pipeline_parallel; GGML_SCHED_MAX_COPIES); with `-sm tensor` they share every layer
         # (docs/multi-gpu.md). Its server batches a token of each slot that generates, then prompts up to n_batch
-        # (update_slots).
+        # (update_slots). What an indexer picks becomes a mask over the whole context (pull request 23346, May 2026).
         replace(
             _FUSED,
             name="llama_cpp",
+            indexed="masked",
             host_computes=True,
             micro_batch=512,
             stream_tokens=32,
@@ -257,6 +266,7 @@ EXECUTIONS |= {
         replace(
             _FUSED,
             name="llama_cpp_2025",
+            indexed="masked",
             host_computes=True,
             micro_batch=512,
             stream_tokens=32,
@@ -272,10 +282,11 @@ EXECUTIONS |= {
         # layer and add up twice in each (ggml/src/ggml-cuda/reduce.cu). Latents of a pass of 128 tokens and more become
         # keys and values of every head (src/graphs/build_deepseek2.cpp: pp_opt, all ways to attend but -mla 1): made in
         # 32 bits, cast to 16, keys put together with repeated rotated parts: of DeepSeek-V3 4,096 bytes a head and
-        # token, whose keys and values are 640.
+        # token, whose keys and values are 640. Indexers run with --dsa alone (its pull request 2045).
         replace(
             _FUSED,
             name="ik_llama",
+            indexed="whole",
             host_computes=True,
             micro_batch=512,
             stream_tokens=32,
@@ -295,6 +306,7 @@ EXECUTIONS |= {
         replace(
             EXECUTIONS["streams"],
             name="llama_cpp_2023",
+            indexed="masked",
             host_computes=True,
             micro_batch=512,
             stream_tokens=32,
@@ -312,6 +324,7 @@ EXECUTIONS |= {
         replace(
             _FUSED,
             name="pipelined_sharding",
+            indexed="masked",
             host_computes=True,
             micro_batch=1024,
             stream_tokens=32,

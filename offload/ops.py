@@ -198,8 +198,8 @@ class Attending(NamedTuple):
 
     `key_width`, `value_width`: of one head, as scores are multiplied (latent attention absorbed: the latent, and one
     head of keys for all). `token_bytes` of HBM for each cached token, so that `hbm_bytes / token_bytes` are read.
-    `window`: tokens that each sees at most, 0 all. `made_share`: of what is read, what moves before any score is
-    multiplied, as keys and values are made of latents by kernels of their own.
+    `window`: tokens that each sees at most, within a window or picked for a prompt, 0 all. `made_share`: of what is
+    read, what moves before any score is multiplied, as keys and values are made of latents by kernels of their own.
     """
 
     n_tokens: int

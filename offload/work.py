@@ -75,7 +75,7 @@ def attention_rates(model: ModelArchitecture, attention: Attention, made_moves: 
     """What a context costs `attention`; latents as they are, or made into keys and values of every head, each byte of
     which is moved `made_moves` times.
     """
-    stored = attention.entry_elements, model.stored_kv_dtype.bytes_per_param
+    stored = attention.entry_elements - attention.index_dim, model.stored_kv_dtype.bytes_per_param
     if not made_moves:
         return ContextRates(attention.score_flop_per_pair, *stored)
     width = attention.n_heads * (attention.head_dim + attention.value_dim)
@@ -91,11 +91,13 @@ def mixer_work(
     pairs: int,
     *,
     n_sequences: int = 1,
+    index_tokens: int = 0,
     context_pairs: int = 0,
     made_moves: float = 0.0,
 ) -> Work:
     """What mixes tokens in one layer. `kv_tokens` and `pairs` of attention: those within its window or chosen by its
-    indexer, which itself scores all `context_pairs`. A linear mixer reads and writes a state for each of `n_sequences`.
+    indexer, which itself reads a key of all `index_tokens` and scores all `context_pairs`. A linear mixer reads and
+    writes a state for each of `n_sequences`.
 
     `made_moves`: latent attention makes keys and values of its whole context first, as kernels do for a prompt
     (DeepSeek-V2, arXiv 2405.04434, section 2.1), in place of absorbing that projection; each of their bytes is moved so
@@ -109,7 +111,7 @@ def mixer_work(
         made_moves = made_moves if decompresses(mixer) else 0.0
         rates = attention_rates(model, mixer, made_moves)
         flop = pairs * rates.flop_per_pair + context_pairs * mixer.index_flop_per_pair
-        moved = rates.moved_bytes(kv_tokens)
+        moved = rates.moved_bytes(kv_tokens) + int(index_tokens * mixer.index_dim * rates.element_bytes)
         attending = _attending(mixer, n_tokens, n_sequences, rates, made_moves > 0)
         if made_moves:
             up = mixer.latent_up
@@ -142,6 +144,8 @@ def _attending(
     else:
         heads, widths = (attention.n_heads, attention.n_kv_heads), (attention.head_dim, attention.value_dim)
     window = 0 if attention.compression else attention.window
+    if attention.index_topk and not attention.compression and n_tokens > n_sequences:
+        window = attention.index_topk  # of a prompt each token sees as many
     return Attending(n_tokens, n_sequences, *heads, *widths, rates.token_bytes, window, rates.made_share)
 
 

@@ -165,7 +165,8 @@ def _attention(work: Work, figures: Figures) -> PricedKernel:
     if work.attending is not None and found is not None:
         law, bits = found
         kernel, shape, seen = _attending(work.attending, work.hbm_bytes, law, _rates(law, figures))
-        if law.form == "decode_attention":
+        picked = work.attending.is_latent and work.attending.window > 0  # its law knows of no indexer
+        if law.form == "decode_attention" or picked:
             kernel = _at_least(kernel, flop_s)
         return kernel, _within(law, bits, shape, also=seen)
     read_s = work.hbm_bytes / (figures["accelerator.hbm_bytes_per_s"] * dense.values["memory"])

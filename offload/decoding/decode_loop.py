@@ -74,7 +74,7 @@ class DecodeLoop:
         self.model, self.policy, self.execution = model, policy, execution
         self.recorder = Recorder() if recorder is None else recorder
         self._whole = self.works = works_of(model, count_slots(n_buffers, cache) * model.expert_bytes)
-        self._mixing = [TokenMixing(one.model, one) for one in self._whole.each]
+        self._mixing = [TokenMixing(one.model, one, execution.indexed) for one in self._whole.each]
         self._of_pass: dict[tuple[bool, int, Works], PassWorks] = {}
         copies = _copies(job)
         if len(self._whole.each) > 1:

@@ -6,15 +6,18 @@ and `offload.decode` asks for that directly. Nothing here may know time.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.execution import Indexed
 from offload.ops import Work
 from offload.work import mixer_work
 from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelArchitecture
+from traces.model.attention import MAX_WIDTH
 from traces.routing import Step
 
 _CELLS = 256
@@ -84,53 +87,73 @@ def contexts_of(steps: Sequence[Step]) -> Contexts:
 
 
 def mixing_works(
-    model: ModelArchitecture, stack: LayerStack, seen: Contexts, made_moves: Sequence[float]
+    model: ModelArchitecture,
+    stack: LayerStack,
+    seen: Contexts,
+    made_moves: Sequence[float],
+    indexed: Indexed = "gathered",
 ) -> dict[Attention | LinearMixer, list[Work]]:
     """By mixer of `stack` the work of a layer that has it, of each pass.
 
-    `made_moves`: of each pass, as of `mixer_work`.
+    `made_moves`: of each pass, as of `mixer_work`; `indexed`: as of `Execution`.
     """
     mixers = [mixer for mixer in dict.fromkeys(stack.all_mixers) if mixer is not None]
-    return {mixer: _works(model, mixer, seen, made_moves) for mixer in mixers}
+    return {mixer: _works(model, _as_run(mixer, indexed), seen, made_moves) for mixer in mixers}
+
+
+def _as_run(mixer: Attention | LinearMixer, indexed: Indexed) -> Attention | LinearMixer:
+    """`mixer` as an engine has it: its indexer picks, masks what is read all the same, or is left out."""
+    if isinstance(mixer, LinearMixer) or not mixer.index_topk or mixer.compression or indexed == "gathered":
+        return mixer
+    if indexed == "masked":
+        return dataclasses.replace(mixer, index_topk=MAX_WIDTH)
+    return dataclasses.replace(mixer, index_heads=0, index_dim=0, index_topk=0)
 
 
 def _works(
-    model: ModelArchitecture, mixer: Attention | LinearMixer, seen: Contexts, made_moves: Sequence[float]
+    model: ModelArchitecture,
+    mixer: Attention | LinearMixer,
+    seen: Contexts,
+    made_moves: Sequence[float],
 ) -> list[Work]:
     n_tokens = np.bincount(seen.of, minlength=seen.n_passes)
     none = np.zeros(seen.n_passes, np.int64)
-    spans, pairs, scored = (none, none, none) if isinstance(mixer, LinearMixer) else _attended(mixer, seen)
-    columns = (n_tokens, spans, pairs, seen.n_sequences, scored)
+    read = (none,) * 4 if isinstance(mixer, LinearMixer) else _attended(mixer, seen)
+    columns = (n_tokens, seen.n_sequences, *read)
     keys = list(zip(*(column.tolist() for column in columns), made_moves, strict=True))
     made = {key: _work(model, mixer, *key) for key in dict.fromkeys(keys)}
     return [made[key] for key in keys]
 
 
 def _work(
-    model: ModelArchitecture, mixer: Attention | LinearMixer, n_tokens: int, span: int, pairs: int, n_sequences: int,
-    scored: int, made_moves: float,
+    model: ModelArchitecture, mixer: Attention | LinearMixer, n_tokens: int, n_sequences: int, span: int, pairs: int,
+    index_span: int, scored: int, made_moves: float,
 ) -> Work:  # fmt: skip
     return mixer_work(
-        model, mixer, n_tokens, span, pairs, n_sequences=n_sequences, context_pairs=scored, made_moves=made_moves
-    )
+        model, mixer, n_tokens, span, pairs, n_sequences=n_sequences, index_tokens=index_span, context_pairs=scored,
+        made_moves=made_moves,
+    )  # fmt: skip
 
 
-def _attended(mixer: Attention, seen: Contexts) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Of each pass: cached tokens read, query-key pairs scored, and those that an indexer scores.
+def _attended(mixer: Attention, seen: Contexts) -> tuple[NDArray[np.int64], ...]:
+    """Of each pass: cached tokens read, query-key pairs scored, tokens whose keys an indexer reads, pairs that it
+    scores.
 
     Of an attention that compresses: a window, and of what lies before each token whole entries, all of them or those
     that an indexer picks.
     """
-    context, longest = seen.context, seen.longest
+    context, longest, counts, topk = seen.context, seen.longest, seen.counts, mixer.index_topk
     if mixer.compression:
-        entries = context // mixer.compression
-        chosen = np.minimum(entries, mixer.index_topk) if mixer.index_topk else entries
-        pairs = np.minimum(context, mixer.window) + chosen
-        spans = np.minimum(longest, mixer.window + seen.counts - 1) + longest // mixer.compression
+        entries, keys = context // mixer.compression, longest // mixer.compression
+        pairs = np.minimum(context, mixer.window) + (np.minimum(entries, topk) if topk else entries)
+        picked = np.minimum(keys, topk * counts) if topk else keys  # of each token its own
+        spans = np.minimum(longest, mixer.window + counts - 1) + picked
     else:
-        entries, limit = context, mixer.most_attended
+        entries, keys, limit = context, longest, mixer.most_attended
         pairs = np.minimum(context, limit) if limit else context
         # Tokens of a pass see overlapping windows: what is read is the context, or the first window and what follows.
-        spans = np.minimum(longest, limit + seen.counts - 1) if limit and not mixer.index_topk else longest
-    scored = seen.by_token(entries) if mixer.index_heads else np.zeros(seen.n_passes, np.int64)
-    return seen.by_pair(spans), seen.by_token(pairs), scored
+        most = topk * counts if topk else limit + counts - 1
+        spans = np.minimum(longest, most) if limit else longest
+    none = np.zeros(seen.n_passes, np.int64)
+    scored = (seen.by_pair(keys), seen.by_token(entries)) if mixer.index_heads else (none, none)
+    return seen.by_pair(spans), seen.by_token(pairs), *scored

@@ -12,6 +12,7 @@ import numpy as np
 
 from offload.decoding.mixer_works import contexts_of, mixing_works
 from offload.decoding.work_rows import Works
+from offload.execution import Indexed
 from offload.ops import Work
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.routing import Step
@@ -23,8 +24,8 @@ _SMALL_PASS = 512
 class TokenMixing:
     """The token mixers of one run, which remembers what its encoder has left for its decoder."""
 
-    def __init__(self, model: ModelArchitecture, works: Works) -> None:
-        self._model, self._works = model, works
+    def __init__(self, model: ModelArchitecture, works: Works, indexed: Indexed = "gathered") -> None:
+        self._model, self._works, self._indexed = model, works, indexed
         self._memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
         self._projected: set[int] = set()  # sequences whose cross-attention keys and values exist
 
@@ -37,7 +38,7 @@ class TokenMixing:
             attention = self._attention(step, stack, encoding, made_moves)
             if stack.is_uniform:
                 return [attention] * stack.n_layers
-        works = mixing_works(self._model, stack, contexts_of([step]), [made_moves])
+        works = mixing_works(self._model, stack, contexts_of([step]), [made_moves], self._indexed)
         return [[] if mixer is None else works[mixer] for mixer in stack.all_mixers]
 
     def of_parts(

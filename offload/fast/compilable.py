@@ -28,7 +28,7 @@ _KNOWN = frozenset(field.name for field in fields(Execution) if field.default is
     "made_moves", "workspace_tokens", "micro_sequences", "sorts_on_host", "selects_on_host",
     "loads_prompt_kernels", "gathers_cells", "zero_copy_rows", "fills_mask", "input_copies", "streams_layers",
     "shares_layers", "may_share_layers", "first_hands_over", "schedules_ahead",
-    "mixes_prompts",
+    "mixes_prompts", "indexed",
 }  # fmt: skip
 """What an execution may say that the kernel knows, or that is not asked where it is taken; another word is unknown."""
 

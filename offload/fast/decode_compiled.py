@@ -300,7 +300,8 @@ class CompiledLoop:
             for member, count in zip(seen.sequence.tolist(), seen.counts.tolist(), strict=True):
                 self._memory_tokens[member] += count
         if not stack.is_uniform:
-            found = {one: mixing_works(one.model, stack, seen, made_moves) for one in self._works.each}
+            indexed = self._job.execution.indexed
+            found = {one: mixing_works(one.model, stack, seen, made_moves, indexed) for one in self._works.each}
             whats = [found[one.works][one.mixer] for one in mixers]
             return placed.of_mixing(list(chain(*zip(*whats, strict=True))), cross, [one.works for one in mixers])
         if encoding:  # every token sees every token of its sequence
