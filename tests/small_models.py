@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from offload.execution import EXECUTIONS
 from offload.policies import PRESETS, policy_named
 from offload.policy import Policy
 from offload.policy_parts.miss_costs import MissCosts
@@ -70,7 +71,10 @@ def stored_apart(model: ModelArchitecture) -> ModelArchitecture:
 
 
 TRIED = ("fastertransformer", "streams")
-"""x."""
+"""Executions that differ in all that a policy meets: who waits, what is staged, how experts become ops."""
+
+DIFFERING = list({dataclasses.replace(one, name=""): name for name, one in EXECUTIONS.items()}.values())
+"""Of executions that differ in nothing but their name, one."""
 
 MISSES_KNOW = MissCosts(0.4, host_token=0.15, device=0.05, handover=0.1)
 """What designs that weigh the host against the link are told of their machine."""

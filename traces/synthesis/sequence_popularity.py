@@ -23,6 +23,8 @@ _SHARED_PART = 1e-9
 """Of the shared popularity in a sequence's own: no expert is quite impossible, so that a token finds enough of them."""
 _STEP = 0.5
 """Of the logarithm of t, along which the integrand is smooth: errors below the tolerance."""
+_AT_ONCE = 4096
+"""Values of the integrand that are computed at once, of a layer and an expert each."""
 _ROUNDS = 60
 _TOLERANCE = 1e-4
 """Of the mean shares, summed over the experts of a layer."""
@@ -84,15 +86,19 @@ def _mean_shares(log_weights: NDArray[np.float64], gamma_shape: float) -> NDArra
     w_i a / (1 + w_i t) * prod((1 + w_j t) ** -a), by the trapezoidal rule in log t.
     """
     mean = np.zeros_like(log_weights)
-    at = -float(log_weights.max()) - 34.0
-    while True:
-        odds = log_weights + at
+    n_points = max(_AT_ONCE // mean.size, 1)
+    steps, decayed_least = np.full(n_points, _STEP), 0.0
+    steps[0] = -float(log_weights.max()) - 34.0
+    while decayed_least <= 40.0:
+        at = np.add.accumulate(steps)
+        odds = log_weights + at[:, None, None]  # [n_points, n_layers, n_experts]
         log_sum = np.logaddexp(0.0, odds)
-        decayed = gamma_shape * log_sum.sum(axis=1, keepdims=True)
-        mean += np.exp(odds - log_sum - decayed)
-        if decayed.min() > 40.0:
-            break
-        at += _STEP
+        decayed = gamma_shape * log_sum.sum(axis=2, keepdims=True)
+        least = decayed.min(axis=(1, 2))
+        n = int(np.searchsorted(least, 40.0, side="right")) + 1  # it rises: the first beyond is the last that counts
+        terms = np.exp(odds - log_sum - decayed)[:n]
+        mean = np.add.reduce(np.concatenate([mean[None], terms]), axis=0)
+        decayed_least, steps[0] = float(least[min(n, n_points) - 1]), at[-1] + _STEP
     shares: NDArray[np.float64] = mean / mean.sum(axis=1, keepdims=True)
     return shares
 

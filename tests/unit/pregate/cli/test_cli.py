@@ -284,16 +284,19 @@ def test_nothing_asked_of_a_group_is_answered_with_help(
     assert "Commands:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", hardware_names())
-def test_a_machine_is_printed_as_a_file_that_reads_back(run: Run, name: str, tmp_path: Path) -> None:
-    status, text, _ = run("hardware", "show", name, "--format", "yaml")
-    assert status == 0
-    (tmp_path / "mine.yaml").write_text(text)
-    mine, theirs = load_machine(tmp_path / "mine.yaml"), load_machine(name)
-    assert mine.accelerator.name == "mine"
-    for key, quantity in theirs.quantities().items():
-        assert mine.quantities()[key].value == quantity.value, key
-        assert mine.quantities()[key].source == quantity.source, key
+def test_a_machine_is_printed_as_a_file_that_reads_back(run: Run, tmp_path: Path) -> None:
+    """Of machines that state the same figures, one."""
+    machines = {frozenset(machine.quantities()): machine for machine in map(load_machine, hardware_names())}
+    assert len(machines) > 10
+    for theirs in machines.values():
+        status, text, _ = run("hardware", "show", theirs.accelerator.name, "--format", "yaml")
+        assert status == 0
+        (tmp_path / "mine.yaml").write_text(text)
+        mine = load_machine(tmp_path / "mine.yaml")
+        assert mine.accelerator.name == "mine"
+        for key, quantity in theirs.quantities().items():
+            assert mine.quantities()[key].value == quantity.value, key
+            assert mine.quantities()[key].source == quantity.source, key
 
 
 @pytest.mark.parametrize(("given", "asked"), [(None, "1"), ("2", "2")])

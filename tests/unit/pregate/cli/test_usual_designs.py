@@ -26,8 +26,16 @@ def designs(run: Run, *words: str) -> tuple[list[str], str]:
     return list(dict.fromkeys(row.get("policy", row.get("design")) for row in rows)), err
 
 
-@pytest.mark.parametrize("stack", ["llama-cpp", "ik-llama", "llama-cpp-2025", "ktransformers", "vllm"])
-@pytest.mark.parametrize("command", [("compare",), ("arrivals", "--requests", "5", "--slots", "1"), ("cost",)])
+QUEUED = ("arrivals", "--requests", "5", "--slots", "1")
+
+
+@pytest.mark.parametrize(
+    ("command", "stack"),
+    [
+        *((("compare",), stack) for stack in ("llama-cpp", "ik-llama", "llama-cpp-2025", "ktransformers", "vllm")),
+        (QUEUED, "llama-cpp"), (QUEUED, "vllm"), (("cost",), "ktransformers"), (("cost",), "vllm"),
+    ],
+)  # fmt: skip
 def test_an_engine_is_asked_about_what_it_runs(run: Run, command: tuple[str, ...], stack: str) -> None:
     few = "2.2GB" if stack == "vllm" else "1.1GB"  # of which a tenth is left alone, beside what it takes for itself
     found, err = designs(run, command[0], *ASKED, "--set", f"hbm_bytes={few}", "--stack", stack, *command[1:])
@@ -41,7 +49,7 @@ def test_an_engine_is_asked_about_what_it_runs(run: Run, command: tuple[str, ...
     assert any("=cpu" in name or "=zerocopy" in name for name in found)
 
 
-@pytest.mark.parametrize("command", [("compare",), ("arrivals", "--requests", "5", "--slots", "1"), ("cost",)])
+@pytest.mark.parametrize("command", [("compare",), QUEUED, ("cost",)])
 def test_a_stack_of_no_engine_is_asked_about_offloading(run: Run, command: tuple[str, ...]) -> None:
     found, err = designs(run, command[0], *ASKED, *command[1:])
     assert "note: designs" not in err

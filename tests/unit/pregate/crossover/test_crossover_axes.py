@@ -63,7 +63,6 @@ def best(dataset: Any, i: int) -> tuple[str | None, float]:
     ("policies", "axis", "low", "high", "recipe", "overrides", "n_changes"),
     [
         (["gpu_only", "pregate", "lru"], "batch", 1, 24, TraceRecipe(4, 6), SMALL, 2),
-        (OFFLOADED, "batch", 1, 24, TraceRecipe(4, 6), FAST_LINK, 1),
         (["on_demand", "pregate"], "batch", 1, 6, pregate.synthesize(MODEL, 4, 6, 6), None, 0),
         (OFFLOADED, "top_k", 1, 8, TraceRecipe(4, 6, 2), None, 1),
         (OFFLOADED, "n_active", 1, 8, TraceRecipe(4, 6, 6), FAST_LINK, 2),
@@ -91,14 +90,13 @@ def test_a_count_changes_hands_where_a_sweep_of_every_value_says(
             np.testing.assert_array_equal([row.below_metric, row.above_metric], [below[1], above[1]])
 
 
-@pytest.mark.parametrize("overrides", [None, SMALL])
-def test_a_cache_ratio_changes_hands_where_the_slots_do(overrides: Mapping[str, float] | None) -> None:
+def test_a_cache_ratio_changes_hands_where_the_slots_do() -> None:
     """A ratio grants the nearest whole number of slots: a sweep of each, and the ratios halfway between two."""
     few = TraceRecipe(4, 4)
-    dataset = swept(OFFLOADED, "cache_ratio", np.arange(N_SLOTS + 1) / N_SLOTS, few, overrides)
+    dataset = swept(OFFLOADED, "cache_ratio", np.arange(N_SLOTS + 1) / N_SLOTS, few, SMALL)
     told = [best(dataset, i) for i in range(N_SLOTS + 1)]
     expected = [i for i in range(N_SLOTS) if told[i][0] != told[i + 1][0]]
-    found = search(OFFLOADED, "cache_ratio", 0, 1, few, overrides=overrides)
+    found = search(OFFLOADED, "cache_ratio", 0, 1, few, overrides=SMALL)
     assert len(expected) >= 3
     assert [(row.below, row.above) for row in found] == [(told[i][0], told[i + 1][0]) for i in expected]
     for row, i in zip(found, expected, strict=True):

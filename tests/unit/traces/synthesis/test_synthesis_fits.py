@@ -207,8 +207,10 @@ def test_a_fit_finds_how_far_sequences_differ() -> None:
     assert np.mean(dials.zipf_exponent) == pytest.approx(0.6, abs=0.15)
 
 
-@pytest.mark.parametrize("exponent", [0.3, 1.0, 1.6, 2.5])
-@pytest.mark.parametrize(("n_experts", "top_k"), [(8, 2), (32, 2), (128, 8), (256, 1)])
+@pytest.mark.parametrize(
+    ("exponent", "n_experts", "top_k"),
+    [(0.3, 8, 2), (0.3, 128, 8), (1.0, 32, 2), (1.0, 256, 1), (1.6, 32, 2), (1.6, 256, 1), (2.5, 8, 2), (2.5, 128, 8)],
+)
 def test_a_fit_settles_however_steeply_entropy_falls(exponent: float, n_experts: int, top_k: int) -> None:
     """By up to 5.6 bits for 1 in the exponent: whole steps would go past it, and further at each."""
     trace = made(Dials(exponent, 0.3, 0.2), n_experts=n_experts, top_k=top_k, output_tokens=400, batch=8, seed=3)

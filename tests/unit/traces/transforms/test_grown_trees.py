@@ -29,8 +29,8 @@ Path = tuple[int, ...]
 
 @cache
 def long() -> RoutingTrace:
-    """One sequence of 9,001 tokens."""
-    return pregate.synthesize(decoder_only(), 1, 9001, 1)
+    """One sequence of 3,001 tokens."""
+    return pregate.synthesize(decoder_only(), 1, 3001, 1)
 
 
 def paths_of(tree: DraftTree) -> set[Path]:
@@ -114,7 +114,7 @@ def test_confidences_fall_by_rank_and_are_the_rates_in_the_mean(varies: float) -
     assert drawn[:, 0].var() == pytest.approx(varies * 0.6 * 0.4, rel=0.03)
 
 
-@pytest.mark.parametrize("varies", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("varies", [0.0, 0.8])
 def test_a_whole_tree_makes_what_it_makes_however_places_vary(varies: float) -> None:
     made = verified(long(), GrownTrees(12, 2, 3, varies), RATES, seed=2)  # all three guesses, and three after each
     assert tokens_a_pass(made) == pytest.approx(expected_tokens(branching((3, 3)), RATES), rel=0.02)
@@ -127,7 +127,7 @@ def test_of_one_level_as_many_are_taken_as_first_guesses_are_right(n: int) -> No
 
 
 def test_what_a_context_tells_makes_more_tokens_than_the_best_tree_for_all() -> None:
-    made = [tokens_a_pass(verified(long(), GrownTrees(8, 6, 10, v), RATES, seed=2)) for v in (0.0, 0.3, 0.6, 0.9)]
+    made = [tokens_a_pass(verified(long(), GrownTrees(8, 6, 10, v), RATES, seed=2)) for v in (0.0, 0.4, 0.9)]
     assert made[0] == pytest.approx(expected_tokens(most_likely(8, RATES), RATES), rel=0.03)
     assert all(later > 1.02 * earlier for earlier, later in pairwise(made))
 
