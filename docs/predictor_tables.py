@@ -60,11 +60,11 @@ def worth(designs: Sequence[str] = DESIGNS, links: Sequence[float] = LINKS_BYTES
     return "\n".join(lines)
 
 
-def some_rows() -> list[str]:
+def some_rows() -> dict[Path, list[str]]:
     """Rows that a check makes anew: of what learns nothing by linear maps, which is most of the time."""
     quick = curves(("popular", "markov", "maps", "uniform", "oracle"))
     run = worth(("guess/next_gate",), LINKS_BYTES_PER_S[:1])
-    return [*quick.splitlines()[2:], *run.splitlines()[2:]]
+    return {PAGE: [*quick.splitlines()[2:], *run.splitlines()[2:]]}
 
 
 if __name__ == "__main__":

@@ -169,10 +169,10 @@ def moved() -> str:
     return "\n".join(lines)
 
 
-def some_rows() -> list[str]:
+def some_rows() -> dict[Path, list[str]]:
     """Rows of `speeds` that a check makes anew."""
     name, designs, machines = "gpt-oss-20b-mmlu", DESIGNS[1:2], MACHINES[1:2]
-    return _speeds_of(name, swept(name, "recorded", designs, machines), designs, machines)
+    return {PAGE: _speeds_of(name, swept(name, "recorded", designs, machines), designs, machines)}
 
 
 if __name__ == "__main__":
