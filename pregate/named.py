@@ -108,8 +108,8 @@ def load_hardware(
     "stack.sync_s": "5us", "link": "pcie5-x16"}`. Raises `UnknownName` or `InvalidInput`.
     """
     if isinstance(name, str | Path):
-        if "," in str(name) and not os.path.exists(name):
-            name = _one_machine(str(name))
+        if isinstance(name, str) and "," in name:
+            name = _one_machine(name)
         stated = str((overrides or {}).get("host", ""))
         has_memory = (" " in stated or "," in stated) and not os.path.exists(stated)
         try:
@@ -126,10 +126,10 @@ def load_hardware(
 
 def _one_machine(text: str) -> str:
     """The one machine of a list by comma. Raises `InvalidInput` for several."""
-    from pregate.spellings.machine_names import machines_listed, words_of_machines
+    from pregate.spellings.machine_names import machines_listed
     from pregate.spellings.unknown_names import is_name_of, unknown
 
-    machines = machines_listed(words_of_machines(text))
+    machines = machines_listed(text)
     if len(machines) != 1:
         for one in machines:
             if one and not one.endswith((".yaml", ".yml", ".json")) and not is_name_of("hardware", one):

@@ -167,9 +167,9 @@ def _each_once(words: list[str], text: str, option: str) -> list[str]:
 
 def machine_names(text: str) -> list[str]:
     """The machines of --hardware, by comma, with what stands beside cards. Raises `InvalidInput` as `distinct`."""
-    from pregate.spellings.machine_names import machines_listed, words_of_machines
+    from pregate.spellings.machine_names import machines_listed
 
-    return _each_once(machines_listed(words_of_machines(text)), text, "--hardware")
+    return _each_once(machines_listed(text), text, "--hardware")
 
 
 def assumed(path: Path | None, texts: Sequence[str] | None) -> Assumptions:

@@ -145,11 +145,11 @@ def _axes(
     texts: Sequence[str], hardware: str | None, stack: str | None, overrides: dict[str, float | str]
 ) -> tuple[dict[str, Any], MachineRecipe]:
     """The axes of the options, machines first where there are several. Raises `InvalidInput` for other text."""
-    from pregate.spellings.machine_names import machines_listed, words_of_machines
+    from pregate.spellings.machine_names import machines_listed
     from pregate.spellings.names import our_name
     from pregate.sweeps.machines import MachineRecipe
 
-    named = [] if hardware is None else filter(None, machines_listed(words_of_machines(hardware)))
+    named = [] if hardware is None else filter(None, machines_listed(hardware))
     machines = list(machines_of(stack)) if hardware is None else [our_name("hardware", one) for one in named]
     if not machines:
         raise InvalidInput(

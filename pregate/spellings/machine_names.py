@@ -1,15 +1,22 @@
-"""What the name of a machine states beside its card: how many there are, and their memory: `2x RTX 4090 48GB`."""
+"""The name of a machine, parted: how many cards of which name and memory, and the host and memory beside them.
+
+    machine = [count] card [memory] {beside (host | memory | drive)}        2x RTX 4090 48GB each + 9950X, 96GB DDR5
+
+`parts_of` parts a name, knowing which words are hosts and which are sizes; `machine_and_numbers` says which parts are a
+machine here, and refuses the rest.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, takewhile
 
-from hwmodels.specs.machine_files import cards_of, component_names, hardware_names, load_component, load_machine
-from hwmodels.specs.spec import Accelerator, MachineSpec
+from hwmodels.specs.machine_files import hardware_names, load_component, load_machine
+from hwmodels.specs.spec import Accelerator
 from pregate.spellings.host_memory import (
-    bytes_of,
     chosen_host,
     host_and_numbers,
     is_memory,
@@ -57,35 +64,123 @@ def are_different(hardware: str) -> bool:
     )
 
 
-def card_and_memory(text: str) -> tuple[str, dict[str, str]]:
-    """A card of another memory than ours has, as we call it, and its numbers: of one that was given up to twice what it
-    is sold with (`RTX 4090 48GB`), or of a machine of one memory (`M4 Max 64GB`); ("", {}) for any other name.
+@dataclass(frozen=True, slots=True)
+class MachineParts:
+    """What the name of a machine says, each part as it is written: cards (`2x RTX 4090`), memory beside them that is
+    their own, and all that is said of the host, its processor first.
     """
-    plain = plain_name(BESIDE_CARD.sub(" ", text))
-    stated = SIZE.search(GIGABYTES.sub(r"-\1gb", plain))
-    if stated is None or len(parts_of_machine(text)) > 1 or re.search(r"\d\.\d+\s*[GT]", text, re.IGNORECASE):
-        return _with_its_memory(text)
-    n_gib, ours = int(stated["gb"]), our_name("hardware", text)
+
+    cards: str
+    of_cards: tuple[str, ...] = ()
+    of_host: tuple[str, ...] = ()
+
+
+_BESIDE = re.compile(
+    r"\s*(?:(?<!max)\+|,|;|(?<!MT)/|\bwith\b|\bw/|\band\b|&)\s*(?![^()]*\))|"
+    r"(?<![x\u00d7*\s])\s+(?=\d{1,4}\s?[GT]i?B\s+(?:of\s+)?(?:system\s+|host\s+)?(?:RAM|L?P?DDR\d))",
+    re.IGNORECASE,
+)
+_OF_CARD = re.compile(r"\b(?:v-?ram|each)\b", re.IGNORECASE)
+_EACH = re.compile(r"\beach\b", re.IGNORECASE)
+_OF_HOST = re.compile(r"\b(?:d?ram|L?P?DDR\d\w*|system|host)\b", re.IGNORECASE)
+
+
+def parts_beside(text: str) -> list[str]:
+    """What stands beside each other in the name of a machine, "" alone of none."""
+    return [part for part in _BESIDE.split(text[:200]) if part] or [""]
+
+
+def parts_of(text: str) -> MachineParts:
+    """The parts of a machine's name: cards up to the first host or memory; memory is the cards' where it says so, where
+    the machine has no other, or where it is of their size and not said to be the host's.
+    """
+    words = parts_beside(without_drives(text))
+    first = next((i for i, word in enumerate(words) if i and (is_memory(word) or is_host(word))), len(words))
+    cards, beside = " + ".join(words[:first]), words[first:]
+    own = [word for word in takewhile(is_memory, beside) if _is_of_cards(cards, word)]
+    own += [word for word in beside if word not in own and is_memory(word) and _OF_CARD.search(word)]
+    return MachineParts(cards, tuple(own), tuple(sorted((word for word in beside if word not in own), key=is_memory)))
+
+
+def is_host(word: str) -> bool:
+    """Whether `word` names a host, and no machine."""
+    if our_name("hardware", word) in hardware_names() or word.endswith(FILES):
+        return False
+    return not is_memory(word) and host_and_numbers(word)[0].partition(":")[0] in KNOWN["host"]()
+
+
+def _is_of_cards(cards: str, memory: str) -> bool:
+    n, card = several(cards)
+    ours, n_gib = our_name("hardware", card), sizes_of(memory)
+    if ours in hardware_names() and load_machine(ours).has_one_memory:
+        return True
+    return len(n_gib) == 1 and not _OF_HOST.search(memory) and any(_sold(card, n_gib[0] / k) for k in {1, n})
+
+
+def _sold(card: str, n_gib: float) -> str:
+    """A card, as we call it, that is sold with so much memory; "" of none."""
+    ours = our_name("hardware", f"{card} {n_gib:g}GB")
+    return ours if ours in hardware_names() else ""
+
+
+def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
+    """A machine as we call it, and the numbers that its name states beside: the memory of `RTX 4090 48GB`, the host of
+    `RTX 3090 + EPYC 7763, 256 GB`, the memory of the usual host in `RTX 4090 with 64GB RAM`; `text` as it is, and no
+    numbers, where that is no machine.
+
+    Raises `InvalidInput` as `host_and_numbers`, and for memory that a card is not sold with, or that may be one's or all's.
+    """
+    parts = parts_of(text)
+    n, card = several(parts.cards)
+    name, numbers = _card_and_numbers(n, card, parts.of_cards, text)
+    if not name:
+        return text, {}
+    machine, told = load_machine(name), ", ".join(parts.of_host)
+    if machine.has_one_memory and (told or unparted(parts.cards)):
+        return text, {}
+    if told:
+        has_name = not is_memory(told)
+        host, of_host = host_and_numbers(told if has_name else f"{chosen_host(machine.host.name, told)}, {told}")
+        if host.partition(":")[0] not in KNOWN["host"]():
+            return text, {}
+        numbers |= {"host": host, **of_host}
+    return f"{n}x {name}" if n > 1 else name, numbers
+
+
+def _card_and_numbers(n: int, card: str, beside: Sequence[str], text: str) -> tuple[str, dict[str, float | str]]:
+    """One of `n` cards as we call it, and the numbers of memory that it is not sold with; ("", {}) where none is known.
+
+    `beside`: its memory where that stands beside its name, in `text`, which errors name.
+    """
+    sizes = sizes_of(", ".join(beside))
+    if len(sizes) > 1:
+        raise InvalidInput(f"hardware {text[:80]!r}: several sizes of memory: say the one that {card} has")
+    written = f"{card} {sizes[0]:g}GB" if sizes else card
+    ours = our_name("hardware", written)
+    size = SIZE.search(GIGABYTES.sub(r"-\1gb", plain_name(BESIDE_CARD.sub(" ", written))))
+    stem = size.string[: size.start()] if size else ""
+    if ours not in hardware_names() and (one := our_name("hardware", stem)) in hardware_names():
+        ours = one if load_machine(one).has_one_memory else ours
     if ours in hardware_names():
-        return _of_one_memory(ours, n_gib)
-    card = our_name("hardware", stated.string[: stated.start()])
-    if card not in component_names("accelerator"):
-        return "", {}
-    if has_bytes(card, n_gib):
-        return card, {}
-    found = load_component("accelerator", card)
-    given = (
-        isinstance(found, Accelerator)
-        and found.hbm_bytes <= n_gib * 2**30 <= _MOST_GIVEN * found.hbm_bytes
-        and found.hbm_bytes_per_s < _ON_THE_PACKAGE_BYTES_PER_S
-    )
-    return (card, {"accelerator.hbm_bytes": f"{n_gib}GiB"}) if given else ("", {})
-
-
-def _with_its_memory(text: str) -> tuple[str, dict[str, str]]:
-    """A machine of one memory whose size stands within the text: `MacBook Pro, M4 Max with 64 GB of memory`."""
-    ours, size = our_name("hardware", text), bytes_of(text)
-    return _of_one_memory(ours, float(size.removesuffix("GiB"))) if size and ours in hardware_names() else ("", {})
+        return ours, _of_one_memory(ours, written, text)
+    if size is not None and len(sizes_of(written)) == 1:
+        ours, n_gib = our_name("hardware", stem), int(size["gb"])
+        of_all, is_given = _sold(stem, n_gib / n) if n > 1 else "", _is_given(ours, n_gib)
+        if of_all and not _EACH.search(text):
+            if is_given or (beside and not _OF_CARD.search(text)):
+                raise InvalidInput(
+                    f"hardware {text[:80]!r}: {n_gib} GB may be each card's, all {n} cards' or the host's: say "
+                    f"'{n}x {of_all}', '{n}x {stem} {n_gib}GB each' or '{n}x {of_all}, {n_gib}GB RAM'"
+                )
+            return of_all, {}
+        if is_given:
+            return ours, {"accelerator.hbm_bytes": f"{n_gib}GiB"}
+    if beside and our_name("hardware", card) in hardware_names():
+        raise InvalidInput(
+            f"hardware {card[:80]}, {', '.join(beside)[:80]!r}: no such memory is known of it: name it alone, and --set "
+            f"accelerator.hbm_bytes=... and host.dram_bytes=..."
+        )
+    return "", {}
 
 
 _MOST_GIVEN = 2.1
@@ -95,156 +190,72 @@ _ON_THE_PACKAGE_BYTES_PER_S = 1.9e12
 """From here on it is HBM on the package, which no board maker adds to: more of it is another product, and faster."""
 
 
-def _of_one_memory(name: str, n_gib: float) -> tuple[str, dict[str, str]]:
-    """A machine of one memory that is smaller than ours, its accelerator's part as large a share; ("", {}) else."""
-    machine = load_machine(name)
-    whole = machine.host.dram_bytes
-    if not machine.has_one_memory or n_gib * 2**30 >= 0.99 * whole:
-        return "", {}
-    part = n_gib * machine.accelerator.hbm_bytes / whole
-    return name, {"accelerator.hbm_bytes": f"{part:g}GiB", "host.dram_bytes": f"{n_gib:g}GiB"}
+def _is_given(card: str, n_gib: float) -> bool:
+    """Whether a card, as we call it, may have been given so much memory: up to twice what it is sold with."""
+    found = load_component("accelerator", card) if card in hardware_names() else None
+    return (
+        isinstance(found, Accelerator)
+        and found.hbm_bytes <= n_gib * 2**30 <= _MOST_GIVEN * found.hbm_bytes
+        and found.hbm_bytes_per_s < _ON_THE_PACKAGE_BYTES_PER_S
+    )
 
 
-def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
-    """A machine as we call it, and the numbers that its name states beside: the memory of `RTX 4090 48GB`, the host of
-    `RTX 3090 + EPYC 7763, 256 GB`, the memory of the usual host in `RTX 4090 with 64GB RAM`.
-
-    Raises `InvalidInput` as `host_and_numbers`, and for a machine of one memory that is never sold with so much.
+def _of_one_memory(name: str, written: str, text: str) -> dict[str, float | str]:
+    """The numbers of a machine of one memory that `written` says is smaller than ours, its accelerator's part as large a
+    share; {} of others. Raises `InvalidInput` for several sizes, and for one above ours.
     """
-    text = without_drives(text)
-    n, one = several(text)
-    found = _with_host(text) if is_memory(parts_of_machine(one)[-1]) else None
-    if found is not None:
-        return found[0], dict(found[1])
-    card, numbers = card_and_memory(one)
-    name = card or our_name("hardware", one)
-    if (not card and name not in hardware_names()) or _has_host_beside(one):
-        found = _with_host(text)
-        return (found[0], dict(found[1])) if found else (text, {})
-    _check_one_memory(name, one)
-    return f"{n}x {name}" if n > 1 else name, dict(numbers)
-
-
-def _check_one_memory(name: str, text: str) -> None:
-    """Raise `InvalidInput` where `text` states several sizes, or more than ours, of a machine of one memory."""
-    machine, n_gib = load_machine(name), sizes_of(text)
-    most = machine.host.dram_bytes / 2**30
+    machine, n_gib = load_machine(name), sizes_of(written)
+    whole = machine.host.dram_bytes
     if not machine.has_one_memory or not n_gib:
-        return
+        return {}
     if len(n_gib) > 1:
         raise InvalidInput(f"hardware {text[:80]!r}: several sizes of memory: say the one that {name} has")
-    if n_gib[0] * 1e9 > 1.01 * machine.host.dram_bytes:  # 128 GB of a maker may be 119 GiB
-        raise InvalidInput(f"hardware {text[:80]!r}: {name} has {most:.4g} GiB of memory at most")
+    if n_gib[0] * 1e9 > 1.01 * whole:  # 128 GB of a maker may be 119 GiB
+        raise InvalidInput(f"hardware {text[:80]!r}: {name} has {whole / 2**30:.4g} GiB of memory at most")
+    if n_gib[0] * 2**30 >= 0.99 * whole:
+        return {}
+    part = n_gib[0] * machine.accelerator.hbm_bytes / whole
+    return {"accelerator.hbm_bytes": f"{part:g}GiB", "host.dram_bytes": f"{n_gib[0]:g}GiB"}
 
 
-_BESIDE = re.compile(
-    r"\s*(?:(?<!max)\+|,|;|(?<!MT)/|\bwith\b|\bw/|\band\b|&)\s*(?![^()]*\))|"
-    r"(?<![x\u00d7*\s])\s+(?=\d{1,4}\s?[GT]i?B\s+(?:of\s+)?(?:system\s+|host\s+)?(?:RAM|L?P?DDR\d))",
-    re.IGNORECASE,
-)
+def unparted(text: str) -> str:
+    """A card and the host or the other card that nothing parts from it, parted: `RTX 4090 9950X`; "" of others."""
+    words, whole = re.split(r"[\s+,;&]+", text[:200].strip()), our_name("hardware", several(text)[1])
+    for i in range(1, len(words)):
+        card, other = " ".join(words[:i]), " ".join(words[i:])
+        ours, its = _card_and_numbers(*several(card), (), card)[0], our_name("hardware", other)
+        is_part = whole not in hardware_names() or whole == ours or (whole == its and not its.startswith(ours))
+        if ours and is_part and its != ours and (its in hardware_names() or is_host(other)):
+            return f"{card} + {other}"
+    return ""
+
+
 _MAC = re.compile(r"(?:apple\s+)?mac(?:book)?\s?(?:pro|air|mini|studio)?[\d\s\"”-]*(?:inch)?", re.IGNORECASE)
 
 
-def parts_of_machine(text: str) -> list[str]:
-    """What stands beside each other in the name of a machine, "" alone of none."""
-    return [part for part in _BESIDE.split(text[:200]) if part] or [""]
-
-
-def cards_and_beside(text: str) -> Iterator[tuple[str, str]]:
-    """The ways to part a machine into its cards and what stands beside them, fewest cards first: `RTX 3090` and
-    `EPYC 7763, 256 GB`.
+def machines_listed(text: str) -> list[str]:
+    """The machines of a list by comma, each with the host and the memory that stand after it: `RTX 4090, i9-14900K, 64GB`
+    is one machine, `rtx-3090, rtx-4090` are two; commas in brackets and in the names of files part nothing.
     """
-    parts = parts_of_machine(text)
-    for i in range(1, len(parts)):
-        yield " + ".join(parts[:i]), ", ".join(sorted(parts[i:], key=is_memory))  # the processor first
-
-
-def words_of_machines(text: str) -> list[str]:
-    """The words of a list by comma, but for commas in brackets: `A100 (80GB, PCIe)` is one."""
-    return [word.strip() for word in re.split(r",(?![^()]*\))", text)]
-
-
-def machines_listed(words: Sequence[str]) -> list[str]:
-    """The machines of a list, each with the host and the memory that stand after it: `RTX 4090, i9-14900K, 64GB` is
-    one machine, `rtx-3090, rtx-4090` are two.
-    """
-    if len(words) < 2:
-        return list(words)
     machines: list[str] = []
-    for word in words:
-        if machines and machines[-1] and word and (not without_drives(word) or is_memory(word) or _is_host(word)):
+    for word in _words_of_list(text):
+        beside = machines and machines[-1] and word
+        if beside and not without_drives(word):
+            continue
+        if beside and (is_memory(word) or is_host(word)):
             machines[-1] += f" + {word}"
-        elif machines and _MAC.fullmatch(machines[-1]):
+        elif beside and _MAC.fullmatch(machines[-1]):
             machines[-1] += f" {word}"
         else:
             machines.append(word)
     return machines
 
 
-def _is_host(word: str) -> bool:
-    """Whether `word` names a host, and no machine."""
-    if our_name("hardware", word) in hardware_names() or word.endswith(FILES):
-        return False
-    return not is_memory(word) and host_and_numbers(word)[0].partition(":")[0] in KNOWN["host"]()
-
-
-def _has_host_beside(text: str) -> bool:
-    """Whether a part of a machine's name is a host: `M2 Ultra + 5950X`."""
-    return any(_is_host(part) for part in parts_of_machine(text)[1:])
-
-
-@lru_cache(256)  # each way to part a name asks for all shorter ones
-def _with_host(text: str) -> tuple[str, dict[str, float | str]] | None:
-    """A machine and its numbers where a host, or memory, stands beside its card; None where none does."""
-    parts = parts_of_machine(text)
-    for i in range(1, len(parts)):
-        cards, beside = " + ".join(parts[:i]), sorted(parts[i:], key=is_memory)  # the processor first
-        name, numbers = machine_and_numbers(cards)
-        if cards_of(name)[1] not in hardware_names() and is_memory(parts[i]) and not _OF_HOST.search(parts[i]):
-            name, numbers = machine_and_numbers(f"{cards} {bytes_of(parts[i]).removesuffix('GiB')}GB")  # `A100, 80GB`
-            beside.remove(parts[i])
-        if cards_of(name)[1] not in hardware_names() or "host" in numbers:
-            return None
-        machine = load_machine(name)
-        for own in [part for part in beside if _is_of_card(machine, part)]:
-            name, of_card = _with_own_memory(name, own)
-            numbers |= of_card
-            beside.remove(own)
-        if not beside:
-            return name, numbers
-        told = ", ".join(beside)
-        host, of_host = host_and_numbers(f"{chosen_host(machine.host.name, told)}, {told}" if is_memory(told) else told)
-        if host.partition(":")[0] in KNOWN["host"]() and not machine.has_one_memory:
-            return name, {**numbers, "host": host, **of_host}
-    return None
-
-
-_OF_CARD = re.compile(r"\b(?:v-?ram|each)\b", re.IGNORECASE)
-_OF_HOST = re.compile(r"\b(?:d?ram|L?P?DDR\d\w*|system|host)\b", re.IGNORECASE)
-
-
-def _is_of_card(machine: MachineSpec, memory: str) -> bool:
-    """Whether `memory`, beside a card, is that card's own: said so, the only one there is, or of the card's size and
-    not said to be the host's.
-    """
-    n_gib = sizes_of(memory)
-    return is_memory(memory) and bool(
-        machine.has_one_memory
-        or _OF_CARD.search(memory)
-        or (len(n_gib) == 1 and not _OF_HOST.search(memory) and has_bytes(machine.accelerator.name, round(n_gib[0])))
-    )
-
-
-def _with_own_memory(name: str, memory: str) -> tuple[str, dict[str, float | str]]:
-    """A machine whose card has the memory that stands beside it: `M3 Max, 96GB` has fewer cores than one of 128.
-
-    Raises `InvalidInput` for memory that it is not sold with, and was not given.
-    """
-    n, card = cards_of(name)
-    ours, numbers = machine_and_numbers(f"{card} {bytes_of(memory).removesuffix('GiB')}GB")
-    if ours not in hardware_names():
-        raise InvalidInput(
-            f"hardware {card}, {memory[:80]!r}: no such memory is known of it: name it alone, and --set "
-            f"accelerator.hbm_bytes=... and host.dram_bytes=..."
-        )
-    return f"{n}x {ours}" if n > 1 else ours, numbers
+def _words_of_list(text: str) -> list[str]:
+    words = re.split(r",(?![^()]*\))", text)
+    for i, j in combinations(range(len(words) + 1 if len(words) < 20 else 0), 2):
+        file = ",".join(words[i:j]).strip()
+        if j > i + 1 and file.endswith(FILES) and os.path.isfile(file):
+            words[i:j] = [file]
+            break
+    return [word.strip() for word in words]

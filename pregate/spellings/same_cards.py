@@ -45,7 +45,7 @@ def _of_one_size(wanted: str, names: Iterable[str]) -> list[str]:
 def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
     """The card that a driver names so, `NVIDIA H100 80GB HBM3`: by the words that tell cards apart, and its memory."""
     words = words_of(re.sub(r"\b(\d{2,3})G\b", r"\1GB", text, flags=re.IGNORECASE))
-    sizes = [int(word.removesuffix("gb")) for word in words if re.fullmatch(r"\d{1,3}gb", word)]
+    sizes = [int(word.removesuffix("gb")) for word in words if re.fullmatch(r"\d{1,5}gb", word)]
     if AND.search(text) or len(sizes) > 1:  # of several cards, or of none
         return []
     size = sizes[0] if sizes else 0
@@ -72,11 +72,13 @@ _OF_ANOTHER_MEMORY = {"gtx-1650": "gddr6", "rtx-3060-ti": "gddr6x", "rtx-4070": 
 
 
 def may_be(name: str, text: str) -> bool:
-    """Whether `text` may mean a card: of no other maker, series or kind of memory (a GTX 480 is no RX 480)."""
+    """Whether `text` may mean a card: of no other maker, series or memory (a GTX 480 is no RX 480, an H100 of 96 GB no NVL)."""
     words = text.lower()
     told = {vendor for vendor, pattern in _VENDORS.items() if pattern.search(words)}
     card = load_component("accelerator", name) if told else None
     if isinstance(card, Accelerator) and len(told) == 1 and card.vendor not in told:
+        return False
+    if name == "h100-nvl" and re.search(r"\bsxm|\b96\s?g", words):
         return False
     if re.search(r"\b(?:quadro|titan)\b", words) and "rtx" in name and "rtx" not in words:
         return False

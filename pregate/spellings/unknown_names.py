@@ -7,8 +7,14 @@ import re
 from collections.abc import Collection
 
 from hwmodels.specs.machine_files import cards_of, component_names, load_machine
-from pregate.spellings.host_memory import host_and_memory, host_and_numbers, is_memory
-from pregate.spellings.machine_names import are_different, machine_and_numbers, parts_of_machine, several
+from pregate.spellings.host_memory import host_and_memory, host_and_numbers, is_memory, without_drives
+from pregate.spellings.machine_names import (
+    are_different,
+    machine_and_numbers,
+    parts_beside,
+    several,
+    unparted,
+)
 from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.ollama_library import dense_tag
 from pregate.spellings.plain_names import SIZE, plain_name, spelled
@@ -53,7 +59,7 @@ _OF_MEMORY = re.compile(r"\bddr\d|\blpddr|\d\s?gi?b\b|\bchannels?\b", re.IGNOREC
 
 def _beside_card(text: str) -> str:
     """What is to be done about what stands beside a card that is known; "" where none is."""
-    card, *beside = (part.strip() for part in parts_of_machine(text))
+    card, *beside = (part.strip() for part in parts_beside(text))
     if not beside:
         return ""
     if not is_name_of("hardware", card):
@@ -61,7 +67,7 @@ def _beside_card(text: str) -> str:
         return f"name the card first: '{known[0]} + {card}'" if known and is_name_of("host", card) else ""
     ours = cards_of(machine_and_numbers(card)[0])[1]
     strange = [part for part in beside if not is_memory(part) and not is_name_of("host", part)]
-    if any(is_name_of("hardware", part) for part in strange):
+    if any(is_name_of("hardware", part) for part in beside if not is_memory(part)):
         return ""
     if load_machine(ours).has_one_memory:
         return f"{ours} has its own processor, and one memory with it: name it alone"
@@ -71,14 +77,7 @@ def _beside_card(text: str) -> str:
     return f"beside {ours} stands an {str(error).partition(': known:')[0]}"
 
 
-def _unparted(text: str) -> str:
-    """A machine and its host that nothing parts, as they are to be written: `RTX 4090 9950X`; "" of others."""
-    words = text[:200].split() if len(parts_of_machine(text)) == 1 else []
-    for i in range(1, len(words)):
-        card, host = " ".join(words[:i]), " ".join(words[i:])
-        if is_name_of("hardware", card) and not is_memory(host) and is_name_of("host", host):
-            return f"{card} + {host}"
-    return ""
+_DIFFERENT = "cards that differ cannot be said, as 2x rtx-3090 can: name one"
 
 
 def _of_hardware(text: str, wanted: str, known: Collection[str]) -> UnknownName | None:
@@ -88,7 +87,7 @@ def _of_hardware(text: str, wanted: str, known: Collection[str]) -> UnknownName 
             f"unknown hardware {text!r}: a machine is called by its accelerator; where all runs on the processor, name "
             f"any that is there, and the design gpu_only@layers=cpu of --stack llama-cpp"
         )
-    if len(parts_of_machine(text)) == 1 and is_name_of("host", text):
+    if len(parts_beside(text)) == 1 and is_name_of("host", text):
         named = host_and_numbers(text)[0]
         return UnknownName(
             f"unknown hardware {text!r}: that is a processor; a machine is called by its accelerator: name that before "
@@ -101,17 +100,20 @@ def _of_hardware(text: str, wanted: str, known: Collection[str]) -> UnknownName 
         )
     if told := _beside_card(text):
         return UnknownName(f"unknown hardware {text!r}: {told}")
-    if parted := _unparted(text):
-        return UnknownName(f"unknown hardware {text!r}: part the card and its host: {parted!r}")
-    beside = parts_of_machine(text)[1:]
+    if parted := unparted(text):
+        if is_name_of("hardware", parts_beside(parted)[1]):
+            return UnknownName(f"unknown hardware {text!r}: {_DIFFERENT}")
+        told = _beside_card(parted) if not is_name_of("hardware", parted) else f"part the card and its host: {parted!r}"
+        return UnknownName(f"unknown hardware {text!r}: {told}")
+    beside = parts_beside(text)[1:]
     if beside and all(is_memory(part) or is_name_of("host", part) for part in beside):
-        return unknown("hardware", parts_of_machine(text)[0])
+        return unknown("hardware", parts_beside(text)[0])
     if our_name("link", text) in KNOWN["link"]():
         return UnknownName(
             f"unknown hardware {text!r}: that is a link: name it with --set link={our_name('link', text)}"
         )
     if are_different(text):
-        return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
+        return UnknownName(f"unknown hardware {text!r}: {_DIFFERENT}")
     plain = re.sub(r"-?pcie\b", "", wanted)
     if plain != wanted and (module := our_name("hardware", plain)) in known:
         return UnknownName(f"unknown hardware {text!r}: {module} is a module and no card with a slot: name {module}")
@@ -131,6 +133,7 @@ def unknown(column: str, text: str) -> UnknownName:
         text = host_and_memory(text)[0]
     if column == "hardware" and is_memory(text):
         return UnknownName(f"unknown hardware {text!r}: that is memory: name the card before it, 'rtx-4090 + {text}'")
+    text = without_drives(text) if column == "hardware" else text
     if os.path.lexists(text[:4096].replace("\0", "")) and not os.path.isfile(text):
         return UnknownName(
             f"unknown {column} {text!r}: what is there is no file (a folder, a pipe, a device, a link to nothing)"
@@ -141,7 +144,7 @@ def unknown(column: str, text: str) -> UnknownName:
         module = our_name("hardware", re.sub(r"^[dh]gx-", "", plain_name(one)))
         if why := why_undescribed(plain_name(one), n_cards, module if module in known else ""):
             return UnknownName(f"unknown hardware {text!r}: {why}")
-        text = text if len(parts_of_machine(text)) > 1 or is_name_of("host", text) else one
+        text = text if len(parts_beside(text)) > 1 or is_name_of("host", text) else one
     wanted = spelled(column, text)
     if column == "host" and (told := _host_told(text, wanted)):
         return UnknownName(f"unknown host {text!r}: {told}")

@@ -108,12 +108,12 @@ def designs_once(option: str, text: str) -> None:
 def hardware(option: str, text: str) -> None:
     """Machines by comma, by name or file. Only a name can be wrong: of files there are kinds."""
     from hwmodels.shipped import FITS_DIR, SPECS
-    from pregate.spellings.machine_names import machines_listed, words_of_machines
+    from pregate.spellings.machine_names import machines_listed
     from traces.foundation.yaml_names import yaml_names
 
     names = yaml_names(SPECS / "accelerators")
     measured = {name.rpartition(".")[0] for name in yaml_names(FITS_DIR)}
-    for word in filter(None, machines_listed(words_of_machines(text))):
+    for word in filter(None, machines_listed(text)):
         if word not in measured:
             _named_or_file("hardware", word, names)
 

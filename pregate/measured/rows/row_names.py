@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from hwmodels.specs.machine_files import cards_of, load_machine
 from hwmodels.specs.processors import is_processor
 from pregate.measured.rows.host_alone import beside_a_card
 from pregate.measured.rows.several_cards import on_one_card
-from pregate.spellings.host_memory import host_and_memory, host_with_memory
-from pregate.spellings.machine_names import card_and_memory, cards_and_beside, machine_and_numbers, several
+from pregate.spellings.host_memory import bytes_of, host_and_memory, host_with_memory
+from pregate.spellings.machine_names import MachineParts, machine_and_numbers, parts_of, several
 from pregate.spellings.models import formats_of_file, model_and_format, of_ollama
 from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.ollama_library import dense_tag, of_library
@@ -24,53 +25,61 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     cells = {**cells, **_of_file(cells)}
     cells |= _host_beside(cells)
     cells |= beside_a_card(cells)
+    cells |= _memory_of_all(cells)
     named = {column: our_name(column, cells[column]) for column in KNOWN if cells.get(column)}
-    cells |= _with_more_memory(cells, named)
+    cells |= _with_its_memory(cells, named)
     memory = cells.pop("memory", "")
     if memory and is_processor(named.get("host", "")) and ":" not in named["host"]:
         named["host"] = host_with_memory(named["host"], memory)
     named["formats"] = formats_of_file(named.get("model", ""), cells.get("formats", ""), named.get("stack", ""))
-    return on_one_card({**cells, **named}, our_name("hardware", several(cells.get("hardware", ""))[1]))
+    return on_one_card({**cells, **named}, our_name("hardware", several(named.get("hardware", ""))[1]))
 
 
 def _host_beside(cells: Mapping[str, str]) -> dict[str, str]:
     """A host and its memory in cells of their own where they stand beside the card: `RTX 3090 + EPYC 7763`."""
-    for cards, beside in () if cells.get("host") else cards_and_beside(cells.get("hardware", "")):
-        host, memory = host_and_memory(beside)
-        if is_processor(our_name("host", host)):
-            return {"hardware": cards, "host": host, "memory": cells.get("memory", "") or memory}
-    return {}
-
-
-def _with_more_memory(cells: Mapping[str, str], named: dict[str, str]) -> dict[str, str]:
-    """The numbers of a row whose card has another memory than ours (`RTX 4090 48GB`), which `named` has as that card;
-    none of another row.
-    """
-    card, numbers = card_and_memory(cells.get("hardware", ""))
-    if not card and named.get("hardware") and "host" not in named:
-        card, numbers = _with_memory_beside(named)
-    if not card or "hbm_bytes" in cells.get("set", ""):
+    parts = MachineParts("") if cells.get("host") else parts_of(cells.get("hardware", ""))
+    host, memory = host_and_memory(", ".join(parts.of_host))
+    if not is_processor(our_name("host", host)):
         return {}
-    named["hardware"] = card
-    stated = ";".join(f"{key}={value}" for key, value in numbers.items())
-    return {"set": ";".join(filter(None, (cells.get("set", ""), stated)))}
+    n, card = several(parts.cards) if parts.of_cards else (1, parts.cards)
+    cards = " ".join((f"{n}x {card}" if n > 1 else card, *parts.of_cards))
+    return {"hardware": cards, "host": host, "memory": cells.get("memory", "") or memory}
 
 
-def _with_memory_beside(named: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """A card beside which memory alone stands, `RTX 4090, 64GB DDR5-6000`, and its numbers, its host among the names;
-    ("", {}) of another. How much a host has is left out, as of every row.
+def _memory_of_all(cells: Mapping[str, str]) -> dict[str, str]:
+    """The memory of a row beside its machine where that has one for all: `M4 Max`, `64 GB`."""
+    stated, size = cells.get("hardware", ""), bytes_of(cells.get("memory", ""))
+    ours = our_name("hardware", stated)
+    if not size or bytes_of(stated) or ours not in KNOWN["hardware"]() or not load_machine(ours).has_one_memory:
+        return {}
+    return {"hardware": f"{stated}, {size}"}
+
+
+def _with_its_memory(cells: Mapping[str, str], named: dict[str, str]) -> dict[str, str]:
+    """The numbers of a row whose card has another memory than ours (`RTX 4090 48GB`), or beside which memory alone
+    stands (`RTX 4090, 64GB DDR5-6000`); `named` has it as that card, and its host. None of another row.
+
+    How much a host has is left out, as of every row.
     """
     try:
-        name, stated = machine_and_numbers(named["hardware"])
+        name, stated = machine_and_numbers(cells.get("hardware", ""))
     except InvalidInput:  # which who predicts the row says
-        return "", {}
-    if name == named["hardware"] or name not in KNOWN["hardware"]():
-        return "", {}
+        named["hardware"] = cells["hardware"]
+        return {}
     numbers = {key: str(value) for key, value in stated.items()}
-    if host := numbers.pop("host", ""):
+    n, card = cards_of(name)
+    host = numbers.pop("host", "")
+    if card not in KNOWN["hardware"]() or (host and "host" in named) or (n > 1 and "accelerator.hbm_bytes" in numbers):
+        named["hardware"] = cells.get("hardware", "")
+        return {}
+    named["hardware"] = name
+    if host:
         named["host"] = host
         numbers.pop("host.dram_bytes", "")
-    return name, numbers
+    if "hbm_bytes" in cells.get("set", ""):
+        numbers = {}
+    said = ";".join(f"{key}={value}" for key, value in numbers.items())
+    return {"set": ";".join(filter(None, (cells.get("set", ""), said)))}
 
 
 def _of_file(cells: Mapping[str, str]) -> dict[str, str]:

@@ -14,7 +14,8 @@ from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.engines.flag_table import engine_of
 from pregate.engines.multi_card_flags import SHARING_MODES
 from pregate.measured.rows.host_alone import NO_CARD
-from pregate.spellings.machine_names import are_different, several
+from pregate.spellings.machine_names import are_different, machine_and_numbers, several
+from pregate.spellings.names import FILES
 from traces.errors import InvalidInput
 
 _IN_TURN = ("llama-cpp", "ik-llama")
@@ -81,6 +82,8 @@ def check_one_card(hardware: str, *, measured: bool = False) -> None:
             f"hardware {hardware[:60]!r}: no constants of SYCL or Vulkan are known here: set constants of the stack "
             f"that you measured (stack.launch_s=20us)"
         )
+    if hardware not in hardware_names() and not hardware.endswith(FILES):
+        machine_and_numbers(hardware)  # raises where its name states what no machine here has
     n, named = several(hardware)
     if n > 1 or are_different(hardware):
         raise InvalidInput(

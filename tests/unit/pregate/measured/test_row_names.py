@@ -69,10 +69,10 @@ def test_what_is_no_name_of_ours_stays_and_is_told_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("qwen3-30b-a3b,2x RTX 3090,,,gpu_only,,1,1,8,tpot,9,ms,", "a row is of one card.*RTX 3090, and set accel"),
+        ("qwen3-30b-a3b,2x RTX 3090,,,gpu_only,,1,1,8,tpot,9,ms,", "a row is of one card.*rtx-3090, and set accel"),
         (
             "qwen3-30b-a3b,RTX 3090 \u00d7 4,,,gpu_only,streams,1,1,8,tpot,9,ms,",
-            "a row is of one card.*RTX 3090, and set accel",
+            "a row is of one card.*rtx-3090, and set accel",
         ),
         ("qwen3-30b-a3b,RTX 3090 + RTX 3060,,,gpu_only,llama.cpp,1,1,8,tpot,9,ms,", "that differ"),
         (

@@ -186,7 +186,11 @@ def test_a_card_with_more_memory_than_it_is_sold_with_is_that_card(card: str, ou
         ),
         ("RTX 4090 + 9950X, 2TB NVMe", {"hardware": "rtx-4090", "host": "ryzen-9950x"}),
         ("RTX 4090 (24GB, PCIe 4.0) + 9950X", {"hardware": "rtx-4090", "host": "ryzen-9950x"}),
-        ("2x RTX 4090, 64GB", {"hardware": "2x RTX 4090, 64GB"}),
+        ("2x RTX 4090, 64GB", {"hardware": "2x rtx-4090", "host": "desktop-ddr5"}),
+        ("2x RTX 4090 48GB", {"hardware": "2x RTX 4090 48GB"}),
+        ("4x RTX 3090 96GB", {"hardware": "4x rtx-3090"}),
+        ("M4 Max 256GB", {"hardware": "M4 Max 256GB"}),
+        ("M4 Max 9950X 64GB", {"hardware": "M4 Max 9950X 64GB"}),
     ],
 )
 def test_memory_alone_beside_the_card_of_a_row_is_read_as_in_a_question(card: str, named: dict[str, str]) -> None:

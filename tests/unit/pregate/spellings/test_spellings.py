@@ -285,7 +285,7 @@ def test_a_host_has_the_memory_that_stands_beside_it(
         ),
         ("RTX 3080 + 16GB", "rtx-3080", {"host": "desktop-ddr4", "host.dram_bytes": "16GiB"}),
         ("RTX 4090, 32GB", "rtx-4090", {"host": "desktop-ddr5", "host.dram_bytes": "32GiB"}),
-        ("2x RTX 3090, 48GB", "2x rtx-3090", {"host": "desktop-ddr4", "host.dram_bytes": "48GiB"}),
+        ("2x RTX 3090, 48GB RAM", "2x rtx-3090", {"host": "desktop-ddr4", "host.dram_bytes": "48GiB"}),
         ("RTX 4090 24GB VRAM, 64GB RAM", "rtx-4090", {"host": "desktop-ddr5", "host.dram_bytes": "64GiB"}),
         ("RTX 4090 64GB DDR5", "rtx-4090", {"host": "desktop-ddr5", "host.dram_bytes": "64GiB"}),
         ("RTX 4090 + 2x16GB DDR5", "rtx-4090", {"host": "desktop-ddr5", "host.dram_bytes": "32GiB"}),
@@ -348,7 +348,7 @@ def test_a_name_of_many_parts_is_looked_at_part_by_part_once(monkeypatch: pytest
 
 
 def test_a_list_of_machines_has_hosts_and_memory_beside_their_cards(run: Run) -> None:
-    assert machines_listed(["rtx-3090", "RTX 4090", "i9-14900K", "64GB DDR5-5600"]) == [
+    assert machines_listed("rtx-3090,RTX 4090,i9-14900K,64GB DDR5-5600") == [
         "rtx-3090", "RTX 4090 + i9-14900K + 64GB DDR5-5600",
     ]  # fmt: skip
     asked = ("plan", "olmoe-1b-7b", "--hardware", "rtx-3090,RTX 4090, 9950X, 64GB DDR5-6000", "--stack", "llama-cpp")
@@ -375,8 +375,8 @@ def test_a_list_of_machines_has_hosts_and_memory_beside_their_cards(run: Run) ->
         (("--hardware", "rtx-4090", "--host", "12700K, 64GB DDR4"), "say the speed of its DDR4"),
         (("--hardware", "M4 Max 256GB"), "apple-m4-max has 128 GiB of memory at most"),
         (("--hardware", "M4 Max with 256GB RAM"), "apple-m4-max has 128 GiB of memory at most"),
-        (("--hardware", "M4 Max 64GB RAM, 1TB"), "memory at most"),
-        (("--hardware", "MI300A + 512GB"), "no such memory is known of it"),
+        (("--hardware", "M4 Max 64GB RAM, 1TB"), "several sizes of memory"),
+        (("--hardware", "MI300A + 512GB"), "mi300a has 128 GiB of memory at most"),
         (("--hardware", "M2 Ultra 192GB + 5950X"), "has its own processor"),
         (("--hardware", "M4 Max + 9950X + 64 GB RAM"), "has its own processor"),
         (("--hardware", "RTX 4090 + 9950X 24GB VRAM"), "'VRAM' beside its memory is not read"),
