@@ -48,12 +48,11 @@ def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
     sizes = [int(word.removesuffix("gb")) for word in words if re.fullmatch(r"\d{1,5}gb", word)]
     if AND.search(text) or len(sizes) > 1:  # of several cards, or of none
         return []
-    size = sizes[0] if sizes else 0
     telling = {word for word in words if not BESIDE_NAMES.fullmatch(word)}
     found = [name for name in names if {w for w in words_of(name) if not BESIDE_NAMES.fullmatch(w)} == telling]
-    if size:
-        found = [name for name in found if has_bytes(name, size)]
-    if size or "pcie" in words:  # a driver that says no PCIe means the module
+    if sizes:
+        found = [name for name in found if has_bytes(name, sizes[0])]
+    if sizes or "pcie" in words:  # a driver that says no PCIe means the module
         alike = [name for name in found if ("pcie" in words_of(name)) == ("pcie" in words)]
         found = alike or [name for name in found if not ("pcie" in words and is_module(name))]
     return found if len(found) == 1 and telling else []
@@ -72,7 +71,7 @@ _OF_ANOTHER_MEMORY = {"gtx-1650": "gddr6", "rtx-3060-ti": "gddr6x", "rtx-4070": 
 
 
 def may_be(name: str, text: str) -> bool:
-    """Whether `text` may mean a card: of no other maker, series or memory (a GTX 480 is no RX 480, an H100 of 96 GB no NVL)."""
+    """Whether `text` may mean a card: of no other maker, series or memory (a GTX 480 is no RX 480)."""
     words = text.lower()
     told = {vendor for vendor, pattern in _VENDORS.items() if pattern.search(words)}
     card = load_component("accelerator", name) if told else None
