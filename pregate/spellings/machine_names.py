@@ -2,8 +2,8 @@
 
     machine = [count] card [memory] {beside (host | memory | drive)}        2x RTX 4090 48GB each + 9950X, 96GB DDR5
 
-`parts_of` parts a name, knowing which words are hosts and which are sizes; `machine_and_numbers` says which parts are a
-machine here, and refuses the rest.
+`machine_parts` parts a name, knowing which words are hosts and which are sizes; `machine_and_numbers` says which parts
+are a machine here, and refuses the rest.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def parts_beside(text: str) -> list[str]:
     return [part for part in _BESIDE.split(text[:200]) if part] or [""]
 
 
-def parts_of(text: str) -> MachineParts:
+def machine_parts(text: str) -> MachineParts:
     """The parts of a machine's name: cards up to the first host or memory; memory is the cards' where it says so, where
     the machine has no other, or where it is of their size and not said to be the host's.
     """
@@ -113,7 +113,7 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
 
     Raises `InvalidInput` as `host_and_numbers` and `card_and_numbers`.
     """
-    parts = parts_of(text)
+    parts = machine_parts(text)
     n, card = several(parts.cards)
     name, numbers = card_and_numbers(n, card, parts.of_cards, text)
     if not name:

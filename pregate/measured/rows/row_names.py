@@ -13,7 +13,7 @@ from hwmodels.specs.processors import is_processor
 from pregate.measured.rows.host_alone import beside_a_card
 from pregate.measured.rows.several_cards import on_one_card
 from pregate.spellings.host_memory import bytes_of, host_and_memory, host_with_memory
-from pregate.spellings.machine_names import MachineParts, machine_and_numbers, parts_of, several
+from pregate.spellings.machine_names import MachineParts, machine_and_numbers, machine_parts, several
 from pregate.spellings.models import formats_of_file, model_and_format, of_ollama
 from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.ollama_library import dense_tag, of_library
@@ -37,7 +37,7 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
 
 def _host_beside(cells: Mapping[str, str]) -> dict[str, str]:
     """A host and its memory in cells of their own where they stand beside the card: `RTX 3090 + EPYC 7763`."""
-    parts = MachineParts("") if cells.get("host") else parts_of(cells.get("hardware", ""))
+    parts = MachineParts("") if cells.get("host") else machine_parts(cells.get("hardware", ""))
     host, memory = host_and_memory(", ".join(parts.of_host))
     if not is_processor(our_name("host", host)):
         return {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pregate
-from pregate.spellings.machine_names import machines_listed, parts_of
+from pregate.spellings.machine_names import machine_parts, machines_listed
 from traces.errors import PregateError
 
 MEANT = """
@@ -172,7 +172,7 @@ def test_the_name_of_a_machine_means_its_cards_their_memory_and_its_host(written
 
 
 def test_a_name_is_parted_into_cards_their_memory_and_what_is_said_of_the_host() -> None:
-    parts = parts_of("2x RTX 3090, 24GB each, 128GB DDR4-3200, EPYC 7763, 2TB NVMe")
+    parts = machine_parts("2x RTX 3090, 24GB each, 128GB DDR4-3200, EPYC 7763, 2TB NVMe")
     assert (parts.cards, parts.of_cards, parts.of_host) == (
         "2x RTX 3090", ("24GB each",), ("EPYC 7763", "128GB DDR4-3200"),
     )  # fmt: skip
