@@ -46,14 +46,15 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 TYPES = (
     "afmoe", "aria", "axk1", "axk2", "beam", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3",
-    "deepseek_v32", "deepseek_v4", "diffusion_gemma", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint",
-    "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next", "glm_moe_dsa", "gpt_oss", "granitemoe", "granitemoe_swa",
-    "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "hy_v4", "hy_v4_vl", "inkling2",
-    "inkling2_loop", "inkling_text", "jamba", "jetmoe", "kimi_linear", "kolibri1", "laguna", "lara_mini", "lfm2_moe",
-    "llama4_text", "mellum", "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl", "mistral4", "mistral_large4",
-    "mixtral", "muse_spark", "nemotron_h", "nllb-moe", "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe_text",
-    "qwen3_moe", "qwen3_next", "qwen3_vl_moe", "qwen4_exp_text", "sarvam_mla", "sarvam_moe", "solar_open", "step3p7",
-    "switch_transformers", "zaya",
+    "deepseek_v32", "deepseek_v4", "diffusion_gemma", "dots1", "ernie4_5_moe", "ernie4_5_vl_moe", "exaone_moe",
+    "flex_olmo", "flint", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next", "glm_moe_dsa", "gpt_oss",
+    "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "hy_v4",
+    "hy_v4_vl", "inkling2", "inkling2_loop", "inkling_text", "jamba", "jetmoe", "kimi_linear", "kolibri1",
+    "laguna", "lara_mini", "lfm2_moe", "llama4_text", "mellum", "mimo_v2_flash", "minimax", "minimax_m2",
+    "minimax_m3_vl", "mistral4", "mistral_large4", "mixtral", "muse_spark", "nemotron_h", "nllb-moe", "olmoe",
+    "phimoe", "qwen2_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe_thinker", "qwen3_vl_moe",
+    "qwen4_exp_text", "sarvam_mla", "sarvam_moe", "solar_open", "step3p7", "switch_transformers", "unlimited_ocr",
+    "zaya",
 )  # fmt: skip
 
 NOT_READ = {
@@ -86,20 +87,29 @@ def no_drawn_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kind, "reset_parameters", lambda layer: None)
 
 
-def language_params(config: Any) -> int:
-    """Parameters of the language model as its own class makes it, each tensor once."""
+EXPERTS = re.compile(r"(^|\.)experts\.(?!.*shared)")
+UNNAMED_EXPERTS = {"jetmoe"}
+"""Types whose tensors do not say which are of experts."""
+
+
+def language_params(config: Any) -> dict[str, int]:
+    """Parameters of each tensor of the language model as its own class makes it, each tensor once."""
     kind = next(mapping[type(config)] for mapping in MAPPINGS if type(config) in mapping)
     kind = kind[0] if isinstance(kind, tuple) else kind
     with torch.device("meta"):
         model = kind._from_config(config)
     named = {id(p): (name, p) for name, p in reversed(list(model.named_parameters()))}
-    return sum(p.numel() for name, p in named.values() if not OTHER_MODALITIES.search(name))
+    return {name: p.numel() for name, p in named.values() if not OTHER_MODALITIES.search(name)}
 
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_the_fields_give_the_parameters_of_the_class(model_type: str, tmp_path: Path) -> None:
     config = config_of(model_type)
-    assert read(config, tmp_path).total_params == pytest.approx(language_params(config), rel=0.005)
+    found, of_class = read(config, tmp_path), language_params(config)
+    assert found.total_params == pytest.approx(sum(of_class.values()), rel=0.005)
+    if model_type not in UNNAMED_EXPERTS:
+        experts = sum(n for name, n in of_class.items() if EXPERTS.search(name))
+        assert found.n_moe_layers * found.n_experts * found.expert_params == pytest.approx(experts, rel=0.002)
 
 
 @pytest.mark.parametrize("model_type", NOT_READ)

@@ -38,6 +38,8 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "dots1": {"moe_intermediate_size": 1408, "n_shared_experts": 2},
     "ernie4_5_moe": {"moe_intermediate_size": 1536, "moe_layer_start_index": 1, "moe_num_shared_experts": 2,
         "num_key_value_heads": 4, "tie_word_embeddings": True},
+    "ernie4_5_vl_moe_text": {"moe_intermediate_size": 1536, "moe_layer_start_index": 1, "moe_num_shared_experts": 2,
+        "num_key_value_heads": 4},
     "exaone_moe": {"moe_intermediate_size": 1024, "num_shared_experts": 1, "sliding_window": 4096, "layers": "SSSF"},
     "flint": {"head_dim": 128, "mlp_only_layers": [0, 1], "moe_intermediate_size": 512, "num_key_value_heads": 4,
         "shared_expert_intermediate_size": 1024, "sliding_window": 513, "layers": "FF|SSSF|F"},
@@ -104,6 +106,7 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"moe_intermediate_size": 768, "num_key_value_heads": 4},
     "qwen3_next": {"head_dim": 256, "linear_num_value_heads": 32, "moe_intermediate_size": 512,
         "num_key_value_heads": 2, "shared_expert_intermediate_size": 512, "layers": "LLLF"},
+    "qwen3_omni_moe_text": {"moe_intermediate_size": 768, "num_key_value_heads": 4},
     "qwen3_vl_moe": {"tie_word_embeddings": False},
     "qwen3_vl_moe_text": {"moe_intermediate_size": 1408},
     "qwen4_exp_text": {"hc_count": 4, "head_dim": 256, "linear_num_value_heads": 32, "moe_intermediate_size": 512,
@@ -115,6 +118,8 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "solar_open": {"head_dim": 128, "n_shared_experts": 1, "num_key_value_heads": 8},
     "step3p5": {"first_k_dense_replace": 3, "head_dim": 128, "moe_intermediate_size": 1280, "num_key_value_heads": 8,
         "share_expert_dim": 1280},
+    "unlimited_ocr_text": {"first_k_dense_replace": 1, "moe_intermediate_size": 896, "n_shared_experts": 2,
+        "sliding_window": 128, "layers": "S"},
     "zaya": {"head_dim": 128, "num_key_value_heads": 2, "tie_word_embeddings": True},
 }  # fmt: skip
 """By model type and key. "layers": what mixes the tokens of each layer, S in a window, F over all, L with a state; what
