@@ -16,11 +16,12 @@ _CLOCKS = re.compile(r"(?:-lgc|--lock-gpu-clocks)[\s=]*(?:\d{1,5},)?(\d{1,5})", 
 _VARIABLE = re.compile(r"(?:export\s+)?([A-Za-z_]\w*=(?:\"[^\"]*\"|'[^']*'|\S*))(?:\s+|$)", re.ASCII)
 _RUNNER = re.compile(
     r"(?:sudo\s+(?:-E\s+)?|time\s+|nohup\s+|env\s+|uvx?\s+(?:run\s+)?(?:--\S+\s+)*|(?:docker|podman)\s+run\s.*?"
-    r"\s[\w./:@-]*(?:llama[._-]?cpp|vllm|sglang|ktransformers)[\w./:@-]*(?:\s+|$))",
+    r"\s[\w./:@-]*(?:llama[._-]?cpp|vllm|sglang|ktransformers)[\w./:@-]*(?:\s+(?:--(?:server|run|bench)\s+)?|$)"
+    r"(?:[\w.-]+/[\w.-]+\s+(?=-))?|export\s+)",
     re.ASCII | re.IGNORECASE | re.DOTALL,
 )
 _PROGRAM = re.compile(
-    r"(?:\S*/)?(?:llama-[\w-]+|vllm|sglang|koboldcpp\S*|llamafile\S*|python3?(?:\s+-m\s+\S+)?)(?:\.exe)?\s+(?:[^-\s]\S*\s+)*(?=-)",
+    r"(?:\S*/)?(?:llama-[\w-]+|(?<=/)(?:main|server)|vllm|sglang|koboldcpp\S*|llamafile\S*|python3?(?:\s+-m\s+\S+)?)(?:\.exe)?\s+(?:[^-\s]\S*\s+)*(?=-)",
     re.ASCII,
 )
 

@@ -118,6 +118,11 @@ def told_of_flags(cells: Mapping[str, str]) -> None:
         raise InvalidInput(
             f"policy {cells['policy'][:60]!r} is flags of an engine: gpu_only@experts=cpu:20 is a policy"
         )
+    if re.search(r"\w\s+\S*.*\s--?[a-z]", cells.get("policy", "")[:_MOST]):
+        raise InvalidInput(
+            f"policy {cells['policy'][:60]!r}: no program that is read here: give its flags alone, as llama-server has "
+            f"them (-ngl 99 --n-cpu-moe 20), or a policy (gpu_only@experts=cpu:20)"
+        )
 
 
 def _parts(cells: Mapping[str, str]) -> list[str]:

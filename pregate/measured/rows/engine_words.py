@@ -6,13 +6,16 @@ import re
 from collections.abc import Mapping
 
 from pregate.engines.flag_table import engine_of
+from pregate.engines.pasted_commands import unpasted
 from pregate.engines.power_limits import board_watts
 
 _OPTION = (
     r"(?:-[NmCip]|--(?:cpunodebind|cpubind|membind|physcpubind|interleave|preferred))(?:\s+|=|(?=[\d]))[\w,+-]+|-l|-a|-c"
     r"|--localalloc|--all|0x[0-9a-fA-F]+|\d[\d,-]*"
 )
-_NUMA = re.compile(rf"\s*(?:\w+=\S*\s+)*(?:numactl|taskset)\s+(?P<options>(?:(?:{_OPTION})\s+)*)", re.ASCII)
+_NUMA = re.compile(
+    rf"\s*(?P<variables>(?:\w+=\S*\s+)*)(?:numactl|taskset)\s+(?P<options>(?:(?:{_OPTION})\s+)*)", re.ASCII
+)
 _WATTS = re.compile(
     r"(?:@|,|\bat\b|\bpower[ -]?limit(?:ed)?(?:\s+(?:to|at|of))?)?\s*(?<![\w.])(\d{1,4})\s?W\b(?!/)"
     r"(?:\s*(?:power[ -]?)?(?:limit|cap|tgp|tdp))?",
@@ -35,6 +38,8 @@ _BARE = re.compile(
     re.IGNORECASE,
 )
 """A command of an engine that is told nothing."""
+_LM_STUDIO = re.compile(r"\s*lms\s+load\b(?P<options>.*)", re.IGNORECASE | re.DOTALL)
+_SHARE_OF_LAYERS = re.compile(r"--gpu[ =]\s*(?P<share>max|off|[\d.]+)", re.ASCII)
 _RUN = re.compile(r"\s*ollama\s+(?:run|serve)(?:\s+[^-\s]\S*)*(?:\s+--verbose)?", re.IGNORECASE)
 _ENVIRONMENT = re.compile(r"(?<!\S)(?:LLAMA_ARG|OLLAMA)_(?P<name>[A-Z_]+)=(?P<value>\S*)\s*", re.ASCII)
 _VARIABLES = {
@@ -56,7 +61,7 @@ def in_flags(cells: Mapping[str, str], stack: str = "", hardware: str = "") -> d
     sockets (`numactl -N 0 -m 0`), as of a host with one. `stack`: what its author calls the engine, of which SGLang has
     flags of its own; `hardware`: what he calls the card, with the limit of its power perhaps.
     """
-    made = dict(cells)
+    made = dict(cells) | ({"policy": unpasted(cells["policy"])} if cells.get("policy") else {})
     watts = _WATTS.search(hardware)
     if watts is not None and board_watts(made.get("hardware", "")) is not None:
         made["set"] = ";".join(filter(None, (made.get("set", ""), f"-pl {watts[1]}")))
@@ -68,7 +73,7 @@ def in_flags(cells: Mapping[str, str], stack: str = "", hardware: str = "") -> d
         made["policy"] = "gpu_only@experts=cpu"
     bound = _NUMA.match(made.get("policy", ""))
     if bound is not None:
-        made["policy"] = made["policy"][bound.end() :].strip()
+        made["policy"] = f"{bound['variables']}{made['policy'][bound.end() :]}".strip()
         if _ONE_NODE.search(bound["options"]):
             name, mark, memory = made.get("host", "").partition(":")
             if name.endswith("-2s"):
@@ -84,6 +89,10 @@ def _in_llama_words(policy: str) -> str:
     """What Ollama and LM Studio are told, and variables of the environment, as flags of llama.cpp; else as it is."""
     variables = [_as_flag(one["name"], one["value"]) for one in _ENVIRONMENT.finditer(policy)]
     policy = _ENVIRONMENT.sub("", policy)
+    if (loaded := _LM_STUDIO.fullmatch(policy)) is not None:
+        share = _SHARE_OF_LAYERS.search(loaded["options"])
+        layers_of = {"max": "-ngl 999", "1": "-ngl 999", "1.0": "-ngl 999", "off": "-ngl 0", "0": "-ngl 0"}
+        policy = layers_of.get(share["share"], policy) if share else policy
     if _BARE.fullmatch(policy.strip()):
         policy = "gpu_only"
     if _RUN.match(policy):
