@@ -163,7 +163,8 @@ class DecodeStream:
     def _shared(self) -> Iterator[Part]:
         """The parts as on one of several cards that share layers, and what the others compute beside or after it."""
         model, placed = self._job.model, self._job.placed
-        groups = ExpertsOnCards(model, self._job.execution, placed.expert_groups, placed.turns, placed.copies)
+        on_cards = placed.expert_groups, placed.turns, placed.copies, placed.held
+        groups = ExpertsOnCards(model, self._job.execution, *on_cards)
         differs = placed.expert_groups > 1 or placed.copies > 1
         if differs:
             self._steps = groups.seen(self._steps)

@@ -227,7 +227,7 @@ class Policy:
     def placed(self, popularity: PopularityProfile) -> Policy:
         """The policy whose static cache, and whose placement, keep in HBM what was chosen most in `popularity`."""
         cache = None if self.cache is None else self.cache.placed(popularity)
-        return replace(self, cache=cache, popularity=popularity if self.placement.keeps else None)
+        return replace(self, cache=cache, popularity=popularity if self.placement.goes_by_popularity else None)
 
     def with_cache(self, cache: Cache | None) -> Policy:
         """The policy with `cache` beside its slots; one that keeps every expert in HBM stays as it is.

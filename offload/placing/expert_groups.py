@@ -22,6 +22,7 @@ from offload.ffn_work import experts_work
 from offload.lanes import card_lane
 from offload.ops import MOST_CARDS, OpKind, Work
 from offload.placing.copied_attention import sequences_of_copies
+from offload.placing.evened_experts import served_by_held
 from offload.placing.inserted_ops import InsertedOps
 from offload.recorder import Part
 from traces.errors import InvalidInput
@@ -56,10 +57,17 @@ class ExpertsOnCards:
     all. `seen` has to be asked for the steps that the schedule is of. Raises `InvalidInput` for more groups than lanes,
     or than experts. `n_turns`: lanes that layers are on in turn, of which each has groups of its own. `n_copies` of
     attention have sequences of their own, and experts serve those of all; `n_tokens` of all in each pass that was seen.
+    `held`: by MoE layer the experts of the groups, as of `Placed`.
     """
 
     def __init__(
-        self, model: ModelArchitecture, execution: Execution, n_groups: int, n_turns: int, n_copies: int
+        self,
+        model: ModelArchitecture,
+        execution: Execution,
+        n_groups: int,
+        n_turns: int,
+        n_copies: int,
+        held: Sequence[Sequence[int]] = (),
     ) -> None:
         self._model, self._execution, self._n, self._n_turns = model, execution, n_groups, n_turns
         models = models_by_layer(model)
@@ -71,7 +79,8 @@ class ExpertsOnCards:
                 f"experts=whole: {model.n_experts} experts of {n_turns} turns on {n_groups} groups of cards: at most "
                 f"{MOST_CARDS} groups in all turns, each with an expert of every layer"
             )
-        self._bounds = experts_of_groups(model.n_experts, self._n)
+        self._held = np.array(held, np.int64)
+        self._bounds = experts_of_groups(self._held.shape[1] if len(self._held) else model.n_experts, self._n)
         self._n_copies = n_copies
         self._passes = deque[tuple[NDArray[np.int16], int]]()
         self.n_tokens = deque[int]()
@@ -125,6 +134,8 @@ class ExpertsOnCards:
         # as `experts_work` has them, of the experts of all groups: a kernel is chosen by the tokens of the pass
         n_tokens = np.maximum(-(-counts.sum(axis=1) // self._model.top_k), counts.max(axis=1))
         about = np.column_stack([cost, form, n_tokens, np.repeat(own_tokens, n_blocks)])
+        if len(self._held):
+            counts = served_by_held(counts, np.tile(self._held, (len(ops) // n_blocks, 1)))
         rows = np.empty((len(ops), self._n), np.int64)
         for group in range(self._n):
             own = np.sort(counts[:, self._bounds[group] : self._bounds[group + 1]], axis=1)

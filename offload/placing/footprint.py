@@ -68,7 +68,7 @@ def plan_memory(
     if policy.speculation is not None and policy.speculation.draft is not None:
         static += _draft_bytes(policy.speculation.draft, workload)
     if policy.resident:
-        n_here = most_experts(model.n_experts, placed.expert_groups)
+        n_here = most_experts(model.n_experts + placed.n_redundant, placed.expert_groups)
         resident = [n_here if kept is None else 0 for kept in placed.kept]
         needed = static + _bytes_of(model, resident) - experts_away(model, placed)
         if needed > hbm_bytes:
@@ -221,7 +221,7 @@ def pass_bytes(model: ModelArchitecture, workload: Workload, execution: Executio
 def largest_layer_bytes(model: ModelArchitecture, workload: Workload, placed: Placed) -> int:
     """What the largest layer of the decoder has in HBM, or the head: weights, experts, keys and values."""
     weights, experts = layer_weight_bytes(model), layer_expert_bytes(model)
-    n_here = most_experts(model.n_experts, placed.expert_groups)
+    n_here = most_experts(model.n_experts + placed.n_redundant, placed.expert_groups)
     found = [
         0 if layer in placed.host_layers else weights[layer] + _kv_bytes(model, workload, (layer,))
         for layer in range(model.decoder.n_layers)

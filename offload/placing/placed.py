@@ -46,6 +46,8 @@ class Placed:
     """Cards that hold whole layers each, or a share of every layer."""
     expert_groups: int = 1
     """Groups of these cards that hold whole experts each."""
+    held: tuple[tuple[int, ...], ...] = ()
+    """By MoE layer the experts of these groups, one group after the other, as many each; empty: in order, each once."""
     turns: int = 1
     """Groups of these cards with layers of their own, through which a token passes in turn."""
     copies: int = 1
@@ -55,6 +57,11 @@ class Placed:
     def n_sharing(self) -> int:
         """Cards that share attention of a layer, in an engine whose cards do."""
         return self.n_cards // self.turns // self.copies
+
+    @property
+    def n_redundant(self) -> int:
+        """Replicas of experts of a layer, of all groups."""
+        return len(self.held[0]) - len(set(self.held[0])) if self.held else 0
 
     @property
     def zero_copies(self) -> bool:

@@ -67,6 +67,10 @@ class Placement:
     """Groups of the cards that share every layer, each of which has whole experts, 0: each card; None: every card has a
     share of every expert.
     """
+    redundant: int | None = None
+    """Experts of each layer that a card has besides, where whole ones are spread by how much each serves; None: whole
+    experts are on the cards in order.
+    """
     turns: int | None = None
     """Groups of cards that a token passes through in turn, each with whole layers; 1: all cards share each layer; None:
     as the engine has it.
@@ -75,6 +79,8 @@ class Placement:
     """Copies of attention, each on as many cards with sequences of its own, which share the experts."""
 
     def __post_init__(self) -> None:
+        if self.redundant is not None and self.expert_groups is None:
+            raise InvalidInput(f"redundant={self.redundant}: of whole experts on cards, say experts=whole too")
         if self.fits and (self.host_layers is not None or self.keeps or self.host_experts not in (None, EVERYWHERE)):
             raise InvalidInput("experts=cpu:fit chooses the layers of the host itself: name no others, and no keep=")
         if self.kv not in ("device", "host", "stream"):
@@ -152,6 +158,11 @@ class Placement:
         """Whether some experts of layers on the host stay in HBM, so that their popularity matters."""
         return self.n_kept > 0 or (self.expert_share < 1 and self.host_experts is not None)
 
+    @property
+    def goes_by_popularity(self) -> bool:
+        """Whether what is where depends on how much each expert serves."""
+        return self.keeps or self.redundant is not None
+
     def execution(self, execution: Execution) -> Execution:
         """`execution` with the prompt passing, and the host computing, as the placement says."""
         if self.micro_batch is not None:
@@ -196,6 +207,8 @@ class Placement:
             said.append("host=beside")
         if self.expert_groups is not None:
             said.append("experts=whole" + (f":{self.expert_groups}" if self.expert_groups else ""))
+        if self.redundant is not None:
+            said.append(f"redundant={self.redundant}")
         if self.turns is not None:
             said.append(f"turns={self.turns}")
         if self.copies > 1:

@@ -17,7 +17,7 @@ _FORM = (
     "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], experts=cpu:fit, layers=cpu[:LAYERS], "
     "experts or weights=stream[:LAYERS][:share=S], ahead=LAYERS, experts or weights=zerocopy[:LAYERS][:share=S], "
     "kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, micro=SEQUENCES, host=beside, "
-    "experts=whole[:GROUPS], turns=STAGES, copies=COPIES"
+    "experts=whole[:GROUPS], redundant=EXPERTS, turns=STAGES, copies=COPIES"
 )
 _COUNTS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
@@ -25,6 +25,7 @@ _COUNTS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         "stream": ("stream_from", r"\d{1,7}", "number of tokens"),
         "micro": ("micro_sequences", r"\d{1,7}", "number of sequences"),
         "ahead": ("ahead", r"\d{1,7}", "number of layers"),
+        "redundant": ("redundant", r"\d{1,4}", "number of experts"),
         "turns": ("turns", r"[1-9]\d?", "number of groups of cards, up to 99"),
         "copies": ("copies", r"[1-9]\d?", "number of groups of cards, up to 99"),
     }
@@ -62,14 +63,16 @@ def placement_named(text: str) -> Placement:
     host memory); `experts=stream` (all of a layer with its other weights), `weights=stream:2/8` (the last two of every
     eight layers), `ahead=1`; `ubatch=2048`, `stream=32`, `stream=never`; `micro=8` (sequences in a micro-batch);
     `host=beside` (experts of the host while the device computes its own); `experts=whole` (each card has whole ones),
-    `experts=whole:4` (each of four groups of cards); `turns=2` (each half of the cards has half of the layers),
+    `experts=whole:4` (each of four groups of cards), `redundant=16` (spread by how much each serves, with 16 replicas);
+    `turns=2` (each half of the cards has half of the layers),
     `turns=1` (all share every layer); `copies=4` (four of attention, for sequences of their own). Raises `InvalidInput`
     for anything else.
     """
     found = Placement()
     seen: set[str] = set()
     clauses = [clause.strip() for clause in re.split(r"[@,]", text.strip())]
-    for clause in sorted(clauses, key=lambda one: one.startswith(("host=", "ahead="))):  # they are of what others place
+    later = ("host=", "ahead=", "redundant=")  # they are of what others place
+    for clause in sorted(clauses, key=lambda one: one.startswith(later)):
         part, _, where = clause.partition("=")
         if part in seen:
             raise InvalidInput(f"placement {text!r} says {part} twice: once is enough")

@@ -22,7 +22,7 @@ N_CARDS = "accelerator.n_cards"
 _IN_ONE_BATCH = "all sequences of a step pass the cards together: batches that pass at the same time are not predicted"
 _EXCHANGED = "tokens that are exchanged between cards are predicted as sums over all of them"
 _COPIED = "sequences are spread evenly over copies of attention; what these exchange takes half a sum each way"
-_TOGETHER = ("sharing_cards", "stages", "expert_groups", "copies", "copies_here")
+_TOGETHER = ("sharing_cards", "stages", "expert_groups", "copies", "copies_here", "redundant")
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class CardsSaid:
     """What flags say of cards. `sharing_mode`: by which word they share every layer, in an engine whose cards take
     turns otherwise, of `n_stated` cards of the row. `copies` of attention, which share the experts; `within`: the cards
     that share them are counted with those that share layers (SGLang). `expert_groups`: groups of cards with whole
-    experts, 0 each card; None: none.
+    experts, 0 each card; None: none; `redundant`: replicas of these, evened over the groups; None: in order.
     """
 
     n_sharing: int | None = None
@@ -39,6 +39,7 @@ class CardsSaid:
     within: bool = False
     sharing_mode: str = ""
     expert_groups: int | None = None
+    redundant: int | None = None
     notes: list[str] = field(default_factory=list)
     n_stated: int = 1
     n_here: int | None = None
@@ -66,6 +67,13 @@ class CardsSaid:
                 self.notes.append(f"{flag}: {_EXCHANGED}")
             case "expert_groups" if n > 1 and self.expert_groups is None:
                 self.expert_groups = n
+            case "evened":
+                self.redundant = self.redundant or 0
+            case "evening":
+                said = re.search(r"num_redundant_experts\W+(\d{1,4})\b", value, re.ASCII)
+                self.redundant = int(said[1]) if said else self.redundant or 0
+            case "redundant":
+                self.redundant = n
             case "split" if value in SHARING_MODES.values():
                 self.sharing_mode = value
             case "split" if value not in ("layer", "none"):
@@ -117,6 +125,8 @@ class CardsSaid:
             found["copies"] = str(self.copies)
         if n_groups is not None and n_cards > self.turns:
             found["experts"] = "whole" if n_groups in (0, n_cards // self.turns) else f"whole:{n_groups}"
+            if self.redundant is not None:
+                found["redundant"] = str(self.redundant)
         if (
             not self.sharing_mode
             and found

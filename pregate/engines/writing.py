@@ -266,7 +266,8 @@ def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLo
             return Flags("", f"vLLM has whole experts on each card, or on none: {policy.name} cannot be said")
         model = sharded(model, n_beside // copies, groups, copies)
         counts = {"sharing_cards": n_beside // copies, "stages": turns, "copies": copies}
-        told = [said("whole_experts")] * (groups > 1) + [said(what, n) for what, n in counts.items() if n > 1]
+        evened = [] if where.redundant is None else [said("evened"), said("redundant", where.redundant)]
+        told = [said("whole_experts"), *evened] * (groups > 1) + [said(what, n) for what, n in counts.items() if n > 1]
         ends = " ".join([*told, ends])
     plain = not where.host_layers and where.host_experts is None and where.kv == "device"
     if policy.resident and plain and not where.zero_copies and not where.streams:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hwmodels.platform import Platform
 from hwmodels.stacks.weight_formats import check_weights
 from offload.execution import Execution
+from offload.placing.evened_experts import evened_experts
 from offload.placing.footprint import MemoryPlan, host_bytes, pass_bytes, plan_memory, with_low_slots
 from offload.placing.placed import Placed, place
 from offload.placing.placement import AS_DECIDED
@@ -203,9 +204,12 @@ def _planned(
     workload: Workload,
 ) -> Request:
     """The request with its memory granted. Raises `CapacityExceeded`."""
-    placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
+    popularity = _popularity(model, trace, chosen) if chosen.placement.goes_by_popularity else None
+    placed = place(model, chosen.placement, popularity)
     turns, groups, copies = groups_of_cards(chosen, memory)
     placed = replace(placed, n_cards=memory.n_cards, expert_groups=groups, turns=turns, copies=copies)
+    if chosen.placement.redundant is not None and popularity is not None and groups > 1:
+        placed = replace(placed, held=evened_experts(popularity, groups, chosen.placement.redundant))
     held = workload if copies == 1 else workload_of_one_copy(model, trace, workload, copies)
     execution = chosen.placement.execution(memory.execution)
     check_over_link(chosen, execution, placed)

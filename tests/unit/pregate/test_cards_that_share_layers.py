@@ -11,6 +11,7 @@ import pregate
 from hwmodels.figures import figures_of
 from hwmodels.kernels.all_reduce import send_s
 from offload.ops import OpKind
+from offload.policies import policy_named
 from offload.policy_parts.decisions import MissAction
 from offload.slots.memory import CapacityExceeded
 from offload.work import send_work
@@ -22,6 +23,7 @@ from pregate.engines.writing import flags_of
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.tensor_parallel import sharded
+from traces.statistics.popularity import popularity_of
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +239,12 @@ def test_a_load_that_is_uneven_takes_longer_on_whole_experts_and_none_on_shared_
     assert same[0] == same[1]
     assert crowded > 1.1 * spread
     assert spread == pytest.approx(same[0], rel=0.1), "an expert on each of eight cards, or an eighth of eight"
+    by_load = policy_named("gpu_only@experts=whole@redundant=0").placed(popularity_of(traces[1]))
+    evened = pregate.simulate(model, hw, traces[1], by_load)
+    assert evened.tpot_s == pytest.approx(spread, rel=1e-9), "by how much each serves, one of the eight on each card"
+    held = request(model, hw, traces[1], "gpu_only@experts=whole@redundant=8").plan.static_bytes
+    more = model.n_moe_layers * model.expert_bytes
+    assert held == request(model, hw, traces[1], "gpu_only@experts=whole").plan.static_bytes + more, "one a card"
 
 
 def test_a_token_on_stages_takes_what_it_takes_on_their_cards_alone_and_what_is_sent(
@@ -262,6 +270,9 @@ def test_designs_of_cards_that_share_layers_are_ranked_where_their_engine_is_nam
     assert " ..." not in replace(card, job=RequestLoad(2048, 1024, 64)).text()
     whole = flags_of(EngineDesign("gpu_only@experts=whole", "vllm"), model, card.best.planned.hw, RequestLoad(24, 8, 1))
     assert whole.command.startswith("vllm serve MODEL --enable-expert-parallel --tensor-parallel-size 4 ")
+    evened = EngineDesign("gpu_only@experts=whole@redundant=8", "vllm")
+    told = flags_of(evened, model, card.best.planned.hw, RequestLoad(24, 8, 1)).command
+    assert "--enable-expert-parallel --enable-eplb --eplb-config.num_redundant_experts 8 " in told
     with pytest.raises(InvalidInput, match="32 heads of attention cannot be shared evenly by 3 cards"):
         plan(model, "3x h100-sxm", RequestLoad(24, 8, 1), stacks=["vllm"])
 

@@ -128,6 +128,13 @@ def test_shared_experts_on_the_host_are_noted(tmp_path: Path) -> None:
         ("vllm", "--offload-group-size 0", "gpu_only"),
         ("vllm", "-tp 4 --enable-expert-parallel", "gpu_only@experts=whole"),
         ("vllm", "--enable-expert-parallel", "gpu_only"),  # of one card
+        ("vllm", "-tp 4 --enable-expert-parallel --enable-eplb", "gpu_only@experts=whole@redundant=0"),
+        (
+            "vllm",
+            "-tp 4 -ep --enable-eplb --eplb-config '{\"num_redundant_experts\": 8}'",
+            "gpu_only@experts=whole@redundant=8",
+        ),
+        ("sglang", "--tp 4 --ep 4 --ep-num-redundant-experts 4", "gpu_only@experts=whole@redundant=4"),
         ("vllm", "-pp 2", "gpu_only@turns=2"),
         ("vllm", "-dp 8 --enable-expert-parallel", "gpu_only@experts=whole@copies=8"),
         ("vllm", "-tp 2 -dp 4", "gpu_only@copies=4"),
