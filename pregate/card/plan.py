@@ -24,7 +24,7 @@ from pregate.card.judged_design import Judged, judge
 from pregate.card.narrowing import narrowing
 from pregate.card.speed_limit import cards_at_once, limit_of, speed_limit
 from pregate.card.turning_points import turning_points
-from pregate.engines.writing import flags_of, named
+from pregate.engines.writing import flags_of, named, timed_with
 from pregate.named import load_hardware, load_model
 from pregate.spellings.figure_words import figure_named
 from traces.errors import InvalidInput, unknown_name
@@ -261,6 +261,7 @@ def _card(
     parts = best.ttft.value, work.job.n_steps * best.tpot.value
     possible = None if other is None else flags_of(other.design, model, other.planned.hw, work.job).of_file(weights)
     share = {"ttft": 1.0, "tpot": 0.0}.get(choice.objective, parts[0] / sum(parts))
+    flags = flags_of(best.design, model, hw, work.job).of_file(weights)
     narrow = narrowing(best, is_recorded=work.is_recorded, metric_share=share)
     return Card(
         model=model.name,
@@ -271,8 +272,8 @@ def _card(
         limit=limit,
         limit_value=limit_of(limit, work, choice.objective),
         turning_points=tuple(turning_points(model, work, choice)),
-        narrowing=dataclasses.replace(narrow, command=named(narrow.command, weights)),
-        flags=flags_of(best.design, model, hw, work.job).of_file(weights),
+        narrowing=dataclasses.replace(narrow, command=timed_with(named(narrow.command, weights), flags.command)),
+        flags=flags,
         possible_flags=possible,
         unfit=unfit,
         routing=routing,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -105,6 +106,22 @@ def benchmark_of(stack: str, job: RequestLoad) -> str:
     return _BENCHMARKS.get(stack if engine is None else engine.engine, "").format(
         *tokens, context=sum(tokens[:2]) * job.batch
     )
+
+
+def timed_with(benchmark: str, command: str) -> str:
+    """llama.cpp's own benchmark with the flags of a design, which place and store as its server's do; another benchmark
+    as it is: of a server that runs with them, or one that states them in its own words.
+    """
+    server = _LLAMA_SERVER.search(command)
+    if server is None or "llama-batched-bench" not in benchmark:
+        return benchmark
+    flags = _OF_SERVERS.sub("", command[server.end() :])
+    return f"{command[: server.start()]}{benchmark}{flags}"
+
+
+_LLAMA_SERVER = re.compile(r"llama-server -m (?:'[^']*'|\S+)")
+_OF_SERVERS = re.compile(r" -(?:np|c) \d+(?=\s|$)", re.ASCII)
+"""What a server is told of who asks, and its benchmark in other words."""
 
 
 def _llama_cpp(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:

@@ -70,7 +70,7 @@ def screen_of(card: Card, width: int, n_lines: int = LINES) -> str:
         parts["measure"] = cut(folded(measure, width), 1, width)
     room = n_lines - sum(map(len, parts.values()))
     gaps: list[str] = []
-    for name in ("run", "words", *_GAPS, "measure", "changes"):
+    for name in ("run", "words", "measure", *_GAPS, "changes"):
         more = 1 if name in _GAPS else len(longer[name]) - len(parts[name])
         if more > room:
             continue

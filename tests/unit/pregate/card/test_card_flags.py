@@ -14,7 +14,7 @@ from hwmodels.stacks.stack import VENDORS
 from hwmodels.stacks.stack_files import load_stack
 from pregate.card.designs import EngineDesign, designs_of
 from pregate.card.job import RequestLoad
-from pregate.engines.writing import benchmark_of, flags_of
+from pregate.engines.writing import benchmark_of, flags_of, timed_with
 
 ROOT = Path(__file__).parents[4]
 LOAD = RequestLoad(24, 40, 1)
@@ -154,6 +154,20 @@ def test_a_benchmark_is_one_that_the_engine_documents(stack: str) -> None:
     assert {"24", "40", "2"} <= set(words)
     told = [vendor for vendor in VENDORS if load_stack(stack).runs_on(vendor)]
     assert told == documented.get("vendors", list(VENDORS))
+
+
+def test_a_benchmark_times_the_design_that_is_run() -> None:
+    """llama.cpp fits layers by itself where nothing is said: another placement, and keys in 16 bits."""
+    model = pregate.load_model("qwen3-30b-a3b", formats={"all": "q4_k_m", "kv": "q8_0"})
+    design = EngineDesign("gpu_only@experts=cpu:18", "llama-cpp")
+    flags = flags_of(design, model, pregate.load_hardware("rtx-3060", "llama-cpp"), LOAD)
+    timed = timed_with(benchmark_of("llama-cpp", LOAD), flags.command)
+    assert timed.startswith("llama-batched-bench -m MODEL.gguf -c ")
+    assert timed.endswith(" -ngl 999 --n-cpu-moe 18 -fit off -ctk q8_0 -ctv q8_0")
+    assert timed.count(" -c ") == 1
+    assert " -np " not in timed
+    assert timed_with(benchmark_of("vllm", LOAD), flags.command) == benchmark_of("vllm", LOAD)
+    assert timed_with(benchmark_of("llama-cpp", LOAD), "") == benchmark_of("llama-cpp", LOAD)
 
 
 def test_vllm_offloads_tensors_and_knows_no_experts() -> None:
