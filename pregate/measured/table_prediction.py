@@ -71,6 +71,14 @@ class PredictedRow:
         return min(low for low, _ in ends), max(high for _, high in ends)
 
     @property
+    def note(self) -> str:
+        """The row's own, and why its interval is wide where it does not say in which pass its prompt was read."""
+        if self.larger is None:
+            return self.row.note
+        unstated = f"its pass is not stated (-ub): {self.larger[0]:.4g} {self.row.unit} in the largest usual"
+        return "; ".join(filter(None, (self.row.note, unstated)))
+
+    @property
     def error(self) -> float:
         """Predicted over measured, less 1; of hit rates the difference."""
         if self.row.metric == "hit_rate":
@@ -179,7 +187,7 @@ class TablePrediction:
         rows = []
         for one in self.rows:
             known = not math.isnan(one.predicted)
-            cells = {name: getattr(one.row, name) for name in COLUMNS} | {"reason": one.reason}
+            cells = {name: getattr(one.row, name) for name in COLUMNS} | {"reason": one.reason, "note": one.note}
             said = {
                 "predicted": one.predicted if known else None,
                 "error": one.error if known else None,
