@@ -15,7 +15,7 @@ demo: $(VENV)/core.done
 
 test: $(VENV)/dev.done
 	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types contracts current
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --nbmake --ignore=tests/validation notebooks tests
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --nbmake --ignore=tests/validation notebooks/first-look.ipynb tests
 	$(BIN)/python -m pytest -q -s tests/validation
 
 # Not part of the tests: what Hypothesis draws, sixteen times as many examples and other ones every time.
@@ -32,6 +32,7 @@ types: $(VENV)/dev.done
 contracts: $(VENV)/dev.done
 	$(BIN)/lint-imports
 
+# All of them whole, each in a kernel. The tests run one so, and the cells of the others on less work.
 notebooks: $(VENV)/dev.done
 	$(BIN)/python -m pytest -q --nbmake notebooks
 

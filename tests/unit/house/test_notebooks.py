@@ -1,6 +1,7 @@
 """Notebooks as they are committed: a question first, the public API only, outputs kept, what to do next at the end.
 
-`make notebooks` executes them.
+Cells run here on less work, in the process of the tests; `make notebooks` executes all whole, each in a kernel, and
+`make test` the first look.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
+from matplotlib.figure import Figure
 
 import pregate
+from tests import small_fits
 
 ROOT = Path(__file__).parents[3]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -73,3 +77,65 @@ def test_the_outputs_of_a_notebook_are_kept_and_are_no_errors(path: Path) -> Non
 def test_each_is_named_where_a_reader_looks() -> None:
     told = (ROOT / "docs" / "README.md").read_text()
     assert [path.name for path in NOTEBOOKS if path.name not in told] == []
+
+
+WHOLE = "first-look"
+"""The notebook that `make test` executes whole."""
+LESS = {
+    "cost-and-proof-of-concept": {
+        "input_tokens=128": "input_tokens=8",
+        "output_tokens=64": "output_tokens=4",
+        "(128, 64)": "(8, 4)",
+        '"rtx-3060-12gb", "rtx-3090", "rtx-4090", "rtx-5090"': '"rtx-3090", "rtx-4090"',
+    },
+    "replay-traces": {"[0, 1, 2]": "[0]", "[1000, 2000, 4000, 6000, 8000]": "[1000, 8000]", "(100)": "(4)"},
+    "sweep-hardware": {
+        "output_tokens=24": "output_tokens=4",
+        "512e9, 33": "512e9, 4",
+        "39e9, 25": "39e9, 11",
+        "[1, 4, 16, 64]": "[1, 4]",
+        "input_tokens=64, output_tokens=32": "input_tokens=8, output_tokens=4",
+        "input_tokens=32, output_tokens=16": "input_tokens=8, output_tokens=4",
+        "list(pregate.hardware_names())": "list(pregate.hardware_names())[:6]",
+    },
+    "train-a-pre-gate": {
+        "short=True": "short=True, seeds=2, base_steps=4, arm_steps=2",
+        "output_tokens=32": "output_tokens=4",
+    },
+    "validate": {"output_tokens=6": "output_tokens=2"},
+    "which-policy-when": {"output_tokens=24": "output_tokens=4", "n_scan=5": "n_scan=3", "n_scan=9": "n_scan=3"},
+}
+"""Words of a notebook's cells, and what stands there when they run on less work."""
+
+
+def show(value: object) -> None:
+    """What a kernel asks of the value of a cell: its HTML or, of a picture, that it is one."""
+    if not isinstance(value, Figure):
+        assert getattr(value, "_repr_html_", value.__repr__)()
+
+
+def run_cell(source: str, names: dict[str, Any]) -> None:
+    """As a kernel runs it: the value of an expression that ends it is shown."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "cell", "exec"), names)
+    if isinstance(last, ast.Expr):
+        show(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != WHOLE], ids=lambda path: path.stem)
+def test_the_cells_of_a_notebook_run_on_less_work(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setattr(pregate, "measure", lambda *_, **__: small_fits.measurements())
+    names: dict[str, Any] = {}
+    unseen = set(LESS[path.stem])
+    try:
+        for cell in cells(path, "code"):
+            source = code_of(cell)
+            for word, less in LESS[path.stem].items():
+                unseen -= {word} if word in source else set()
+                source = source.replace(word, less)
+            run_cell(source, names)
+    finally:
+        plt.close("all")
+    assert not unseen, "words that no cell has any more"
