@@ -32,8 +32,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import KEPT_OPS
 from offload.caches.eviction import Belady, Eviction, Key, Lfu, Lru, Random
-from offload.fast.replay_compiled import FlatTrace
+from offload.fast.replay_compiled import FlatTrace, is_kept
 from traces.errors import InvalidInput, unknown_name
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -46,7 +47,9 @@ POLICIES = ("belady", "lru", "lfu", "random", "layer", "layerlfu")
 MIB = 1 << 20
 
 SMALL_CELLS = 100_000
-"""Traces of up to so many routing cells (tokens x layers x top_k) are replayed in Python: about half a second."""
+"""Traces of up to so many routing cells (tokens x layers x top_k) are replayed in Python, about half a second, or of
+`KEPT_OPS` where the compiled code is kept: loading it takes a tenth.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +229,8 @@ class _Replay:
 
     def __init__(self, trace: RoutingTrace, sizes: list[int], compiled: bool | None = None) -> None:
         self._trace, self._sizes = trace, sizes
-        self._compiled = trace.experts.size > SMALL_CELLS if compiled is None else compiled
+        n_cells = trace.experts.size
+        self._compiled = n_cells > SMALL_CELLS or (n_cells > KEPT_OPS and is_kept()) if compiled is None else compiled
         self._batches: list[_Batch] | None = None
         self._flat: FlatTrace | None = None
 
