@@ -18,9 +18,10 @@ test: $(VENV)/dev.done
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --nbmake --ignore=tests/validation notebooks/first-look.ipynb tests
 	$(BIN)/python -m pytest -q -s tests/validation
 
-# Not part of the tests: what Hypothesis draws, sixteen times as many examples and other ones every time.
+# Not part of the tests: what Hypothesis draws, sixteen times as many examples and other ones every time, and cells of grids
+# beyond those of the tests.
 thorough: $(VENV)/dev.done
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m hypothesis --hypothesis-profile=thorough --ignore=tests/validation
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "hypothesis or thorough" --hypothesis-profile=thorough --ignore=tests/validation
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -36,6 +36,16 @@ settings.register_profile(  # to find out whether a test fails at all (benchmark
 settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave cells marked `thorough` out, unless `-m` names the mark."""
+    if "thorough" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("thorough") is not None]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item.get_closest_marker("thorough") is None]
+
+
 _LIBRARY = 50
 """Modules more than before, by which a library is noticed that was loaded on first use."""
 
