@@ -31,6 +31,11 @@ NAMED_ONLY = {"aiconfigurator-core"}
 """Folders of tables that are looked up by name."""
 
 
+def called(function: ast.expr) -> str:
+    """The last name of what is called."""
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
 def imported(path: Path) -> Iterator[str]:
     """Packages, neither ours nor Python's, of which `path` imports a module anywhere."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -39,7 +44,7 @@ def imported(path: Path) -> Iterator[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             names = [node.module]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "find_spec")):
+        elif isinstance(node, ast.Call) and called(node.func).endswith(("import_module", "find_spec")):
             names = [one.value for one in node.args[:1] if isinstance(one, ast.Constant) and isinstance(one.value, str)]
         for name in names:
             top = name.partition(".")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -14,10 +15,15 @@ def modules() -> list[Path]:
     return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def test_a_public_class_means_one_thing_in_the_whole_house() -> None:
     homes = defaultdict(list)
     for path in modules():
-        for node in ast.parse(path.read_text()).body:
+        for node in tree(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes[node.name].append(str(path.relative_to(ROOT)))
     assert len(homes) > 100
@@ -39,7 +45,7 @@ def test_a_public_function_means_one_thing_in_the_whole_house() -> None:
         module = str(path.relative_to(ROOT))
         if module.startswith("pregate/cli/") or path.stem.endswith("kernel"):
             continue
-        for node in ast.parse(path.read_text()).body:
+        for node in tree(path).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 homes[node.name].add(module)
     assert len(homes) > 500
@@ -53,7 +59,7 @@ def test_what_is_public_is_said_by_names_and_once() -> None:
     listing = set()
     for path in modules():
         lists = defined = frozenset[str]()
-        for node in ast.parse(path.read_text()).body:
+        for node in tree(path).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 lists = frozenset(ast.literal_eval(node.value))
             elif isinstance(node, (ast.ClassDef, ast.FunctionDef)):
@@ -101,7 +107,7 @@ def test_functions_say_what_they_raise_for_users_mistakes() -> None:
     for path in modules():
         if "cli" in path.parts:
             continue
-        for node in ast.parse(path.read_text()).body:
+        for node in tree(path).body:
             public = isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_")
             for one in node.body if isinstance(node, ast.ClassDef) else [node]:
                 if not (public and isinstance(one, ast.FunctionDef)) or one.name.startswith("_"):
@@ -118,4 +124,4 @@ def test_functions_say_what_they_raise_for_users_mistakes() -> None:
 def test_every_package_says_what_it_is() -> None:
     for path in modules():
         if path.name == "__init__.py":
-            assert ast.get_docstring(ast.parse(path.read_text())), path
+            assert ast.get_docstring(tree(path)), path
