@@ -26,9 +26,11 @@ from runtime import memory  # noqa: E402
 from runtime.pools import pool_bytes  # noqa: E402
 from runtime.programs.passes import plan_passes  # noqa: E402
 
+LIMITED = [("lru", 4, name) for name in MODELS]
+LIMITED += [("pregate", 1, "encoder-decoder"), ("on_demand+lru:5", 1, "decoder-only")]
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("policy", "n_sizes"), [("pregate", 1), ("lru", 4), ("on_demand+lru:5", 1)])
+
+@pytest.mark.parametrize(("policy", "n_sizes", "name"), LIMITED)
 def test_what_is_planned_within_a_limit_runs_within_it(name: str, policy: str, n_sizes: int) -> None:
     """Slots are whole pages and activations are carved: a plan to the byte would be a little too large."""
     model = MODELS[name]
