@@ -30,6 +30,7 @@ from simulator.batched import batch, batch_small
 from simulator.batched.batch_small import evaluate_small
 from simulator.explain.bounds import lower_bounds
 from simulator.stream import Stream
+from tests.grids import one_in
 from tests.small_models import MODELS, TRIED, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -104,9 +105,7 @@ def machines(schedule: Schedule, n: int, seed: int) -> Costs:
     return Costs(issue, duration)
 
 
-@pytest.mark.parametrize("execution", TRIED)
-@pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize("text", POLICIES)
+@pytest.mark.parametrize(("text", "name", "execution"), one_in(2, POLICIES, MODELS, TRIED))
 def test_many_machines_are_each_measured_as_one(text: str, name: str, execution: str) -> None:
     model = MODELS[name]
     for size, disk in ((1, False), (3, True)):
@@ -230,9 +229,7 @@ def test_impossible_costs_are_refused(bad: np.ndarray) -> None:
             batch.evaluate(compiled, costs)
 
 
-@pytest.mark.parametrize("compiled", [None, False])
-@pytest.mark.parametrize("execution", TRIED)
-@pytest.mark.parametrize("text", POLICIES)
+@pytest.mark.parametrize(("text", "execution", "compiled"), one_in(2, POLICIES, TRIED, [None, False]))
 def test_part_by_part_is_as_the_whole(
     text: str, execution: str, compiled: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from offload.policy_parts.miss_costs import MissCosts
 from offload.recorder import assemble
 from offload.schedule import ScheduleDigest
 from offload.slots.memory import CapacityExceeded
+from tests.grids import one_in
 from tests.small_models import MODELS, TRIED, decoder_only, routing
 from tests.written_schedules import POLICIES, UNEVEN, assert_written_alike, resident_set, written
 from traces.model.architecture import ModelArchitecture
@@ -30,9 +31,7 @@ from traces.routing import RoutingTrace
 from traces.transforms.rebatching import rebatch
 
 
-@pytest.mark.parametrize("execution", TRIED)
-@pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize("text", POLICIES)
+@pytest.mark.parametrize(("text", "name", "execution"), one_in(2, POLICIES, MODELS, TRIED))
 def test_every_policy_is_written_alike(text: str, name: str, execution: str) -> None:
     """Every size with storage for one batch and without for the other; the next model has it the other way round."""
     model, turn = MODELS[name], list(MODELS).index(name)
@@ -98,9 +97,7 @@ def assert_answered_alike(
     return {work.kind for work in found[0].schedule.works}
 
 
-@pytest.mark.parametrize("execution", list(ANSWERING))
-@pytest.mark.parametrize("answer", list(ANSWERS))
-@pytest.mark.parametrize("name", [*MODELS, *UNEVEN])
+@pytest.mark.parametrize(("name", "answer", "execution"), one_in(2, [*MODELS, *UNEVEN], ANSWERS, ANSWERING))
 def test_answers_to_misses_are_written_alike(name: str, answer: str, execution: str) -> None:
     """In slots for all of a block, in one for one expert after the other, and where the host takes all; a cache each
     time, all of them in turn: each answer meets every cache in every number of slots, over models or executions.

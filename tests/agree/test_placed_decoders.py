@@ -22,6 +22,7 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from offload.policy_parts.miss_costs import MissCosts
 from offload.recorder import assemble
+from tests.grids import one_in
 from tests.small_models import DIFFERING, MODELS, decoder_only, routing, stored_apart
 from tests.written_schedules import UNEVEN, resident_set
 from traces.errors import InvalidInput
@@ -89,8 +90,7 @@ def half_of(placements: tuple[str, ...], name: str, execution: str) -> list[tupl
     return [(i, placement) for i, placement in enumerate(placements) if (i + turn) % 2 == 0]
 
 
-@pytest.mark.parametrize("execution", DIFFERING)
-@pytest.mark.parametrize("name", list(ALL))
+@pytest.mark.parametrize(("name", "execution"), one_in(3, ALL, DIFFERING))
 def test_kernels_that_read_host_memory_are_written_alike(name: str, execution: str) -> None:
     model = ALL[name]
     for i, placement in half_of(READ_THERE, name, execution):
@@ -101,8 +101,7 @@ def test_kernels_that_read_host_memory_are_written_alike(name: str, execution: s
         assert any(work.kind is OpKind.ZERO_COPY for work in found.schedule.works)
 
 
-@pytest.mark.parametrize("execution", DIFFERING)
-@pytest.mark.parametrize("name", list(ALL))
+@pytest.mark.parametrize(("name", "execution"), one_in(3, ALL, DIFFERING))
 def test_layers_that_are_streamed_are_written_alike(name: str, execution: str) -> None:
     model = ALL[name]
     for i, placement in half_of(STREAMED, name, execution):
@@ -118,8 +117,7 @@ def text_of(*clauses: str) -> str:
     return "@".join(clause for clause in clauses if clause)
 
 
-@pytest.mark.parametrize("execution", DIFFERING)
-@pytest.mark.parametrize("name", list(ALL))
+@pytest.mark.parametrize(("name", "execution"), one_in(3, ALL, DIFFERING))
 def test_every_placement_is_written_alike(name: str, execution: str) -> None:
     """With all experts in HBM under half of the executions, and as some other design under the others."""
     model, kinds, run = ALL[name], set[OpKind](), EXECUTIONS[execution]
@@ -134,8 +132,7 @@ def test_every_placement_is_written_alike(name: str, execution: str) -> None:
     assert kinds >= {OpKind.CPU_EXPERT, OpKind.CPU_LAYER, OpKind.STREAM}
 
 
-@pytest.mark.parametrize("execution", DIFFERING)
-@pytest.mark.parametrize("name", list(ALL))
+@pytest.mark.parametrize(("name", "execution"), one_in(3, ALL, DIFFERING))
 def test_micro_batches_are_written_alike(name: str, execution: str) -> None:
     model, run = ALL[name], EXECUTIONS[execution]
     trace = rebatch(routing(model, batch=7, seed=2, output_tokens=3, input_tokens=5), 5)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from threading import Barrier
 from time import sleep
@@ -245,21 +246,29 @@ def test_the_sources_of_a_kernel_are_all_that_it_takes_names_from(kernel: Kernel
         if (home, name) in used or home == "compiled.vector":
             continue
         used.add((home, name))
-        tree = ast.parse((ROOT / f"{home.replace('.', '/')}.py").read_text())
-        taken = {
-            alias.asname or alias.name: (node.module or "", alias.name)
-            for node in tree.body
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ROOMS
-            for alias in node.names
-        }
+        taken, defined = _names_of(home)
         todo += [taken[name]] if name in taken else []
-        for node in tree.body:
-            if name in _defined(node):
-                names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
-                if isinstance(node, ast.FunctionDef):  # annotations are for readers
-                    names = {one.id for part in node.body for one in ast.walk(part) if isinstance(one, ast.Name)}
-                todo += [taken.get(one, (home, one)) for one in names]
+        todo += [taken.get(one, (home, one)) for one in defined.get(name, ())]
     assert {home for home, _ in used} == known
+
+
+@cache
+def _names_of(home: str) -> tuple[dict[str, tuple[str, str]], dict[str, set[str]]]:
+    """What a module takes from others, and of each name that it gives a meaning the names that are used for it."""
+    tree = ast.parse((ROOT / f"{home.replace('.', '/')}.py").read_text())
+    taken = {
+        alias.asname or alias.name: (node.module or "", alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ROOMS
+        for alias in node.names
+    }
+    defined: dict[str, set[str]] = {}
+    for node in tree.body:
+        parts = node.body if isinstance(node, ast.FunctionDef) else [node]  # annotations are for readers
+        names = {one.id for part in parts for one in ast.walk(part) if isinstance(one, ast.Name)}
+        for name in _defined(node):
+            defined[name] = defined.get(name, set()) | names
+    return taken, defined
 
 
 def _defined(node: ast.stmt) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from pregate.named import load_model
 from traces.errors import InvalidInput, UnknownName
 
 
+@cache
 def works() -> list[Work]:
     """One of every kind, memory-bound and compute-bound."""
     model = load_model("switch-base-8")

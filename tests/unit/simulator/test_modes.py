@@ -20,6 +20,7 @@ from simulator.definition.flow import max_min_level
 from simulator.events import event_engine
 from simulator.modes import FIFO, MAX_CHUNKS, Link, Modes, NotFifo, chunks
 from tests.engines import ENGINES, Engine
+from tests.grids import one_in
 from traces.errors import InvalidInput
 
 on_both = pytest.mark.parametrize("engine", ENGINES, ids=["des", "event"])
@@ -310,10 +311,12 @@ def test_nothing_to_do_ends_at_once_in_any_mode(engine: Engine, modes: Modes) ->
     assert engine(*Story().told(), modes).makespan_s == 0.0
 
 
-@pytest.mark.parametrize("policy", ["prefetch_all", "pregate(2)", "on_demand"])
-@pytest.mark.parametrize("link", ["fifo", "shared", "priority"])
-@pytest.mark.parametrize("chunk_bytes", [None, 1 << 20])
-@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "link", "chunk_bytes", "cancel"),
+    one_in(
+        3, ["prefetch_all", "pregate(2)", "on_demand"], ["fifo", "shared", "priority"], [None, 1 << 20], [False, True]
+    ),
+)
 def test_no_link_carries_more_than_it_can(policy: str, link: Link, chunk_bytes: int | None, cancel: bool) -> None:
     """Bytes over time are at most the rate of the link in every mode; what was cancelled did not cross it."""
     hw, model = pregate.load_hardware("a100-sxm4-80gb"), pregate.load_model("switch-base-8")

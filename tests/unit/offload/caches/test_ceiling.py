@@ -17,6 +17,7 @@ from offload.caches.slot_replay import replay_cache
 from offload.caches.trace_events import TraceEvents, trace_events
 from offload.policies import eviction_names
 from offload.policy import Cache
+from tests.grids import one_in
 from tests.small_models import decoder_only
 from traces.recorded import recorded_names
 from traces.routing import RoutingTrace
@@ -65,9 +66,7 @@ CACHES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("pool", ["per_layer", "pooled"])
-@pytest.mark.parametrize("name", recorded_names())
+@pytest.mark.parametrize(("name", "pool", "keep"), one_in(2, recorded_names(), ["per_layer", "pooled"], [False, True]))
 def test_no_cache_hits_more_than_belady_on_any_recording(name: str, pool: str, keep: bool) -> None:
     trace = first_layers(pregate.load_trace(name).first_steps(16), 8)
     caches = [f"{cache}:{pool}" for cache in CACHES]
