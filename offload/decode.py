@@ -30,7 +30,7 @@ from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_bit_copies import LowSlots
 from offload.work import send_work
-from traces.foundation.gc_pause import uncollected
+from traces.foundation.gc_pause import gc_paused
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
@@ -91,7 +91,7 @@ def decode(
         model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk, compiled=compiled, placed=placed,
         through=through, low=low,
     )  # fmt: skip
-    with uncollected():
+    with gc_paused():
         schedule = assemble(stream, static_bytes + stream.warm_bytes)
     (n_lookups, n_hits), (n_first, n_first_hits) = (stream.lookups[phase] for phase in (Phase.DECODE, Phase.PREFILL))
     return Decoded(schedule, n_lookups, n_hits, n_first, n_first_hits, stream.n_changed, *stream.host_lookups)

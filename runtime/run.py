@@ -25,7 +25,7 @@ from runtime.programs.program import ExpertKey, Program, build_program
 from runtime.programs.races import check_races
 from runtime.storage import ExpertFile
 from traces.errors import InvalidInput, PregateError
-from traces.foundation.gc_pause import uncollected
+from traces.foundation.gc_pause import gc_paused
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
@@ -135,7 +135,7 @@ def _prepare(program: Program, experts: Experts, storage: Path | None) -> Expert
 def _issue_in_order(backend: Backend, program: Program, actions: list[Action | None]) -> Times:
     """The host lane: issue every op in order, wait where the schedule does."""
     backend.load(program.order, actions)
-    with uncollected():
+    with gc_paused():
         for op, action in enumerate(actions):
             if action is None:
                 backend.wait(op)

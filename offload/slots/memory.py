@@ -18,7 +18,7 @@ from offload.slots.copies import Copies, CopyWriter, Target
 from offload.slots.free_slots import FreeSlots
 from offload.slots.host_tier import HostTier
 from offload.slots.low_bit_copies import LowCopies
-from offload.slots.resident_experts import Held, HeldExperts
+from offload.slots.resident_experts import Held, ResidentExperts
 from offload.slots.waiting import Waiting, WaitingExperts, runs_of
 from traces.errors import PregateError
 
@@ -68,7 +68,7 @@ class ExpertMemory:
         self._reader = [-1] * count_slots(n_buffers, cache)  # slot -> the op that read it last
         self._kept = CacheSlots(self._writer, copies, cache, n_buffers, len(self._reader))
         self.warm_bytes = self._kept.n_warm * expert_bytes
-        self.held = HeldExperts()
+        self.held = ResidentExperts()
         self._beside: dict[int, set[int]] = {}  # layer -> experts that were brought aside
         self._waiting = WaitingExperts()
         self._in_runs = in_runs and host is None and copies.write_back is None

@@ -39,7 +39,7 @@ class Held(NamedTuple):
         return self.given if self.given >= 0 else self.slot if self.transient else -1
 
 
-class HeldExperts:
+class ResidentExperts:
     """By layer and expert, and by layer with a run once, in the order in which they were granted slots."""
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ from pregate.measured.rows.table import predictions_csv
 from pregate.measured.unstated_passes import in_larger_passes
 from pregate.validation.scores.rank_agreement import kendall_tau
 from traces.errors import PregateError
-from traces.foundation.gc_pause import uncollected
+from traces.foundation.gc_pause import gc_paused
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -258,7 +258,7 @@ def predict_table(
     predicted: dict[int, PredictedRow] = {}
     order = sorted(range(len(rows)), key=lambda i: _workload_of(rows[i]))
     for start in range(0, len(rows), _UNCOLLECTED_ROWS):
-        with uncollected():
+        with gc_paused():
             for i in order[start : start + _UNCOLLECTED_ROWS]:
                 predicted[i] = _predicted(kept, bench, rows[i], constants, first, progress, explained)
     answered = tuple(predicted[i] for i in range(len(rows)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from traces.foundation.gc_pause import uncollected
+from traces.foundation.gc_pause import gc_paused
 
 
 def capture_graphs(api: Any, stream: Any, actions: Mapping[int, Callable[[], Any]]) -> dict[int, Callable[[], None]]:
@@ -31,7 +31,7 @@ def capture_graphs(api: Any, stream: Any, actions: Mapping[int, Callable[[], Any
         api.empty_cache()  # what the framework has kept is of no use to a pool of graphs
         gc.collect()
         pool = api.graph_pool_handle()
-        with uncollected():  # garbage may be memory whose release no capture survives
+        with gc_paused():  # garbage may be memory whose release no capture survives
             replays = {op: _captured(api, pool, action) for op, action in actions.items()}
         for replay in replays.values():
             replay()

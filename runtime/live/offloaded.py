@@ -50,7 +50,7 @@ from runtime.programs.touches import ExpertKey
 from runtime.run import MeasuredRun, OutputMismatch
 from runtime.storage import ExpertFile
 from traces.errors import InvalidInput
-from traces.foundation.gc_pause import uncollected
+from traces.foundation.gc_pause import gc_paused
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, Step
 
@@ -253,7 +253,7 @@ class _Live:
             n_slots=settings.n_slots, file=file, host=host, on_host=on_host, rounding=rounding,
             n_staging=0 if through is None else through.most_places(settings.execution.n_host_buffers),
         )  # fmt: skip
-        with uncollected():
+        with gc_paused():
             self.changes.left, self.changes.left_out = self.program.left, self.program.binder.left_out
             for step in self.unrouted.steps:
                 for one, n_heads in passes_of(step, self.model, settings.execution):

@@ -14,7 +14,7 @@ from runtime.backends.backend import Action, Backend, Times
 from runtime.backends.pacing import now_ns
 from runtime.programs.precedence import Order
 from traces.errors import InvalidInput
-from traces.foundation.gc_pause import uncollected
+from traces.foundation.gc_pause import gc_paused
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +41,7 @@ def timed(
         order = _order(lanes, len(actions), waits)
         with torch.inference_mode():
             backend.load(order, actions)
-            with uncollected():
+            with gc_paused():
                 for op, action in enumerate(actions):
                     begin = now_ns()
                     if action is None:

@@ -19,7 +19,7 @@ import numpy as np
 from hwmodels.calibrate.measurements import Sample, sample_of
 from runtime.memory import PAGE_BYTES, aligned
 from traces.errors import InvalidFile, InvalidInput
-from traces.foundation.gc_pause import uncollected
+from traces.foundation.gc_pause import gc_paused
 
 _FILE_BYTES = 512 << 20
 _SIZES = (1 << 20, 4 << 20, 8 << 20, 16 << 20, 64 << 20)
@@ -114,7 +114,7 @@ def _read(reader: int, direct: bool, places: Sequence[int], n_bytes: int, share_
     target = aligned(n_bytes).numpy().data
     durations: list[float] = []
     begin = time.perf_counter()
-    with uncollected():
+    with gc_paused():
         for place in places:
             if not direct and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(reader, place, n_bytes, os.POSIX_FADV_DONTNEED)

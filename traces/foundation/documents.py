@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from traces.errors import InvalidFile, unknown_name
-from traces.foundation.fast_yaml import NOTHING_QUICK, Unusual, quick_value
+from traces.foundation.fast_yaml import NOTHING_FAST, Unusual, fast_value
 
 MAX_DOCUMENT_BYTES = 4 << 20
 """Largest YAML or JSON document read (4 MiB): the largest of ours is under 100 KiB."""
@@ -97,9 +97,9 @@ def parse_yaml(text: str, where: str) -> Section:
 
 def _value(text: str) -> Any:
     """What a document says, read the quick way where that knows all of it."""
-    if not NOTHING_QUICK:
+    if not NOTHING_FAST:
         with suppress(Unusual, yaml.YAMLError, RecursionError, ValueError):
-            return quick_value(text, _plain_number, MAX_NODES)
+            return fast_value(text, _plain_number, MAX_NODES)
     return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-NOTHING_QUICK = not hasattr(yaml, "CSafeLoader")
+NOTHING_FAST = not hasattr(yaml, "CSafeLoader")
 """Whether PyYAML was built without libyaml, so that events come no quicker than all the rest."""
 
 _RESOLVERS = yaml.SafeLoader.yaml_implicit_resolvers
@@ -25,7 +25,7 @@ class Unusual(Exception):
     """A document that is left to PyYAML."""
 
 
-def quick_value(text: str, number: Callable[[str], int | float | None], most_nodes: int) -> Any:
+def fast_value(text: str, number: Callable[[str], int | float | None], most_nodes: int) -> Any:
     """What the one document in `text` says. `number`: what a plain scalar is that YAML takes for one, None if unsure.
 
     Raises `Unusual`, also for more than `most_nodes` keys, values and containers, and what PyYAML raises.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Look for no cycles of garbage meanwhile: ops and works are millions of tuples that hold none, each of which would
     be looked at again and again.
     """

@@ -126,7 +126,7 @@ def import_moe_vis(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace
         layer, chosen = _fields(path, number, record, *keys)
         if not isinstance(chosen, list):
             raise refused(path, "experts is not a list", number)
-        stated = repr(_first_of("sequence", record))
+        stated = repr(_sequence_of(record))
         now = passes.setdefault(stated, _Pass())
         if type(layer) is int and layer <= now.layer:
             now.first += now.n_tokens
@@ -149,9 +149,9 @@ class _Pass:
     layer: int = -1
 
 
-def _first_of(name: str, record: dict[str, Any]) -> Any:
-    """What a line states under one of the names that recorders give `name`; None where it states nothing."""
-    keys = keys_of(name, record)
+def _sequence_of(record: dict[str, Any]) -> Any:
+    """What a line states as its sequence, by any of the names that recorders have for it; None where nothing."""
+    keys = keys_of("sequence", record)
     return record[keys[0]] if keys else None
 
 
@@ -167,7 +167,7 @@ def import_token_lines(path: Path, shape: ModelShape = ModelShape()) -> RoutingT
         (layers,) = _fields(path, number, record, key)
         phase = _phase(path, number, record.get("phase"), phases)
         phased &= "phase" in record
-        sequence = sequences[_first_of("sequence", record)]
+        sequence = sequences[_sequence_of(record)]
         places = (record[name] for name in keys_of("position", record))
         position = next((place for place in places if not isinstance(place, str)), n_before.get(sequence, 0))
         n_before[sequence] = n_before.get(sequence, 0) + 1

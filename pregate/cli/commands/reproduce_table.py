@@ -15,7 +15,7 @@ from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.foundation.atomic_files import whole_file
-from traces.foundation.gc_pause import uncollected
+from traces.foundation.gc_pause import gc_paused
 
 if TYPE_CHECKING:
     from pregate.measured.rows.measured_row import MeasuredRow
@@ -47,7 +47,7 @@ def reproduce_table(
         build_machine(hardware or rows[0].hardware, None, None, sets)
     from pregate.measured.table_prediction import predict_table  # once the rows are known to be some
 
-    with uncollected():  # while it is printed too: nobody looks for circles among the works of its rows
+    with gc_paused():  # while it is printed too: nobody looks for circles among the works of its rows
         with spinner("predicting") as update:
             result = predict_table(
                 rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update, cache_dir=kept,

@@ -11,7 +11,7 @@ from offload.schedule import Schedule
 from offload.slots.cache_slots import CacheSlots
 from offload.slots.copies import Copies, CopyWriter, Target
 from offload.slots.host_tier import HostTier, ReadWorks
-from offload.slots.resident_experts import Held, HeldExperts
+from offload.slots.resident_experts import Held, ResidentExperts
 from tests.expert_desk import DISK, FETCH, STREAMED, cache_of
 
 FIVE = Work(OpKind.FETCH, copy_bytes=5, weight_bits=8.0)
@@ -105,7 +105,7 @@ def test_every_expert_of_a_warm_cache_can_be_written_back_from_where_it_lies() -
 
 
 def test_what_is_held_otherwise_leaves_what_is_held_beside_it() -> None:
-    held = HeldExperts()
+    held = ResidentExperts()
     held.open(0)
     one, beside = (Held(expert, 1, expert, expert, True, False, expert, False) for expert in (1, 2))
     held.add(0, one)

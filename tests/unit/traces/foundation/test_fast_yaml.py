@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from traces.errors import InvalidFile
 from traces.foundation import fast_yaml
 from traces.foundation.documents import MAX_NODES, _plain_number, _StrictLoader, parse_yaml
-from traces.foundation.fast_yaml import NOTHING_QUICK, Unusual, quick_value
+from traces.foundation.fast_yaml import NOTHING_FAST, Unusual, fast_value
 
 ROOT = Path(__file__).parents[4]
 
-pytestmark = pytest.mark.skipif(NOTHING_QUICK, reason="PyYAML was built without libyaml")
+pytestmark = pytest.mark.skipif(NOTHING_FAST, reason="PyYAML was built without libyaml")
 
 PLAIN = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
@@ -33,7 +33,7 @@ DOCUMENTS = st.dictionaries(
 def quick(text: str) -> Any:
     """What is read anew, and not what some test before had read."""
     fast_yaml._plain.cache_clear()
-    return quick_value(text, _plain_number, MAX_NODES)
+    return fast_value(text, _plain_number, MAX_NODES)
 
 
 def by_pyyaml(text: str) -> str:
@@ -107,6 +107,6 @@ def test_plain_values_of_every_kind_are_read_from_events() -> None:
 
 def test_so_many_values_are_counted() -> None:
     text = "a: [1, 2, {b: c}]"
-    assert quick_value(text, _plain_number, 8) == {"a": [1, 2, {"b": "c"}]}
+    assert fast_value(text, _plain_number, 8) == {"a": [1, 2, {"b": "c"}]}
     with pytest.raises(Unusual):
-        quick_value(text, _plain_number, 7)
+        fast_value(text, _plain_number, 7)

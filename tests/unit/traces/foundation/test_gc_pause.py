@@ -8,13 +8,13 @@ import pytest
 
 from pregate.measured import table_prediction
 from pregate.measured.rows.table import read_field
-from traces.foundation.gc_pause import uncollected
+from traces.foundation.gc_pause import gc_paused
 
 
 def _fails() -> None:
-    with uncollected():
+    with gc_paused():
         assert not gc.isenabled()
-        with uncollected():
+        with gc_paused():
             pass
         assert not gc.isenabled()
         raise ZeroDivisionError

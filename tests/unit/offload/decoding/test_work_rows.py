@@ -14,7 +14,7 @@ from offload.decoding.work_rows import Works, works_of
 from offload.ops import OpKind
 from pregate.named import load_model
 from tests.small_models import decoder_only, stored_apart
-from traces.foundation.gc_pause import uncollected
+from traces.foundation.gc_pause import gc_paused
 from traces.model.architecture import ModelArchitecture
 
 MODEL = load_model("mixtral-8x7b")
@@ -44,7 +44,7 @@ def test_works_that_nobody_asks_for_are_given_back_without_a_look_for_garbage(
     made: Callable[[], ModelArchitecture],
 ) -> None:
     gc.collect()
-    with uncollected():
+    with gc_paused():
         works = Works(made(), 8)
         kept = [ref(one) for one in (works, *works.each)]
         works.at(1).gate(3)
