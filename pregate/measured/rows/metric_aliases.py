@@ -8,88 +8,37 @@ from collections.abc import Mapping
 from hwmodels.quantity import ReadOnly
 
 _METRICS: Mapping[str, tuple[str, ...]] = {
-    "decode_tokens_per_s": (
-        "decode_throughput",
-        "decode",
-        "generation",
-        "tg",
-        "eval",
-        "token_generation",
-        "decode_speed",
-        "eval_rate",
-        "s_tg",
-        "generation_speed",
-        "tg_speed",
-        "decoding",
-        "generate",
-        "gen",
-        "text_generation",
-        "generation_throughput",
-        "generation_tps",
-        "decode_tps",
-        "gen_tps",
-        "tg_tps",
-        "decode_rate",
-    ),
-    "prefill_tokens_per_s": (
-        "prefill_throughput",
-        "prefill",
-        "prompt_processing",
-        "pp",
-        "prompt_eval",
-        "s_pp",
-        "prefill_speed",
-        "prompt_eval_rate",
-        "prompt_speed",
-        "pp_speed",
-        "prompt",
-        "prefill_rate",
-        "prompt_throughput",
-        "prompt_tps",
-        "prefill_tps",
-        "pp_tps",
-    ),
-    "tokens_per_s": (
-        "tokens/s",
-        "token/s",
-        "tok/s",
-        "t/s",
-        "tps",
-        "output_throughput",
-        "output_token_throughput",
-        "output_tps",
-        "output",
-        "throughput",
-    ),
-    "total_tokens_per_s": ("total_throughput", "total_token_throughput", "total_tps", "total", "s"),
-    "requests_per_s": ("request_throughput", "requests/s", "req/s", "reqs/s", "requests_per_second", "rps"),
-    "e2el": ("e2e", "e2e_latency", "end_to_end_latency", "request_latency", "total_latency"),
-    "ttft": (
-        "time_to_first_token",
-        "first_token_latency",
-        "prefill_time",
-        "prefill_latency",
-        "prompt_eval_time",
-        "prompt_processing_time",
-    ),
-    "tpot": (
-        "time_per_output_token",
-        "itl",
-        "tbt",
-        "decode_latency",
-        "latency_per_token",
-        "latency/token",
-        "ms/token",
-        "per_token_latency",
-        "token_latency",
-        "time_per_token",
-        "inter_token_latency",
-    ),
-    "moe_layer_latency": (),
-    "hit_rate": ("cache_hit_rate", "hit_ratio", "cache_hit_ratio", "expert_hit_rate"),
-    "peak_hbm_bytes": ("peak_gpu_memory", "peak_memory", "peak_vram", "peak_hbm", "vram", "gpu_memory"),
-    "h2d_bytes_per_s": ("h2d_bandwidth", "pcie_bandwidth", "copy_bandwidth", "h2d"),
-    "model_bytes": ("model_size", "file_size"),
+    name: tuple(words.split())
+    for name, words in {
+        "decode_tokens_per_s": (
+            "decode_throughput decode generation tg eval token_generation decode_speed eval_rate s_tg "
+            "generation_speed tg_speed decoding generate gen text_generation generation_throughput generation_tps "
+            "decode_tps gen_tps tg_tps decode_rate"
+        ),
+        "prefill_tokens_per_s": (
+            "prefill_throughput prefill prompt_processing pp prompt_eval s_pp prefill_speed prompt_eval_rate "
+            "prompt_speed pp_speed prompt prefill_rate prompt_throughput prompt_tps prefill_tps pp_tps"
+        ),
+        "tokens_per_s": (
+            "tokens/s token/s tok/s t/s tps output_throughput output_token_throughput output_tps output throughput"
+        ),
+        "total_tokens_per_s": "total_throughput total_token_throughput total_tps total s",
+        "requests_per_s": "request_throughput requests/s req/s reqs/s requests_per_second rps",
+        "e2el": "e2e e2e_latency end_to_end_latency request_latency total_latency",
+        "ttft": (
+            "time_to_first_token first_token_latency prefill_time prefill_latency prompt_eval_time "
+            "prompt_processing_time"
+        ),
+        "tpot": (
+            "time_per_output_token itl tbt decode_latency latency_per_token latency/token ms/token "
+            "per_token_latency token_latency time_per_token inter_token_latency"
+        ),
+        "moe_layer_latency": "",
+        "hit_rate": "cache_hit_rate hit_ratio cache_hit_ratio expert_hit_rate",
+        "peak_hbm_bytes": "peak_gpu_memory peak_memory peak_vram peak_hbm vram gpu_memory",
+        "h2d_bytes_per_s": "h2d_bandwidth pcie_bandwidth copy_bandwidth h2d",
+        "model_bytes": "model_size file_size",
+    }.items()
 }
 
 
