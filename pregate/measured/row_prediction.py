@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hwmodels.compute_formats import computes_in
 from hwmodels.cost import parts_of, price_figures
 from hwmodels.figures import Figures, figures_of
-from hwmodels.kernels.gemm_cells import listed_gemms
 from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.spread import SPREAD_KEYS
 from hwmodels.stacks.stack_files import stack_names
 from offload.decode import Decoded
-from offload.lanes import computes
 from offload.metrics import run_metrics
 from offload.metrics.metric_probes import find_probes, no_probes
 from offload.ops import Lane, OpKind, Work
 from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
-from offload.schedule import Schedule
 from offload.work import expert_copy_work
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.machine_memory import memory_of
@@ -39,6 +34,7 @@ from pregate.measured.reproduction import published_activation
 from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.microbatches import as_microbatches, without_outputs
 from pregate.measured.rows.several_cards import check_one_card, check_one_model
+from pregate.measured.rules_of_thumb import rules_of_thumb
 from pregate.measured.served_rows import ServedRow
 from pregate.measured.trace_cache import KeptTraces
 from pregate.named import load_model
@@ -226,11 +222,7 @@ class RowBench:
         return (found if found.platform == hw else found.on(hw)), asked
 
     def rules_of_thumb(self, row: MeasuredRow) -> dict[str, float]:
-        """What two rules say at claimed rates, in the unit of the row.
-
-        link: bytes over the link, all else free. roofline: FLOP or bytes of every kernel, of the host's share of DRAM,
-        and the link, the longest of the three, nothing else.
-        """
+        """What two rules say of the run of a row; none of what is no time, or of requests that queue."""
         if not row.is_timed or row.load:
             return {}
         hw = self.platform(row)
@@ -239,27 +231,14 @@ class RowBench:
             captured = bench.captured(asked)
         else:
             captured = self._run(row, hw)
-        counted, n_units = _counted(row, captured)
-        link_s, roofline_s = _ideal_s(captured.decoded.schedule, hw, counted)
-        said = {}
-        for name, seconds in (("link", link_s), ("roofline", roofline_s)):
-            if seconds > 0:
-                said[name] = n_units / seconds if row.more_is_better else seconds / n_units
-        return said
+        return rules_of_thumb(row, captured, hw)
 
     def _served(self, row: MeasuredRow, hw: Platform) -> ServedRow:
         """The requests of a row served; its metrics share them, one after the other."""
-        key = (
-            row.model,
-            row.formats,
-            row.policy,
-            row.placement,
-            row.load,
-            row.batch,
-            row.input_tokens,
-            row.output_tokens,
-        )
-        said = (*key, row.context_tokens, row.expert_tier, row.routing, id(hw))
+        said = (
+            row.model, row.formats, row.policy, row.placement, row.load, row.batch, row.input_tokens,
+            row.output_tokens, row.context_tokens, row.expert_tier, row.routing, id(hw),
+        )  # fmt: skip
         if self._last_served is None or self._last_served[0] != said:
             self._last_served = said, ServedRow.of(row, self.model(row), hw, self.seed), hw
         return replace(self._last_served[1], row=row)
@@ -341,65 +320,3 @@ def _shape(row: MeasuredRow, model: ModelArchitecture) -> tuple[int, int, int]:
     if model.is_encoder_decoder:
         return row.input_tokens, middle_tokens(row.input_tokens, row.output_tokens)[0], row.context_tokens
     return 1, *middle_tokens(row.input_tokens, row.output_tokens, row.context_tokens)
-
-
-def _counted(row: MeasuredRow, captured: Captured) -> tuple[NDArray[np.bool_], float]:
-    """The ops that the metric is of, (n_ops,), and of how many tokens, passes or layers they are."""
-    from offload.metrics.run_metrics import decode_steps
-
-    schedule, steps = captured.decoded.schedule, decode_steps(captured.trace)
-    decoding = np.isin(schedule.step, steps)
-    n_passes = max(len(steps), 1)
-    match row.metric:
-        case "ttft":
-            return ~decoding, 1
-        case "prefill_tokens_per_s":
-            return ~decoding, captured.workload.n_running * row.input_tokens
-        case "tokens_per_s":
-            return np.ones_like(decoding), captured.workload.n_output_tokens
-        case "total_tokens_per_s":
-            read = captured.workload.n_running * row.input_tokens
-            return np.ones_like(decoding), captured.workload.n_output_tokens + read
-        case "requests_per_s":
-            return np.ones_like(decoding), captured.workload.n_running
-        case "e2el":
-            return np.ones_like(decoding), 1
-        case "decode_tokens_per_s" | "microbatch_tokens_per_s":
-            return decoding, captured.workload.n_running * n_passes
-        case "moe_layer_latency":
-            return decoding, n_passes * max(len(captured.model.decoder.moe_layers), 1)
-        case _:
-            return decoding, n_passes
-
-
-def _ideal_s(schedule: Schedule, hw: Platform, counted: NDArray[np.bool_]) -> tuple[float, float]:
-    """Seconds of the counted ops at claimed rates: the link alone, and the longest of kernels, host and link."""
-    machine = hw.machine
-    rates = machine.accelerator.peak_flop_per_s
-    params, flop = _of_gemms(schedule.works)
-    row_s = np.zeros(len(schedule.works))
-    for i, work in enumerate(schedule.works):
-        moved = params[i] * work.weight_bits / 8 + work.hbm_bytes
-        if work.kind in (OpKind.CPU_EXPERT, OpKind.CPU_LAYER):
-            row_s[i] = max(flop[i] / machine.host.peak_flop_per_s, moved / machine.host.dram_bytes_per_s)
-        elif work.gemms or work.flop:
-            flop_s = flop[i] / rates[computes_in(work.compute, rates)]
-            row_s[i] = max(flop_s, moved / machine.accelerator.hbm_bytes_per_s)
-    kernels_s, host_s = (
-        float(row_s[schedule.cost[counted & mine]].sum())
-        for mine in (computes(schedule.lane), schedule.lane == Lane.CPU)
-    )
-    crossing = counted & (schedule.lane == Lane.H2D) & (schedule.kind != OpKind.STAGE)
-    link_s = int(schedule.bytes[crossing].sum()) / machine.link.h2d_bytes_per_s
-    return link_s, max(kernels_s, host_s, link_s)
-
-
-def _of_gemms(works: Sequence[Work]) -> tuple[list[int], list[int]]:
-    """Of each work the weights that its GEMMs read, and all of its arithmetic."""
-    cells = listed_gemms(works)
-    m, columns, k, times = cells.columns
-    params, flop = np.zeros((2, len(works)), np.int64)
-    owner = cells.owner
-    np.add.at(params, owner, columns * k * times)
-    np.add.at(flop, owner, 2 * m * columns * k * times)
-    return params.tolist(), [work.flop + products for work, products in zip(works, flop.tolist(), strict=True)]
