@@ -1,6 +1,6 @@
 """Flags of engines in a row, as the project says them.
 
-`-ngl 99 --n-cpu-moe 20 -ub 2048` is `gpu_only@experts=cpu:20@ubatch=2048`. What each flag says is read by `said_flags`;
+`-ngl 99 --n-cpu-moe 20 -ub 2048` is `gpu_only@experts=cpu:20@ubatch=2048`. What each flag says is read by `flag_meanings`;
 where one is of another column (formats of the cache, how the file is held), it is said there. Patterns of `-ot` are
 tried on the names of a layer's three expert tensors, the first that matches winning, as llama.cpp does. A flag that
 its engine does not have is an error that names it.
@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from hwmodels.specs.machine_files import load_component, load_machine
 from hwmodels.specs.spec import Host
 from pregate.engines.command_lines import flags_of_command
+from pregate.engines.flag_meanings import FlagMeanings, meanings_of
 from pregate.engines.flag_table import EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, brought_in_groups, copied_as_they_begin, read_where_they_lie
 from pregate.engines.multi_card_flags import N_CARDS
 from pregate.engines.placed_tensors import experts_on_host, is_pinned, layers_on_host, noted_of_ffns
 from pregate.engines.power_limits import PROMPT_METRICS, at_clock, at_power, least
-from pregate.engines.said_flags import FlagsSaid, said_by_flags
 from pregate.engines.unpriced import check_engine
 from pregate.named import load_model
 from traces.errors import InvalidInput, PregateError
@@ -80,7 +80,7 @@ def _parts(cells: Mapping[str, str]) -> list[str]:
 def _without(cells: Mapping[str, str]) -> dict[str, str]:
     text, stated = flags_in(cells), cells.get("policy", "")
     engine, stack = _engine(text, cells.get("stack", ""), "sglang" in stated)
-    said, model = said_by_flags(text, engine), load_model(cells["model"])
+    said, model = meanings_of(text, engine), load_model(cells["model"])
     if said.gpu_layers and stack in engine.output_is_a_layer:
         said.gpu_layers -= 1
     if said.is_host_alone:  # whatever else places something
@@ -111,7 +111,7 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     return {**cells, **told, **({"note": note} if notes else {})}
 
 
-def _set_micro_batch(said: FlagsSaid, engine: EngineFlags, cells: Mapping[str, str]) -> None:
+def _set_micro_batch(said: FlagMeanings, engine: EngineFlags, cells: Mapping[str, str]) -> None:
     """Tokens of a pass where flags say none: no more than a batch, and the engine's own of a prompt that is longer."""
     if said.batch and said.batch < int(said.clauses.get("ubatch", _MICRO_BATCH)):
         said.clauses["ubatch"] = str(said.batch)
@@ -120,7 +120,7 @@ def _set_micro_batch(said: FlagsSaid, engine: EngineFlags, cells: Mapping[str, s
         said.clauses.setdefault("ubatch", str(_MICRO_BATCH))
 
 
-def _set_numbers(said: FlagsSaid, engine: EngineFlags, cells: Mapping[str, str]) -> None:
+def _set_numbers(said: FlagMeanings, engine: EngineFlags, cells: Mapping[str, str]) -> None:
     """What flags make of the machine of a row: threads, power, clock, launches."""
     metric = cells.get("metric", "")
     if metric in PROMPT_METRICS and said.prompt_threads is not None:
@@ -138,7 +138,7 @@ def _set_numbers(said: FlagsSaid, engine: EngineFlags, cells: Mapping[str, str])
 
 
 def _placement(
-    said: FlagsSaid, engine: EngineFlags, base: str, model: ModelArchitecture, cells: Mapping[str, str]
+    said: FlagMeanings, engine: EngineFlags, base: str, model: ModelArchitecture, cells: Mapping[str, str]
 ) -> list[str]:
     """The clauses of a placement, on as many cards as are said; flags are of each card."""
     n_cards = said.cards.n_cards(engine, dict(part.split("=", 1) for part in _parts(cells) if "=" in part))

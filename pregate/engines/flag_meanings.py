@@ -33,7 +33,7 @@ _NO_GRAPHS = re.compile(
 
 
 @dataclass(slots=True)
-class FlagsSaid:
+class FlagMeanings:
     """What flags come to: clauses of a placement, formats of the cache, numbers of the machine, a whole policy."""
 
     gpu_layers: int | None = None
@@ -63,7 +63,7 @@ class FlagsSaid:
     cards: CardsSaid = field(default_factory=CardsSaid)
 
 
-def said_by_flags(text: str, engine: EngineFlags) -> FlagsSaid:
+def meanings_of(text: str, engine: EngineFlags) -> FlagMeanings:
     """What the flags `text` come to. Raises `InvalidInput` naming the flag that cannot be said, with the way out."""
     if len(text) > _MOST:
         raise InvalidInput(f"policy {text[:40]!r}...: {len(text)} characters of flags, {_MOST} are read")
@@ -71,7 +71,7 @@ def said_by_flags(text: str, engine: EngineFlags) -> FlagsSaid:
         words = shlex.split(text)
     except ValueError as error:
         raise InvalidInput(f"policy {text[:60]!r}: {error}") from None
-    said = FlagsSaid()
+    said = FlagMeanings()
     while words:
         name, equals, value = words.pop(0).partition("=")
         is_variable = bool(equals) and _VARIABLE.fullmatch(name) is not None
@@ -103,7 +103,7 @@ _KV_LEVELS = {"0": "f16", "1": "q8_0", "2": "q4_0"}
 """What koboldcpp's --quantkv means."""
 
 
-def _take(said: FlagsSaid, what: str, flag: str, value: str) -> None:
+def _take(said: FlagMeanings, what: str, flag: str, value: str) -> None:
     match what:
         case "layers_on_device" if flag == "--gpulayers" and value == "-1":
             raise InvalidInput(
@@ -176,7 +176,7 @@ _OF_SHAPE = re.compile(r"expert|layers|hidden_size|intermediate|window|heads")
 """Fields of a model that change what a token costs."""
 
 
-def _take_of_machine(said: FlagsSaid, what: str, flag: str, value: str) -> None:
+def _take_of_machine(said: FlagMeanings, what: str, flag: str, value: str) -> None:
     """Flags of memory and cards. Raises `InvalidInput` for what cannot be said, with the way out."""
     if what in ("in_memory", "mapped", "load_mode"):
         said.in_memory = _reads_whole(what, flag, value)
