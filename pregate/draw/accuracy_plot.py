@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pregate.measured.reproduction import Reproduction
-    from pregate.measured.table_prediction import TablePrediction
+    from pregate.measured.table_scores import TablePrediction
 
 
 _BAND = 0.1

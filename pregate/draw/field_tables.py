@@ -11,7 +11,7 @@ from pregate.draw.render import new_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.measured.table_prediction import FieldScore, TablePrediction
+    from pregate.measured.table_scores import FieldScore, TablePrediction
 
 
 SCORE_HEADS = (

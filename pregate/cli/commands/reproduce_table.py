@@ -19,7 +19,7 @@ from traces.foundation.gc_pause import gc_paused
 
 if TYPE_CHECKING:
     from pregate.measured.rows.measured_row import MeasuredRow
-    from pregate.measured.table_prediction import TablePrediction
+    from pregate.measured.table_scores import TablePrediction
 
 
 def reproduce_table(

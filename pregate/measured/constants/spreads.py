@@ -21,7 +21,7 @@ from hwmodels.specs.measured_links import measured_links
 from hwmodels.specs.measured_products import measured_products
 from hwmodels.specs.spread import SPREAD_KEYS, TAIL, ClaimedSpread
 from pregate.measured.rows.measured_row import MeasuredRow
-from pregate.measured.table_prediction import TablePrediction
+from pregate.measured.table_scores import TablePrediction
 from traces.errors import InvalidInput
 
 _LEAST_SOURCES = 4

@@ -19,7 +19,8 @@ from pregate.measured.isca24.published_rows import Row
 from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.measured_row import MeasuredRow
-from pregate.measured.table_prediction import TablePrediction, predict_table
+from pregate.measured.table_prediction import predict_table
+from pregate.measured.table_scores import TablePrediction
 from tests.command_line import Run
 from tests.table_rows import ROW, read, table
 from traces.recorded import dials

@@ -12,7 +12,8 @@ from hwmodels.specs.spread import SPREAD_KEYS
 from offload.slots.memory import CapacityExceeded
 from pregate.measured.constants.spreads import Residual, interval_coverage, residuals
 from pregate.measured.row_prediction import RowBench
-from pregate.measured.table_prediction import PredictedRow, predict_table
+from pregate.measured.table_prediction import predict_table
+from pregate.measured.table_scores import PredictedRow
 from pregate.measured.unstated_passes import LARGEST
 from tests.table_rows import ROW, read
 

@@ -8,6 +8,7 @@ import pytest
 
 from pregate.measured import table_prediction
 from pregate.measured.rows.table import read_field
+from pregate.measured.table_scores import PredictedRow
 from traces.foundation.gc_pause import gc_paused
 
 
@@ -31,9 +32,9 @@ def test_a_long_table_is_predicted_row_by_row_in_order(monkeypatch: pytest.Monke
     rows = read_field()[:7]
     seen: list[bool] = []
 
-    def asked(_: Any, __: Any, row: Any, *rest: Sequence[Any]) -> table_prediction.PredictedRow:
+    def asked(_: Any, __: Any, row: Any, *rest: Sequence[Any]) -> PredictedRow:
         seen.append(gc.isenabled())
-        return table_prediction.PredictedRow(row, 1.0, {}, "")
+        return PredictedRow(row, 1.0, {}, "")
 
     monkeypatch.setattr(table_prediction, "_UNCOLLECTED_ROWS", 3)
     monkeypatch.setattr(table_prediction, "_predicted", asked)
