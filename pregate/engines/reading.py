@@ -1,9 +1,9 @@
 """Flags of engines in a row, as the project says them.
 
-`-ngl 99 --n-cpu-moe 20 -ub 2048` is `gpu_only@experts=cpu:20@ubatch=2048`. What each flag says is read by `flag_meanings`;
+`-ngl 99 --n-cpu-moe 20 -ub 2048` is `gpu_only@experts=cpu:20@ubatch=2048`. What each flag says, `flag_meanings` reads;
 where one is of another column (formats of the cache, how the file is held), it is said there. Patterns of `-ot` are
-tried on the names of a layer's three expert tensors, the first that matches winning, as llama.cpp does. A flag that
-its engine does not have is an error that names it.
+tried on the names of a layer's three expert tensors, the first that matches winning, as llama.cpp does. A flag that its
+engine does not have is an error that names it.
 """
 
 from __future__ import annotations
