@@ -15,7 +15,7 @@ from pregate.engines.placed_tensors import is_buffer, is_plain_pattern
 from pregate.engines.writing import NO_OPS
 from traces.errors import InvalidInput
 
-_MOST = 2000
+MOST_LETTERS = 2000
 _OFF = ("0", "off")
 _UNMAPPED = ("none", "mlock", "dio")
 _LOAD_MODES = (*_UNMAPPED, "auto", "mmap", "mmap+mlock")
@@ -65,8 +65,8 @@ class FlagMeanings:
 
 def meanings_of(text: str, engine: EngineFlags) -> FlagMeanings:
     """What the flags `text` come to. Raises `InvalidInput` naming the flag that cannot be said, with the way out."""
-    if len(text) > _MOST:
-        raise InvalidInput(f"policy {text[:40]!r}...: {len(text)} characters of flags, {_MOST} are read")
+    if len(text) > MOST_LETTERS:
+        raise InvalidInput(f"policy {text[:40]!r}...: {len(text)} characters of flags, {MOST_LETTERS} are read")
     try:
         words = shlex.split(text)
     except ValueError as error:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from hwmodels.specs.machine_files import load_component, load_machine
 from hwmodels.specs.spec import Host
 from pregate.engines.command_lines import flags_of_command
-from pregate.engines.flag_meanings import FlagMeanings, meanings_of
+from pregate.engines.flag_meanings import MOST_LETTERS, FlagMeanings, meanings_of
 from pregate.engines.flag_table import EngineFlags, engine_of, engines
 from pregate.engines.host_weights import EXPERTS_ALONE, brought_in_groups, copied_as_they_begin, read_where_they_lie
 from pregate.engines.multi_card_flags import N_CARDS
@@ -63,7 +63,7 @@ def told_of_flags(cells: Mapping[str, str]) -> None:
         raise InvalidInput(
             f"policy {cells['policy'][:60]!r} is flags of an engine: gpu_only@experts=cpu:20 is a policy"
         )
-    if re.search(r"\w\s+\S*.*\s--?[a-z]", cells.get("policy", "")[:_MOST]):
+    if re.search(r"\w\s+\S*.*\s--?[a-z]", cells.get("policy", "")[:MOST_LETTERS]):
         raise InvalidInput(
             f"policy {cells['policy'][:60]!r}: no program that is read here: give its flags alone, as llama-server has "
             f"them (-ngl 99 --n-cpu-moe 20), or a policy (gpu_only@experts=cpu:20)"
