@@ -18,6 +18,7 @@ from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.recorder import assemble
 from tests.engines import timed_alike
+from tests.grids import one_in
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import UnknownName
 from traces.model.architecture import ModelArchitecture
@@ -110,8 +111,9 @@ def written(model: ModelArchitecture, trace: RoutingTrace, text: str, way: Execu
     return DecodeStream(model, trace.steps(), policy, way, n_buffers=n_buffers, cache=residents, compiled=compiled)
 
 
-@pytest.mark.parametrize("way", list(WAYS))
-@pytest.mark.parametrize("text", ["gpu_only", "on_demand", "pregate", "prefetch_all", "on_demand+lru:6"])
+@pytest.mark.parametrize(
+    ("text", "way"), one_in(2, ["gpu_only", "on_demand", "pregate", "prefetch_all", "on_demand+lru:6"], WAYS)
+)
 def test_compiled_and_plain_write_alike_and_every_engine_ends_at_the_same_instant(text: str, way: str) -> None:
     for name, model in MODELS.items():
         trace = routing(model, batch=2, seed=3, input_tokens=4)

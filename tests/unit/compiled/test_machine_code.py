@@ -116,15 +116,18 @@ def test_kept_code_needs_no_compiler_and_what_was_changed_is_compiled_anew(tmp_p
     assert run(tmp_path) == "True True False [1.0, 3.0, 7.0]"
 
 
-def test_a_file_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+def test_a_file_that_was_cut_short_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     kept = only_file(tmp_path)
+    monkeypatch.setenv("PREGATE_KERNELS", str(kept.parent))
     whole = kept.read_bytes()
     assert len(whole) > 1000
     for left in (0, 31, 32, 33, 1000):
         kept.write_bytes(whole[:left])
-        assert run(tmp_path) == "True True True [1.0, 3.0, 7.0]", left
-        assert kept.read_bytes() == whole, left
+        assert machine_code._kept(CHAINS) is None, left
+    assert run(tmp_path) == "True True True [1.0, 3.0, 7.0]"
+    assert kept.read_bytes() == whole
+    assert machine_code._kept(CHAINS) == whole[32:]
 
 
 def test_what_killed_processes_left_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

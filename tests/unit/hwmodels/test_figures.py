@@ -87,14 +87,16 @@ def test_parts_sum_to_the_duration_and_name_what_binds(stack: str) -> None:
 def test_a_complex_step_is_the_exact_derivative_of_every_price(stack: str) -> None:
     """Against central differences, for every number of the machine; waves of tiles are held."""
     figures = figures_of(load_platform("a100-sxm4-80gb", stack))
-    for key, value in figures.values.items():
-        if key == "accelerator.n_sm" or value == 0:
-            continue
-        slope = price_figures(works(), figures.with_values({key: value * (1 + 1e-30j)})).duration_s.imag / 1e-30
-        up, down = (
-            price_figures(works(), figures.with_values({key: value * (1 + step)})).duration_s for step in (1e-5, -1e-5)
-        )
-        assert slope == pytest.approx((up - down) / 2e-5, rel=1e-6, abs=1e-14), key
+    keys = [key for key, value in figures.values.items() if key != "accelerator.n_sm" and value != 0]
+    steps = 1e-5 * np.concatenate([np.eye(len(keys)), -np.eye(len(keys))], axis=1)  # a machine for each, up then down
+    stepped = figures.with_values(
+        {key: figures.values[key] * (1 + step) for key, step in zip(keys, steps, strict=True)}
+    )
+    up, down = np.split(price_figures(works(), stepped, 2 * len(keys)).duration_s, 2, axis=1)
+    for i, key in enumerate(keys):
+        changed = figures.with_values({key: figures.values[key] * (1 + 1e-30j)})
+        slope = price_figures(works(), changed).duration_s.imag / 1e-30
+        assert slope == pytest.approx((up - down)[:, i] / 2e-5, rel=1e-6, abs=1e-14), key
 
 
 def test_costs_without_shares_have_none() -> None:

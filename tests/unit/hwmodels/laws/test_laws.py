@@ -296,11 +296,11 @@ def test_every_committed_fit_of_laws_is_whole(name: str) -> None:
     ],
 )
 def test_a_law_that_is_none_is_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
-    document = yaml.safe_load(load_text("h100-sxm.vllm"))
+    document = yaml.load(load_text("h100-sxm.vllm"), yaml.CSafeLoader)
     document.pop("digest")
     change(document["laws"][0])
     path = tmp_path / "h100-sxm.vllm.yaml"
-    path.write_text(yaml.safe_dump(document))
+    path.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper))
     with pytest.raises((InvalidFile, UnknownName), match=message):
         load_fit(path)
 

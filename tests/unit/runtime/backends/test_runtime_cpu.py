@@ -143,7 +143,7 @@ def test_hundreds_of_random_schedules_neither_deadlock_nor_corrupt_nor_leak() ->
     before = set(threading.enumerate())
 
     def stress() -> None:
-        for seed in range(300):  # one forgotten wait of a hundred is noticed by the fifteenth
+        for seed in range(200):  # one forgotten wait of a hundred is noticed by the fifteenth
             rng = np.random.default_rng(seed)
             machine = SlotMachine(rng, int(rng.integers(1, 4)), int(rng.integers(5, 30)))
             link = Link(1e9, 1e-6) if seed % 2 else Link()

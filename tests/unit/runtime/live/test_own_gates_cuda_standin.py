@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
@@ -19,11 +21,16 @@ def make() -> CudaBackend:
     return CudaBackend(device="cpu", api=StandIn())
 
 
+@cache
+def beside_resident(lookahead: int) -> Generated:
+    return Generated(seeded_model(3, lookahead), make=make)
+
+
 @pytest.mark.parametrize(
     ("lookahead", "design"), [*((0, design) for design in CONVENTIONAL), *((1, design) for design in AHEAD)]
 )
 def test_every_design_makes_the_tokens_of_the_resident_run(lookahead: int, design: str) -> None:
-    one = Generated(seeded_model(3, lookahead), make=make)
+    one = beside_resident(lookahead)
     one.agrees(one.asked(design))
 
 

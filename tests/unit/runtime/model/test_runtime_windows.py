@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from tests.grids import one_in
 from tests.small_models import decoder_only
 from tests.small_schedules import schedule_of
 from traces.errors import InvalidInput
@@ -100,8 +101,7 @@ def _alike(bound: BoundPass) -> BoundPass:
     return dataclasses.replace(bound, ids=torch.tensor(ids))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("window", [1, 3, 20])
+@pytest.mark.parametrize(("kind", "window"), one_in(2, KINDS, [1, 3, 20]))
 def test_a_token_is_as_it_is_alone_however_passes_are_cut(
     kind: str, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from offload.schedule import Schedule
 from pregate.ask.capturing.capture import capture, capture_request
 from pregate.ask.capturing.request import request
 from tests.expected_drafts import expected_tokens
+from tests.grids import one_in
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention
@@ -167,9 +168,9 @@ TREES = (
 )
 
 
-@pytest.mark.parametrize("drafts", TREES)
 @pytest.mark.parametrize(
-    "name", ["gpu_only", "on_demand", "pregate(2)+lru:3", "guess/markov+lfu:4", "hybrid_schedule+lru:4"]
+    ("name", "drafts"),
+    one_in(2, ["gpu_only", "on_demand", "pregate(2)+lru:3", "guess/markov+lfu:4", "hybrid_schedule+lru:4"], TREES),
 )
 def test_every_interpreter_gives_every_design_the_same_times(name: str, drafts: str) -> None:
     model, hw = decoder_only(), pregate.load_hardware("rtx-4090", overrides={"stack.draft_s": 1e-4})

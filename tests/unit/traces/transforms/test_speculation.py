@@ -18,6 +18,7 @@ from offload.policy_parts.speculation import Speculation, speculation_named
 from pregate.ask.capturing.capture import capture
 from pregate.ask.speculative import drafting_named, with_and_without
 from tests.expected_drafts import expected_tokens
+from tests.grids import one_in
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
@@ -136,8 +137,7 @@ def test_bytes_on_demand_are_the_unions_of_the_passes() -> None:
     assert found.h2d_bytes > 0
 
 
-@pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("draft", ["", ":draft=stated", ":draft=mixtral-mini-8"])
+@pytest.mark.parametrize(("name", "draft"), one_in(3, POLICIES, ["", ":draft=stated", ":draft=mixtral-mini-8"]))
 def test_every_interpreter_gives_every_design_the_same_times(name: str, draft: str) -> None:
     model, hw = decoder_only(), pregate.load_hardware(HARDWARE, overrides={"stack.draft_s": 1e-4})
     trace, design = trace_of(model, 6, 2), f"{name}@gamma=3:acceptance=0.6{draft}"
