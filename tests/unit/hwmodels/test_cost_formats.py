@@ -10,7 +10,7 @@ import pytest
 from hwmodels.cost import price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform, load_platform
-from hwmodels.specs.machine_files import hardware_names
+from hwmodels.specs.machine_files import hardware_names, load_machine
 from offload import ffn_work, work
 from offload.ops import Gemm, OpKind, Work
 from tests.priced_ops import HW, SWITCH, seconds
@@ -90,7 +90,8 @@ def test_every_card_stores_every_format_and_multiplies_it_in_one_that_it_has() -
             ffn_work.experts_work(changed, [1]), work.self_attention_work(changed, changed.decoder, 1, 5, 5),
             work.head_work(changed, 1), work.gate_work(changed, 1),
         ]  # fmt: skip
-    for hardware in hardware_names():
+    alike = {frozenset(load_machine(name).accelerator.peak_flop_per_s): name for name in hardware_names()}
+    for hardware in alike.values():  # one of those that multiply in the same formats
         assert np.all(price(works, load_platform(hardware, "streams")).duration_s > 0), hardware
 
 

@@ -19,6 +19,7 @@ from offload.caches.ranks_by_gates import EPSILON, MRS_ALPHA, Mrs, ReleasedActiv
 from offload.caches.ranks_by_use import LeastStale, Lfru, ReleasedLfru
 from offload.caches.residency import ResidentSet
 from offload.policies import eviction_names
+from tests.grids import one_in
 from traces.errors import InvalidInput, UnknownName
 
 N_LAYERS, N_EXPERTS, TOP_K = 3, 5, 2
@@ -185,8 +186,7 @@ def test_every_ranked_eviction_has_an_oracle() -> None:
     assert [name for name in eviction_names() if name in RANKED] == list(RANKED)
 
 
-@pytest.mark.parametrize("per_layer", [False, True])
-@pytest.mark.parametrize("name", list(ORACLES))
+@pytest.mark.parametrize(("name", "per_layer"), one_in(2, ORACLES, [False, True]))
 @given(seed=st.integers(0, 10**6), n_steps=st.integers(1, 12), batch=st.integers(1, 3), n_slots=st.integers(1, 12))
 def test_victims_are_those_of_a_slow_oracle(
     name: str, per_layer: bool, seed: int, n_steps: int, batch: int, n_slots: int
