@@ -82,8 +82,8 @@ def test_chunks_of_any_size_agree(alone: Any, n: int, monkeypatch: pytest.Monkey
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[ProcessPoolExecutor]:
-    """Two processes that know nothing of this one."""
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    """A process that knows nothing of this one; `jobs` has two of them."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         yield pool
 
 
@@ -165,25 +165,21 @@ def test_a_dask_cluster_that_loses_a_worker_agrees(alone: Any, client: Any, monk
     assert alone.identical(swept(executor=client))
 
 
-def test_the_command_runs_on_a_cluster(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_runs_on_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reached by its address; a worker that is a thread, since the cluster above has processes."""
+    from distributed import LocalCluster
+
     (tmp_path / "s.yaml").write_text(
         "{model: switch-base-8, hardware: t4, policies: [gpu_only, pregate], workload: {output_tokens: 8},"
         " axes: {link.h2d_bytes_per_s: {log: [1e9, 64e9, 9]}}}"
     )
-    address = client.scheduler_info()["address"]
-    words = [
-        "pregate",
-        "sweep",
-        str(tmp_path / "s.yaml"),
-        "--no-cache",
-        "--dask",
-        address,
-        "-o",
-        str(tmp_path / "s.nc"),
-    ]
-    monkeypatch.setattr("sys.argv", words)
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        words = ["sweep", str(tmp_path / "s.yaml"), "--no-cache", "--dask", cluster.scheduler_address]
+        monkeypatch.setattr("sys.argv", ["pregate", *words, "-o", str(tmp_path / "s.nc")])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
     assert not stopped.value.code
     with xr.open_dataset(tmp_path / "s.nc") as dataset:
         assert dataset.load().identical(sweep(**read_sweep(tmp_path / "s.yaml"), cache_dir=False))
