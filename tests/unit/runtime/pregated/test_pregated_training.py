@@ -6,7 +6,9 @@ import json
 import math
 import resource
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from runtime.pregated.corpus.text import Corpus, corpus_of_file, python_document
 from runtime.pregated.corpus.tokens import Tokenizer, learn_tokens
 from runtime.pregated.model_file import load_trained, save_model
 from runtime.pregated.predictors import Predictors, RecallCounts
+from runtime.pregated.training import experiment
 from runtime.pregated.training.evaluation import balance_loss, load_balance, loss_and_accuracy, recalls
 from runtime.pregated.training.experiment import run_experiment
 from runtime.pregated.training.experiment_plan import SHORT, ExperimentPlan
@@ -30,6 +33,7 @@ from runtime.pregated.training.training import train, train_predictors
 from runtime.pregated.training.training_settings import Schooling
 from runtime.pregated.transformer import Routing, choose_experts
 from tests.command_line import Run
+from tests.grids import some_of
 from tests.pregated_models import seeded_model
 from traces.errors import InvalidFile, InvalidInput
 
@@ -285,7 +289,13 @@ def test_a_folder_goes_on_with_more_seeds(done: tuple[Path, dict[str, object]], 
     assert fewer == json.loads(json.dumps(done[1]))
 
 
-def test_seeds_side_by_side_end_as_one_after_the_other(done: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_processes", some_of([1, 2], {1}))
+def test_seeds_side_by_side_end_as_one_after_the_other(
+    n_processes: int, done: tuple[Path, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages of two seeds in turn, in processes of their own: in one, which imports PyTorch once, and in two."""
+    pool = partial(ProcessPoolExecutor, n_processes)
+    monkeypatch.setattr(experiment, "ProcessPoolExecutor", lambda workers, **how: pool(**how))
     there = run_experiment(TINY, tmp_path / "beside", corpus(), workers=2)
     assert json.loads(json.dumps(there)) == json.loads(json.dumps(done[1]))
 
