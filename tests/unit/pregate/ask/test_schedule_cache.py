@@ -211,13 +211,13 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
 def write_and_read(folder: str) -> list[str]:
     """Digests found while others write the same keys, in a folder that holds two of the three."""
     cache = ScheduleCache(Path(folder), 40_000)
-    found = [cache.captured(asked(seed=seed)).decoded for _ in range(10) for seed in range(3)]
+    found = [cache.captured(asked(seed=seed)).decoded for _ in range(4) for seed in range(3)]
     assert all(decoded == capture_request(asked(seed=i % 3)).decoded for i, decoded in enumerate(found))
     return [decoded.schedule.digest for decoded in found]
 
 
 def test_writers_at_once_never_read_anything_but_the_schedule(tmp_path: Path) -> None:
-    alone = [capture_request(asked(seed=seed)).decoded.schedule.digest for _ in range(10) for seed in range(3)]
+    alone = [capture_request(asked(seed=seed)).decoded.schedule.digest for _ in range(4) for seed in range(3)]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes, ThreadPoolExecutor(3) as threads:
         runs = [pool.submit(write_and_read, str(tmp_path)) for pool in (processes, threads) for _ in range(3)]
         assert all(run.result() == alone for run in runs)

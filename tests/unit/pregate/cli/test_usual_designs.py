@@ -32,8 +32,12 @@ QUEUED = ("arrivals", "--requests", "5", "--slots", "1")
 @pytest.mark.parametrize(
     ("command", "stack"),
     [
-        *((("compare",), stack) for stack in ("llama-cpp", "ik-llama", "llama-cpp-2025", "ktransformers", "vllm")),
-        (QUEUED, "llama-cpp"), (QUEUED, "vllm"), (("cost",), "ktransformers"), (("cost",), "vllm"),
+        (("compare",), "llama-cpp-2025"), (("compare",), "ktransformers"), (("compare",), "vllm"),
+        (QUEUED, "vllm"), (("cost",), "ktransformers"),
+        pytest.param(("compare",), "llama-cpp", marks=pytest.mark.thorough),
+        pytest.param(("compare",), "ik-llama", marks=pytest.mark.thorough),
+        pytest.param(QUEUED, "llama-cpp", marks=pytest.mark.thorough),
+        pytest.param(("cost",), "vllm", marks=pytest.mark.thorough),
     ],
 )  # fmt: skip
 def test_an_engine_is_asked_about_what_it_runs(run: Run, command: tuple[str, ...], stack: str) -> None:

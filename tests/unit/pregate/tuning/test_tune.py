@@ -85,10 +85,11 @@ def test_of_one_sequence_experts_are_kept_by_its_first_prompt_whatever_is_read_l
 
 
 def test_what_was_found_of_settings_is_not_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = tune(MODEL, HW, SHORT, now="on_demand")
-    first = tune(MODEL, HW, SHORT, now="on_demand", cache_dir=tmp_path)
+    few = ["pregate", "on_demand+static:0.25", "prefetch_all"]
+    plain = tune(MODEL, HW, SHORT, policies=few, now="on_demand")
+    first = tune(MODEL, HW, SHORT, policies=few, now="on_demand", cache_dir=tmp_path)
     monkeypatch.setattr("pregate.card.design_schedules.capture_request", lambda asked: pytest.fail("written again"))
-    again = tune(MODEL, HW, SHORT, now="on_demand", cache_dir=tmp_path)
+    again = tune(MODEL, HW, SHORT, policies=few, now="on_demand", cache_dir=tmp_path)
     assert again.to_dict() == first.to_dict() == plain.to_dict()
 
 
