@@ -178,7 +178,7 @@ def test_the_summary_has_no_number_that_is_none(written: Path) -> None:
 
 
 def test_a_crash_midway_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_report(full(), tmp_path)
+    write_report(validation(outcome("lru", 1.0, None)), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     old = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
