@@ -146,7 +146,14 @@ AXES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("axis", "low", "high"), AXES)
+ALIKE = {"stack.gemm_efficiency", "accelerator.l2_bytes"}
+"""Figures of a machine like others above."""
+
+
+@pytest.mark.parametrize(
+    ("axis", "low", "high"),
+    [pytest.param(*one, marks=[pytest.mark.thorough] if one[0] in ALIKE else []) for one in AXES],
+)
 def test_every_policy_has_at_every_value_what_a_sweep_says_bit_for_bit(axis: str, low: Any, high: Any) -> None:
     policies, recipe = ["gpu_only", "pregate", "on_demand", "pregate(3)", "on_demand+lfu:9"], TraceRecipe(4, 5, 3)
     scale = read_scale(axis, low, high)

@@ -18,7 +18,7 @@ from pregate.economics.arrivals import under_arrivals
 from pregate.economics.batching import Server, batching_of, usual_pass_tokens
 from pregate.economics.serving import LatencyPromise
 from pregate.economics.step_times import pass_times, pass_traces
-from simulator.arrivals import Batching, serve_arrivals
+from simulator.arrivals import Batching, StepTimes, serve_arrivals
 from tests.command_line import Run
 from traces.errors import InvalidInput
 from traces.phase import Phase
@@ -70,21 +70,25 @@ def shared_pass(n_decoding: int, context: int, n_tokens: int, before: int) -> Ro
     )
 
 
+@pytest.fixture(scope="module")
+def mixed() -> StepTimes:
+    """Passes of tokens of eight requests beside parts of prompts of 256."""
+    some = poisson_arrivals(60, 1.0, 256, 64)
+    return pass_times(pass_traces(MODEL, some, 8, 256, mixes=True), HW, policy_named("gpu_only")).drawn(flat)[0]
+
+
 @pytest.mark.parametrize(
     "asked", [(4, 300, 60, 0), (4, 300, 20, 200), (2, 250, 100, 100), (1, 256, 250, 6), (8, 260, 8, 0), (8, 260, 24, 0)]
 )
 def test_a_pass_of_prompts_and_tokens_takes_what_its_schedule_does(
-    asked: tuple[int, int, int, int],
+    asked: tuple[int, int, int, int], mixed: StepTimes
 ) -> None:
     """Between the sizes that are simulated within a twentieth: tokens of eight requests ask for experts that a short
     prompt does not.
     """
-    some = poisson_arrivals(60, 1.0, 256, 64)
-    found = pass_times(pass_traces(MODEL, some, 8, 256, mixes=True), HW, policy_named("gpu_only"))
-    (steps,) = found.drawn(flat)
     n_decoding, context, n_tokens, before = asked
-    said = steps.of_both(n_tokens, n_decoding) + steps.of_token_before(n_tokens) * before
-    said += float(steps.context_s[n_decoding]) * context
+    said = mixed.of_both(n_tokens, n_decoding) + mixed.of_token_before(n_tokens) * before
+    said += float(mixed.context_s[n_decoding]) * context
     assert said == pytest.approx(pregate.simulate(MODEL, HW, shared_pass(*asked), "gpu_only").ttft_s, rel=0.05)
 
 
