@@ -19,7 +19,7 @@ def evened_experts(popularity: NDArray[np.float64], n_groups: int, n_redundant: 
     Raises `InvalidInput` for a number that the groups cannot share evenly, or for more replicas than experts.
     """
     n_held = popularity.shape[1] + n_redundant
-    if n_held % n_groups or n_redundant > popularity.shape[1]:
+    if n_held % n_groups or not 0 <= n_redundant <= popularity.shape[1]:
         raise InvalidInput(
             f"redundant={n_redundant}: {popularity.shape[1]} experts and as many more are not shared evenly by "
             f"{n_groups} groups of cards, or more than there are: take a number that the groups divide"
@@ -47,7 +47,8 @@ def _of_layer(load: NDArray[np.float64], n_groups: int, n_held: int) -> tuple[in
 
 def served_by_held(counts: NDArray[np.int64], held: NDArray[np.int64]) -> NDArray[np.int64]:
     """Of `counts` (n, n_experts) tokens by expert those of each place of `held` (n, n_held): replicas of an expert
-    share its tokens evenly, the first ones take what is left.
+    share its tokens evenly; what is left of each begins one replica later than what is
+    left of the expert before, so that the first cards do not take it of all.
     """
     order = np.argsort(held, axis=1, kind="stable")
     ordered = np.take_along_axis(held, order, axis=1)
@@ -57,6 +58,7 @@ def served_by_held(counts: NDArray[np.int64], held: NDArray[np.int64]) -> NDArra
     n_replicas = np.zeros_like(counts)
     np.add.at(n_replicas, (np.arange(len(held))[:, None], held), 1)
     tokens, n = np.take_along_axis(counts, ordered, axis=1), np.take_along_axis(n_replicas, ordered, axis=1)
+    left = np.take_along_axis(np.cumsum(counts % np.maximum(n_replicas, 1) > 0, axis=1), ordered, axis=1)
     served = np.empty_like(tokens)
-    np.put_along_axis(served, order, tokens // n + (rank < tokens % n), axis=1)
+    np.put_along_axis(served, order, tokens // n + ((rank + left - 1) % n < tokens % n), axis=1)
     return served

@@ -28,13 +28,19 @@ def test_replicas_share_the_tokens_of_an_expert() -> None:
     assert served_by_held(counts, held).tolist() == [[3, 2, 3, 2, 1, 0], [1, 0, 0, 0, 0, 5]]
 
 
+def test_single_tokens_are_spread_over_the_replicas_too() -> None:
+    """Two replicas of each of four experts, on a card each: what has one token alternates between the cards."""
+    counts, held = np.array([[1, 1, 1, 1], [0, 1, 0, 1]]), np.array([[0, 1, 2, 3, 0, 1, 2, 3]] * 2)
+    assert served_by_held(counts, held).tolist() == [[1, 0, 1, 0, 0, 1, 0, 1], [0, 1, 0, 0, 0, 0, 0, 1]]
+
+
 def test_each_layer_has_places_of_its_own() -> None:
     held = np.array(evened_experts(np.array([[1.0, 9.0], [9.0, 1.0]]), 2, 2))
     assert held.tolist() == [[1, 1, 1, 0], [0, 0, 0, 1]]
     assert served_by_held(np.array([[4, 9], [9, 4]]), held).tolist() == [[3, 3, 3, 4], [3, 3, 3, 4]]
 
 
-@pytest.mark.parametrize(("n_groups", "n_redundant"), [(3, 0), (2, 1), (2, 6)])
+@pytest.mark.parametrize(("n_groups", "n_redundant"), [(3, 0), (2, 1), (2, 6), (2, -4)])
 def test_numbers_that_cards_do_not_share_evenly_are_refused(n_groups: int, n_redundant: int) -> None:
     with pytest.raises(InvalidInput, match=f"redundant={n_redundant}: 4 experts"):
         evened_experts(LOAD, n_groups, n_redundant)
