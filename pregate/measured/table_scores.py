@@ -168,7 +168,7 @@ class TablePrediction:
         rows = []
         for one in self.rows:
             known = not math.isnan(one.predicted)
-            cells = {name: getattr(one.row, name) for name in COLUMNS} | {"reason": one.reason}
+            cells = {name: getattr(one.row, name) for name in COLUMNS} | {"reason": one.reason, "note": one.note}
             said = {
                 "predicted": one.predicted if known else None,
                 "error": one.error if known else None,

@@ -44,6 +44,8 @@ def test_a_prompt_of_an_unstated_pass_reaches_to_what_the_largest_gives(tmp_path
     assert unsaid.larger[0] == large.predicted
     assert unsaid.note == f"its pass is not stated (-ub): {large.predicted:.4g} {unsaid.row.unit} in the largest usual"
     assert not small.note
+    (told,) = predict_table([unsaid.row], cache_dir=False).to_dict()["rows"]
+    assert told["note"] == unsaid.note
 
 
 def test_no_pass_is_taken_to_be_larger_than_the_usual(tmp_path: Path) -> None:
