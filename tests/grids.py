@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-__all__ = ["one_in", "some_of"]
-
 
 def some_of(values: Iterable[Any], kept: Container[Any]) -> list[Any]:
     """`values` for `parametrize`: those of `kept` as they are, the others marked `thorough`."""

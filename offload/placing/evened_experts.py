@@ -18,11 +18,14 @@ def evened_experts(popularity: NDArray[np.float64], n_groups: int, n_redundant: 
 
     Raises `InvalidInput` for a number that the groups cannot share evenly, or for more replicas than experts.
     """
-    n_held = popularity.shape[1] + n_redundant
-    if n_held % n_groups or not 0 <= n_redundant <= popularity.shape[1]:
+    n_experts = popularity.shape[1]
+    n_held = n_experts + n_redundant
+    if not 0 <= n_redundant <= n_experts:
+        raise InvalidInput(f"redundant={n_redundant}: {n_experts} experts have 0 to {n_experts} replicas")
+    if n_held % n_groups:
         raise InvalidInput(
-            f"redundant={n_redundant}: {popularity.shape[1]} experts and as many more are not shared evenly by "
-            f"{n_groups} groups of cards, or more than there are: take a number that the groups divide"
+            f"redundant={n_redundant}: {n_groups} groups of cards do not share {n_experts} experts and {n_redundant} "
+            f"replicas evenly: take a number that makes their sum a multiple of {n_groups}"
         )
     return tuple(_of_layer(load, n_groups, n_held) for load in popularity)
 
@@ -47,8 +50,8 @@ def _of_layer(load: NDArray[np.float64], n_groups: int, n_held: int) -> tuple[in
 
 def served_by_held(counts: NDArray[np.int64], held: NDArray[np.int64]) -> NDArray[np.int64]:
     """Of `counts` (n, n_experts) tokens by expert those of each place of `held` (n, n_held): replicas of an expert
-    share its tokens evenly; what is left of each begins one replica later than what is
-    left of the expert before, so that the first cards do not take it of all.
+    share its tokens evenly. What is left of an expert begins one replica later than what is left of the expert before,
+    so that the first cards do not take all of it.
     """
     order = np.argsort(held, axis=1, kind="stable")
     ordered = np.take_along_axis(held, order, axis=1)

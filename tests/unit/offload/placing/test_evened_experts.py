@@ -40,10 +40,17 @@ def test_each_layer_has_places_of_its_own() -> None:
     assert served_by_held(np.array([[4, 9], [9, 4]]), held).tolist() == [[3, 3, 3, 4], [3, 3, 3, 4]]
 
 
-@pytest.mark.parametrize(("n_groups", "n_redundant"), [(3, 0), (2, 1), (2, 6), (2, -4)])
+@pytest.mark.parametrize(("n_groups", "n_redundant"), [(3, 0), (2, 1)])
 def test_numbers_that_cards_do_not_share_evenly_are_refused(n_groups: int, n_redundant: int) -> None:
-    with pytest.raises(InvalidInput, match=f"redundant={n_redundant}: 4 experts"):
+    told = f"redundant={n_redundant}: {n_groups} groups of cards do not share 4 experts and {n_redundant} replicas"
+    with pytest.raises(InvalidInput, match=told):
         evened_experts(LOAD, n_groups, n_redundant)
+
+
+@pytest.mark.parametrize("n_redundant", [6, -4])
+def test_more_replicas_than_experts_or_fewer_than_none_are_refused(n_redundant: int) -> None:
+    with pytest.raises(InvalidInput, match=f"redundant={n_redundant}: 4 experts have 0 to 4 replicas"):
+        evened_experts(LOAD, 2, n_redundant)
 
 
 def test_replicas_are_of_whole_experts() -> None:
