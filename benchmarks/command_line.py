@@ -1,8 +1,9 @@
-"""CPU seconds of the commands of README and docs/questions.md, first and again: `python -m benchmarks.command_line`.
+"""CPU seconds of the commands of README and docs/questions.md, three ways: `python -m benchmarks.command_line`.
 
 User and system time of the whole process, children included, so that other work on the machine counts little. "first":
-no bytecode, no compiled code, no schedules kept from before; "again": the better of two runs after it, with the kernels
-that `python -m pregate.kernels` keeps, as after `make test`, and the schedules and answers that runs before have kept.
+no bytecode, no compiled code, no schedules kept from before. "new question": with bytecode and the kernels that
+`python -m pregate.kernels` keeps, as after `make test`, but no schedule or answer. "again": with the schedules and
+answers that runs before have kept, too. Both of these: the better of two.
 Writes `results/command_line.json`. Commands that time the machine itself are left out.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "command_line.json"
 KERNELS = Path(".cache") / "pregate" / "kernels"
+ANSWERS = Path(".cache") / "pregate" / "schedules"
 LEFT_OUT = ("pregate measure", "pregate run", "pregate validate", "pregate calibrate", "pregate compare mixtral-mini-8")
 
 LARGE = (
@@ -49,6 +51,12 @@ def cpu_s(command: str, folder: Path, home: Path) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
+def new_question_s(command: str, folder: Path, home: Path) -> float:
+    """CPU seconds of a run that finds no schedule and no answer kept under `home`. Raises as `cpu_s` does."""
+    shutil.rmtree(home / ANSWERS, ignore_errors=True)
+    return cpu_s(command, folder, home)
+
+
 def run_python(words: list[str], folder: Path, home: Path) -> None:
     """Run a module with its arguments in `folder`, with caches under `home`."""
     caches = {"HOME": str(home), "PYTHONPYCACHEPREFIX": str(home / "bytecode"), "PYTHONPATH": str(ROOT)}
@@ -57,7 +65,7 @@ def run_python(words: list[str], folder: Path, home: Path) -> None:
 
 
 def main() -> None:
-    """Run every command with fresh caches of its own, then again twice."""
+    """Run every command with fresh caches of its own, then without its answers, then with them."""
     rows = []
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "work"
@@ -71,9 +79,11 @@ def main() -> None:
             home.mkdir()
             first = cpu_s(command, folder, home)
             shutil.copytree(kept / KERNELS, home / KERNELS, dirs_exist_ok=True)
+            new = min(new_question_s(command, folder, home) for _ in range(2))
             again = min(cpu_s(command, folder, home) for _ in range(2))
-            rows.append({"command": command, "first_s": round(first, 2), "again_s": round(again, 2)})
-            print(f"{first:7.2f} {again:7.2f}  {command}", flush=True)
+            seconds = {"first_s": first, "new_s": new, "again_s": again}
+            rows.append({"command": command} | {name: round(value, 2) for name, value in seconds.items()})
+            print(f"{first:7.2f} {new:7.2f} {again:7.2f}  {command}", flush=True)
     with Path("/proc/cpuinfo").open() as file:
         names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     machine = {"processor": names[0] if names else platform.processor(), "n_cores": os.cpu_count()}
