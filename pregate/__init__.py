@@ -173,4 +173,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    """What is asked for by name, as a notebook completes it: none of the names that this module works with."""
+    return [*(name for name in globals() if name.startswith("__")), *__all__, "draw"]

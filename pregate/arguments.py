@@ -28,7 +28,7 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidInput(f"{function.__name__}: {error}") from None
+            raise InvalidInput(f"{function.__name__}: {error}; it takes {_told(signature)}") from None
         for name, value in bound.arguments.items():
             hint = hints[name]
             if signature.parameters[name].kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
@@ -41,6 +41,13 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+def _told(signature: inspect.Signature) -> str:
+    """`model, hw, trace, and if wanted seed, engine`: parameters by name, those without a default first."""
+    needed = [name for name, one in signature.parameters.items() if one.default is inspect.Parameter.empty]
+    others = [name for name in signature.parameters if name not in needed]
+    return ", and if wanted ".join(", ".join(names) for names in (needed, others) if names)
 
 
 def _model(name: str | Path) -> Any:

@@ -112,6 +112,13 @@ def test_a_wrong_argument_is_named_on_one_line(named: str, call: Callable[[], An
     assert named in message or "path" in named
 
 
+def test_an_argument_that_there_is_not_and_one_that_lacks_tell_those_that_there_are() -> None:
+    with pytest.raises(InvalidInput, match="'input_tokens'; it takes model, hw, and if wanted job, trace, objective"):
+        pregate.plan(MODEL, HW, input_tokens=64)  # type: ignore[call-arg]
+    with pytest.raises(InvalidInput, match="'trace'; it takes model, hw, trace, and if wanted policies"):
+        pregate.compare(MODEL, HW)  # type: ignore[call-arg]
+
+
 def test_names_are_taken_where_objects_are_wanted() -> None:
     by_name = pregate.simulate("switch-base-8", "a100-sxm4-80gb", TRACE, "pregate")  # type: ignore[arg-type]
     assert by_name.to_dict() == pregate.simulate(MODEL, HW, TRACE, "pregate").to_dict()

@@ -54,7 +54,8 @@ def test_a_simulation_draws_nothing_and_loads_no_framework() -> None:
 def test_everything_promised_is_there() -> None:
     for name in pregate.__all__:
         assert getattr(pregate, name) is not None
-    assert set(pregate.__all__) <= set(dir(pregate))
+    completed = dir(pregate)
+    assert [name for name in completed if not name.startswith("_")] == sorted([*pregate.__all__, "draw"])
     with pytest.raises(AttributeError, match="no attribute 'simulat'"):
         _ = pregate.simulat
 
