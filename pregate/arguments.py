@@ -44,9 +44,11 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _told(signature: inspect.Signature) -> str:
-    """`model, hw, trace, and if wanted seed, engine`: parameters by name, those without a default first."""
-    needed = [name for name, one in signature.parameters.items() if one.default is inspect.Parameter.empty]
-    others = [name for name in signature.parameters if name not in needed]
+    """`model, hw, trace, and if wanted policies, seed=`: parameters without a default first, `=` where a name is due."""
+    parameters = signature.parameters.values()
+    spelt = {one.name: f"{one.name}=" if one.kind is inspect.Parameter.KEYWORD_ONLY else one.name for one in parameters}
+    needed = [spelt[one.name] for one in parameters if one.default is inspect.Parameter.empty]
+    others = [spelt[one.name] for one in parameters if one.default is not inspect.Parameter.empty]
     return ", and if wanted ".join(", ".join(names) for names in (needed, others) if names)
 
 

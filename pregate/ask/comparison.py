@@ -71,7 +71,10 @@ class Comparison:
         for result in self.results:
             if result.policy == policy:
                 return result
-        raise KeyError(policy)
+        for unfit in self.unfit:
+            if unfit.policy == policy:
+                raise KeyError(f"{policy} does not fit: {unfit.reason}")
+        raise KeyError(f"no design {policy!r} was compared: {', '.join(self.order)} were")
 
     @property
     def best(self) -> SimulationResult | None:

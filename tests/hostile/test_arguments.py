@@ -113,7 +113,7 @@ def test_a_wrong_argument_is_named_on_one_line(named: str, call: Callable[[], An
 
 
 def test_an_argument_that_there_is_not_and_one_that_lacks_tell_those_that_there_are() -> None:
-    with pytest.raises(InvalidInput, match="'input_tokens'; it takes model, hw, and if wanted job, trace, objective"):
+    with pytest.raises(InvalidInput, match="'input_tokens'; it takes model, hw, and if wanted job, trace=, objective="):
         pregate.plan(MODEL, HW, input_tokens=64)  # type: ignore[call-arg]
     with pytest.raises(InvalidInput, match="'trace'; it takes model, hw, trace, and if wanted policies"):
         pregate.compare(MODEL, HW)  # type: ignore[call-arg]
