@@ -44,7 +44,7 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _told(signature: inspect.Signature) -> str:
-    """`model, hw, trace, and if wanted policies, seed=`: parameters without a default first, `=` where a name is due."""
+    """`model, hw, trace, and if wanted policies, seed=`: those without a default first, `=` where a name is due."""
     parameters = signature.parameters.values()
     spelt = {one.name: f"{one.name}=" if one.kind is inspect.Parameter.KEYWORD_ONLY else one.name for one in parameters}
     needed = [spelt[one.name] for one in parameters if one.default is inspect.Parameter.empty]

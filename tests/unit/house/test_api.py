@@ -63,7 +63,7 @@ def test_everything_promised_is_there() -> None:
 def test_a_design_that_has_no_result_is_told_why() -> None:
     model, hw = pregate.load_model("qwen3-30b-a3b"), pregate.load_hardware("rtx-4090")
     found = pregate.compare(model, hw, pregate.synthesize(model, 4, 2), "gpu_only, pregate")  # type: ignore[arg-type]
-    with pytest.raises(KeyError, match="gpu_only does not fit: .* of HBM"):
+    with pytest.raises(KeyError, match=r"gpu_only does not fit: .* of HBM"):
         _ = found["gpu_only"]
     with pytest.raises(KeyError, match="no design 'pregat' was compared: gpu_only, pregate were"):
         _ = found["pregat"]
