@@ -31,6 +31,8 @@ _UNPRICED: Mapping[str, str] = ReadOnly(
         "hybrimoe": "ktransformers, with policy hybrid_schedule",
         "moe-infinity": "pytorch-eager, with policy activation_aware",
         "moe-gen": "flexgen or moe-lightning",
+        "floe": "pytorch-eager, with policy lru_next_gate; channels of experts that are left out cannot be said",
+        "pre-gated": "fastertransformer, with policy pregate",
         "airllm": "pytorch-eager, with policy on_demand@weights=stream and expert_tier ssd",
     }
 )

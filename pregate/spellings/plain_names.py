@@ -39,8 +39,13 @@ _SLOT = re.compile(r"pcie\s*(?:gen\s*)?\d(?:\.0)?(?:\s*x\d{1,2})?", re.IGNORECAS
 _N_IN_BRACKETS = re.compile(r"[x\u00d7]?\s*(\d{1,2})\s*[x\u00d7]?", re.IGNORECASE)
 _VERSION = re.compile(
     r"-(?:(?:version|build|release|v|b)-?)?(?:v?\d{1,2}-\d{1,3}(?:-\w{1,8})*|(?<=b)\d{3,5}|(?<=build-)\d{3,5})$"
+    r"|-(?:main|master|head|git|latest|nightly|dev|stable|upstream|(?:commit-)?(?=[0-9a-f]*\d)[0-9a-f]{7,40})$"
 )
-"""Of an engine: `0.10.1`, `b6100`, their dots as dashes."""
+"""Of an engine: `0.10.1`, `b6100`, `(main)`, their dots as dashes."""
+_OF_LLAMA = re.compile(
+    r"(?<=^llama-cpp)(?P<version>-.*?)??-(?:rocm|hip|cuda|cublas|metal|(?:llama-)?(?:server|cli|bench))$"
+)
+"""Back ends and programs of llama.cpp, which are no other engine."""
 _APPLE = re.compile(r"\bm(?P<n>[1-9])(?:-(?P<kind>max|pro|ultra))?\b")
 _OF_NVIDIA = re.compile(r"\b(?:nvidia|tesla|quadro)\b", re.IGNORECASE)
 """Whose M4 is no chip of a Mac."""
@@ -134,6 +139,8 @@ _STACKS: Mapping[str, str] = {
     "llamafile": "llama-cpp",
     "sglang-kt-kernel": "ktransformers",
     "zero-inference": "pytorch-eager",
+    "deepspeed-zero-inference": "pytorch-eager",
+    "deepspeed-zero": "pytorch-eager",
     "transformers": "pytorch-eager",
 }
 """Other names of engines, as `plain_name` writes them: programs of an engine, and engines that ours stand for."""
@@ -162,8 +169,9 @@ def spelled(column: str, text: str) -> str:
     plain = plain_name(BESIDE_CARD.sub(" ", text) if column == "hardware" else text)
     match column:
         case "stack":
-            plain = _VERSION.sub("", re.sub(r"[-+()]+", "-", plain).strip("-"))
-            plain = re.sub(r"(?<=llama-cpp)-(?:rocm|hip|cuda|cublas|metal)$", "", plain)
+            plain, bare = "", re.sub(r"[-+(),@]+", "-", plain).strip("-")
+            while bare != plain:
+                plain, bare = bare, _OF_LLAMA.sub(r"\g<version>", _VERSION.sub("", bare))
             return plain_name(_STACKS.get(plain, plain))
         case "hardware":
             plain = GIGABYTES.sub(r"-\1gb", plain)

@@ -106,9 +106,15 @@ def with_load(cells: Mapping[str, str]) -> dict[str, str]:
             row["policy"] = _BETWEEN.sub("", rest.strip()).strip()
         slots = _SLOTS.search(typed if client is None or client.engine else typed.replace(command, " "))
         n_slots = int(slots[1]) if slots else 0
+        stated = _stated_lengths(cells.get("lengths", ""))
         if not any(said.values()):
+            if stated not in (None, (1.0, 1.0)):
+                raise _CannotSayError(
+                    "lengths: requests of a batch that begins together are alike: state how many ask "
+                    "at once (concurrency) or come a second (request_rate)"
+                )
             return _as_batch(row, n_slots)
-        drawn = _stated_lengths(cells.get("lengths", "")) or _lengths(client, command)
+        drawn = stated or _lengths(client, command)
         return _as_served(row, said, client, command, n_slots, drawn)
     except _CannotSayError as error:
         return row | {"reason": str(error)}
@@ -212,7 +218,10 @@ def _stated_lengths(text: str) -> tuple[float, float] | None:
     except ValueError:
         drawn = math.nan, math.nan
     if not 0 <= drawn[0] <= drawn[1] <= 2:
-        why = "from how much to how much of the stated tokens requests have, from 0 to 2: 0.5-1.5 is one"
+        why = (
+            "from how much to how much of the stated tokens requests have, from 0 to 2: 0.5-1.5 is one; a prompt and "
+            "its answer are 512+128"
+        )
         raise _CannotSayError(f"lengths {text[:40]!r}: {why}")
     return drawn
 

@@ -61,7 +61,8 @@ def in_flags(cells: Mapping[str, str], stack: str = "", hardware: str = "") -> d
     sockets (`numactl -N 0 -m 0`), as of a host with one. `stack`: what its author calls the engine, of which SGLang has
     flags of its own; `hardware`: what he calls the card, with the limit of its power perhaps.
     """
-    made = dict(cells) | ({"policy": unpasted(cells["policy"])} if cells.get("policy") else {})
+    made = _out_of_set(cells)
+    made |= {"policy": unpasted(made["policy"])} if made.get("policy") else {}
     watts = _WATTS.search(hardware)
     if watts is not None and board_watts(made.get("hardware", "")) is not None:
         made["set"] = ";".join(filter(None, (made.get("set", ""), f"-pl {watts[1]}")))
@@ -83,6 +84,39 @@ def in_flags(cells: Mapping[str, str], stack: str = "", hardware: str = "") -> d
         made["policy"] = f"python -m sglang.launch_server {made['policy']}"
     made["policy"] = _in_llama_words(made.get("policy", ""))
     return made
+
+
+def _out_of_set(cells: Mapping[str, str]) -> dict[str, str]:
+    """A row without a design whose flags, or words of Ollama and LM Studio, stand in `set`: they are its policy."""
+    parts = [part.strip() for part in cells.get("set", "").split(";") if part.strip()]
+    told = [part for part in parts if part.startswith("-") or _LAYERS.search(part) or _LM_STUDIO.fullmatch(part)]
+    if not told or cells.get("placement") or cells.get("policy", "gpu_only") not in ("", "gpu_only"):
+        return dict(cells)
+    return {**cells, "policy": " ".join(told), "set": ";".join(part for part in parts if part not in told)}
+
+
+_MOVING: Mapping[str, str] = {
+    "flexgen": "on_demand@weights=stream@kv=cpu@micro=4",
+    "moe-lightning": "prefetch_all@weights=stream@kv=cpu@micro=4",
+    "mixtral-offloading": "lru_next_gate+lru:128:per_layer",
+    "pipelined-sharding": "gpu_only@experts=cpu:fit",
+}
+"""Engines that are run for what does not fit, and a design of each."""
+_ZERO = re.compile(r"zero[ _-]?(?:inference|offload)?\b", re.IGNORECASE)
+
+
+def with_usual_design(cells: Mapping[str, str], stack: str) -> dict[str, str]:
+    """A row that states no design, with that of ZeRO-Inference where its author calls the engine so; with a reason
+    where its engine moves weights and nothing says which. `cells` as typed; `stack`: the engine as we call it.
+    """
+    row = dict(cells)
+    if row.get("policy") or row.get("placement") or row.get("set") or row.get("reason") or row.get("role"):
+        return row
+    if stack == "pytorch-eager" and _ZERO.search(row.get("stack", "")):
+        return row | {"policy": "prefetch_all@weights=stream"}
+    if stack in _MOVING:
+        row["reason"] = f"policy is empty, and {stack} moves weights: say which design ran, {_MOVING[stack]} is one"
+    return row
 
 
 def _in_llama_words(policy: str) -> str:

@@ -33,6 +33,13 @@ _ONE_OF_THEM = re.compile(
     r"|(?:-ts|--tensor-split)[ =]+(?:1(?:[,/]0)+|(?:0[,/])+1)\b"
 )
 """What leaves all cards but one idle."""
+_LISTED = re.compile(
+    r"CUDA_VISIBLE_DEVICES=[\"']?(?P<visible>\d+(?:,\d+)+)"
+    r"|(?:-dev|--device)[ =]+(?P<devices>[A-Za-z]+\d+(?:,[A-Za-z]+\d+)+)"
+    r"|(?:-ts|--tensor-split)[ =]+(?P<shares>[\d.]+(?:[,/][\d.]+)+)"
+)
+"""What names several cards, or gives each a share."""
+_SAYS_CARDS = re.compile(r"hbm_bytes|n_cards")
 _MODELS = re.compile(r"\S\s*[;,]\s*\S|\S\s+(?:\+|and|&)\s+\S", re.IGNORECASE)
 
 
@@ -42,6 +49,12 @@ def on_one_card(cells: Mapping[str, str], named: str) -> dict[str, str]:
     """
     n, _ = several(cells.get("hardware", ""))
     engine = engine_of(cells.get("stack", ""))
+    used, flag = _used(f"{cells.get('policy', '')} {cells.get('set', '')}")
+    if used > n and engine is not None and named in hardware_names() and not _SAYS_CARDS.search(cells.get("set", "")):
+        why = f"{flag[:40]!r} is of {used} cards, hardware {cells['hardware'][:40]!r} of {n}: name {used}x {named}"
+        return {**cells, "reason": cells.get("reason") or why}
+    if 1 < used < n:  # the others are idle
+        n = used
     if not 1 < n <= _MOST or named not in hardware_names() or engine is None:
         return dict(cells)
     numbers = cells.get("set", "")
@@ -49,7 +62,7 @@ def on_one_card(cells: Mapping[str, str], named: str) -> dict[str, str]:
     if engine.engine not in (*_IN_TURN, *_SHARING) and not told:
         return dict(cells)
     design = f"{cells.get('policy', '')} {cells.get('placement', '')} {numbers}"
-    if "hbm_bytes" in numbers or "n_cards" in numbers or _SHARE_ROWS.search(design):
+    if _SAYS_CARDS.search(numbers) or _SHARE_ROWS.search(design):
         return dict(cells)
     if _ONE_OF_THEM.search(design):
         return {**cells, "hardware": named}
@@ -58,6 +71,16 @@ def on_one_card(cells: Mapping[str, str], named: str) -> dict[str, str]:
     if engine.engine in _SHARING or told or _takes_turns(cells, design):
         together = f"accelerator.n_cards={n}"
     return {**cells, "hardware": named, "set": ";".join(filter(None, (numbers, together)))}
+
+
+def _used(design: str) -> tuple[int, str]:
+    """How many cards flags and variables name or give a share, the fewest where several do, and by which; 0 of none."""
+    found = []
+    for one in _LISTED.finditer(design):
+        shares = re.split(r"[,/]", one["shares"] or "")
+        n = sum(1 for share in shares if share.strip("0."))
+        found.append((n or 1 + (one["visible"] or one["devices"] or "").count(","), one[0]))
+    return min(found, default=(0, ""))
 
 
 def _takes_turns(cells: Mapping[str, str], design: str) -> bool:

@@ -55,7 +55,10 @@ _VALUE = re.compile(
     rf"~?\s*(?P<value>{_NUMBER})\s*(?:(?:\u00b1|\+/-)\s*[0-9.]+)?(?:(?P<kilo>[kK])(?![A-Za-z])|(?P<kilo_of>k)(?=t/|tok))?"
     r"\s*(?P<unit>%|[A-Za-z][A-Za-z/ ]{0,24})?"
 )
-_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"(?:\d{1,3}(?:\.\d{3})+|\d+),\d+", re.ASCII)
+_SPACED = re.compile(r"(?<!\S)~?(?P<number>[1-9]\d{0,2}(?:[ \u00a0\u202f'\u2019]\d{3})+(?=[^\d]|$))")
+"""Thousands parted by a space or an apostrophe."""
 _IN_BRACKETS = re.compile(r"(?P<metric>[^()\[\]]+?)\s*[(\[](?P<unit>[^()\[\]]+)[)\]]")
 _TIME = re.compile(r"(?P<metric>\w+)(?<!_per)_(?P<unit>[mu]?s)", re.ASCII | re.IGNORECASE)
 _RATE = re.compile(
@@ -67,12 +70,17 @@ _SHARE = ("", "fraction", "ratio", "share")
 
 
 def value_and_unit(text: str) -> tuple[str, str]:
-    """A value apart from its unit, without commas between thousands; the text as it is where it is not one of both."""
-    match = _VALUE.fullmatch(text.strip())
+    """A value apart from its unit, without marks between thousands, `1,250.5`, `1.250,5`, `1 250`, and with a point for
+    a decimal comma; the text as it is where it is not one of both.
+    """
+    match = _VALUE.fullmatch(_SPACED.sub(lambda one: re.sub(r"\D", "", one[0]), text.strip()))
     if match is None:
         return text, ""
     value, kilo = match["value"], match["kilo"] or match["kilo_of"]
-    value = value.replace(",", "") if _THOUSANDS.fullmatch(value) else value
+    if _THOUSANDS.fullmatch(value):
+        value = value.replace(",", "")
+    elif _DECIMAL_COMMA.fullmatch(value):
+        value = value.replace(".", "").replace(",", ".")
     if kilo and NUMBER.fullmatch(value):
         value = f"{1000 * float(value):.12g}"
     return value, (match["unit"] or "").strip()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from pregate.engines.reading import without_flags
 from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.command_counts import with_command_counts
 from pregate.measured.rows.command_loads import LOAD_COLUMNS, with_load
-from pregate.measured.rows.engine_words import in_flags, without_power
+from pregate.measured.rows.engine_words import in_flags, with_usual_design, without_power
 from pregate.measured.rows.measured_row import COLUMNS, METRICS, MeasuredRow
 from pregate.measured.rows.metric_aliases import METRIC_ALIASES, underscored
+from pregate.measured.rows.note_design import with_design_of_note
 from pregate.measured.rows.other_tables import (
     METRIC_MARK,
     cells_of_bench,
@@ -30,12 +32,14 @@ from pregate.measured.rows.other_tables import (
 )
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.served_load import load_named
+from pregate.measured.rows.stated_lengths import with_lengths
 from pregate.measured.rows.stated_units import UNITS, plain_unit
-from pregate.measured.rows.table_header import BESIDE, MEMORY, column_names
+from pregate.measured.rows.table_header import BESIDE, CARD_MEMORY, MEMORY, column_names, with_card_memory
 from pregate.measured.rows.table_text import as_csv
 from pregate.measured.rows.token_origin import tokens_of_row
 from pregate.measured.rows.unread_cells import unread_reason
 from pregate.measured.rows.written_cells import as_written
+from pregate.spellings.names import our_name
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.foundation.documents import NUMBER, read_text
 
@@ -80,7 +84,7 @@ def read_table(path: Path) -> list[MeasuredRow]:
         header = list(COLUMNS) if theirs or bench else column_names(header, COLUMNS, str(path))
         if not theirs and not bench and reader.fieldnames:
             reader.fieldnames = header
-        wide = any(column.startswith(METRIC_MARK) for column in header)
+        wide = any(column.startswith(METRIC_MARK) for column in header) or CARD_MEMORY in header
         missing = [column for column in _REQUIRED if column not in header and not (wide and column in _IN_HEADERS)]
         if missing or len(set(header)) != len(header):
             raise InvalidFile(f"{path}: columns are {','.join(header)[:200]!r}: missing or twice {', '.join(missing)}")
@@ -98,7 +102,7 @@ def read_table(path: Path) -> list[MeasuredRow]:
                 cells = cells_of_bench(cells)
             elif theirs:
                 cells = cells_of(list(cells.values()), where)
-            of_line = [_row(one, where) for one in melted(with_flags(cells))]
+            of_line = [_row(one, where) for one in melted(with_flags(with_card_memory(cells, header)))]
             if len({row.metric for row in of_line}) < len(of_line):
                 raise InvalidFile(
                     f"{where}: two columns of one metric: keep one ({', '.join(r.metric for r in of_line)})"
@@ -135,7 +139,8 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     told = [f"{column} {cells[column].strip()}" for column in BESIDE if cells.get(column, "").strip()]
     text["note"] = "; ".join(filter(None, (text["note"], *told)))
     metric = text["metric"] = _metric(text["metric"])
-    text = with_load(with_command_counts(text))
+    text = with_usual_design(with_design_of_note(text), our_name("stack", text["stack"]))
+    text = with_load(with_command_counts(with_lengths(text)))
     metric = text["metric"]
     if text["load"]:
         text["batch"] = text["batch"] or str(load_named(text["load"], f"{where}: load").requests)
@@ -201,8 +206,8 @@ def _value(text: str, unit: str, metric: str, where: str) -> float:
             raise InvalidFile(f"{where}: hit_rate {text[:40]!r} {unit[:20]} is no fraction from 0 to 1")
         return float(text) * factor
     if NUMBER.fullmatch(text) is None or not (math.isfinite(float(text)) and float(text) > 0):
-        plain = text.replace(",", ".")
-        hint = f": write {plain}" if text.count(",") == 1 and NUMBER.fullmatch(plain) else ""
+        is_range = re.match(r"[<>\u2264\u2265]|[\d.,]+\s*(?:-|\u2013|to|\.\.)\s*\d", text)
+        hint = ": a range or a bound is not one: state the mean of what was measured" if is_range else ""
         raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0{hint}")
     if metric not in METRICS:
         return float(text)

@@ -43,7 +43,32 @@ def as_csv(text: str, where: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("|")]
     if lines and (start.startswith("|") or any(_RULE.fullmatch(line) for line in lines[:2])):
         return _of_markdown(text, where)
-    return text
+    return _of_other_marks(start)
+
+
+_POINT = re.compile(r"(?<![\w.])\d+\.\d{1,2}(?![\w.])")
+_COMMA = re.compile(r"~?(?P<number>(?:\d{1,3}(?:\.\d{3})+|\d+),\d+)(?P<beside>\s*[^\d,]*)", re.ASCII)
+"""A number with a decimal comma, and its unit."""
+
+
+def _of_other_marks(text: str) -> str:
+    """Cells that `;` or tabs part as CSV, by the header; numbers with a decimal comma, as spreadsheets that part by `;`
+    write them, with a point, unless others have one. Text that commas part as it is.
+    """
+    header = text.partition("\n")[0]
+    known = {mark: sum(map(_is_column, header.split(mark))) for mark in (";", "\t", ",")}
+    mark = max(known, key=lambda mark: known[mark])
+    if mark == "," or known[mark] <= known[","]:
+        return text
+    rows = list(csv.reader(io.StringIO(text), delimiter=mark))
+    if mark == ";" and not any(_POINT.fullmatch(cell.strip()) for row in rows for cell in row):
+        rows = [[_with_point(cell) for cell in row] for row in rows]
+    return _written([row for row in rows if any(row)])
+
+
+def _with_point(cell: str) -> str:
+    found = _COMMA.fullmatch(cell.strip())
+    return cell if found is None else found["number"].replace(".", "").replace(",", ".") + found["beside"]
 
 
 def _of_json(text: str, where: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pregate.measured.rows.metric_aliases import METRIC_ALIASES, WORDS_OF_RATES, by_alias, is_metric_name, underscored
 from pregate.measured.rows.placement_words import placement_in_words
 from pregate.measured.rows.served_load import PERCENTILES
+from pregate.measured.rows.stated_lengths import count_of
 from pregate.measured.rows.stated_units import metric_and_unit, metric_of_unit, one_unit, value_and_unit
 from pregate.spellings.host_memory import host_and_memory
 
@@ -60,6 +61,17 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
         "n_gen",
     ),
     "context_tokens": ("depth", "n_depth", "kept_tokens"),
+    "lengths": (
+        "length",
+        "isl/osl",
+        "isl_/_osl",
+        "in/out",
+        "input/output",
+        "input/output_tokens",
+        "prompt/output",
+        "prompt/gen",
+        "pp/tg",
+    ),
     "metric": ("test", "measure"),
     "value": ("result", "measured", "speed"),
     "unit": ("units",),
@@ -109,7 +121,7 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
         row["policy"], row["placement"] = "gpu_only", placement_in_words(policy)
     row |= _memory_apart(row)
     for column in ("batch", "input_tokens", "output_tokens", "context_tokens", "concurrency", "requests"):
-        row[column] = _count(row.get(column, ""))
+        row[column] = count_of(row.get(column, ""))
     return row
 
 
@@ -159,12 +171,3 @@ def _memory_apart(row: Mapping[str, str]) -> dict[str, str]:
     """A host's memory in a cell of its own where it stands beside the host."""
     host, memory = host_and_memory(row.get("host", ""))
     return {"host": host, "memory": memory} if memory and not row.get("memory") else {}
-
-
-def _count(text: str) -> str:
-    """A count as digits: `4k`, `8K`, `1M` and `1,024` too; other text as it is."""
-    plain = text.strip()
-    if re.fullmatch(r"\d{1,3}(,\d{3})+", plain, re.ASCII):
-        return plain.replace(",", "")
-    binary = re.fullmatch(r"(\d{1,4})\s?([kKM])", plain, re.ASCII)
-    return str(int(binary[1]) << (20 if binary[2] == "M" else 10)) if binary else plain

@@ -51,11 +51,11 @@ def test_a_strangers_header_and_figures_are_read_or_told_how_to_be_written(tmp_p
         "qwen3-30b-a3b", 7, "decode_tokens_per_s", "qwen3-30b-a3b on rtx-4090, gpu_only, decode_tokens_per_s",
     )  # fmt: skip
     for text, words in (
-        ("model;hardware;metric;value;unit\na;b;c;1;s\n", "parted by ';', not by commas"),
-        ("model\thardware\na\tb\n", "parted by '.t', not by commas"),
+        ("model|hardware\na|b\n", "parted by '.', not by commas"),
+        ("model\thardware\na\tb\n", "missing or twice metric, value"),
         ("model,hardware,metric,value,unit,set\na,b,ttft,1,s,x=1,y=2\n", "as many cells as columns, 6, .* parted by ;"),
         ("model,Model,hardware,metric,value,unit\na,a,b,ttft,1,s\n", "twice"),
-        ('model,hardware,metric,value,unit\na,b,prefill_tokens_per_s,"1,2",tok/s\n', "above 0: write 1.2"),
+        ('model,hardware,metric,value,unit\na,b,prefill_tokens_per_s,"1,2,3",tok/s\n', "above 0$"),
     ):
         path.write_text(text)
         with pytest.raises(InvalidFile, match=words):

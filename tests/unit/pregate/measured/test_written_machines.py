@@ -92,7 +92,7 @@ def test_one_node_of_two_sockets_reads_half_of_their_memory(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "engine", ["llama.cpp Vulkan", "Fiddler", "HybriMoE", "MoE-Infinity",
-               "exllamav3", "MLX", "PowerInfer", "TensorRT-LLM", "DeepSpeed ZeRO-Inference", "AirLLM",
+               "exllamav3", "MLX", "PowerInfer", "TensorRT-LLM", "DeepSpeed-MII", "AirLLM",
                "Accelerate device_map=auto", "HF transformers offload_folder=./off"],
 )  # fmt: skip
 def test_an_engine_without_constants_is_told_what_comes_nearest(engine: str, tmp_path: Path) -> None:

@@ -1,0 +1,276 @@
+"""Rows of tables as their authors write them: what each cell means, and the reason of a row that cannot be said."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pregate.measured.row_prediction import RowBench
+from pregate.measured.rows.measured_row import MeasuredRow
+from pregate.measured.rows.table import read_table
+from traces.errors import InvalidFile, PregateError
+
+LLAMA = "model,hardware,host,formats,stack,policy,metric,value,note"
+
+
+def read(folder: Path, header: str, line: str) -> MeasuredRow:
+    path = folder / "mine.csv"
+    path.write_text(f"{header}\n{line}\n")
+    return read_table(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "policy", "reason"),
+    [
+        ("-ngl 99 --n-cpu-moe 24 -c 8192", "gpu_only@experts=cpu:24", ""),
+        ("Q4_K_M by unsloth; -ngl 99 -ot exps=CPU", "gpu_only@experts=cpu", ""),
+        ("./llama-server -m q.gguf -ngl 20", "gpu_only@layers=cpu:29", ""),
+        ("all experts offloaded to CPU", "gpu_only@experts=cpu", ""),
+        ("ran with --cpu-moe", "gpu_only", "'--cpu-moe': put how it ran into the column policy"),
+        ("24 of 48 layers on GPU, rest of the layers in RAM", "gpu_only", "layers in RAM': put how it ran"),
+        ("partial offload, 8k context", "gpu_only", "'partial offload': put how it ran"),
+        ("ngl 20", "gpu_only", "'ngl 20': put how it ran"),
+        ("power limited to 300 W", "gpu_only", "'power limited to 300 W': put it beside the card"),
+        ("-ngl 99; undervolted, 280 W limit", "gpu_only", "'280 W limit': put it beside the card"),
+        ("two GPUs", "gpu_only", "'two GPUs': say how many in hardware"),
+        ("tensor parallel over both", "gpu_only", "'tensor parallel': say how many"),
+        ("with speculative decoding", "gpu_only", "'speculative decoding': drafted tokens cannot be said"),
+        ("full GPU offload, no CPU offload", "gpu_only", ""),
+        ("no speculative decoding, not power limited to 300 W", "gpu_only", ""),
+        ("-ngl 99 -fa on", "gpu_only", ""),
+        ("b6123, Windows 11, driver 581.2", "gpu_only", ""),
+    ],
+)
+def test_the_note_of_a_row_without_a_design_is_read_or_told_of(
+    line: str, policy: str, reason: str, tmp_path: Path
+) -> None:
+    row = read(tmp_path, LLAMA, f'Qwen3-30B-A3B,RTX 4090,7950X,Q4_K_M,llama.cpp,,tg128,30,"{line}"')
+    assert ("@".join(filter(None, (row.policy, row.placement))), bool(row.reason)) == (policy, bool(reason))
+    assert reason in row.reason
+
+
+def test_the_note_of_a_row_with_a_policy_of_ours_says_nothing(tmp_path: Path) -> None:
+    note = "-ngl 99 -ot exps=CPU, two GPUs, power limited to 300 W"
+    row = read(tmp_path, LLAMA, f'Qwen3-30B-A3B,RTX 4090,7950X,Q4_K_M,llama.cpp,gpu_only@experts=cpu,tg128,30,"{note}"')
+    assert (row.policy, row.reason) == ("gpu_only@experts=cpu", "")
+
+
+def test_a_note_beside_flags_may_say_more_than_they_do(tmp_path: Path) -> None:
+    row = read(tmp_path, LLAMA, "Qwen3-30B-A3B,RTX 4090,7950X,Q4_K_M,llama.cpp,-ngl 99,tg128,30,power limit 300 W")
+    assert "put it beside the card" in row.reason
+    said = read(
+        tmp_path, LLAMA, "Qwen3-30B-A3B,RTX 4090 (300 W),7950X,Q4_K_M,llama.cpp,-ngl 99,tg128,30,power limit 300 W"
+    )
+    assert said.reason == ""
+
+
+LENGTHS = "model,hardware,formats,stack,lengths,batch,metric,value"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("512+128", (512, 128)),
+        ("pp512+tg128", (512, 128)),
+        ("tg128+pp512", (512, 128)),
+        ("1024/256", (1024, 256)),
+        ("1k in / 1k out", (1024, 1024)),
+        ("ISL 1024 OSL 256", (1024, 256)),
+        ("osl=256; isl=1024", (1024, 256)),
+        ('"1,024 prompt tokens, 256 generated"', None),
+        ('"1,024 input, 256 output"', (1024, 256)),
+        ("2048x512", (2048, 512)),
+    ],
+)
+def test_lengths_are_tokens_of_a_prompt_and_an_answer(
+    text: str, expected: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    row = read(tmp_path, LENGTHS, f"Qwen3-30B-A3B,H100,bf16,vllm,{text},8,tokens_per_s,900")
+    if expected is None:
+        assert "512+128" in row.reason
+    else:
+        assert (row.input_tokens, row.output_tokens, row.reason) == (*expected, "")
+
+
+@pytest.mark.parametrize("text", ["512", "128-512", "lots", "pp512+pp1024", "0.5-1.5"])
+def test_lengths_that_are_no_pair_are_never_passed_over(text: str, tmp_path: Path) -> None:
+    row = read(tmp_path, LENGTHS, f"Qwen3-30B-A3B,H100,bf16,vllm,{text},8,tokens_per_s,900")
+    assert "lengths" in row.reason
+
+
+def test_lengths_that_differ_from_a_column_are_a_reason(tmp_path: Path) -> None:
+    header = "model,hardware,formats,stack,lengths,input_tokens,metric,value"
+    row = read(tmp_path, header, "Qwen3-30B-A3B,H100,bf16,vllm,512+128,1024,tokens_per_s,900")
+    assert row.reason == "input_tokens is 1024, and lengths say '512+128': leave one out"
+    assert read(tmp_path, header, "Qwen3-30B-A3B,H100,bf16,vllm,512+128,512,tokens_per_s,900").reason == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('"7,9 t/s"', 7.9),
+        ('"1.204,6 t/s"', 1204.6),
+        ('"1,204.6"', 1204.6),
+        ('"1,204"', 1204.0),
+        ('"0,345"', 0.345),
+        ('"1234,567"', 1234.567),
+        ("1 204 t/s", 1204.0),
+        ("1\u202f204.5 t/s", 1204.5),
+        ("1'204", 1204.0),
+        ("~21 t/s", 21.0),
+    ],
+)
+def test_marks_of_decimals_and_thousands(text: str, value: float, tmp_path: Path) -> None:
+    assert read(tmp_path, "model,hardware,stack,metric,value", f"qwen3-30b-a3b,rtx-4090,,tg128,{text}").value == value
+
+
+@pytest.mark.parametrize("text", ["18-22 t/s", ">30 t/s", "18 to 22"])
+def test_a_range_is_told_to_be_one(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match="a range or a bound is not one: state the mean"):
+        read(tmp_path, "model,hardware,stack,metric,value", f"qwen3-30b-a3b,rtx-4090,,tg128,{text}")
+
+
+def test_cells_may_be_parted_by_semicolons_or_tabs(tmp_path: Path) -> None:
+    header, line = (
+        "model;GPU;engine;flags;test;t/s",
+        "qwen3-30b-a3b;RTX 4070;llama.cpp;-ngl 99 -ot a=CPU,b=CPU;tg128;1.034,5",
+    )
+    assert read(tmp_path, header, line).value == 1034.5
+    line = "qwen3-30b-a3b;RTX 4070;llama.cpp;-ngl 99;pp512;1,034\nqwen3-30b-a3b;RTX 4070;llama.cpp;-ngl 99;tg128;34.5"
+    assert read(tmp_path, header, line).value == 1034.0  # another row has a decimal point
+    tabs = read(tmp_path, header.replace(";", "\t"), "qwen3-30b-a3b\tRTX 4070\tllama.cpp\t-ts 1,0\ttg128\t34.5")
+    assert (tabs.hardware, tabs.value) == ("rtx-4070", 34.5)
+
+
+@pytest.mark.parametrize(
+    ("written", "count"),
+    [
+        ("~500", 500),
+        ("512 tokens", 512),
+        ("8,192", 8192),
+        ("8k", 8192),
+        ("bs=4", 4),
+        ("pp512", 512),
+        ("about 1k", 1024),
+    ],
+)
+def test_counts_as_people_write_them(written: str, count: int, tmp_path: Path) -> None:
+    row = read(
+        tmp_path, "model,hardware,input_tokens,metric,value,unit", f'qwen3-30b-a3b,rtx-4090,"{written}",ttft,1,s'
+    )
+    assert row.input_tokens == count
+
+
+@pytest.mark.parametrize("written", ["128-512", "512 or 1024", "1.5k tokens", "tok", "-5"])
+def test_a_count_that_is_none_is_refused(written: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match=r"input_tokens .* is not a whole number"):
+        read(tmp_path, "model,hardware,input_tokens,metric,value,unit", f"qwen3-30b-a3b,rtx-4090,{written},ttft,1,s")
+
+
+@pytest.mark.parametrize(
+    ("written", "stack"),
+    [
+        ("ik_llama.cpp (main)", "ik-llama"),
+        ("ik_llama.cpp @ 8337e4cd", "ik-llama"),
+        ("llama.cpp b6100 (CUDA)", "llama-cpp"),
+        ("llama.cpp (CUDA 12.8)", "llama-cpp"),
+        ("llama.cpp CUDA b7100", "llama-cpp"),
+        ("llama.cpp master", "llama-cpp"),
+        ("llama.cpp llama-server", "llama-cpp"),
+        ("vLLM nightly", "vllm"),
+        ("KTransformers v0.2.4post1", "ktransformers"),
+        ("DeepSpeed ZeRO-Inference", "pytorch-eager"),
+        ("llama.cpp (Vulkan)", "llama.cpp (Vulkan)"),
+        ("ik_llama.cpp fork", "ik_llama.cpp fork"),
+    ],
+)
+def test_an_engine_may_say_its_version_branch_or_back_end(written: str, stack: str, tmp_path: Path) -> None:
+    line = f'qwen3-30b-a3b,rtx-4090,"{written}",tg128,30'
+    assert read(tmp_path, "model,hardware,stack,metric,value", line).stack == stack
+
+
+@pytest.mark.parametrize(
+    ("stack", "settings", "policy"),
+    [
+        ("Ollama 0.12", "num_gpu=24", "gpu_only@layers=cpu:25"),
+        ("Ollama", "num_gpu: 24", "gpu_only@layers=cpu:25"),
+        ("LM Studio 0.3.30", "GPU offload 36/48", "gpu_only@layers=cpu:13"),
+        ("llama.cpp", "-ngl 99 -ncmoe 4", "gpu_only@experts=cpu:4"),
+        ("SGLang v0.5.3", "--tp 1", "gpu_only"),
+    ],
+)
+def test_settings_may_be_what_an_engine_is_told(stack: str, settings: str, policy: str, tmp_path: Path) -> None:
+    row = read(tmp_path, "model,gpu,engine,settings,test,t/s", f"qwen3-30b-a3b,RTX 4090,{stack},{settings},tg128,30")
+    assert (row.policy, row.set, row.reason) == (policy, "", "")
+
+
+@pytest.mark.parametrize(
+    ("stack", "policy", "reason"),
+    [
+        ("FlexGen", "gpu_only", "policy is empty, and flexgen moves weights: say which design ran"),
+        ("mixtral-offloading", "gpu_only", "policy is empty, and mixtral-offloading moves weights"),
+        ("ZeRO-Inference", "prefetch_all@weights=stream", ""),
+        ("DeepSpeed ZeRO-Inference", "prefetch_all@weights=stream", ""),
+        ("transformers", "gpu_only", ""),
+    ],
+)
+def test_an_engine_that_moves_weights_is_no_resident_run(stack: str, policy: str, reason: str, tmp_path: Path) -> None:
+    row = read(tmp_path, "model,gpu,engine,metric,value", f"mixtral-8x7b,H200,{stack},decode,30")
+    assert (row.policy, row.reason[: len(reason)], bool(row.reason)) == (policy, reason, bool(reason))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "flags", "cards", "reason"),
+    [
+        ("RTX 3090", "-ngl 99 -ts 1,1", 1, "'-ts 1,1' is of 2 cards, hardware 'rtx-3090' of 1: name 2x rtx-3090"),
+        ("RTX 3090", "CUDA_VISIBLE_DEVICES=0,1 ./llama-server -ngl 99", 1, "is of 2 cards, hardware 'rtx-3090' of 1"),
+        ("RTX 3090", "CUDA_VISIBLE_DEVICES=1 ./llama-server -ngl 99", 1, ""),
+        ("RTX 3090", "-ngl 99 -ts 1,0", 1, ""),
+        ("2x RTX 3090", "-ngl 99 -ts 3,2", 2, ""),
+        ("2x RTX 3090", "-ngl 99 -ts 1,1,1", 2, "is of 3 cards, hardware '2x rtx-3090' of 2: name 3x rtx-3090"),
+        ("4x RTX 3090", "CUDA_VISIBLE_DEVICES=0,1 ./llama-server -ngl 99 -ts 1,1", 2, ""),
+        ("4x RTX 3090", "-ngl 99 -dev CUDA0,CUDA1,CUDA2", 3, ""),
+    ],
+)
+def test_cards_that_flags_name_are_those_of_the_row(
+    hardware: str, flags: str, cards: int, reason: str, tmp_path: Path
+) -> None:
+    row = read(
+        tmp_path, "model,gpu,engine,quant,flags,test,t/s", f'qwen3-30b-a3b,{hardware},llama.cpp,q4_0,"{flags}",tg128,9'
+    )
+    assert reason in row.reason
+    assert bool(row.reason) == bool(reason)
+    if not reason:
+        memory = re.search(r"hbm_bytes=(\d+)", row.set)
+        assert (int(memory[1]) if memory else 24 << 30) == cards * (24 << 30)
+        RowBench().platform(row)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "vram", "means"),
+    [
+        ("RTX 4060 Ti", "16 GB", ("rtx-4060-ti-16gb", 1)),
+        ("RTX 4060 Ti", "8", ("rtx-4060-ti-8gb", 1)),
+        ("RTX 4090", "24GB", ("rtx-4090", 1)),
+        ("2x RTX 3090", "48 GB", ("rtx-3090", 1)),
+        ("RTX 4090", "21.3 GB", ("rtx-4090", 2)),
+    ],
+)
+def test_a_column_of_the_cards_memory_is_its_size_or_what_a_run_took(
+    hardware: str, vram: str, means: tuple[str, int], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(f"model,GPU,VRAM,engine,flags,tg128\nqwen3-30b-a3b,{hardware},{vram},llama.cpp,-ncmoe 9,30\n")
+    rows = read_table(path)
+    assert ({row.hardware for row in rows}, len(rows)) == ({means[0]}, means[1])
+    if means[1] == 2:
+        assert {row.metric: row.value for row in rows}["peak_hbm_bytes"] == 21.3e9
+
+
+@pytest.mark.parametrize(("stack", "nearest"), [("FloE", "lru_next_gate"), ("Pre-gated MoE", "fastertransformer")])
+def test_designs_of_papers_are_told_what_comes_nearest(stack: str, nearest: str, tmp_path: Path) -> None:
+    row = read(tmp_path, "model,gpu,engine,metric,value", f"mixtral-8x7b,RTX 3090,{stack},decode,3")
+    with pytest.raises(PregateError, match=f"no constants of this engine are known here; nearest: .*{nearest}"):
+        RowBench().platform(row)
