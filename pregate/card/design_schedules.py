@@ -7,11 +7,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hwmodels.cost import price_figures
+from hwmodels.figures import figures_of
 from pregate.ask.capturing.answer_cache import Answer, answer_key, kept_answer
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import Request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.card.designs import Planned
+from pregate.card.stages import token_pace
+from simulator.recurrence import simulate
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -44,6 +48,19 @@ class DesignSchedules:
             return make()
         planned = self.planned
         return kept_answer(self.kept, answer_key(question, (planned.prompt, planned.tokens), planned.hw), make)
+
+    def token_pace(self) -> float:
+        """How many times as long as by its schedule a token takes beside the other passes that are under way."""
+        planned = self.planned
+        if planned.n_under_way == 1:
+            return 1.0
+
+        def pace() -> Answer:
+            schedule = self.tokens.decoded.schedule
+            run = simulate(schedule, price_figures(schedule.works, figures_of(planned.hw)))
+            return {"pace": token_pace(planned.tokens, run, planned.n_under_way)}
+
+        return float(self.found(f"pace of {planned.n_under_way} passes", pace)["pace"])
 
     def digests(self) -> list[str]:
         """The digest of each."""

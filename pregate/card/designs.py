@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.stacks.stack_files import load_stack
@@ -15,6 +17,7 @@ from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.request import Request, request
 from pregate.card.job import Workpiece
+from pregate.card.stages import under_way
 from pregate.engines.flag_table import HOST_KERNELS, engine_of
 from pregate.engines.flag_table import engines as flags_of_engines
 from traces.errors import InvalidInput
@@ -87,8 +90,8 @@ _LONG: Mapping[str, tuple[str, ...]] = ReadOnly(
 it (`{wide}`: all of it, as far as `_WIDEST` goes), not at all, or where they never were.
 """
 
-_SHARING: Mapping[str, tuple[str, ...]] = ReadOnly({"vllm": ("gpu_only@experts=whole",)})
-"""What engines offer besides where several cards share every layer."""
+_SHARING: Mapping[str, tuple[str, ...]] = ReadOnly({"vllm": ("gpu_only@experts=whole", "gpu_only@turns={cards}")})
+"""What engines offer besides where several cards share every layer; `{cards}`: as many as there are."""
 
 _LONG_TOKENS = 1024
 """Two passes of llama.cpp, and the tokens from which on KTransformers is asked to bring experts."""
@@ -118,12 +121,20 @@ class EngineDesign:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A design whose memory is granted: the request for the prompt, and that for the tokens."""
+    """A design whose memory is granted: the request for the prompt, and that for a pass of tokens, of which
+    `n_under_way` are at the same time.
+    """
 
     design: EngineDesign
     hw: Platform
     prompt: Request
     tokens: Request
+    n_under_way: int = 1
+
+    @property
+    def n_at_once(self) -> int:
+        """Cards that compute tokens at the same time."""
+        return self.tokens.n_at_once * self.n_under_way
 
 
 def stacks_for(
@@ -171,7 +182,7 @@ def designs_of(
     """
     named = offered(stack) or ((() if beside_engines and stack == RESEARCH else _PLACED) + _MOVING)
     if n_sharing > 1:
-        named += _SHARING.get(_engine(stack), ())
+        named += tuple(name.replace("{cards}", str(n_sharing)) for name in _SHARING.get(_engine(stack), ()))
     if n_prompt >= _LONG_TOKENS:
         wide = str(min(1 << (n_prompt - 1).bit_length(), _WIDEST))
         named += tuple(name.replace("{wide}", wide) for name in _for_long_prompts(_engine(stack), model))
@@ -241,20 +252,24 @@ def _with_any_dram(hw: Platform) -> Platform:
 
 
 def _granted(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str) -> Planned:
-    prompt, tokens = granted(model, hw, work, policy_named(name))
-    return Planned(EngineDesign(name, hw.stack.name), hw, prompt, tokens)
+    return granted(model, hw, work, policy_named(name), name)
 
 
-def granted(model: ModelArchitecture, hw: Platform, work: Workpiece, policy: Policy) -> tuple[Request, Request]:
-    """The requests for the prompt and for the tokens of a job, with the memory that the whole takes.
+def granted(
+    model: ModelArchitecture, hw: Platform, work: Workpiece, policy: Policy, name: str | None = None
+) -> Planned:
+    """A design, called `name` (None: as its policy), with the memory that the whole job takes.
 
     Raises `CapacityExceeded` where that is not there.
     """
     policy = policy.placed(work.popularity)
     prompt = request(model, hw, work.prompt, policy, workload=work.workload)
-    tokens = work.tokens_for(policy)
-    same = tokens is work.prompt
-    return prompt, prompt if same else request(model, hw, tokens, policy, workload=work.workload)
+    tokens, n = work.tokens_for(policy), 1
+    if not work.is_recorded:  # whose passes are as they were
+        n, batch = under_way(hw, policy, work.job)
+        tokens = tokens if n == 1 else tokens.of_sequences(np.unique(tokens.sequence)[:batch].tolist())
+    asked = prompt if tokens is work.prompt else request(model, hw, tokens, policy, workload=work.workload)
+    return Planned(EngineDesign(name or policy.name, hw.stack.name), hw, prompt, asked, n)
 
 
 def n_together(hw: Platform) -> int:

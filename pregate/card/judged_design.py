@@ -80,6 +80,10 @@ class PhaseUse:
         moved = moved_bytes(timeline.schedule.kind, timeline.moved_bytes)["h2d_bytes"]
         return cls(compute, host, moved / span_s)
 
+    def at_pace(self, pace: float) -> PhaseUse:
+        """Where the phase takes `pace` times as long."""
+        return PhaseUse(self.compute_share / pace, self.host_share / pace, self.h2d_bytes_per_s / pace)
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -103,6 +107,11 @@ class Judged:
     planned: Planned = field(repr=False, compare=False)
     schedules: DesignSchedules = field(repr=False, compare=False)
 
+    @property
+    def n_under_way(self) -> int:
+        """Passes of tokens that are under way at the same time."""
+        return self.planned.n_under_way
+
     def estimate(self, objective: str) -> Expected:
         """The number that `objective` names. Raises `UnknownName`."""
         if objective not in OBJECTIVES:
@@ -122,6 +131,7 @@ class Judged:
             "stack": self.design.stack,
             "ttft_s": self.ttft.to_dict(),
             "tpot_s": self.tpot.to_dict(),
+            "passes_under_way": self.n_under_way,
             "request_s": self.request.to_dict(),
             "tokens_per_s": self.throughput.to_dict(),
             "hit_rate": self.hit_rate,
@@ -147,7 +157,9 @@ def judge(planned: Planned, job: RequestLoad, kept: ScheduleCache | None = None)
     schedules = DesignSchedules(planned, kept)
     found = schedules.found("times", lambda: _times(schedules))
     prompt, tokens = found["prompt"], found["tokens"]
+    pace = schedules.token_pace()
     ttft, tpot = _expected(prompt), _expected(tokens)
+    tpot = dataclasses.replace(tpot, value=pace * tpot.value)
     whole = _together(ttft, tpot, job)
     return Judged(
         design=planned.design,
@@ -161,7 +173,7 @@ def judge(planned: Planned, job: RequestLoad, kept: ScheduleCache | None = None)
         prompt_binds=prompt["binds"],
         token_binds=tokens["binds"],
         prompt_use=PhaseUse(**prompt["use"]),
-        token_use=PhaseUse(**tokens["use"]),
+        token_use=PhaseUse(**tokens["use"]).at_pace(pace),
         beyond_fit=tokens["beyond_fit"] or prompt["beyond_fit"],
         planned=planned,
         schedules=schedules,

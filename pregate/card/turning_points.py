@@ -121,7 +121,7 @@ def _times_worse(cost: float, best: float) -> float:
 def _along_axes(one: Judged, objective: str) -> NDArray[np.float64]:
     """Seconds of the objective at every factor of every axis, [axes, F]."""
     found = one.schedules.found("times along axes", lambda: _times_along_axes(one.schedules))
-    ttft_s, tpot_s = (np.array(found[name]) for name in ("ttft_s", "tpot_s"))
+    ttft_s, tpot_s = np.array(found["ttft_s"]), one.schedules.token_pace() * np.array(found["tpot_s"])
     timed = "request" if objective == "throughput" else objective  # the more tokens a second, the shorter a request
     seconds: NDArray[np.float64] = objective_of(ttft_s, tpot_s, one.job, timed)
     return seconds.reshape(len(AXES), len(_FACTORS))

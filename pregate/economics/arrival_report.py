@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pregate.ask.result_display import html_rows, to_dataframe
-from pregate.economics.batching import MOST_SLOTS
+from pregate.card.usual_passes import MOST_SLOTS
 from pregate.economics.cost_draws import Estimate
 from pregate.economics.serving import LatencyPromise, Unserved
 from simulator.arrivals import PROMPTS_ALONE, Batching

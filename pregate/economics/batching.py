@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hwmodels.platform import Platform
-from simulator.arrivals import PASS_TOKENS, Batching
+from pregate.card.usual_passes import MOST_SLOTS, usual_pass_tokens
+from simulator.arrivals import Batching
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.type_checks import check_fields
 from traces.model.architecture import ModelArchitecture
@@ -15,12 +16,6 @@ from traces.transforms.prefix_cache import with_prefix_cache
 
 Prompts = Literal["beside", "alone"]
 """How prompts pass: beside tokens of other requests, in parts, or whole and alone, before these."""
-
-MOST_SLOTS = 1024
-_FEWER_SLOTS = 256
-
-_LARGE_BYTES = 70 * 2**30
-_LARGE_PASS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +77,3 @@ def batching_of(machine: Platform, model: ModelArchitecture, prompts: str | None
     execution = machine.execution
     mixes = execution.mixes_prompts if prompts is None else prompts == "beside"
     return Batching(mixes and not model.is_encoder_decoder, execution.schedules_ahead)
-
-
-def usual_pass_tokens(machine: Platform, *, offline: bool = False) -> int:
-    """Tokens of a pass at most: what `llama-server` takes (`-b`), and `vllm serve` (`--max-num-batched-tokens`), which
-    takes more where a card has 70 GiB and is no A100, and where requests are in its own process (`offline`;
-    vllm/engine/arg_utils.py: get_batch_defaults).
-    """
-    if machine.execution.name != "vllm":
-        return PASS_TOKENS
-    large = _is_large(machine)
-    return (2 * _LARGE_PASS if large else _LARGE_PASS) if offline else (_LARGE_PASS if large else PASS_TOKENS)
-
-
-def usual_slots(machine: Platform) -> int:
-    """Requests side by side at most: `--max-num-seqs` of vLLM (get_batch_defaults), elsewhere as many as ask."""
-    return MOST_SLOTS if machine.execution.name != "vllm" or _is_large(machine) else _FEWER_SLOTS
-
-
-def _is_large(machine: Platform) -> bool:
-    card = machine.machine.accelerator
-    return card.hbm_bytes >= _LARGE_BYTES and "a100" not in card.name

@@ -14,6 +14,7 @@ from pregate.ask.timing.time_errors import TimeError, summed, time_error
 from pregate.card.designs import granted
 from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged_design import Judged, PhaseUse
+from pregate.card.stages import token_pace
 from traces.model.architecture import ModelArchitecture
 
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -48,6 +49,7 @@ class Served:
     the host's processor `host_share`; `link_bytes` cross the link for each output token.
     `link_bytes_per_s` while it serves, `hit_rate` of its cache, `peak_hbm_bytes`: what a monitor would show.
     `error`: how far `request_s` may be off. `n_at_once`: cards that compute and copy at the same time.
+    `n_under_way`: passes of tokens at the same time.
     """
 
     design: str
@@ -63,6 +65,7 @@ class Served:
     peak_hbm_bytes: int
     error: TimeError
     n_at_once: int = 1
+    n_under_way: int = 1
 
     @property
     def requests_per_s(self) -> float:
@@ -112,19 +115,22 @@ def _at(
 ) -> Served:
     """One batch: its prompt, and some tokens in the middle of its decode."""
     work = workpiece(model, RequestLoad(request.input_tokens, max(request.output_tokens, 2), batch), seed)
-    asked = granted(model, machine, work, design)
-    prompt, tokens = map(capture_request, asked)
+    planned = granted(model, machine, work, design)
+    prompt, tokens = map(capture_request, (planned.prompt, planned.tokens))
     first, middle = (interpret(one, machine, "recurrence", with_intervals=False) for one in (prompt, tokens))
-    request_s = first.ttft_s + (request.output_tokens - 1) * middle.tpot_s
+    assert middle.timeline is not None
+    pace = token_pace(planned.tokens, middle.timeline, planned.n_under_way)
+    tpot_s = pace * middle.tpot_s
+    request_s = first.ttft_s + (request.output_tokens - 1) * tpot_s
     # The prompt's run makes two tokens; each of those that are left is one of the middle's.
-    rest_s = max(request.output_tokens - 2, 0) * middle.tpot_s
-    use = _together((first.makespan_s, use_of(first)), (rest_s, use_of(middle, middle.ttft_s)))
+    rest_s = max(request.output_tokens - 2, 0) * tpot_s
+    use = _together((first.makespan_s, use_of(first)), (rest_s, use_of(middle, middle.ttft_s).at_pace(pace)))
     errors = time_error(prompt, machine, "ttft_s"), time_error(tokens, machine, "tpot_s")
     return Served(
         design=design.name,
         batch=batch,
         ttft_s=first.ttft_s,
-        tpot_s=middle.tpot_s,
+        tpot_s=tpot_s,
         request_s=request_s,
         compute_share=use.compute_share,
         host_share=use.host_share,
@@ -133,7 +139,8 @@ def _at(
         hit_rate=middle.hit_rate,
         peak_hbm_bytes=max(first.peak_hbm_bytes, middle.peak_hbm_bytes),
         error=summed([(first.ttft_s, errors[0]), (request_s - first.ttft_s, errors[1])]),
-        n_at_once=asked[1].n_at_once,
+        n_at_once=planned.n_at_once,
+        n_under_way=planned.n_under_way,
     )
 
 
@@ -172,5 +179,6 @@ def served_of(one: Judged) -> Served:
         hit_rate=one.hit_rate,
         peak_hbm_bytes=one.peak_hbm_bytes,
         error=one.request.error,
-        n_at_once=one.planned.tokens.n_at_once,
+        n_at_once=one.planned.n_at_once,
+        n_under_way=one.planned.n_under_way,
     )

@@ -24,8 +24,8 @@ from pregate.ask.decode_middle import DECODED, middle_of_decode, tokens_timed
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.ask.timing.time_errors import TimeError, time_error
 from pregate.card.job import RequestLoad, Workpiece, largest_workload
+from pregate.card.stages import stage_shares
 from pregate.economics.serving import use_of
-from pregate.economics.stage_shares import stage_shares
 from pregate.routing_traces import synthesize
 from simulator.arrivals import StepTimes
 from simulator.recurrence import simulate

@@ -20,7 +20,8 @@ from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture_request
 from pregate.ask.capturing.request import request
-from pregate.economics.batching import MOST_SLOTS, batching_of, usual_pass_tokens, usual_slots
+from pregate.card.usual_passes import MOST_SLOTS, usual_pass_tokens, usual_slots
+from pregate.economics.batching import batching_of
 from pregate.economics.step_times import PassTimes, PassTraces, pass_times, pass_traces
 from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.served_load import ServedLoad, load_named, metric_of_requests

@@ -29,6 +29,7 @@ def shown_designs(choice: Ranking) -> list[tuple[str, Judged]]:
 def design_row(choice: Ranking, mark: str, one: Judged, *tag: str) -> tuple[str, ...]:
     """Cells of a design: its marks, its name, a request, its rate (`rate_head`), TTFT, `tag`, peak memory."""
     rated = one.throughput if one.job.batch > 1 else one.tpot.inverse(1.0)
+    n_stages = one.planned.tokens.policy.placement.turns or 1  # whose memory counts as one
     marks = "*" * (one is choice.now) + "~" * (one is not choice.best and choice.straddles(one))
     return (
         mark + marks,
@@ -37,7 +38,7 @@ def design_row(choice: Ranking, mark: str, one: Judged, *tag: str) -> tuple[str,
         rate(rated.value),
         si(one.ttft.value, "s"),
         *tag,
-        si(one.peak_hbm_bytes, "B"),
+        si(one.peak_hbm_bytes / n_stages, "B"),
     )
 
 
@@ -58,7 +59,9 @@ def in_words(one: Judged) -> str:
     brought = {None: "", 0: "prompts computed where experts are"}.get(
         where.stream_from, f"experts brought for prompts from {where.stream_from} tokens on"
     )
-    return "; ".join(filter(None, (_placed_in_words(one), _cards_in_words(where), passes, brought)))
+    return "; ".join(
+        filter(None, (_placed_in_words(one), _cards_in_words(where), _under_way_in_words(one), passes, brought))
+    )
 
 
 def _cards_in_words(where: Placement) -> str:
@@ -72,6 +75,15 @@ def _cards_in_words(where: Placement) -> str:
     if where.copies > 1:
         said.append(f"{where.copies} copies of attention")
     return "; ".join(said)
+
+
+def _under_way_in_words(one: Judged) -> str:
+    """How many passes of tokens cards in turn have at the same time, where there are several requests to pass."""
+    where, batch = one.planned.tokens.policy.placement, one.job.batch
+    if (where.turns or 1) == 1 or batch == 1:
+        return ""
+    n = one.n_under_way
+    return f"{n} batches of {-(-batch // n)} tokens under way" if n > 1 else "one batch of tokens under way"
 
 
 def _placed_in_words(one: Judged) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,9 @@ from pregate.cli.option_values import build_modes, listed
 from pregate.cli.progress import spinner
 from pregate.cli.question import Question, asks
 from pregate.draw import render
+
+if TYPE_CHECKING:
+    from pregate.ask.comparison import Comparison
 
 NOTHING_FITS = 1
 """Exit status where no design fits the machine."""
@@ -69,6 +73,8 @@ def compare(
             render.print_table(ahead)
         print(comparison.verdict())
         print("Tokens/s are output tokens over the whole run, prompt included.")
+        if said := _under_way(comparison):
+            print(said)
         print(f"Machine constants: {comparison.calibration}.")
         print(f"Routing: {describe_routing(architecture, workload, comparison)}.")
         if in_view := kept_in_view(workload, chosen, cache):
@@ -76,3 +82,10 @@ def compare(
         if question.check:
             print(options.CHECKED)
     raise typer.Exit(0 if comparison.results else NOTHING_FITS)
+
+
+def _under_way(comparison: Comparison) -> str:
+    """That a batch of several requests passes cards in turn alone here; "" where none does."""
+    named = [one.policy for one in comparison if one.batch_size > 1 and re.search(r"@turns=(?!1\b)", one.policy)]
+    said = "one batch of tokens is under way here; `pregate plan` and `pregate cost` have one a stage"
+    return f"{', '.join(named)}: {said}." if named else ""

@@ -122,6 +122,9 @@ def _print(report: CostReport) -> None:
     render.print_table(table)
     for one in report.unserved:
         print(f"Not served: {one.reason}.")
+    for design in report.designs:
+        if design.served.n_under_way > 1:
+            print(f"{design.served.design}: {design.served.n_under_way} parts of a batch under way, one a stage.")
     print(report.verdict())
     costs = ", ".join(f"{one.served.design} {_shown(one.per_request, 1000)}" for one in report.designs)
     print(f"USD for a thousand requests: {costs}.")

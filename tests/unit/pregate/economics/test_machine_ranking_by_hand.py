@@ -52,7 +52,7 @@ def judged(
 ) -> Judged:
     """A design of a machine of that name; a thousandth of the request is its prompt, a hundredth a token."""
     schedules: Any = SimpleNamespace(digests=lambda: ["d", name])
-    planned: Any = SimpleNamespace(hw=machine(name, price_usd), tokens=SimpleNamespace(n_at_once=1))
+    planned: Any = SimpleNamespace(hw=machine(name, price_usd), n_at_once=1, n_under_way=1)
     figures = {
         "ttft": request_s / 1000, "tpot": request_s / 100, "request": request_s,
         "throughput": tokens_per_s or 16 / request_s,

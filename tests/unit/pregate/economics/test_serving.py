@@ -24,7 +24,7 @@ MODEL, HW, DESIGN = load_model("switch-mini-16"), load_hardware("a100-sxm4-80gb"
 def run(**shown: Any) -> Any:
     """A run of 2 s."""
     values = {
-        "n_at_once": 1,
+        "timeline": "a run",
         "ttft_s": 1.5, "tpot_s": 0.25, "makespan_s": 2.0, "hit_rate": 0.25, "peak_hbm_bytes": 100,
     }  # fmt: skip
     return SimpleNamespace(**(values | shown))
@@ -39,9 +39,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Every load that is asked for, with its seed; its runs are `PROMPT` and `MIDDLE`."""
     seen: list[tuple[Any, ...]] = []
 
-    def granted(*given: Any) -> tuple[Any, Any]:
+    def granted(*given: Any) -> Any:
         assert given == (MODEL, HW, "the work", DESIGN)
-        return PROMPT, MIDDLE
+        return SimpleNamespace(prompt=PROMPT, tokens=MIDDLE, n_at_once=1, n_under_way=1)
 
     def workpiece(*given: Any) -> str:
         seen.append(given)
@@ -191,7 +191,7 @@ def judged(request: Expected, prompt: PhaseUse, token: PhaseUse) -> Any:
     return SimpleNamespace(
         design=EngineDesign("gpu_only", "llama-cpp"), job=RequestLoad(9, 7, 2), ttft=expected(2.0),
         tpot=expected(0.5), request=request, throughput=expected(1.0), hit_rate=0.5, peak_hbm_bytes=77,
-        prompt_use=prompt, token_use=token, planned=SimpleNamespace(tokens=SimpleNamespace(n_at_once=4)),
+        prompt_use=prompt, token_use=token, planned=SimpleNamespace(n_at_once=4, n_under_way=2),
     )  # fmt: skip
 
 
@@ -202,5 +202,5 @@ def test_a_design_of_a_card_serves_as_its_phases_do() -> None:
         design=str(one.design), batch=2, ttft_s=2.0, tpot_s=0.5, request_s=5.0,
         compute_share=pytest.approx((2 * 0.75 + 3 * 0.25) / 5), host_share=pytest.approx((2 * 0.1 + 3 * 0.6) / 5),
         link_bytes=pytest.approx((2e9 + 12e9) / 14), link_bytes_per_s=pytest.approx(14e9 / 5),
-        hit_rate=0.5, peak_hbm_bytes=77, error=OFF, n_at_once=4,
+        hit_rate=0.5, peak_hbm_bytes=77, error=OFF, n_at_once=4, n_under_way=2,
     )  # fmt: skip

@@ -13,9 +13,10 @@ import pytest
 import pregate
 from offload.policies import policy_named
 from pregate.ask.decode_middle import DECODED, middle_of_decode
+from pregate.card.usual_passes import usual_pass_tokens
 from pregate.economics.arrival_report import ArrivalReport
 from pregate.economics.arrivals import under_arrivals
-from pregate.economics.batching import Server, batching_of, usual_pass_tokens
+from pregate.economics.batching import Server, batching_of
 from pregate.economics.serving import LatencyPromise
 from pregate.economics.step_times import pass_times, pass_traces
 from simulator.arrivals import Batching, StepTimes, serve_arrivals

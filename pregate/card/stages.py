@@ -1,14 +1,49 @@
-"""Cards that have layers in turn: which part of a pass each of them computes."""
+"""Cards that have layers in turn: which part of a pass each computes, and how many passes of tokens are under way.
+
+vLLM has as many batches as stages, and SGLang as many micro-batches. Requests whose prompts passed together decode
+together (`simulator.arrivals`), so that there are no more batches than passes of prompts.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.platform import Platform
 from offload.lanes import computes
 from offload.placing.cards import stage_of_layers
+from offload.policy import Policy
 from offload.timeline import Timeline
 from pregate.ask.capturing.request import Request
+from pregate.card.job import RequestLoad
+from pregate.card.usual_passes import usual_pass_tokens
+
+
+class UnderWay(NamedTuple):
+    """Passes of tokens that are under way at the same time, and the requests of each at most."""
+
+    n: int
+    batch: int
+
+
+def under_way(hw: Platform, policy: Policy, job: RequestLoad) -> UnderWay:
+    """How the requests of a job decode that begin together: in equal batches, as many as there are stages, but no more
+    than their prompts take passes.
+    """
+    n_stages = (policy.placement.turns or 1) if hw.execution.shares_layers else 1
+    pass_tokens = policy.placement.micro_batch or usual_pass_tokens(hw)
+    n = min(n_stages, job.batch, -(-job.batch * job.input_tokens // pass_tokens))
+    return UnderWay(n, -(-job.batch // n))
+
+
+def token_pace(tokens: Request, run: Timeline, n: int) -> float:
+    """How many times as long as alone a pass of tokens takes where `n` are under way: the slowest stage has each."""
+    if n == 1:
+        return 1.0
+    stage = stage_of_layers(tokens.model.decoder.n_layers, tokens.placed.turns)
+    return max(1.0, n * float(_shares(run, stage, int(tokens.trace.step[-1])).max()))
 
 
 def stage_shares(
