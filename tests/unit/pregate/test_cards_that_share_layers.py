@@ -277,11 +277,11 @@ def test_designs_of_cards_that_share_layers_are_ranked_where_their_engine_is_nam
         plan(model, "3x h100-sxm", RequestLoad(24, 8, 1), stacks=["vllm"])
 
 
-def test_a_card_has_whole_experts_alone_where_shares_of_them_are_refused(model: ModelArchitecture) -> None:
+def test_a_card_has_whole_experts_where_shares_of_them_are_refused(model: ModelArchitecture) -> None:
     """A quarter of 768 hidden units is a block of 128 and a half."""
     blocks = model.with_formats({"all": "fp8-b128"})
     card = plan(blocks, "4x h100-sxm", RequestLoad(24, 8, 1), stacks=["vllm"])
-    assert [one.design.policy for one in card.choice.ranked] == ["gpu_only@experts=whole"]
+    assert [one.design.policy for one in card.choice.ranked] == ["gpu_only@experts=whole", "gpu_only@turns=4"]
     assert "--enable-expert-parallel" in card.flags.command
 
 
