@@ -131,8 +131,15 @@ def intervals() -> str:
         f"{held['median_factor']:.2f} times the prediction, or a {held['median_factor']:.2f}th of it."
     )
     lines = [said, "", "| constant | scale of ln | sources that bear on it |", "|---|---|---|"]
-    lines += [f"| {key} | {sigma:.2f} | {spread.n_bearing[key]} |" for key, sigma in spread.constants.items()]
+    seen = {key: n for key, n in spread.n_bearing.items() if n}
+    lines += [f"| {key} | {spread.constants[key]:.2f} | {n} |" for key, n in seen.items()]
     lines.append(f"| a row by itself | {spread.row:.2f} | {spread.n_sources} |")
+    taken: dict[float, list[str]] = {}
+    for key, sigma in spread.constants.items():
+        if key not in seen:
+            taken.setdefault(sigma, []).append(key)
+    said = "; ".join(f"{sigma:.2f}: {', '.join(keys)}" for sigma, keys in taken.items())
+    lines += ["", f"On the others no row bears. Their scales are taken to be {said}."]
     return "\n".join([*lines, *_group_intervals()])
 
 

@@ -16,13 +16,21 @@ from traces.errors import InvalidInput
 from traces.foundation.documents import read_yaml
 
 SPREAD_KEYS = (
-    "stack.cpu_efficiency", "stack.cpu_core_bytes_per_s", "stack.cpu_gemm_efficiency", "stack.cpu_attention_efficiency",
-    "stack.cpu_made_attention_efficiency", "stack.cpu_tile_gemm_efficiency",
-    "stack.handover_s", "stack.hbm_efficiency", "stack.gemm_efficiency", "stack.kernel_s", "stack.launch_s",
-    "stack.attention_efficiency", "link.h2d_efficiency", "stack.link_efficiency", "link.pageable_h2d_bytes_per_s",
-    "link.mapped_h2d_bytes_per_s", "stack.storage_efficiency",
+    "stack.cpu_efficiency", "stack.cpu_core_bytes_per_s", "host.clock_hz", "stack.cpu_gemm_efficiency",
+    "stack.cpu_attention_efficiency", "stack.cpu_made_attention_efficiency", "stack.cpu_tile_gemm_efficiency",
+    "stack.handover_s", "stack.hbm_efficiency", "stack.gemm_efficiency", "stack.kernel_s", "stack.row_block_s",
+    "stack.row_pass_s", "stack.tile_load_s", "stack.tiled_gemm_s", "stack.gemm_floor_s", "stack.attention_floor_s",
+    "stack.experts_floor_s", "stack.narrow_experts_floor_s", "stack.attention_efficiency",
+    "stack.launch_s", "stack.batch_launch_s", "stack.split_launch_s", "stack.sync_s", "stack.step_s",
+    "stack.schedule_s", "stack.sort_s", "stack.mask_s", "stack.load_s", "stack.copy_issue_s", "stack.copy_latency_s",
+    "link.h2d_efficiency", "stack.link_efficiency", "link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s",
+    "stack.storage_efficiency",
+    "stack.all_reduce_s", "stack.ring_step_s", "stack.peer_efficiency", "stack.ring_efficiency",
 )  # fmt: skip
-"""The numbers that scatter. Those that a user sets, or that a row determined, are exact instead."""
+"""The numbers that scatter: times and rates of a stack, and what links and a host's cores reach of their makers' words.
+Those that a user sets, or that a row determined, are exact instead. What multiplies another of these is left out
+(`dequant_efficiency`, `cpu_packed_speedup`): one scale says both.
+"""
 
 SPREADS_FILE = Path(__file__).parent / "spreads.yaml"
 

@@ -21,7 +21,9 @@ _BINDS = 0.3
 """Rows whose time depends on a constant by an elasticity beyond this say something of it."""
 
 _LEAST_GROUPS = 3
-_OF_HARDWARE = ("stack.hbm_", "stack.gemm_", "stack.kernel_", "stack.launch_", "stack.attention_")
+_OF_HARDWARE = (
+    "stack.hbm_", "stack.gemm_", "stack.kernel_", "stack.row_", "stack.tile", "stack.launch_", "stack.attention_",
+)  # fmt: skip
 """Constants of what runs on the accelerator, whose machine is that; of the others it is the host."""
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hwmodels.specs.measured_links import measured_links
 from hwmodels.specs.measured_products import measured_products
 from hwmodels.specs.spread import SPREAD_KEYS, TAIL, ClaimedSpread
+from pregate.measured.constants.variance_components import Source, likely_scales
 from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.table_scores import TablePrediction
 from traces.errors import InvalidInput
@@ -103,8 +104,6 @@ def _by_key(row: MeasuredRow, elasticities: Mapping[str, float]) -> tuple[float,
 
 def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
     """The most likely scatter behind `rows`. Raises `InvalidInput` for rows of fewer than four sources."""
-    from scipy.optimize import minimize
-
     groups = _by_source(rows)
     if len(groups) < _LEAST_SOURCES:
         raise InvalidInput(f"rows of {len(groups)} sources: scatter from source to source needs {_LEAST_SOURCES}")
@@ -114,28 +113,22 @@ def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
     free = [i for i, key in enumerate(SPREAD_KEYS) if bearing[key]]  # the others stay as they are taken to be
     scales, widths = _priors()
     names = (*(SPREAD_KEYS[i] for i in free), "row")
-    start, width = np.log([scales[name] for name in names]), np.array([widths[name] for name in names])
-    blocks = [
-        (np.array([row.off for row in group]), np.array([row.elasticities for row in group])[:, free])
-        for group in groups
-    ]
-
-    def unlikely(logs: NDArray[np.float64]) -> float:
-        sigma = np.exp(logs)
-        total = float((((logs - start) / width) ** 2).sum() / 2)
-        for off, depends in blocks:
-            n = len(off)
-            covariance = (depends * sigma[:-1] ** 2) @ depends.T + sigma[-1] ** 2 * np.eye(n)
-            distance = float(off @ np.linalg.solve(covariance, off))
-            # A multivariate t of the source's rows: one source may be off as a whole.
-            total += (TAIL + n) / 2 * math.log1p(distance / TAIL) + np.linalg.slogdet(covariance)[1] / 2
-        return total
-
-    best = minimize(unlikely, start, method="L-BFGS-B", bounds=[(-5.0, 1.0)] * len(start))
-    *found, row = np.exp(best.x).tolist()
+    prior, width = np.array([scales[name] for name in names]), np.array([widths[name] for name in names])
+    sources = [_off_of(group, free) for group in groups]
+    *found, row = likely_scales(sources, prior, width, _BEARS).tolist()
     constants = {key: scales[key] for key in SPREAD_KEYS}
     constants |= {SPREAD_KEYS[i]: sigma for i, sigma in zip(free, found, strict=True)}
     return ClaimedSpread(constants, bearing, row, len(rows), len(groups))
+
+
+def _off_of(group: Sequence[Residual], free: Sequence[int]) -> Source:
+    """Rows of a source by the numbers of `free`; one that leaves its pass open is as likely in any, and stands in the
+    middle.
+    """
+    unstated = np.array([row.larger[0] if row.larger else 0.0 for row in group])
+    depends = np.array([np.mean([row.elasticities, row.larger[1]], axis=0) if row.larger else row.elasticities
+                        for row in group])  # fmt: skip
+    return Source(np.array([row.off for row in group]) - unstated / 2, depends[:, free], unstated)
 
 
 def pinned_link_scatter() -> tuple[float, int]:

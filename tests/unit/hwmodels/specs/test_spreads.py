@@ -14,6 +14,7 @@ from hwmodels.specs import spread as spread_module
 from hwmodels.specs.machine_files import SPECS
 from hwmodels.specs.measured_products import measured_products
 from hwmodels.specs.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
+from hwmodels.stacks.stack import CONSTANTS
 from pregate.measured.constants.carried_constants import carried
 from pregate.measured.constants.spreads import (
     EXPECTED_SHARE,
@@ -186,6 +187,26 @@ def test_elasticities_say_what_a_changed_constant_does(tmp_path: Path) -> None:
         value = float(bench.platform(row).constant(key.removeprefix("stack.")))
         moved = bench.predict(row, {key: value * 1.001})
         assert math.log(base / moved) / math.log(1.001) == pytest.approx(depends[key], abs=0.01)
+
+
+def test_every_time_and_rate_of_a_stack_scatters_but_what_multiplies_another() -> None:
+    sure = {name for name, kind in CONSTANTS.items() if kind in ("time", "ratio", "bandwidth")}
+    sure -= {key.removeprefix("stack.") for key in SPREAD_KEYS}
+    reads, stated = {"dequant_efficiency", "unpack_s", "cpu_packed_speedup", "cpu_kv_copies"}, {"draft_s"}
+    assert sure == reads | stated | {"memory_share", "beside_copies_s"}  # a size, and a mode's
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"policy": "gpu_only", "stack": "llama-cpp", "hardware": "rtx-3090"},  # short products of one row
+        {"policy": "gpu_only@experts=cpu", "stack": "llama-cpp", "formats": "all=iq3_xxs", "host": "ryzen-3700x"},
+    ],
+)
+def test_nearly_all_of_a_step_is_of_numbers_that_scatter(changed: dict[str, str], tmp_path: Path) -> None:
+    """Blocks of rows, and codebooks that a host's cores unpack by their clock, were taken as sure: .4 and .1 of it."""
+    (row,) = read(tmp_path, ROW | {"model": "olmoe-1b-7b", "formats": "all=q4_k_m"} | changed)
+    assert sum(map(abs, RowBench().elasticities(row).values())) > 0.75
 
 
 def test_what_a_row_states_or_determines_is_sure(tmp_path: Path) -> None:
