@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwmodels.specs.measured_links import measured_links
 from hwmodels.specs.measured_products import measured_products

@@ -76,10 +76,10 @@ def _squares(
     shared = spread @ depends.transpose(0, 2, 1)
     whole = shared + own[:, :, None] * np.eye(off.shape[1])
     solved = np.linalg.solve(whole, np.concatenate([spread, shared, off[:, :, None]], axis=2))
-    of_effects, of_rows, weights = solved[:, :, : effects.shape[1]], solved[:, :, effects.shape[1] : -1], solved[:, :, -1]
-    effect = (spread * weights[:, :, None]).sum(axis=1)
+    of_effects, of_rows, weights = np.split(solved, [effects.shape[1], solved.shape[2] - 1], axis=2)
+    effect = (spread * weights).sum(axis=1)
     left = effects - (spread * of_effects).sum(axis=1)
-    own_off = own * weights
+    own_off = own * weights[:, :, 0]
     own_left = np.einsum("sii->si", shared) - (shared * of_rows.transpose(0, 2, 1)).sum(axis=2)
     return effect**2 + left, own_off**2 + own_left
 

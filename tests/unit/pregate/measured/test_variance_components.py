@@ -64,7 +64,7 @@ def test_narrow_knowledge_beforehand_holds_against_few_rows() -> None:
 
 
 def test_a_row_that_leaves_its_pass_open_says_less_of_its_link() -> None:
-    """Two sources of streamed prompts, 2.5 times as fast as in the engine's own pass, where the largest makes 3 times."""
+    """Prompts of two sources are 2.5 times as fast as in the engine's own pass, where the largest makes 3 times."""
     pageable = SPREAD_KEYS.index("link.pageable_h2d_bytes_per_s")
     depends = tuple(0.9 * (i == pageable) for i in range(len(SPREAD_KEYS)))
     rng = np.random.default_rng(5)
