@@ -41,7 +41,7 @@ tinygrad/open-gpu-kernel-modules issue 29 (RTX 5090), read 2026-11-30."""
 THROUGH_HOST = "GeForce 40 and 50 have no access from card to card, sums of two go through host memory and take longer"
 """What predictions for two such cards that share layers do not know."""
 
-TURNS = "layers split unless turns=1, a token is on one card at a time: what passes between cards is left out"
+TURNS = "cards take turns (turns=1: they share every layer); what passes between cards is left out"
 """What predictions for several cards do not know."""
 
 OF_CUDA = "constants of CUDA's kernels stand in: of SYCL and Vulkan nobody measured any"

@@ -53,7 +53,9 @@ def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequen
     if hw.fit is not None and (hw.fit.laws or hw.fit.gemm_tables):
         words += _told_shares([result.fitted_share for result in results])
     if hw.stack.packed_compute and _is_as_published(model):
-        words += f"; 16 bits beside the experts of {model.name}: files called MXFP4 have q8_0 there, --formats {_FILE}"
+        words += (
+            f"; {model.name} is taken with 16 bits beside its experts: of a file called MXFP4, say --formats {_FILE}"
+        )
     asked = dict.fromkeys(model.compute_format(stored) for part, stored in model.formats.items() if part != "kv")
     stated = hw.machine.accelerator.peak_flop_per_s
     for wanted in asked:

@@ -116,7 +116,10 @@ class Comparison:
         others = sorted((r for r in self.ranked if r is not best), key=lambda r: -r.tokens_per_s)
         same = [one.policy for one in others if one.schedule_digest == best.schedule_digest]
         near = [one.policy for one in rivals if one.policy not in same]
-        lead = f"{best.policy} {'leads' if near else 'wins'} with {best.tokens_per_s:.4g} tokens/s"
+        rate = f"{best.tokens_per_s:.4g} tokens/s"
+        lead = f"{best.policy} {'leads' if near else 'wins'} with {rate}"
+        if len(self.order) == 1:  # nothing to win against
+            lead = f"{best.policy}: {rate}"
         if other := next((one for one in others if one.policy not in same), None):
             lead += f", {best.tokens_per_s / other.tokens_per_s:.2f}x {other.policy}"
         if self.unfit:
@@ -162,7 +165,7 @@ def not_told_from(rivals: Sequence[str], same: Sequence[str] = ()) -> str:
     if same:
         told.append(f"{same[0]}{_more(same)} {'does' if len(same) == 1 else 'do'} the very same here")
     if rivals:
-        told.append(f"it cannot be told from {rivals[0]}{_more(rivals)}: intervals straddle")
+        told.append(f"too close to tell from {rivals[0]}{_more(rivals)}")
     return "; ".join(told)
 
 

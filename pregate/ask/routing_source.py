@@ -28,4 +28,4 @@ def describe_routing(model: ModelArchitecture, trace: RoutingTrace, results: Ite
     hits = f"an LRU with {share:.0%} of the experts hits {min(rates):.0%} to {max(rates):.0%} on recorded traces"
     if whose != "default dials":
         return f"{words}: {hits}"
-    return f"{words}: {hits}; default dials made without each are up to {100 * default_error(share):.0f} points off"
+    return f"{words}: {hits}; default dials are up to {100 * default_error(share):.0f} points off these"

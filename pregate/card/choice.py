@@ -83,8 +83,8 @@ class Ranking:
         span = span_of(self.gain_interval)
         if self.abstains:
             return (
-                f"No verdict: {best.design} is predicted {times_of(self.gain)} times as good as {now}, and {span} "
-                f"holds 1 ({rests}): {'leave it as it is' if self.is_stated else 'try both'}"
+                f"No verdict: {best.design} is predicted {times_of(self.gain)} times as good as {now}, {span} "
+                f"({rests}): too close, {'leave it as it is' if self.is_stated else 'try both'}"
             )
         do = "Change to" if self.is_stated else "Run"
         return f"{do} {best.design}: {times_of(self.gain)} times as good as {now} ({span}, {rests})"

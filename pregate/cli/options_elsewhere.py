@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 _ELSEWHERE = {
     "--hardware": ("--gpu", "--gpus", "--card", "--device", "--machine", "--accelerator", "--hw"),
+    "--host": ("--cpu", "--processor"),
     "--stack": ("--engine", "--framework", "--runtime", "--software", "--server"),
     "--formats": ("--quant", "--quantization", "--quantisation", "--format-weights", "--precision"),
     "--dram": ("--ram", "--memory", "--host-memory"),
@@ -20,6 +21,13 @@ _ELSEWHERE = {
     "--rate": ("--rates", "--qps", "--rps", "--request-rate"),
 }
 """By option of ours, what else says the same."""
+
+_AS_SET = {
+    "host=NAME": ("--host", "--cpu", "--processor"),
+    "link=NAME": ("--link", "--pcie"),
+    "host.dram_bytes=64GB": ("--dram", "--ram", "--memory", "--host-memory"),
+}
+"""By what `--set` says of a machine, the options of other commands and programs that say the same."""
 
 _SHARING = (
     "--tp",
@@ -50,4 +58,8 @@ def called_here(option: str, known: Collection[str], command: str = "") -> str:
             "several cards are --hardware '8x NAME' --stack vllm, designs say what they share (docs/tensor-parallel.md)"
         )
     ours = next((here for here, others in _ELSEWHERE.items() if name in others and here in known), "")
-    return f"it is {ours} here" if ours else ""
+    if ours or "--set" not in known:
+        return f"it is {ours} here" if ours else ""
+    part = next((part for part, others in _AS_SET.items() if name in others), "")
+    whole = " (or --hardware 'RTX 4090 + 9950X 96GB')" if part.startswith("host") and "--hardware" in known else ""
+    return f"it is --set {part} here{whole}" if part else ""

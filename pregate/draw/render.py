@@ -280,20 +280,24 @@ def _ends(interval: tuple[float, float] | None) -> str:
     return "-" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
 
 
+_NONE_OF = (
+    "written_back_bytes", "storage_bytes", "n_low_slots", "n_host_slots", "host_hit_rate", "changed_share",
+)  # fmt: skip
+"""Figures that are 0 of most designs, which have no such thing."""
+
+
 def result_table(result: SimulationResult) -> Table:
-    """One result, a figure a line."""
+    """One result, a figure a line; what has nothing to say, and what it has none of, is left out."""
     table = new_table(f"{result.policy}: {result.model} on {result.hardware}")
     table.add_column("figure")
     table.add_column("value", justify="right")
     parts = {} if result.prefetches is None else result.prefetches.to_dict()
     shown_rows = result.to_dict() | {f"prefetches.{name}": value for name, value in parts.items()}
     for name, value in shown_rows.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) or value in ("", None) or (value == 0 and name in _NONE_OF):
             continue
         if isinstance(value, tuple):
             shown = " to ".join(si(end, "s" if name.endswith("_s") else "") for end in value)
-        elif value is None:
-            shown = "-"
         elif name.endswith("_s") and not name.endswith("per_s"):
             shown = si(value, "s")
         elif name.endswith("_bytes"):

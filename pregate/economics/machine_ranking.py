@@ -138,8 +138,8 @@ class MachineRanking:
             return f"No verdict: {best.hardware} is predicted best and cannot be told from {_listed(near)} ({rests})."
         more = f"; nor can {_listed(near[1:])} be told from it" if len(near) > 1 else ""
         return (
-            f"No verdict: {best.hardware} is predicted {times_of(times)} times as good as {other.hardware}, and "
-            f"{span_of(interval)} holds 1 ({self._rests(other)}){more}."
+            f"No verdict: {best.hardware} is predicted {times_of(times)} times as good as {other.hardware}, "
+            f"{span_of(interval)} ({self._rests(other)}): too close to tell{more}."
         )
 
     def _rests(self, *others: RankedMachine) -> str:

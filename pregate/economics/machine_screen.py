@@ -172,7 +172,7 @@ def _notes(found: MachineRanking, *, brief: bool) -> list[str]:
         resting.setdefault(one.best.estimate(found.objective).tag, []).append(str(i))
     most, *others = sorted(resting, key=lambda tag: -len(resting[tag]))
     tags = "; ".join(f"{', '.join(resting[tag])} {tag}" for tag in others)
-    mark = "; ~ not told from 1" if found.rivals else ""
+    mark = "; ~ too close to 1 to tell" if found.rivals else ""
     notes = [f"95 %, {most}{f' ({tags})' if tags else ''}{mark}; routing {found.routing}"]
     lacking = [one for one in found.machines if one.per_million_tokens is None]
     if lacking and brief:

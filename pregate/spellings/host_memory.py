@@ -140,7 +140,7 @@ def host_and_numbers(text: str) -> tuple[str, dict[str, str]]:
     text = without_drives(text)
     if is_memory(text):
         raise InvalidInput(
-            f"host {text[:80]!r}: that is memory: name the processor before it ('ryzen-9950x, {text[:80]}'), or "
+            f"host {text[:80]!r}: that is memory: name the processor before it ('ryzen-5900x, {text[:80]}'), or "
             f"--set host.dram_bytes=... and host.dram_bytes_per_s=..."
         )
     host, memory = host_and_memory(text)

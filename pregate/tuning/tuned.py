@@ -71,7 +71,7 @@ class Gain:
         span = (
             f"{self.times:.2f} times as good as {self.over} ({what}), {self.interval[0]:.2f} to {self.interval[1]:.2f}"
         )
-        return f"{span}: no verdict, the interval holds 1" if self.abstains and self.times != 1 else span
+        return f"{span}: no verdict, too close to tell" if self.abstains and self.times != 1 else span
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -45,6 +45,9 @@ _SHARES = {
 }
 """The share of the time that tells how much something binds, by what binds."""
 
+_KERNELS = {"compute": "kernels"}
+"""What binds, where its usual name would be read as arithmetic alone: kernels also read weights from HBM."""
+
 _MOST = {
     "title": 2, "verdict": 2, "expected": 2, "designs": 6, "legend": 2, "words": 0, "limit": 1, "binds": 2,
     "changes": 2, "sure": 2, "measure": 2, "run": 1,
@@ -143,7 +146,7 @@ def _legend(choice: Ranking) -> list[str]:
     for mark, one in shown_designs(choice):
         resting.setdefault(one.estimate(choice.objective).tag, []).append(mark or "*")
     tags = (f"{tag}: {', '.join(marks)}" if len(resting) > 1 else tag for tag, marks in resting.items())
-    said = [f"{'; '.join(tags)}; * {'now' if choice.is_stated else 'default (or say --now)'}, ~ not told from 1"]
+    said = [f"{'; '.join(tags)}; * {'now' if choice.is_stated else 'default (or say --now)'}, ~ too close to 1 to tell"]
     other = choice.possible
     if other is not None:
         times, span = ratio(other, choice.best, choice.objective)
@@ -157,6 +160,7 @@ def _mostly(binds: str) -> str:
     """What binds, and for which share of the time that is busy, or stalled."""
     what, shares = bound_by(binds)
     share = shares.get(_SHARES.get(what, ""), "")
+    what = _KERNELS.get(what, what)
     return f"{what} ({share})" if share else what
 
 
@@ -168,7 +172,7 @@ def _sure(card: Card) -> str:
     said = [
         *([_SHARED if best.planned.tokens.execution.shares_layers else _SPLIT] * (hw.machine.n_cards > 1)),
         *([OF_CUDA] if hw.is_of_cuda else []),
-        f"intervals are {best.request.why}",
+        f"intervals from {best.request.why}",
         fitted.get(best.request.tag, f"{hw.stack.name} was not fitted here"),
         f"routing {re.sub(r' [(].*?[)]', '', card.routing)}" + assumed_hits(card),
         *([f"{n} claims unverified"] if (n := len(hw.unverified)) else []),

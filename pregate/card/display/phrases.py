@@ -124,7 +124,7 @@ def changed_by(card: Card, n_most: int) -> tuple[str, str]:
     """The label and the words of what would change the verdict: the nearest `n_most` turning points."""
     points = card.turning_points[:n_most]
     if not points:
-        return CHANGES, "nothing within a factor of 8 of any speed looked at"
+        return CHANGES, "no speed of memory or link within a factor of 8"
     return f"{CHANGES} ({weakest(*(point.rests_on for point in points))})", "; ".join(map(str, points))
 
 

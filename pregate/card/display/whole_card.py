@@ -76,7 +76,7 @@ def _designs(card: Card) -> tuple[tuple[str, ...], ...]:
     shown = shown_designs(choice)
     tags = [one.estimate(choice.objective).tag for _, one in shown]
     same, n_beside = len(set(tags)) == 1, sum(mark == "?" for mark, _ in shown)
-    marks = f"* {now_in_words(choice).split()[-1]}, ~ not told from 1" + ", ? not proven" * (n_beside > 0)
+    marks = f"* {now_in_words(choice).split()[-1]}, ~ too close to 1" + ", ? not proven" * (n_beside > 0)
     head = ("", f"{tags[0] if same else 'design'} ({marks})", "request", rate_head(card.job.batch), "TTFT")
     if same:
         return (*head, "HBM"), *(design_row(choice, mark, one) for mark, one in shown)

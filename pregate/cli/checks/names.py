@@ -73,9 +73,11 @@ def today(option: str, text: str) -> None:
     """`STACK/DESIGN`, or a design, which may have a stroke itself."""
     from hwmodels.stacks.stack_files import stack_names
     from offload.policies import policy_named
+    from pregate.spellings.names import our_name
 
     stack, stroke, design = text.partition("/")
-    if not stack or (stack in stack_names() and not design):
+    is_command = " -" in text  # one of an engine, with its flags
+    if not stack or is_command or (not design and our_name("stack", stack) in stack_names()):
         raise InvalidInput(f"{option} {text!r} names no design: STACK/DESIGN, such as llama-cpp/gpu_only@layers=cpu")
     try:
         policy_named(design if stack in stack_names() else text)

@@ -1,4 +1,8 @@
-"""One file a command, and their names: where each lives, its one line of help. One is imported when it is called."""
+"""One file a command, and their names: where each lives, its one line of help. One is imported when it is called.
+
+In their order: questions, this machine and measurements, traces, trained models, what ships. The list of all has what
+stands before the colon of each line.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +27,26 @@ class Entry(NamedTuple):
 
 
 COMMANDS: dict[str, Entry] = {
+    "plan": Entry(
+        "plan:plan",
+        "Say what to run on a machine, or which machine to take: how fast, how sure that is, and what would change it.",
+    ),
     "compare": Entry(
         "compare:compare",
         "Compare designs: MoE-layer latency, tokens/s, TTFT, TPOT, HBM, link traffic; who wins and what binds it.",
     ),
-    "simulate": Entry("simulate:simulate", "Simulate one design op by op and write its timeline."),
-    "run": Entry(
-        "run:run",
-        "Execute one design for real on this machine: random weights of the true shapes, the trace's routing.",
-    ),
     "explain": Entry(
         "explain:explain",
-        "Explain one design: shares of the critical path, and the exact elasticity of a metric by every number.",
+        "Explain what one design waits for: shares of the critical path, exact elasticities of a metric by every "
+        "number.",
+    ),
+    "simulate": Entry(
+        "simulate:simulate",
+        "Simulate one design op by op and write its timeline.",
     ),
     "crossover": Entry(
         "crossover:crossover",
-        "Find where another design becomes the best along one axis, to 0.1 %, or to the unit of a count.",
+        "Find where another design becomes the best along one axis: to 0.1 %, or to the unit of a count.",
     ),
     "explore": Entry(
         "explore:explore",
@@ -46,37 +54,29 @@ COMMANDS: dict[str, Entry] = {
     ),
     "sweep": Entry(
         "sweep:sweep",
-        "Sweep axes x policies, write the dataset, say which policy is best where. A rerun goes on where one was "
+        "Sweep machines and workloads: write the dataset, say which policy wins where. A rerun goes on where one "
         "stopped.",
     ),
     "optimize": Entry(
         "optimize:optimize",
-        "Find the cheapest or fastest machine, policy and settings that meet every constraint, and the Pareto front.",
+        "Find the cheapest or fastest machine and design: all settings that meet every constraint, and the Pareto "
+        "front.",
     ),
     "tune": Entry(
         "tune:tune",
-        "Tune policy, lookahead, caches, chunks, precision and placement for a trace; later, say whether that still "
-        "holds.",
-    ),
-    "cost": Entry(
-        "cost:cost",
-        "Cost designs: money and energy per token and request, machines for a rate, total and payback, with ranges.",
+        "Tune a design for a trace: policy, lookahead, caches, chunks, precision, placement; whether it still holds.",
     ),
     "arrivals": Entry(
         "arrivals:arrivals",
         "Have designs serve requests as they arrive: percentiles of TTFT and TPOT at each rate, and what tokens cost.",
     ),
+    "cost": Entry(
+        "cost:cost",
+        "Say what designs cost: money and energy per token and request, machines for a rate, payback, with ranges.",
+    ),
     "poc": Entry(
         "poc:poc",
         "Plan a proof of concept: candidates and costs, what to measure first, what to accept, when to go back.",
-    ),
-    "plan": Entry(
-        "plan:plan",
-        "Judge whole requests under every design that fits: what to run, how sure that is, and what would change it.",
-    ),
-    "ledger": Entry(
-        "ledger:ledger",
-        "Score predictions against what was measured afterwards: held, failed, by how much. Failures stay.",
     ),
     "measure": Entry(
         "measure:measure",
@@ -84,25 +84,36 @@ COMMANDS: dict[str, Entry] = {
     ),
     "calibrate": Entry(
         "calibrate:calibrate",
-        "Fit this machine and its software on what was measured, with covariance and leave-one-out errors.",
+        "Fit this machine and its software on what was measured: constants, their covariance, leave-one-out errors.",
+    ),
+    "run": Entry(
+        "run:run",
+        "Execute one design for real on this machine: random weights of the true shapes, the trace's routing.",
     ),
     "validate": Entry(
         "validate:validate",
-        "Predict configurations, write that down, run them for real, and say how right the predictions were.",
+        "Hold predictions against real runs: predict, write that down, run, and say how right the predictions were.",
     ),
     "reproduce": Entry(
         "reproduce:reproduce",
-        "Predict every row of a table of measurements; print predicted, measured, error, and the accuracy of each "
-        "group.",
+        "Predict every row of a table of measurements: predicted, measured, error, and the accuracy of each group.",
+    ),
+    "ledger": Entry(
+        "ledger:ledger",
+        "Score predictions against what was measured afterwards: held, failed, by how much. Failures stay.",
+    ),
+    "monitor": Entry(
+        "monitor:monitor",
+        "Watch a service after launch: skew, hits, stalls, cold experts, drift of routing, and what to do. Alerts "
+        "exit 1.",
+    ),
+    "trace": Entry(
+        "trace:app",
+        "Import, synthesise, fit and describe routing traces.",
     ),
     "residency": Entry(
         "residency:residency",
         "Replay a trace through expert caches, without timing: hit rates, and what Belady would add, by capacity.",
-    ),
-    "monitor": Entry(
-        "monitor:monitor",
-        "Watch a service after launch: skew, hits, stalls, cold experts, drift of routing, and what to do. Alerts exit "
-        "1.",
     ),
     "predictors": Entry(
         "predictors:predictors",
@@ -110,21 +121,30 @@ COMMANDS: dict[str, Entry] = {
     ),
     "record": Entry(
         "record:record",
-        "Record which experts a Hugging Face model chooses while it generates: hooks on its routers, prefill and "
+        "Record which experts a Hugging Face model chooses: hooks on its routers while it generates, prefill and "
         "decode.",
     ),
     "train": Entry(
         "train:train",
-        "Train a small model with conventional gates, move them 1, 2, 3 blocks ahead, fine-tune, compare.",
+        "Train a small model whose gates look ahead: conventional gates first, moved 1, 2, 3 blocks, fine-tuned, "
+        "compared.",
     ),
     "generate": Entry(
         "generate:generate",
-        "Have a trained model generate with its experts offloaded, its own gates deciding; measured beside predicted.",
+        "Have a trained model generate with its experts offloaded: its own gates decide, measured beside predicted.",
     ),
-    "trace": Entry("trace:app", "Import, synthesise, fit and describe routing traces."),
-    "models": Entry("catalogue:models", "The models that ship with pregate."),
-    "hardware": Entry("catalogue:hardware", "The machines that ship with pregate."),
-    "policies": Entry("catalogue:policies", "The designs that ship with pregate, and who published them."),
+    "models": Entry(
+        "catalogue:models",
+        "The models that ship with pregate.",
+    ),
+    "hardware": Entry(
+        "catalogue:hardware",
+        "The machines that ship with pregate.",
+    ),
+    "policies": Entry(
+        "catalogue:policies",
+        "The designs that ship with pregate, and who published them.",
+    ),
 }
 
 
@@ -133,6 +153,7 @@ def root() -> typer.Typer:
     app = typer.Typer(
         name="pregate",
         help="Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is.",
+        epilog="Begin with: pregate plan qwen3-30b-a3b --hardware rtx-4090 --formats q4_k_m",
         invoke_without_command=True,
         context_settings={"help_option_names": ["-h", "--help"]},
         **PLAIN | {"cls": Commands},
@@ -213,7 +234,10 @@ class Commands(Group):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name, help=entry.help) for name, entry in COMMANDS.items()}
+        self.commands = {
+            name: TyperCommand(name, help=entry.help, short_help=f"{entry.help.partition(':')[0].rstrip('.')}.")
+            for name, entry in COMMANDS.items()
+        }
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that `args` name, imported."""

@@ -43,7 +43,7 @@ def calibrate(
         bool, typer.Option("--held-out", help="Write how well laws say families and GPUs left out, and no fit.")
     ] = False,
 ) -> None:
-    """Fit this machine and its software on what was measured, with covariance and leave-one-out errors.
+    """Fit this machine and its software on what was measured: constants, their covariance, leave-one-out errors.
 
     The fit is a machine: --hardware FIT.yaml takes it in every command. With --from, laws of kernels are fitted on a
     public table of them, a fit for each GPU and the stack vllm: --from aiconfigurator --gpu h100_sxm -o FOLDER.

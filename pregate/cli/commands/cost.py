@@ -49,7 +49,7 @@ def cost(
     formats: options.Formats = None,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
-    """Cost designs: money and energy per token and request, machines for a rate, total and payback, with ranges.
+    """Say what designs cost: money and energy per token and request, machines for a rate, payback, with ranges.
 
     Example: pregate cost switch-base-8 --hardware a100-sxm4-80gb --policies on_demand,pregate --output-tokens 16
     """

@@ -58,7 +58,7 @@ def crossover(
     points: Annotated[int, typer.Option(help="Points of the scan that finds brackets.")] = 33,
     question: Question,
 ) -> None:
-    """Find where another design becomes the best along one axis, to 0.1 %, or to the unit of a count.
+    """Find where another design becomes the best along one axis: to 0.1 %, or to the unit of a count.
 
     Example: pregate crossover switch-base-8 --hardware a100-sxm4-80gb --axis hbm_bytes --from 2GB --to 80GB
     """

@@ -27,7 +27,7 @@ def explain(
     question: Question,
     tornado: Annotated[Path | None, typer.Option(help="Draw what 10 % of each number does (PNG or SVG).")] = None,
 ) -> None:
-    """Explain one design: shares of the critical path, and the exact elasticity of a metric by every number.
+    """Explain what one design waits for: shares of the critical path, exact elasticities of a metric by every number.
 
     Example: pregate explain switch-base-8 --hardware a100-sxm4-80gb --output-tokens 8 --tornado out.png
     """

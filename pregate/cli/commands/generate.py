@@ -94,7 +94,7 @@ def generate(
     files: GenerationFiles,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
-    """Have a trained model generate with its experts offloaded, its own gates deciding; measured beside predicted.
+    """Have a trained model generate with its experts offloaded: its own gates decide, measured beside predicted.
 
     Example: pregate generate pregate_1.safetensors --policies gpu_only,on_demand,pregate --output-tokens 4
     """

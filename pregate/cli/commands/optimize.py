@@ -26,7 +26,7 @@ NOTHING_FEASIBLE = 1
 def optimize(
     *, context: typer.Context, question: SearchQuestion, format: options.OutputFormat = options.Format.table
 ) -> None:
-    """Find the cheapest or fastest machine, policy and settings that meet every constraint, and the Pareto front.
+    """Find the cheapest or fastest machine and design: all settings that meet every constraint, and the Pareto front.
 
     Without --minimize and --maximize: the lowest price, then the most tokens/s. What is minimised comes first.
 

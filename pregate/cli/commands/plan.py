@@ -60,7 +60,7 @@ def plan(
     no_cache: options.NoSchedules = False,
     format: Annotated[CardFormat, typer.Option("--format", help="table, json or markdown.")] = CardFormat.table,
 ) -> None:
-    """Judge whole requests under every design that fits: what to run, how sure that is, and what would change it.
+    """Say what to run on a machine, or which machine to take: how fast, how sure that is, and what would change it.
 
     Several machines: which of them, with the best design on each and what a million tokens cost there.
 

@@ -29,7 +29,7 @@ def record(
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu or cuda.")] = "auto",
     seed: options.Seed = 0,
 ) -> None:
-    """Record which experts a Hugging Face model chooses while it generates: hooks on its routers, prefill and decode.
+    """Record which experts a Hugging Face model chooses: hooks on its routers while it generates, prefill and decode.
 
     Example: pregate record --model ./olmoe --prompts prompts.txt -o olmoe.safetensors
     """

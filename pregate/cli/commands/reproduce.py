@@ -43,7 +43,7 @@ def reproduce(
     ] = False,
     format: options.OutputFormat = options.Format.table,
 ) -> int:
-    """Predict every row of a table of measurements; print predicted, measured, error, and the accuracy of each group.
+    """Predict every row of a table of measurements: predicted, measured, error, and the accuracy of each group.
 
     A table of yours is CSV, JSON or Markdown, or what a benchmark of llama.cpp, vLLM or SGLang wrote, its card added.
     Where no row could be scored the status is 1.

@@ -51,7 +51,7 @@ def sweep(
     yes: options.Yes = False,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
-    """Sweep axes x policies, write the dataset, say which policy is best where. A rerun goes on where one was stopped.
+    """Sweep machines and workloads: write the dataset, say which policy wins where. A rerun goes on where one stopped.
 
     Example: pregate sweep sweep.yaml -o sweep.nc --jobs 2 --plot pictures
     """

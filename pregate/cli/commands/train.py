@@ -32,7 +32,7 @@ def train(
     ] = None,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
-    """Train a small model with conventional gates, move them 1, 2, 3 blocks ahead, fine-tune, compare.
+    """Train a small model whose gates look ahead: conventional gates first, moved 1, 2, 3 blocks, fine-tuned, compared.
 
     Example: pregate train --short -o pregated
     """

@@ -52,7 +52,7 @@ def tune(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep nothing on disk of what is found.")] = False,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
-    """Tune policy, lookahead, caches, chunks, precision and placement for a trace; later, say whether that still holds.
+    """Tune a design for a trace: policy, lookahead, caches, chunks, precision, placement; whether it still holds.
 
     Example: pregate tune switch-base-8 --hardware a100-sxm4-80gb --trace trace.safetensors --budget-s 20 -o tuned.yaml
     """

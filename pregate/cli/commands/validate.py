@@ -42,7 +42,7 @@ def validate(
     ] = False,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
-    """Predict configurations, write that down, run them for real, and say how right the predictions were.
+    """Hold predictions against real runs: predict, write that down, run, and say how right the predictions were.
 
     Example: pregate validate --suite quick -o report
     """

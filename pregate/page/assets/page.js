@@ -85,7 +85,7 @@ function verdictOf(answers, cube) {
     text += ratio < 1.0005 ? `, as fast as ${page.designs[next]}` : `, ${three(ratio, 3)} times as fast as ${page.designs[next]}`;
   }
   if (same.length) text += `; ${andMore(same)} ${same.length > 1 ? "do" : "does"} the very same here`;
-  if (near.length) text += `; it cannot be told from ${andMore(near)}: intervals straddle`;
+  if (near.length) text += `; too close to tell from ${andMore(near)}`;
   return {best, text: [`${text}.`, crossing(cube, best), ...page.told_apart].join(" ")};
 }
 
@@ -142,7 +142,7 @@ function showDesigns(answers, best) {
     const {tpot_s, ttft_s, moe_layer_latency_s, tokens_per_s} = answer.metrics, value = answer.metrics[state.metric];
     const least = best < 0 ? NaN : answers[best].metrics[state.metric], ratio = state.metric === "tokens_per_s" ? least / value : value / least;
     row.append(cellOf(si(tpot_s, "s")), cellOf(si(ttft_s, "s")), cellOf(si(moe_layer_latency_s, "s")), cellOf(three(tokens_per_s, 4)));
-    row.append(cellOf(i === best ? "best" : best < 0 ? "" : `x ${ratio.toFixed(3)}`), cellOf(intervalOf(answer), "td", "interval"));
+    row.append(cellOf(i === best ? "best" : best < 0 ? "" : `x ${ratio < 10 ? ratio.toFixed(2) : three(ratio, 3)}`), cellOf(intervalOf(answer), "td", "interval"));
     if (i === best) row.className = "best";
     return row;
   });

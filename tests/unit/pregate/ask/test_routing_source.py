@@ -86,7 +86,7 @@ def test_a_synthetic_trace_is_called_so_with_what_recorded_ones_would_hit() -> N
     assert said == "synthetic (default dials), so hit rates are assumed, not known"
     said = describe_routing(SWITCH, trace, [simulated(trace, "on_demand+lru:0.4")])
     assert "an LRU with" in said
-    assert "on recorded traces; default dials made without each are up to " in said
+    assert "on recorded traces; default dials are up to " in said
     own = replace(trace, provenance=replace(trace.provenance, note="dials fitted to a trace: ..."))
     assert describe_routing(SWITCH, own, [simulated(trace, "on_demand+lru:0.4")]).endswith("on recorded traces")
 

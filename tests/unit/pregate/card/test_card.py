@@ -242,7 +242,7 @@ def test_what_cannot_be_told_from_the_best_is_named(card: Card) -> None:
     found = ranking_of([one, near, now], now, "request")
     assert [rival.design for rival in found.rivals] == [near.design]
     assert str(near.design) in found.verdict()
-    assert "straddle" in found.verdict()
+    assert "too close to tell from" in found.verdict()
 
 
 def test_designs_of_one_stack_share_their_errors(card: Card) -> None:

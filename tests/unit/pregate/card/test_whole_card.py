@@ -38,7 +38,7 @@ def test_each_line_of_a_summary_with_figures_says_what_they_rest_on() -> None:
     text = " ".join(card.summary(100).split())
     assert f"{card.reached:.0%} of the claimed speed limit" in text
     assert "Would change it (claimed):" in text
-    assert re.search(r"holds 1 \(claimed\)|, claimed\)|best of \d+ that fit", card.verdict())
+    assert re.search(r"\(claimed\): too close|, claimed\)|best of \d+ that fit", card.verdict())
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,8 @@ def test_the_command_prints_the_card_in_each_format(run: Run) -> None:
         (("--objective", "beauty"), "objective 'beauty'"),
         (("--now", "nosuch"), "nosuch"),
         (("--now", "llama-cpp"), "--now 'llama-cpp' names no design"),
+        (("--now", "llama.cpp"), "--now 'llama.cpp' names no design"),
+        (("--now", "llama-server -ngl 99 --n-cpu-moe 30"), "names no design: STACK/DESIGN, such as llama-cpp/"),
         (("--now", "/gpu_only"), "--now '/gpu_only' names no design"),
         (("--now", "llama-cpp/gpu_only"), "unknown stack"),
         (("--stack", "nosuch"), "nosuch"),

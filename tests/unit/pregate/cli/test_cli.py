@@ -207,6 +207,19 @@ def test_mistakes_end_in_one_line_and_status_2(
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
+def test_a_result_leaves_out_what_its_design_has_none_of(run: Run) -> None:
+    status, out, _ = run("simulate", *SMALL)
+    assert status == 0
+    assert all(name in out for name in ("tokens_per_s", "hit_rate", "stall_share"))
+    left_out = ("policy_source", "asked_machine", "written_back_bytes", "n_low_slots", "prefetches")
+    assert not any(name in out for name in left_out)
+    assert "storage_bytes" in run("simulate", *SMALL, "--policy", "on_demand", "--tier", "ssd")[1]
+
+
+def test_one_design_wins_against_nobody(run: Run) -> None:
+    assert "\npregate: " in run("compare", *SMALL, "--policies", "pregate")[1]
+
+
 def test_a_mistyped_option_has_status_2(run: Run) -> None:
     status, _, err = run("compare", *SMALL, "--polices", "pregate")
     assert status == 2
@@ -257,6 +270,10 @@ def test_an_import_keeps_the_sequences_asked_for_and_never_overwrites_what_it_re
         (("plan", "x", "--gpu", "rtx-4090"), r"No such option: --gpu: it is --hardware here: see .+ plan --help"),
         (("plan", "x", "--engine=vllm"), r"No such option: --engine: it is --stack here: see .+ plan --help"),
         (("arrivals", "x", "--rate", "2"), r"No such option: --rate: it is --rates here: see .+ arrivals --help"),
+        (("plan", "x", "--cpu", "5900X"), r"No such option: --cpu: it is --host here: see .+ plan --help"),
+        (("compare", "x", "--host", "5900X"), r"No such option: --host: it is --set host=NAME here \(or --hardware .*"),
+        (("explain", "x", "--link=pcie3-x16"), r"No such option: --link: it is --set link=NAME here: see .+ --help"),
+        (("cost", "x", "--ram", "64GB"), r"No such option: --ram: it is --set host.dram_bytes=64GB here \(or .*"),
         (("sweep", "x", "--hardware", "t4"), r"No such option: --hardware: a sweep takes a file that says it, .*"),
         (("plan", "x", "--tp", "8"), r"No such option: --tp: several cards are --hardware '8x NAME' .*"),
         (("compare", "switch-mini-16", "--batch", "x"), r"Invalid value for '--batch': .*: see .+ compare --help"),

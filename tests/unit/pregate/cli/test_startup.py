@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,13 @@ def test_the_list_says_of_a_command_what_the_command_says_of_itself(name: str) -
     found = getattr(importlib.import_module(f"pregate.cli.commands.{module}"), attribute)
     own = found.info.help if isinstance(found, typer.Typer) else found.__doc__
     assert own.splitlines()[0] == COMMANDS[name].help
+
+
+def test_the_list_has_a_line_a_command_that_80_columns_do_not_cut() -> None:
+    asked = subprocess.run(
+        [sys.executable, "-m", "pregate.cli.main", "--help"],
+        env=os.environ | {"COLUMNS": "80"}, check=True, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    listed = asked.stdout.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert not any(line.endswith("...") for line in listed)

@@ -108,7 +108,7 @@ def test_machines_that_cannot_be_told_apart_have_no_verdict() -> None:
     best = ranked("one", 1.0, spread=0.0, tag="fitted")
     found = of(best, near, far)
     assert (found.rivals, found.abstains) == ((near,), True)
-    said = "No verdict: one is predicted 1.10 times as good as near, and 0.74 to 1.63 holds 1 (claimed)"
+    said = "No verdict: one is predicted 1.10 times as good as near, 0.74 to 1.63 (claimed): too close to tell"
     assert found.verdict() == f"{said}."
     assert of(best, near, doubtful, far).verdict() == f"{said}; nor can doubtful be told from it."
     more = [ranked(f"d{i}", 4.0, spread=1.0) for i in range(3)]

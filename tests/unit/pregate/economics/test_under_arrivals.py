@@ -260,7 +260,7 @@ def test_what_routing_and_formats_a_prediction_rests_on_is_said_as_compare_says_
     model, hw = pregate.load_model("gpt-oss-20b"), pregate.load_hardware("rtx-4090", "llama-cpp")
     found = under_arrivals(model, hw, ["gpu_only"], SOME, [0.5], Server(1))
     assert "dials fitted to gpt-oss-20b-mmlu" in found.routing
-    assert "16 bits beside the experts of gpt-oss-20b" in found.calibration
+    assert "gpt-oss-20b is taken with 16 bits beside its experts" in found.calibration
     cached = under_arrivals(MODEL, HW, ["on_demand+lru:3"], SOME, [0.5], Server(1))
     assert "synthetic (default dials)" in cached.routing
 
