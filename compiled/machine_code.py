@@ -23,9 +23,6 @@ from typing import Any
 
 import numpy as np
 
-KEPT_OPS = 10_000
-"""Schedules of up to so many ops are done in Python before kept machine code would be loaded."""
-
 SYMBOL = "pregate_kernel"
 """What the function of an object file is called."""
 

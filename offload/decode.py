@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from compiled.machine_code import KEPT_OPS
+from compiled.when_it_pays import machine_code_pays
 from offload.caches.residency import ResidentSet
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.compilable import is_compilable
-from offload.fast.decode_compiled import CompiledLoop, is_kept, is_loaded
+from offload.fast.decode_compiled import KERNELS, CompiledLoop
 from offload.placing.all_reduces import AllReduces
 from offload.placing.cards import LayersOnCards, card_of_layers, stage_of_layers
 from offload.placing.copied_attention import Exchanges
@@ -36,8 +36,7 @@ from traces.phase import Phase
 from traces.routing import Step
 
 SMALL_OPS = 40_000
-"""Schedules of about so many ops are written in Python, or of `KEPT_OPS` where the compiled code is kept: that is done
-in half the time in which it would be there."""
+"""Schedules of about so many ops are written in Python where code would be compiled: in half the time that it takes."""
 
 _LOADED_OPS = 500
 """Schedules of about so many ops are written in Python even where the compiled code is loaded."""
@@ -188,11 +187,9 @@ class DecodeStream:
         return self._loop.parts(chain(first, rest))
 
 
-def small_ops() -> int:
-    """About how many ops are written in Python before compiled code would be there."""
-    if is_loaded():
-        return min(_LOADED_OPS, SMALL_OPS)
-    return KEPT_OPS if SMALL_OPS > KEPT_OPS and is_kept() else SMALL_OPS
+def is_large(n_ops: int) -> bool:
+    """Whether schedules of about `n_ops` in all are written sooner by compiled code."""
+    return machine_code_pays(n_ops, *KERNELS, compile_above=SMALL_OPS, call_above=_LOADED_OPS)
 
 
 def about_ops(model: ModelArchitecture, steps: Iterable[Step]) -> int:
@@ -206,14 +203,12 @@ def _about_ops(step: Step, model: ModelArchitecture) -> int:
 
 
 def _first_steps(steps: Iterator[Step], model: ModelArchitecture) -> tuple[list[Step], bool]:
-    """Steps of so many ops that compiled code pays, or all of them if they are fewer; and whether it pays."""
+    """Steps by which it is told whether compiled code pays, all of them if they are few; and whether it pays."""
     first: list[Step] = []
-    n_ops, most = 0, min(_LOADED_OPS if is_loaded() else KEPT_OPS, SMALL_OPS)
+    n_ops = 0
     for step in steps:
         first.append(step)
         n_ops += _about_ops(step, model)
-        if n_ops > most and most < SMALL_OPS:
-            most = small_ops()
-        if n_ops > most:
-            return first, True
-    return first, False
+        if n_ops > SMALL_OPS:
+            break
+    return first, is_large(n_ops)

@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import Kernel, are_kept, are_loaded, loaded
+from compiled.machine_code import Kernel, loaded
+from compiled.when_it_pays import machine_code_pays
 from simulator.prompts_kernel import prompt_pass_s
 from simulator.server_kernel import N_WORDS, SERVE, serve
 from simulator.stages_kernel import STAGES, serve_in_stages
@@ -187,19 +188,20 @@ def serve_arrivals(
     """
     check_server(times, slots, pass_tokens, batching, clients)
     asked = (requests.arrival_s, requests.input_tokens, requests.output_tokens, requests.held)
-    is_small = int(requests.output_tokens.sum()) <= _SMALL_TOKENS
-    return _served(*asked, times, slots, pass_tokens, batching, is_small=is_small, clients=clients)
+    n_tokens = int(requests.output_tokens.sum())
+    return _served(*asked, times, slots, pass_tokens, batching, n_tokens=n_tokens, clients=clients)
 
 
 def _served(
     arrival_s: NDArray[np.float64], input_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64],
     held_tokens: NDArray[np.int64], times: StepTimes, slots: int, pass_tokens: int, batching: Batching, *,
-    is_small: bool, clients: int | None = None,
+    n_tokens: int, clients: int | None = None,
 ) -> RequestTimes:  # fmt: skip
-    """`serve` or `serve_in_stages`, as machine code where it is there or pays."""
+    """`serve` or `serve_in_stages`, as machine code where that pays for the `n_tokens` of all that is to be served."""
     kernel: Kernel = SERVE if times.n_stages == 1 else STAGES
     plain: Callable[..., int] = serve if times.n_stages == 1 else serve_in_stages
-    run = loaded(kernel) if not is_small or are_loaded(kernel) or are_kept(kernel) else plain
+    pays = machine_code_pays(n_tokens, kernel, compile_above=_SMALL_TOKENS, load_above=0)
+    run = loaded(kernel) if pays else plain
     first_s, last_s, spent_s = np.zeros(len(arrival_s)), np.zeros(len(arrival_s)), np.zeros(3)
     words, of_slots = np.zeros(N_WORDS, np.int64), np.zeros((3, slots), np.int64)
     n_first = len(arrival_s) if clients is None else clients
@@ -241,11 +243,11 @@ def capacity(
     rows = by_length[(np.arange(n) * _GOLDEN % 1.0 * len(requests)).astype(np.int64)]
     inputs, outputs, held = requests.input_tokens[rows], requests.output_tokens[rows], requests.held[rows]
     outputs[:slots] = -(-outputs[:slots] * np.arange(1, slots + 1) // slots)
-    is_small = len(machines) * int(outputs.sum()) <= _SMALL_TOKENS
+    n_tokens = len(machines) * int(outputs.sum())
     gaps = -np.log1p(-(np.arange(1, n + 1) * _SILVER % 1.0))  # of an exponential law, of mean 1
 
     def per_s(times: StepTimes, came_s: NDArray[np.float64]) -> float:
-        served = _served(came_s, inputs, outputs, held, times, slots, pass_tokens, batching, is_small=is_small)
+        served = _served(came_s, inputs, outputs, held, times, slots, pass_tokens, batching, n_tokens=n_tokens)
         done = np.sort(served.last_s)
         return float((n - 2 * slots) / (done[n - slots - 1] - done[slots - 1]))
 

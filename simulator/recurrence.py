@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import KEPT_OPS, Kernel, are_kept, are_loaded, has_loaded, loaded
+from compiled.machine_code import Kernel, has_loaded, loaded
+from compiled.when_it_pays import KEPT_OPS, machine_code_pays
 from hwmodels.cost import Costs
 from offload.lanes import n_lanes
 from offload.schedule import Schedule
@@ -89,12 +90,11 @@ def walk_on(
 
 
 def is_small(n_ops: int, most_ops: int, *kernels: Kernel) -> bool:
-    """Whether a schedule is done in Python: one of up to `most_ops`, of a few where `kernels` are kept compiled or the
-    compiler is there since others are loaded, and of fewer where they are loaded, or may be in no time.
+    """Whether a schedule is done in Python: one of up to `most_ops`, or of a few where the compiler is there, which is
+    quick for loops as short as these.
     """
-    if are_loaded(*kernels) or (has_loaded() and are_kept(*kernels)):
-        return n_ops <= min(_LOADED_OPS, most_ops)
-    return n_ops <= min(KEPT_OPS, most_ops) or (n_ops <= most_ops and not has_loaded() and not are_kept(*kernels))
+    most_ops = min(KEPT_OPS, most_ops) if has_loaded() else most_ops
+    return not machine_code_pays(n_ops, *kernels, compile_above=most_ops, call_above=_LOADED_OPS)
 
 
 def _walk(

@@ -32,9 +32,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import KEPT_OPS
+from compiled.when_it_pays import machine_code_pays
 from offload.caches.eviction import Belady, Eviction, Key, Lfu, Lru, Random
-from offload.fast.replay_compiled import FlatTrace, is_kept
+from offload.fast.replay_compiled import KERNELS, FlatTrace
 from traces.errors import InvalidInput, unknown_name
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -47,9 +47,8 @@ POLICIES = ("belady", "lru", "lfu", "random", "layer", "layerlfu")
 MIB = 1 << 20
 
 SMALL_CELLS = 100_000
-"""Traces of up to so many routing cells (tokens x layers x top_k) are replayed in Python, about half a second, or of
-`KEPT_OPS` where the compiled code is kept: loading it takes a tenth.
-"""
+"""Traces of up to so many routing cells (tokens x layers x top_k) are replayed in Python where code would be compiled:
+about half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +228,9 @@ class _Replay:
 
     def __init__(self, trace: RoutingTrace, sizes: list[int], compiled: bool | None = None) -> None:
         self._trace, self._sizes = trace, sizes
-        n_cells = trace.experts.size
-        self._compiled = n_cells > SMALL_CELLS or (n_cells > KEPT_OPS and is_kept()) if compiled is None else compiled
+        if compiled is None:
+            compiled = machine_code_pays(trace.experts.size, *KERNELS, compile_above=SMALL_CELLS)
+        self._compiled = compiled
         self._batches: list[_Batch] | None = None
         self._flat: FlatTrace | None = None
 

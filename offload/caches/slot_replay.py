@@ -15,7 +15,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import KEPT_OPS, Kernel, are_kept, loaded
+from compiled.machine_code import Kernel, loaded
+from compiled.when_it_pays import machine_code_pays
 from offload.caches.eviction import Random
 from offload.caches.ranks_by_gates import EPSILON, MRS_ALPHA
 from offload.caches.ranks_by_use import LOOKUPS_A_SLOT
@@ -40,7 +41,7 @@ REPLAY_SLOTS = Kernel(
 )  # fmt: skip
 
 SMALL_LOOKUPS = 30_000
-"""Lookups up to which the definition is done before code would be compiled; `KEPT_OPS` where that is kept."""
+"""Lookups up to which the definition is done before code would be compiled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +99,13 @@ def replay_cache(
     if compiled and not is_known(cache):
         raise InvalidInput(f"cache {cache.eviction}: the compiled replay does not know it")
     popular = _popular(events, cache, popularity)
-    take = is_known(cache) and _pays(events.n_lookups) if compiled is None else compiled
-    hits = (_in_kernel if take else _in_python)(events, cache, n_slots, cold, popular, seed)
+    if compiled is None:
+        kernels = NEXT_USES, REPLAY_SLOTS
+        compiled = is_known(cache) and machine_code_pays(events.n_lookups, *kernels, compile_above=SMALL_LOOKUPS)
+    hits = (_in_kernel if compiled else _in_python)(events, cache, n_slots, cold, popular, seed)
     hits.setflags(write=False)
     decode = np.repeat(events.decode, np.diff(events.ptr))
     return CacheReplay(hits, n_slots, int(hits.sum()), int(decode.sum()), int(hits[decode].sum()))
-
-
-def _pays(n_lookups: int) -> bool:
-    return n_lookups > SMALL_LOOKUPS or (n_lookups > KEPT_OPS and are_kept(NEXT_USES, REPLAY_SLOTS))
 
 
 def _popular(events: TraceEvents, cache: Cache, popularity: PopularityProfile | None) -> list[tuple[int, int]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import Kernel, are_kept, loaded
+from compiled.machine_code import Kernel, loaded
+from compiled.when_it_pays import machine_code_pays
 
 COUNT = Kernel(__name__, "count", ("int16[3]", "int64[1]", "int64[3]"))
 
@@ -26,7 +26,7 @@ def choice_counts(experts: NDArray[np.int16], n_experts: int, begins: NDArray[np
     """
     n_groups, n_layers = len(begins) - 1, experts.shape[1]
     counts = np.zeros((n_groups, n_layers, n_experts), np.int64)
-    if experts.size > _FEW_CELLS and (_is_kept() or experts.size > _MANY_CELLS):
+    if machine_code_pays(experts.size, COUNT, compile_above=_MANY_CELLS, load_above=_FEW_CELLS):
         loaded(COUNT)(np.ascontiguousarray(experts), begins, counts)
         return counts
     group = np.repeat(np.arange(n_groups), np.diff(begins))
@@ -38,11 +38,6 @@ def choice_counts(experts: NDArray[np.int16], n_experts: int, begins: NDArray[np
         keys = experts[part] + names + group[part, None, None] * (n_layers * (n_experts + 1))
         flat += np.bincount(keys.ravel(), minlength=flat.size)
     return flat.reshape(n_groups, n_layers, n_experts + 1)[:, :, 1:]
-
-
-@cache
-def _is_kept() -> bool:
-    return are_kept(COUNT)
 
 
 def count(

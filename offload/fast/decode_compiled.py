@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import Kernel, are_kept, are_loaded, loaded
+from compiled.machine_code import Kernel, loaded
 from offload.caches.residency import count_slots
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decoding_pass import FIRST_STEP, SCHEDULE, STEP
@@ -62,6 +62,8 @@ RUN_STEPS = Kernel(
     unrolls=False,
 )  # fmt: skip
 
+KERNELS = UNIONS, GROUPS, RUN_STEPS
+
 _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
 
@@ -69,16 +71,6 @@ _PART_CELLS = 1 << 17
 """Experts of unions, or of micro-batches routing cells (tokens x layers x top_k), that are prepared at a time at most,
 but always one forward pass.
 """
-
-
-def is_kept() -> bool:
-    """Whether the kernels need not be compiled first."""
-    return is_loaded() or are_kept(UNIONS, GROUPS, RUN_STEPS)
-
-
-def is_loaded() -> bool:
-    """Whether this process has run the kernels before."""
-    return are_loaded(UNIONS, GROUPS, RUN_STEPS)
 
 
 class CompiledLoop:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import Kernel, are_kept, loaded
+from compiled.machine_code import Kernel, loaded
 from offload.fast.draws_kernel import with_bits
 from offload.fast.replay_kernel import BELADY, LFU, LRU, RANDOM
 from traces.errors import InvalidInput
@@ -28,12 +28,8 @@ REPLAY = Kernel(
     sources=("offload.fast.draws_kernel",),
 )  # fmt: skip
 
+KERNELS = BATCHES, NEXT_USES, REPLAY
 _KINDS = {"lru": LRU, "layer": LRU, "lfu": LFU, "layerlfu": LFU, "belady": BELADY, "random": RANDOM}
-
-
-def is_kept() -> bool:
-    """Whether the kernels need not be compiled first."""
-    return are_kept(BATCHES, NEXT_USES, REPLAY)
 
 
 class FlatTrace:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import figures_of
-from offload.decode import about_ops, small_ops
+from offload.decode import about_ops, is_large
 from offload.metrics.metric_probes import Probes
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import Captured, capture_request
@@ -97,7 +97,7 @@ class AxisWinners:
         groups = self._planner.plan(points).i_group[:, points.i_choice]  # [n_policies, n]
         scores, new = np.full(groups.shape, np.nan), np.unique(groups[groups >= 0]).tolist()
         requests = [self._planner.groups[i].request for i in new if i not in self._found and i not in self._ready]
-        if sum(about_ops(asked.model, asked.trace.steps()) for asked in requests) > small_ops():
+        if is_large(sum(about_ops(asked.model, asked.trace.steps()) for asked in requests)):
             self._compiled = True
         for i in new:
             scores = np.where(groups == i, self._measured(i, points)[points.i_price], scores)

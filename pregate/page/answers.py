@@ -17,7 +17,7 @@ from compiled.machine_code import loaded
 from hwmodels.cost import Costs, Parts
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
-from offload.decode import small_ops
+from offload.decode import is_large
 from offload.ops import KINDS, Lane, OpKind
 from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
@@ -181,7 +181,7 @@ class _Captures:
 
     def _written(self, asked: Request) -> Captured | str:
         """Written, and later walked, by compiled code once all are too many ops for Python."""
-        are_many = self._page.n_written > small_ops()
+        are_many = is_large(self._page.n_written)
         if are_many:
             for kernel in (WALK, REVERSE):
                 loaded(kernel)

@@ -23,7 +23,7 @@ import pregate
 import simulator
 import traces
 from hwmodels.platform import Platform
-from offload.decode import small_ops
+from offload.decode import is_large
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import Captured, capture_request
@@ -122,7 +122,7 @@ class _Memo:
     @property
     def compiles(self) -> bool | None:
         """Whether compiled code pays for the next schedule, small as it may be; None: as for one alone."""
-        return self._n_ops > small_ops() or None
+        return is_large(self._n_ops) or None
 
     def get(self, key: str, make: Callable[[], _Made]) -> _Made:
         """What `make` makes of `key`, made now or before."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from compiled.when_it_pays import KEPT_OPS
 from offload.answers.by_bandwidth import ByBandwidth, ByBandwidthWithin
 from offload.answers.cheaper import CheaperEach, ShorterLane
 from offload.answers.list_schedule import ListScheduled
@@ -224,7 +225,7 @@ def test_a_small_schedule_is_written_by_the_definition_and_a_large_one_compiled(
 ) -> None:
     model = MODELS["decoder-only"]
     trace, taken = routing(model), []
-    monkeypatch.setattr("offload.decode.is_loaded", lambda: False)
+    monkeypatch.setattr("offload.decode._LOADED_OPS", KEPT_OPS)
     for size in (10**9, 0):
         monkeypatch.setattr("offload.decode.SMALL_OPS", size)
         stream = DecodeStream(model, trace.steps(), policy_named("pregate"), EXECUTIONS["streams"], n_buffers=9)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compiled.machine_code import Kernel, are_kept, loaded
+from compiled.machine_code import Kernel, loaded
+from compiled.when_it_pays import machine_code_pays
 from traces.synthesis.sequence_popularity import SequencePopularity, guides_of
 from traces.synthesis.sequence_starts import Start
 from traces.synthesis.synthesis_kernel import fill
@@ -111,7 +112,7 @@ def _put(known: NDArray[np.int16], experts: NDArray[np.int16], parts: Sequence[s
 
 def load_if_it_pays(n_cells: int) -> bool:
     """Load the machine code that fills `n_cells` routing cells where it is kept or worth compiling; whether it was."""
-    pays = n_cells > _SMALL_CELLS or are_kept(FILL_MANY)
+    pays = machine_code_pays(n_cells, FILL_MANY, compile_above=_SMALL_CELLS, load_above=0)
     if pays:
         loaded(FILL_MANY)
     return pays
@@ -190,7 +191,9 @@ def _may_take_all_layers(experts: NDArray[np.int16], popularity: NDArray[np.floa
     from traces.synthesis.layers_kernel import FILL_LAYERS, pays
 
     (_, n_layers, top_k), n_active = experts.shape, popularity.shape[1] - 1
-    return pays(n_layers, top_k, n_active) and (experts.size > _MANY_CELLS or are_kept(FILL_LAYERS))
+    return pays(n_layers, top_k, n_active) and machine_code_pays(
+        experts.size, FILL_LAYERS, compile_above=_MANY_CELLS, load_above=_SMALL_CELLS
+    )
 
 
 def _all_layers(

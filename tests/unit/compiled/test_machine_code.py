@@ -291,22 +291,6 @@ def test_an_array_that_a_kernel_cannot_read_is_refused(wrong: np.ndarray) -> Non
         call(np.zeros(3, np.int64), np.zeros(1, np.int32), wrong, np.zeros(2))
 
 
-def test_both_ways_to_do_a_schedule_are_told_apart_by_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from simulator import recurrence
-
-    for n_ops, wanted in ((1000, True), (1001, False)):
-        monkeypatch.setattr(recurrence, "are_loaded", lambda *_: True)
-        assert recurrence.is_small(n_ops, 400_000, recurrence.WALK) is wanted
-    monkeypatch.setattr(recurrence, "are_loaded", lambda *_: False)
-    for others, kept, n_ops, wanted in (
-        (False, False, 400_000, True), (False, True, 10_000, True), (False, True, 10_001, False),
-        (True, False, 10_000, True), (True, False, 10_001, False), (True, True, 1000, True), (True, True, 1001, False),
-    ):  # fmt: skip
-        monkeypatch.setattr(recurrence, "has_loaded", lambda others=others: others)
-        monkeypatch.setattr(recurrence, "are_kept", lambda *_, kept=kept: kept)
-        assert recurrence.is_small(n_ops, 400_000, recurrence.WALK) is wanted
-
-
 def test_compiled_chains_are_those_of_lists() -> None:
     rng = np.random.default_rng(0)
     dep_ptr = np.arange(51)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 import offload.decode
+from compiled import when_it_pays
+from compiled.when_it_pays import machine_code_pays
 from offload.caches.residency import ResidentSet
-from offload.decode import DecodeStream, about_ops, small_ops
+from offload.decode import DecodeStream, about_ops, is_large
 from offload.decoding import decode_loop
 from offload.decoding.decode_job import DecodeJob
 from offload.execution import EXECUTIONS
@@ -96,12 +100,13 @@ def test_less_is_written_in_python_where_machine_code_is_kept_and_less_still_whe
 ) -> None:
     """A prompt of 60 ops and a step of 42 are 102: more than 50 and 40, and than 90 once both are read."""
     monkeypatch.setattr(offload.decode, "SMALL_OPS", small)
-    monkeypatch.setattr(offload.decode, "KEPT_OPS", 50)
+    monkeypatch.setattr(offload.decode, "machine_code_pays", partial(machine_code_pays, load_above=50))
     monkeypatch.setattr(offload.decode, "_LOADED_OPS", 20)
-    monkeypatch.setattr(offload.decode, "is_kept", lambda: there == "kept")
-    monkeypatch.setattr(offload.decode, "is_loaded", lambda: there == "loaded")
+    monkeypatch.setattr(when_it_pays, "are_kept", lambda *_: there == "kept")
+    monkeypatch.setattr(when_it_pays, "are_loaded", lambda *_: there == "loaded")
+    monkeypatch.setattr(when_it_pays, "has_loaded", lambda: False)
     monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
-    assert small_ops() == wanted
+    assert [is_large(wanted), is_large(wanted + 1)] == [False, True]
     for steps, n_ops in (([PROMPT], 60), ([NEXT], 42), ([PROMPT, NEXT], 102)):
         Spy.made = 0
         written(DECODER, steps, "pregate")

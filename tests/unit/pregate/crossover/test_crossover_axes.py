@@ -133,7 +133,7 @@ def test_many_small_schedules_are_written_as_a_large_one_is(
         return capture_request(request, compiled=compiled)
 
     monkeypatch.setattr(winners, "capture_request", recorded)
-    monkeypatch.setattr(winners, "small_ops", lambda: limit)
+    monkeypatch.setattr(winners, "is_large", lambda n_ops: n_ops > limit)
     assert search(["gpu_only", "pregate", "lru"], "batch", 1, 8, overrides=SMALL) == expected
     assert set(told) == wanted
 

@@ -105,11 +105,11 @@ def test_small_traces_are_filled_in_python_unless_machine_code_is_kept(
 ) -> None:
     asked: list[Kernel] = []
 
-    def of(kernel: Kernel) -> bool:
+    def pays(n_cells: int, kernel: Kernel, *, compile_above: int, load_above: int) -> bool:
         assert kernel is FILL_MANY
-        return kept
+        return n_cells > (load_above if kept else compile_above)
 
-    monkeypatch.setattr(filling, "are_kept", of)
+    monkeypatch.setattr(filling, "machine_code_pays", pays)
     monkeypatch.setattr(filling, "loaded", asked.append)
     monkeypatch.setattr(filling, "_SMALL_CELLS", 100)
     assert load_if_it_pays(size) is compiled
@@ -132,11 +132,11 @@ def test_layers_that_know_nothing_of_one_another_are_filled_at_once_where_that_i
 ) -> None:
     """`more`: experts than the most for which it is quicker."""
 
-    def of(kernel: Kernel) -> bool:
+    def machine_code_pays(n_cells: int, kernel: Kernel, *, compile_above: int, load_above: int) -> bool:
         assert kernel is FILL_LAYERS
-        return kept
+        return n_cells > (load_above if kept else compile_above)
 
-    monkeypatch.setattr(filling, "are_kept", of)
+    monkeypatch.setattr(filling, "machine_code_pays", machine_code_pays)
     monkeypatch.setattr(filling, "_SMALL_CELLS", 3 * 16 * 2)
     monkeypatch.setattr(filling, "_MANY_CELLS", 10 * 16 * 2)
     n_active = more + max(n for n in range(1, 200) if pays(16, 2, n))
