@@ -43,10 +43,11 @@ from compiled import machine_code
 
 compiled = machine_code.loaded
 machine_code.loaded = lambda kernel: (
-    getattr(import_module(kernel.home), kernel.name) if kernel.home == "{home}" else compiled(kernel)
+    getattr(import_module(kernel.home), kernel.name) if "{home}" in (kernel.home, *kernel.sources) else compiled(kernel)
 )
 """
-"""A `conftest.py` under which kernels of a module are not compiled: mutmut puts a call of its own where a function was.
+"""A `conftest.py` under which kernels made of a module are not compiled: mutmut puts a call of its own where a function
+was.
 """
 
 _CONTEXT = 40

@@ -34,6 +34,7 @@ _SYNTHESIS = tuple(
 _BY_LAYER = ("tests/unit/traces/model/test_layer_formats.py", "tests/agree/test_layers_stored_apart.py")
 
 TARGETS = {
+    "compiled/when_it_pays.py": ("tests/unit/compiled/test_when_it_pays.py",),
     "offload/work.py": ("tests/unit/offload/test_work.py",),
     "offload/ffn_work.py": (
         "tests/unit/offload/test_work.py",

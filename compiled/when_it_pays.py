@@ -18,8 +18,8 @@ def machine_code_pays(
     loads it is there.
     """
     call_above = load_above if call_above is None else call_above
-    if n > compile_above or n <= min(call_above, load_above):
-        return n > compile_above
+    if n > compile_above:
+        return True
     if are_loaded(*kernels):
         return n > call_above
     return n > (call_above if has_loaded() else load_above) and are_kept(*kernels)

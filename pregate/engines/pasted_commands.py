@@ -9,36 +9,59 @@ from __future__ import annotations
 import re
 
 _MOST = 2000
-_FENCE = re.compile(
-    r"(?P<mark>```|`|\"|')(?:(?:sh|bash|shell|console|powershell|cmd)\n)?(?P<text>.*?)\s*(?P=mark)", re.DOTALL
-)
-_PROMPT = re.compile(r"\s*(?:\S+@\S+?[:~][^\s$#]*[$#]|PS\s\S*>|[$>#%])\s+|\s*[A-Z]:\\[^\s>]*>\s*", re.ASCII)
-_CONTINUED = re.compile(r"\s[`^\\]\s*\n\s*")
-_OF_POWERSHELL = re.compile(r"\$env:(\w+)\s*=\s*(\S+?)\s*(?:;|\n)\s*", re.ASCII | re.IGNORECASE)
-_CALLED = re.compile(r"^(?P<before>(?:\w+=\S+\s+)*)&\s+(?=\S)", re.ASCII)
-_WINDOWS = re.compile(r"\"[^\"\n]*\\([\w-]+\.exe)\"|(?<!\S)[\w.:\\-]*\\([\w-]+\.exe)(?=\s|$)", re.ASCII | re.IGNORECASE)
-_PIECES = re.compile(r""""[^"]*"|'[^']*'|(?P<end>\s(?:\d?>>?\s*&?\S+|\|\s|&\s*$|#\s)[^\n]*)|.""", re.DOTALL)
-_SUBSHELL = re.compile(r"\(\s*(.*\S)\s*\)", re.DOTALL)
-_NICE = re.compile(
-    r"(?<!\S)(?:(?:\S*/)?nice\s+(?:-n\s*-?\d+\s+|-\d+\s+)?|(?:\S*/)time\s+(?:-\w+\s+)*|ionice\s+(?:-\w+\s*\d*\s+)*"
-    r"|screen\s+(?:-\w+\s+)*(?:-S\s*\w+\s+)(?:-\w+\s+)*)(?=\S)",
-    re.ASCII,
-)
-_TYPESET = str.maketrans({"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'", "\u00a0": " "})
-_DASH = re.compile(r"(?<!\S)[\u2013\u2014](?=[a-z])")
 
 
 def unpasted(text: str) -> str:
     """A command as a shell has it; a policy, and what is too long to be read, as it is."""
     if not re.search(r"\s", text.strip()) or len(text) > _MOST:
         return text
-    text = _DASH.sub("--", text.translate(_TYPESET)).strip()
-    if (fenced := _FENCE.fullmatch(text)) is not None and fenced["mark"] not in fenced["text"]:
-        text = fenced["text"]
-    text = _CONTINUED.sub(" ", _PROMPT.sub("", text, count=1) if _PROMPT.match(text) else text)
-    if (inner := _SUBSHELL.fullmatch(text)) is not None:
-        text = inner[1]
-    text = _CALLED.sub(r"\g<before>", _OF_POWERSHELL.sub(r"\1=\2 ", text))
-    text = _WINDOWS.sub(lambda path: path[1] or path[2], text)
-    text = "".join("" if piece["end"] else piece[0] for piece in _PIECES.finditer(text))
-    return _NICE.sub("", text).strip()
+    for taken_off in (_as_typed, _unfenced, _on_one_line, _ungrouped, _of_a_posix_shell, _without_output, _unwrapped):
+        text = taken_off(text)
+    return text.strip()
+
+
+def _as_typed(text: str) -> str:
+    """With the quotes, spaces and dashes of a keyboard where a page has set others."""
+    typed = {"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'", "\u00a0": " "}
+    return re.sub(r"(?<!\S)[\u2013\u2014](?=[a-z])", "--", text.translate(str.maketrans(typed))).strip()
+
+
+def _unfenced(text: str) -> str:
+    """What a fence of Markdown or quotes stand around."""
+    language = r"(?:(?:sh|bash|shell|console|powershell|cmd)\n)?"
+    fence = re.fullmatch(rf"(?P<mark>```|`|\"|')(?:{language})(?P<text>.*?)\s*(?P=mark)", text, re.DOTALL)
+    return text if fence is None or fence["mark"] in fence["text"] else fence["text"]
+
+
+def _on_one_line(text: str) -> str:
+    """What follows a prompt, as `user@box:~$`, `PS C:\\>` or `C:\\>`, without the marks at which a line goes on."""
+    prompt = r"\s*(?:\S+@\S+?[:~][^\s$#]*[$#]|PS\s\S*>|[$>#%])\s+|\s*[A-Z]:\\[^\s>]*>\s*"
+    return re.sub(r"\s[`^\\]\s*\n\s*", " ", re.sub(rf"\A(?:{prompt})", "", text, flags=re.ASCII))
+
+
+def _ungrouped(text: str) -> str:
+    """What parentheses run in a shell of its own."""
+    return re.sub(r"\A\(\s*(.*\S)\s*\)\Z", r"\1", text, flags=re.DOTALL)
+
+
+def _of_a_posix_shell(text: str) -> str:
+    """What PowerShell and `cmd` write otherwise: variables, a call, and where a program lies."""
+    text = re.sub(r"\$env:(\w+)\s*=\s*(\S+?)\s*(?:;|\n)\s*", r"\1=\2 ", text, flags=re.ASCII | re.IGNORECASE)
+    text = re.sub(r"\A((?:\w+=\S+\s+)*)&\s+(?=\S)", r"\1", text, flags=re.ASCII)
+    quoted, bare = r"\"[^\"\n]*\\([\w-]+\.exe)\"", r"(?<!\S)[\w.:\\-]*\\([\w-]+\.exe)(?=\s|$)"
+    return re.sub(rf"{quoted}|{bare}", lambda path: path[1] or path[2], text, flags=re.ASCII | re.IGNORECASE)
+
+
+def _without_output(text: str) -> str:
+    """Without where the output goes, a pipe, `&` at the end and comments, to the ends of their lines, but in quotes."""
+    pieces = r""""[^"]*"|'[^']*'|(?P<end>\s(?:\d?>>?\s*&?\S+|\|\s|&\s*$|#\s)[^\n]*)|."""
+    return re.sub(pieces, lambda piece: "" if piece["end"] else piece[0], text, flags=re.DOTALL)
+
+
+def _unwrapped(text: str) -> str:
+    """Without the programs that run another one, slower, timed or in a terminal of its own."""
+    wrappers = (
+        r"(?:\S*/)?nice\s+(?:-n\s*-?\d+\s+|-\d+\s+)?", r"(?:\S*/)time\s+(?:-\w+\s+)*",
+        r"ionice\s+(?:-\w+\s*\d*\s+)*", r"screen\s+(?:-\w+\s+)*(?:-S\s*\w+\s+)(?:-\w+\s+)*",
+    )  # fmt: skip
+    return re.sub(rf"(?<!\S)(?:{'|'.join(wrappers)})(?=\S)", "", text, flags=re.ASCII)
