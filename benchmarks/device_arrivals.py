@@ -5,7 +5,8 @@
 A design's passes (prompts of five lengths, tokens of batches at two contexts, as `pregate arrivals` predicts them) are
 run by the runtime, and requests are served by those times at three rates: shares of what the design with the least
 capacity serves. Beside each figure stands what was predicted of it on FIT. What is measured is the passes; who shares a
-pass is the rule of `simulator.arrivals`. ARRIVALS: a public trace; without one requests of one length come at random.
+pass is the rule of `simulator.serving.arrivals`. ARRIVALS: a public trace; without one requests of one length come at
+random.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pregate.economics.arrivals import PERCENTILES
 from pregate.economics.step_times import PassTime, PassTimes, PassTraces, pass_times, pass_traces
 from pregate.validation.cases import shortened
 from runtime.microbench.session import cpu_link
-from simulator.arrivals import PASS_TOKENS, StepTimes, capacity, serve_arrivals
+from simulator.serving.arrivals import PASS_TOKENS, StepTimes, capacity, serve_arrivals
 from traces.importers.arrivals import load_arrivals
 from traces.requests import ArrivalTrace, poisson_arrivals
 from traces.routing import RoutingTrace

@@ -16,9 +16,9 @@ from simulator.explain.attribution import TRACE_BACK
 from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK
-from simulator.server_kernel import SERVE
-from simulator.stages_kernel import STAGES
-from simulator.stream_kernel import COVER, LEVEL, PULL, WALK_PART
+from simulator.serving.server_kernel import SERVE
+from simulator.serving.stages_kernel import STAGES
+from simulator.streamed.stream_kernel import COVER, LEVEL, PULL, WALK_PART
 from traces.statistics.stack_distance import DISTANCES, EVENTS
 from traces.synthesis.filling import FILL_MANY
 from traces.synthesis.layers_kernel import FILL_LAYERS

@@ -10,7 +10,7 @@ from pregate.ask.result_display import html_rows, to_dataframe
 from pregate.card.usual_passes import MOST_SLOTS
 from pregate.economics.cost_draws import Estimate
 from pregate.economics.serving import LatencyPromise, Unserved
-from simulator.arrivals import PROMPTS_ALONE, Batching
+from simulator.serving.arrivals import PROMPTS_ALONE, Batching
 
 if TYPE_CHECKING:
     import pandas as pd

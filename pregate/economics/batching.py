@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from hwmodels.platform import Platform
 from pregate.card.usual_passes import MOST_SLOTS, usual_pass_tokens
-from simulator.arrivals import Batching
+from simulator.serving.arrivals import Batching
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.type_checks import check_fields
 from traces.model.architecture import ModelArchitecture

@@ -27,8 +27,8 @@ from pregate.card.job import RequestLoad, Workpiece, largest_workload
 from pregate.card.stages import stage_shares
 from pregate.economics.serving import use_of
 from pregate.routing_traces import synthesize
-from simulator.arrivals import StepTimes
 from simulator.recurrence import simulate
+from simulator.serving.arrivals import StepTimes
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.requests import ArrivalTrace

@@ -26,9 +26,9 @@ from pregate.economics.step_times import PassTimes, PassTraces, pass_times, pass
 from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.served_load import ServedLoad, load_named, metric_of_requests
 from pregate.routing_traces import random_token_dials, synthesize
-from simulator.arrivals import PASS_TOKENS, Batching, RequestTimes, StepTimes, serve_arrivals
 from simulator.explain.critical_path import walk
 from simulator.explain.sensitivity import elasticities
+from simulator.serving.arrivals import PASS_TOKENS, Batching, RequestTimes, StepTimes, serve_arrivals
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.requests import ArrivalTrace

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import simpy
 
-from simulator.arrivals import AGAIN_S, PASS_TOKENS, PROMPTS_ALONE, Batching, RequestTimes, StepTimes, check_server
+from simulator.serving.arrivals import (
+    AGAIN_S,
+    PASS_TOKENS,
+    PROMPTS_ALONE,
+    Batching,
+    RequestTimes,
+    StepTimes,
+    check_server,
+)
 from traces.requests import ArrivalTrace
 
 
@@ -21,7 +29,7 @@ def serve_arrivals(
     requests: ArrivalTrace, times: StepTimes, slots: int, pass_tokens: int = PASS_TOKENS,
     batching: Batching = PROMPTS_ALONE, clients: int | None = None,
 ) -> RequestTimes:  # fmt: skip
-    """As `simulator.arrivals.serve_arrivals`, whose rules these are. Raises `InvalidInput` as that does."""
+    """As `simulator.serving.arrivals.serve_arrivals`, whose rules these are. Raises `InvalidInput` as that does."""
     check_server(times, slots, pass_tokens, batching, clients)
     server = _Server(requests, times, slots, pass_tokens, batching, clients)
     server.env.run()

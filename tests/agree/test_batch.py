@@ -29,7 +29,7 @@ from simulator import recurrence
 from simulator.batched import batch, batch_small
 from simulator.batched.batch_small import evaluate_small
 from simulator.explain.bounds import lower_bounds
-from simulator.stream import Stream
+from simulator.streamed.stream import Stream
 from tests.grids import one_in
 from tests.small_models import MODELS, TRIED, routing
 from traces.errors import InvalidInput

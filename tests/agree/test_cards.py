@@ -30,7 +30,7 @@ from simulator.events import event_engine
 from simulator.explain.bounds import lower_bounds
 from simulator.explain.critical_path import walk
 from simulator.modes import Modes
-from simulator.stream import Stream
+from simulator.streamed.stream import Stream
 from tests.small_models import MODELS, routing
 from tests.written_schedules import assert_written_alike_in_parts_of_any_size
 from traces.errors import InvalidInput

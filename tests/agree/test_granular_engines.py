@@ -24,7 +24,7 @@ from simulator import recurrence
 from simulator.definition import des
 from simulator.events import event_engine
 from simulator.modes import Modes
-from simulator.stream import Stream
+from simulator.streamed.stream import Stream
 from tests.engines import timed_alike
 from tests.small_models import MISSES_KNOW, MODELS, routing
 from traces.errors import InvalidInput

@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from simulator.arrivals import PROMPTS_ALONE, Batching, StepTimes, serve_arrivals
 from simulator.definition import arrivals_des
-from simulator.server_kernel import SERVE, serve
-from simulator.stages_kernel import serve_in_stages
+from simulator.serving.arrivals import PROMPTS_ALONE, Batching, StepTimes, serve_arrivals
+from simulator.serving.server_kernel import SERVE, serve
+from simulator.serving.stages_kernel import serve_in_stages
 from traces.requests import ArrivalTrace
 
 TIMES = st.floats(0.001, 10.0)
@@ -85,9 +85,9 @@ def with_held_halves(one: Asked) -> Asked:
 @example(with_held_halves(of_whole_seconds([0.0, 0.0, 0.5], [30, 12, 9], [2, 3, 2], 3, 10, n_stages=2)))
 def test_the_kernel_is_the_definition(one: Asked) -> None:
     defined = arrivals_des.serve_arrivals(*one)
-    with patch("simulator.arrivals._SMALL_TOKENS", 0):
+    with patch("simulator.serving.arrivals._SMALL_TOKENS", 0):
         compiled = serve_arrivals(*one)
-    with patch("simulator.arrivals.loaded", lambda kernel: serve if kernel is SERVE else serve_in_stages):
+    with patch("simulator.serving.arrivals.loaded", lambda kernel: serve if kernel is SERVE else serve_in_stages):
         as_it_stands = serve_arrivals(*one)
     for quick in (compiled, as_it_stands):
         assert quick.came_s.tolist() == defined.came_s.tolist()

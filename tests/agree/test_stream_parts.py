@@ -21,10 +21,10 @@ from offload.schedule import COLUMNS
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.capturing.starting_host_cache import storage_of
-from simulator import stream
 from simulator.recurrence import HOST
-from simulator.settled import PartTimes, Settled
-from simulator.stream_parts import CarriedOps, WalkedPart, by_paths, walk_compiled, walk_small
+from simulator.streamed import stream
+from simulator.streamed.settled import PartTimes, Settled
+from simulator.streamed.stream_parts import CarriedOps, WalkedPart, by_paths, walk_compiled, walk_small
 
 ONE, TWO = "rtx-4090", "2x rtx-3090"
 

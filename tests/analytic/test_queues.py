@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from simulator.arrivals import AGAIN_S, Batching, StepTimes, capacity, serve_arrivals
+from simulator.serving.arrivals import AGAIN_S, Batching, StepTimes, capacity, serve_arrivals
 from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace, poisson_arrivals
 

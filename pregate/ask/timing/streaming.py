@@ -21,7 +21,7 @@ from pregate.ask.capturing.starting_host_cache import storage_of
 from pregate.ask.simulation import SimulationResult, asked_of, changed_share, host_figures
 from pregate.ask.timing.captured_metrics import brings_guesses
 from pregate.ask.timing.intervals import Interval, path_intervals
-from simulator.stream import Stream
+from simulator.streamed.stream import Stream
 from traces.phase import Phase
 
 

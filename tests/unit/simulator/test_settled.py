@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from simulator import settled, stream_kernel
-from simulator.settled import PartTimes, Settled
+from simulator.streamed.settled import PartTimes, Settled
 
 BY_HAND = PartTimes(
     taken=(np.array([0.0, 2.0, 4.0]), np.array([10, 20, 5])),

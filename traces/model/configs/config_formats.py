@@ -13,11 +13,11 @@ from typing import Any
 
 from traces.errors import InvalidFile, unknown_name
 from traces.model.configs.config_fields import Fields
-from traces.model.configs.module_names import from_layers
-from traces.model.configs.quantisation_files import find_quantisation
-from traces.model.configs.quantisation_methods import method_name, named_format, own_formats, weight_format
-from traces.model.configs.quantisation_scheme import part_formats
-from traces.model.configs.quantisation_scope import converted_tables
+from traces.model.configs.quantisation.module_names import from_layers
+from traces.model.configs.quantisation.quantisation_files import find_quantisation
+from traces.model.configs.quantisation.quantisation_methods import method_name, named_format, own_formats, weight_format
+from traces.model.configs.quantisation.quantisation_scheme import part_formats
+from traces.model.configs.quantisation.quantisation_scope import converted_tables
 from traces.model.dtypes import DTYPES, Dtype
 from traces.model.layer_stack import LayerStack
 

@@ -19,7 +19,7 @@ from pregate.economics.arrivals import under_arrivals
 from pregate.economics.batching import Server, batching_of
 from pregate.economics.serving import LatencyPromise
 from pregate.economics.step_times import pass_times, pass_traces
-from simulator.arrivals import Batching, StepTimes, serve_arrivals
+from simulator.serving.arrivals import Batching, StepTimes, serve_arrivals
 from tests.command_line import Run
 from traces.errors import InvalidInput
 from traces.phase import Phase

@@ -15,11 +15,11 @@ from offload.metrics.run_metrics import moe_layers, moved_bytes
 from offload.ops import MOST_LANES, TRANSFERS, Lane, OpKind
 from offload.recorder import Part
 from offload.schedule import COLUMNS
-from simulator import stream_kernel as kernel
 from simulator.explain.bounds import chains_s
 from simulator.explain.critical_path import Gradient, pulled_back
 from simulator.recurrence import walk_on
-from simulator.settled import Intervals, PartTimes
+from simulator.streamed import stream_kernel as kernel
+from simulator.streamed.settled import Intervals, PartTimes
 
 _MOVES = np.isin(list(OpKind), TRANSFERS)
 """By kind of op whether it moves experts."""

@@ -14,8 +14,8 @@ from offload.metrics.run_metrics import Totals
 from offload.ops import MOST_LANES, Lane
 from offload.recorder import Part
 from simulator.explain.path_sum import PathSum
-from simulator.settled import Settled
-from simulator.stream_parts import CarriedOps, by_paths, walk_compiled, walk_small
+from simulator.streamed.settled import Settled
+from simulator.streamed.stream_parts import CarriedOps, by_paths, walk_compiled, walk_small
 
 _SMALL_OPS = 100_000
 """Ops of a stream that are walked in Python: more may come, and compiled code is loaded only once."""

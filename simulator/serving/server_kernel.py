@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from compiled.machine_code import Kernel
-from simulator.prompts_kernel import (
+from simulator.serving.prompts_kernel import (
     CAME,
     FROM,
     HELD,
@@ -25,7 +25,7 @@ SERVE = Kernel(
         *["int64[1]"] * 4, *["float64[1]"] * 3,
     ),
     returns=True,
-    sources=("simulator.prompts_kernel",),
+    sources=("simulator.serving.prompts_kernel",),
 )  # fmt: skip
 
 # What is decided so far: passes; of those that decode how many, the tokens before theirs together and the pass in which

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from traces.errors import InvalidFile
-from traces.model.configs.quantisation_methods import method_name
+from traces.model.configs.quantisation.quantisation_methods import method_name
 
 EXCLUDED = (
     "modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers", "exclude", "llm_int8_skip_modules",

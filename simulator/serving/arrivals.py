@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, loaded
 from compiled.when_it_pays import machine_code_pays
-from simulator.prompts_kernel import prompt_pass_s
-from simulator.server_kernel import N_WORDS, SERVE, serve
-from simulator.stages_kernel import STAGES, serve_in_stages
+from simulator.serving.prompts_kernel import prompt_pass_s
+from simulator.serving.server_kernel import N_WORDS, SERVE, serve
+from simulator.serving.stages_kernel import STAGES, serve_in_stages
 from traces.errors import InvalidInput
 from traces.requests import ArrivalTrace
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from compiled.machine_code import loaded
 from offload.metrics.run_metrics import overlap_s, union_s
-from simulator import stream_kernel as kernel
+from simulator.streamed import stream_kernel as kernel
 
 Intervals = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Starts and ends, (n,)."""

@@ -1,7 +1,7 @@
 """The loops of a stream at machine speed: a part walked with all that is counted on the way, and its critical paths.
 
-`simulator.stream_parts` says in NumPy what is found here, bit for bit. Tables hold a list a row, so that few arrays are
-handed over.
+`simulator.streamed.stream_parts` says in NumPy what is found here, bit for bit. Tables hold a list a row, so that few
+arrays are handed over.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from compiled.machine_code import Kernel
-from simulator.prompts_kernel import (
+from simulator.serving.prompts_kernel import (
     CAME,
     FROM,
     HELD,
@@ -25,7 +25,7 @@ STAGES = Kernel(
         *["int64"] * 4, *["int64[1]"] * 4, *["float64[1]"] * 5,
     ),
     returns=True,
-    sources=("simulator.prompts_kernel",),
+    sources=("simulator.serving.prompts_kernel",),
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def _decided_s(
 
 
 def serve_in_stages(
-    asked_s: Any,  # as of `simulator.server_kernel.serve`
+    asked_s: Any,  # as of `simulator.serving.server_kernel.serve`
     arrival_s: Any,
     input_tokens: Any,
     output_tokens: Any,

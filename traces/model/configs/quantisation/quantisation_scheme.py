@@ -7,8 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from traces.errors import InvalidFile
-from traces.model.configs.module_names import ATTENTIONS, Family, feed_forwards, from_layers, is_pattern, matches
-from traces.model.configs.quantisation_methods import (
+from traces.model.configs.quantisation.module_names import (
+    ATTENTIONS,
+    Family,
+    feed_forwards,
+    from_layers,
+    is_pattern,
+    matches,
+)
+from traces.model.configs.quantisation.quantisation_methods import (
     fastdeploy_format,
     method_name,
     named_format,
@@ -16,7 +23,7 @@ from traces.model.configs.quantisation_methods import (
     rest_format,
     tensor_format,
 )
-from traces.model.configs.quantisation_scope import EXCLUDED, refuse_unread_scope
+from traces.model.configs.quantisation.quantisation_scope import EXCLUDED, refuse_unread_scope
 from traces.model.dtypes import DTYPES, Dtype, find_dtype, mean_dtype
 from traces.model.layer_stack import LayerStack
 
