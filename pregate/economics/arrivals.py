@@ -60,10 +60,10 @@ def under_arrivals(
 ) -> ArrivalReport:
     """Have each design serve `requests` at each of `rates` (requests a second; none: as they arrive) as `server` says.
 
-    The time of a pass (`simulator.serving.arrivals`) is that of a schedule of its size, between sizes a line. `policies`
-    of None: `USUAL`, or what an engine runs that the stack is. Routing is made up. An interval is over `N_DRAWS` machines
-    as far off as the prediction may be, each with other runs of the same requests. Raises `InvalidInput`, and as `simulate`;
-    a design for which memory is too small is among `unserved`.
+    The time of a pass (`simulator.serving.arrivals`) is that of a schedule of its size, between sizes a line. Without
+    `policies` they are `USUAL`, or what an engine runs that the stack is. Routing is made up. An interval is over
+    `N_DRAWS` machines as far off as the prediction may be, each with other runs of the same requests. Raises
+    `InvalidInput`, and as `simulate`; a design for which memory is too small is among `unserved`.
     """
     if basis not in BASES:
         raise unknown_name("basis", basis, BASES)

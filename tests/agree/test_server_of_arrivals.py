@@ -83,6 +83,8 @@ def with_held_halves(one: Asked) -> Asked:
 @example(of_whole_seconds([0.0, 0.0, 4.5], [4, 6, 9], [2, 3, 2], 2, 10, Batching(mixes=True), n_stages=2, clients=2))
 @example(with_held_halves(of_whole_seconds([0.0, 0.0, 0.5], [30, 12, 9], [2, 3, 2], 3, 10, Batching(mixes=True))))
 @example(with_held_halves(of_whole_seconds([0.0, 0.0, 0.5], [30, 12, 9], [2, 3, 2], 3, 10, n_stages=2)))
+@example(with_held_halves(of_whole_seconds([0.0, 0.0, 0.0], [8, 12, 9], [2, 3, 2], 3, 20)))  # both pay for what is held
+@example(with_held_halves(of_whole_seconds([0.0, 0.0, 0.0], [8, 12, 9], [2, 3, 2], 3, 20, Batching(mixes=True))))
 def test_the_kernel_is_the_definition(one: Asked) -> None:
     defined = arrivals_des.serve_arrivals(*one)
     with patch("simulator.serving.arrivals._SMALL_TOKENS", 0):

@@ -31,7 +31,7 @@ def test_a_public_class_means_one_thing_in_the_whole_house() -> None:
 
 
 INNER = {
-    "evaluate", "generate", "import_trace", "is_kept", "load_trace", "lru_curve", "recognise", "serve_arrivals",
+    "evaluate", "generate", "import_trace", "load_trace", "lru_curve", "recognise", "serve_arrivals",
     "simulate", "train", "walk",
 }  # fmt: skip
 """Functions that several modules have by one name, as they do the same: each interpreter's, or what the front door asks

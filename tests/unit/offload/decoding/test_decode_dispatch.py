@@ -40,7 +40,8 @@ def test_large_schedules_are_written_by_compiled_code_where_it_knows_the_policy(
     monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
     unknown = Policy("unknown", prefetch=lambda view: ())
     for policy, size, compiled, wanted in (
-        ("pregate", 102, None, 0), ("pregate", 101, None, 1), ("pregate", 59, None, 1), ("pregate", 59, False, 0),
+        ("pregate", 102, None, 0), ("pregate", 101, None, 1), ("pregate", 60, None, 1), ("pregate", 59, None, 1),
+        ("pregate", 59, False, 0),
         ("pregate", 10**6, True, 1), (unknown, 0, None, 0), (unknown, 0, True, 0),
     ):  # fmt: skip
         monkeypatch.setattr(offload.decode, "SMALL_OPS", size)

@@ -1,1 +1,1 @@
-"""The formats that a quantisation gives to the parts of a model: where it is described, what it converts, and to what."""
+"""The formats that a quantisation gives to the parts of a model: where it stands, what it converts, and to what."""
