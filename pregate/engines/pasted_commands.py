@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 _MOST = 2000
+_TYPESET = str.maketrans({"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'", "\u00a0": " "})
 
 
 def unpasted(text: str) -> str:
@@ -22,8 +23,7 @@ def unpasted(text: str) -> str:
 
 def _as_typed(text: str) -> str:
     """With the quotes, spaces and dashes of a keyboard where a page has set others."""
-    typed = {"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'", "\u00a0": " "}
-    return re.sub(r"(?<!\S)[\u2013\u2014](?=[a-z])", "--", text.translate(str.maketrans(typed))).strip()
+    return re.sub(r"(?<!\S)[\u2013\u2014](?=[a-z])", "--", text.translate(_TYPESET)).strip()
 
 
 def _unfenced(text: str) -> str:

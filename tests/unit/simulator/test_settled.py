@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from simulator import settled, stream_kernel
+from simulator.streamed import settled, stream_kernel
 from simulator.streamed.settled import PartTimes, Settled
 
 BY_HAND = PartTimes(
