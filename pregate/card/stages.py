@@ -1,7 +1,7 @@
 """Cards that have layers in turn: which part of a pass each computes, and how many passes of tokens are under way.
 
 vLLM has as many batches as stages, and SGLang as many micro-batches. Requests whose prompts passed together decode
-together (`simulator.arrivals`), so that there are no more batches than passes of prompts.
+together (`simulator.serving.arrivals`), so that there are no more batches than passes of prompts.
 """
 
 from __future__ import annotations

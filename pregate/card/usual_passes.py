@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwmodels.platform import Platform
-from simulator.arrivals import PASS_TOKENS
+from simulator.serving.arrivals import PASS_TOKENS
 
 MOST_SLOTS = 1024
 _FEWER_SLOTS = 256

@@ -15,7 +15,7 @@ from pregate.card.judged_design import Judged, judge
 from pregate.card.stages import UnderWay, under_way
 from pregate.economics.serving import LatencyPromise, RequestShape, Served, serve
 from pregate.economics.step_times import pass_times, pass_traces
-from simulator.arrivals import Batching, serve_arrivals
+from simulator.serving.arrivals import Batching, serve_arrivals
 from tests.command_line import Run
 from traces.requests import ArrivalTrace
 
