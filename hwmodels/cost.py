@@ -148,7 +148,10 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
     """The duration of `work` by what it is spent on; of fused ops like it with `counts`, the durations."""
     constant = figures.stack_constant
     match work.kind:
-        case OpKind.FETCH | OpKind.ZERO_COPY | OpKind.JOIN:
+        case OpKind.ZERO_COPY:
+            again = _power(work.n_entries / work.copy_bytes, figures.values.get("stack.reread_exponent", 1.0))
+            return Parts(link_s=work.copy_bytes / figures.link_bytes_per_s("h2d") * again)
+        case OpKind.FETCH | OpKind.JOIN:
             return Parts(
                 work.n_copies * figures.fetch_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d")
             )
@@ -205,6 +208,13 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
         case _:
             assert not isinstance(counts, RowCounts)
             return _kernel_parts(work, figures, counts)
+
+
+def _power(base: float, exponent: Number) -> Number:
+    """By the same arithmetic for one exponent and for many."""
+    if np.ndim(exponent):
+        return np.array([base**one for one in np.asarray(exponent).tolist()])
+    return base**exponent
 
 
 def _given_back_s(figures: Figures) -> Number:

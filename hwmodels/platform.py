@@ -58,7 +58,7 @@ _BESIDE_THE_POINT = (
 _NAMED = 3
 """So many unverified figures are named in a line; `pregate hardware show` has all."""
 
-_NEVER_FITTED = ("memory_share", "schedule_s", *UNPACKING, *BETWEEN_CARDS)
+_NEVER_FITTED = ("memory_share", "schedule_s", "reread_exponent", *UNPACKING, *BETWEEN_CARDS)
 """Constants that a stack states whatever was measured of it."""
 
 

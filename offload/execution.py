@@ -102,8 +102,8 @@ class Execution:
     gathers_cells: bool = False
     """Before a layer's keys and values are streamed, the host lists the cells of the cache and sorts them."""
     zero_copy_rows: int = 0
-    """Rows of activations that a kernel multiplies by weights which it reads once over the link, where they lie in
-    host memory; more rows read them again. 0: kernels of this engine read no weights there.
+    """Rows of activations that a kernel multiplies by weights which it asks for once, where they lie in host memory;
+    more rows ask again. 0: kernels of this engine read no weights there.
     """
     fills_mask: bool = False
     """Before a pass of several tokens of a decoder the host looks, for each of them, at each cell of the cache that
@@ -222,8 +222,7 @@ EXECUTIONS |= {
         # vLLM: one fused op a layer (vllm/model_executor/layers/fused_moe), prompts in chunks of max_num_batched_tokens
         # (2,048 where latency counts, 8,192 otherwise), keys and values made of latents for a prompt (mla/common.py).
         # Weights on the host are views that kernels read (model_executor/offloader/uva.py); tiles of experts have 64
-        # rows where no other configuration is kept (get_default_config). Nothing says that the device caches what it
-        # reads so: CUDA's guide has repeated accesses repeat the transfer.
+        # rows where no other configuration is kept (get_default_config).
         # Several cards share every layer: two sums a layer, one of the embeddings, and the logits put together
         # (layers/linear.py: RowParallelLinear, layers/vocab_parallel_embedding.py, layers/logits_processor.py).
         # A step has a token of all that run, then prompts in parts (v1/core/sched/scheduler.py: schedule).

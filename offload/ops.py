@@ -261,7 +261,8 @@ class Work(NamedTuple):
     `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.slots.copy_runs`); 0 of
     experts that another card computes, whose own host issues them.
     `n_entries`: what is gone through one by one: of a table of experts by token what the host looks at, tokens drafted,
-    prompts whose kernels are loaded, entries of a mask, cards that a sum is over, or that send together.
+    prompts whose kernels are loaded, entries of a mask, cards that a sum is over, or that send together, bytes that all
+    blocks of rows read of weights on the host.
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
     `reading`: how storage is read, None at once.
     `piece`: the matrix of an expert that an op moves or multiplies by; None: all of it.

@@ -251,9 +251,11 @@ def stream_work(n_bytes: int) -> Work:
     return Work(OpKind.STREAM, copy_bytes=n_bytes)
 
 
-def zero_copy_work(n_bytes: int) -> Work:
-    """`n_bytes` of weights that a kernel reads where they lie in host memory."""
-    return Work(OpKind.ZERO_COPY, copy_bytes=n_bytes, n_copies=0)
+def zero_copy_work(n_bytes: int, n_in_blocks: int) -> Work:
+    """`n_bytes` of weights that a kernel reads where they lie in host memory, `n_in_blocks` were every block of its
+    rows to read them again.
+    """
+    return Work(OpKind.ZERO_COPY, copy_bytes=n_bytes, n_copies=0, n_entries=n_in_blocks)
 
 
 def cpu_layer_work(model: ModelArchitecture, what: Work) -> Work:

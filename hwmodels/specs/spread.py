@@ -24,12 +24,12 @@ SPREAD_KEYS = (
     "stack.launch_s", "stack.batch_launch_s", "stack.split_launch_s", "stack.sync_s", "stack.step_s",
     "stack.schedule_s", "stack.sort_s", "stack.mask_s", "stack.load_s", "stack.copy_issue_s", "stack.copy_latency_s",
     "link.h2d_efficiency", "stack.link_efficiency", "link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s",
-    "stack.storage_efficiency",
+    "stack.storage_efficiency", "stack.reread_exponent",
     "stack.all_reduce_s", "stack.ring_step_s", "stack.peer_efficiency", "stack.ring_efficiency",
 )  # fmt: skip
-"""The numbers that scatter: times and rates of a stack, and what links and a host's cores reach of their makers' words.
-Those that a user sets, or that a row determined, are exact instead. What multiplies another of these is left out
-(`dequant_efficiency`, `cpu_packed_speedup`): one scale says both.
+"""The numbers that scatter: times and rates of a stack, what links and a host's cores reach of their makers' words,
+and how often rows read weights of the host. Those that a user sets, or that a row determined, are exact instead. What
+multiplies another of these is left out (`dequant_efficiency`, `cpu_packed_speedup`): one scale says both.
 """
 
 SPREADS_FILE = Path(__file__).parent / "spreads.yaml"

@@ -35,6 +35,9 @@ CONSTANTS: dict[str, str] = {
     "hbm_efficiency": "ratio",  # of the memory rate
     "link_efficiency": "ratio",  # of the link
     "storage_efficiency": "ratio",  # of storage
+    # Of weights that kernels read in host memory: of how many times as much every block of rows reads as one
+    # reading, the exponent; near 0: what crosses the link is cached, 1: nothing is.
+    "reread_exponent": "ratio",
     # Of what all cores of the host read of DRAM (`Host.read_efficiency`, no more than the links between dies
     # carry): the rest goes to barriers between products and to threads that end before others.
     "cpu_efficiency": "ratio",
@@ -132,6 +135,7 @@ OPTIONAL = (
     "cpu_tile_gemm_efficiency",
     "attention_efficiency",
     "score_bytes",
+    "reread_exponent",
     *BETWEEN_CARDS,
     *(f"{kind}_floor_s" for kind in FLOORS),
 )

@@ -230,9 +230,9 @@ class Works:
         """Bytes from the host that pass through HBM."""
         return self._once(("stream", n_bytes), lambda: work.stream_work(n_bytes))
 
-    def zero_copy(self, n_bytes: int) -> Work:
-        """Bytes that a kernel reads where they lie in host memory."""
-        return self._once(("zero copy", n_bytes), lambda: work.zero_copy_work(n_bytes))
+    def zero_copy(self, n_bytes: int, n_in_blocks: int) -> Work:
+        """Bytes that a kernel reads where they lie in host memory, once and by every block of its rows."""
+        return self._once(("zero copy", n_bytes, n_in_blocks), lambda: work.zero_copy_work(n_bytes, n_in_blocks))
 
     def copy(self, kind: OpKind) -> Work:
         """One expert moved."""

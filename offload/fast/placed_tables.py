@@ -110,15 +110,21 @@ class PlacedTables:
             return {"COST_READ_MIXING": _NO_TABLE, "COST_READ_FFN": _NO_TABLE}
         reads = ZeroCopies(self._job.model, self._placed, self._job.execution.zero_copy_rows)
         block_of = {layer: i for i, layer in enumerate(self._stack.moe_layers)}
-        n_reads = np.diff(np.append(0, np.cumsum(reads.blocks(unions.tokens)))[unions.ptr]).reshape(-1, unions.n_blocks)
-        n_bytes = np.zeros((2, len(self._n_tokens), self._stack.n_layers), np.int64)
+        experts, blocks = (
+            np.diff(np.append(0, np.cumsum(of))[unions.ptr]).reshape(-1, unions.n_blocks)
+            for of in (unions.tokens > 0, reads.blocks(unions.tokens))
+        )
+        n_bytes = np.zeros((2, len(self._n_tokens), self._stack.n_layers, 2), np.int64)
         for layer in range(self._stack.n_layers):
-            n_bytes[0, :, layer] = reads.mixing(layer, self._n_tokens)
+            n_bytes[0, :, layer] = np.stack(reads.mixing(layer, self._n_tokens), axis=-1)
             if layer not in self._stack.bare_layers:
-                asked = n_reads[:, block_of[layer]] if layer in block_of else 0
-                n_bytes[1, :, layer] = reads.ffn(layer, self._n_tokens, asked)
-        sizes, place = np.unique(n_bytes, return_inverse=True)
-        rows = np.array([self._rows.of(self._works.zero_copy(n) if n else None) for n in sizes.tolist()], np.int64)
+                i = block_of.get(layer)
+                asked = (0, 0) if i is None else (experts[:, i], blocks[:, i])
+                n_bytes[1, :, layer] = np.stack(reads.ffn(layer, self._n_tokens, *asked), axis=-1)
+        sizes, place = np.unique(n_bytes.reshape(-1, 2), axis=0, return_inverse=True)
+        rows = np.array(
+            [self._rows.of(self._works.zero_copy(*both) if both[0] else None) for both in sizes.tolist()], np.int64
+        )
         mixing, ffn = rows[place].reshape(2, -1)
         return {"COST_READ_MIXING": mixing, "COST_READ_FFN": ffn}
 

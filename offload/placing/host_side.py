@@ -186,19 +186,22 @@ class HostSide:
     def read_mixing(self, layer: int, after: int) -> None:
         """What mixes the tokens of a layer, which has been issued behind op `after` (-1 none), reads its weights."""
         if self._zero_copies is not None:
-            self._read(self._zero_copies.mixing(layer, self._loop.n_tokens), layer, after)
+            self._read(*self._zero_copies.mixing(layer, self._loop.n_tokens), layer, after)
 
     def read_ffn(self, layer: int, after: int, tokens: Sequence[int] = ()) -> None:
         """The same of the FFN of a layer, whose routed experts serve so many `tokens` each."""
         if self._zero_copies is not None:
-            n_reads = sum(map(self._zero_copies.blocks, tokens))
-            self._read(self._zero_copies.ffn(layer, self._loop.n_tokens, n_reads), layer, after)
+            n_blocks = sum(map(self._zero_copies.blocks, tokens))
+            n_experts = sum(n > 0 for n in tokens)
+            self._read(*self._zero_copies.ffn(layer, self._loop.n_tokens, n_experts, n_blocks), layer, after)
 
-    def _read(self, n_bytes: int, layer: int, after: int) -> None:
+    def _read(self, n_bytes: int, n_in_blocks: int, layer: int, after: int) -> None:
         """Kernels just issued read so many bytes over the link while they compute, and end with both."""
         if n_bytes:
             loop, waits = self._loop, (after,) if after >= 0 else ()
-            read = loop.recorder.issue(Lane.H2D, loop.works.zero_copy(n_bytes), waits, step=loop.i_step, layer=layer)
+            read = loop.recorder.issue(
+                Lane.H2D, loop.works.zero_copy(n_bytes, n_in_blocks), waits, step=loop.i_step, layer=layer
+            )
             loop.compute(JOIN, layer, (read,))
 
     def compute(self, what: Work, layer: int) -> int:

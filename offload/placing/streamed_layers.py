@@ -45,10 +45,10 @@ def host_layer_bytes(model: ModelArchitecture, execution: Execution, placed: Pla
 
 
 class ZeroCopies:
-    """Bytes that kernels of a pass read in host memory: weights again for every block of `rows` rows of a product.
+    """Bytes of weights that kernels of a pass ask for in host memory, and those of every block of `rows` rows of a
+    product: how many cross the link again is not known (`stack.reread_exponent`).
 
-    Nothing caches what crosses the link: repeated accesses repeat the transfer (CUDA C++ Best Practices Guide, "Zero
-    Copy"). Counts are of one pass or (n_passes,) of many.
+    Counts are of one pass or (n_passes,) of many.
     """
 
     def __init__(self, model: ModelArchitecture, placed: Placed, rows: int) -> None:
@@ -62,14 +62,16 @@ class ZeroCopies:
         """How often a product of so many rows reads its weights."""
         return -(-n_rows // self._rows)
 
-    def mixing(self, layer: int, n_tokens: Any) -> Any:
-        """By what mixes the tokens of a layer."""
-        return self._parts[layer][0] * self.blocks(n_tokens) if layer in self._parts else 0 * n_tokens
+    def mixing(self, layer: int, n_tokens: Any) -> tuple[Any, Any]:
+        """By what mixes the tokens of a layer: once, and by every block."""
+        once = self._parts[layer][0] if layer in self._parts else 0
+        return once + 0 * n_tokens, once * self.blocks(n_tokens)
 
-    def ffn(self, layer: int, n_tokens: Any, n_reads: Any) -> Any:
-        """By its FFN, which reads routed experts so many times, every time one of them."""
-        n_bytes = self._parts[layer][1] * self.blocks(n_tokens) if layer in self._parts else 0 * n_tokens
-        return n_bytes + self._experts[layer] * n_reads if layer in self._experts else n_bytes
+    def ffn(self, layer: int, n_tokens: Any, n_experts: Any, n_blocks: Any) -> tuple[Any, Any]:
+        """By its FFN, whose so many routed experts have so many blocks: once, and by every block."""
+        dense = self._parts[layer][1] if layer in self._parts else 0
+        expert = self._experts.get(layer, 0)
+        return dense + 0 * n_tokens + expert * n_experts, dense * self.blocks(n_tokens) + expert * n_blocks
 
 
 def experts_away(model: ModelArchitecture, placed: Placed) -> int:

@@ -61,6 +61,8 @@ def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequen
     for wanted in asked:
         if (wider := computes_in(wanted, stated)) != wanted:
             words += f"; {hw.hardware} states no {wanted} rate and computes it in {wider}"
+    if any("zerocopy" in result.policy for result in results):
+        words += "; whether rows beyond 64 read weights of the host again is not known, intervals hold both"
     return words
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from hwmodels.specs.measured_links import measured_links
 from hwmodels.specs.measured_products import measured_products
-from hwmodels.specs.spread import SPREAD_KEYS, TAIL, ClaimedSpread
+from hwmodels.specs.spread import HALF_95, SPREAD_KEYS, TAIL, ClaimedSpread
 from pregate.measured.constants.variance_components import Source, likely_scales
 from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.table_scores import TablePrediction
@@ -27,10 +27,13 @@ from traces.errors import InvalidInput
 _LEAST_SOURCES = 4
 _STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s", "stack.storage_efficiency")
 _GUESSED = {key: 0.65 if key in _STAGED else 0.25 for key in (*SPREAD_KEYS, "row")}
+_GUESSED["stack.reread_exponent"] = 1.25 / HALF_95
 _GUESSED_WIDTH = 1.0
 """Scales themselves are taken as log-normal, a factor of e wide: few rows bear on some. About 0.25; what a host stages
 for a copy about 0.65, the scatter of ln of the five machines that `hwmodels/specs/links` names; reads of storage, which
-the host stages too, are taken to scatter as these."""
+the host stages too, are taken to scatter as these. Of weights that rows may read again the interval is from one reading
+to one a block, which are e to the power of the elasticity from the middle where nothing else takes time; a quarter
+more, for other times weigh less in the longer."""
 EXPECTED_SHARE = 0.267
 """Of half a 95 % interval of a t law of four degrees of freedom, its median absolute value: .741 of 2.776 scales."""
 

@@ -58,22 +58,26 @@ def test_layers_of_the_host_pass_through_hbm_whole_in_engines_that_stream_them()
     assert host_layer_bytes(MODEL, runs[0], place(MODEL, placement_named("experts=cpu"))) == {}
 
 
-def test_kernels_read_weights_again_for_every_block_of_rows() -> None:
+def test_kernels_ask_for_weights_once_and_again_by_every_block_of_rows() -> None:
     placed = place(MODEL, placement_named("weights=zerocopy:2:share=0.5@experts=zerocopy:1-1:share=0.25"))
     reads = ZeroCopies(MODEL, placed, 4)
     assert [reads.blocks(n) for n in (1, 4, 5, 8)] == [1, 1, 2, 2]
     mixing, rest = (int(part / 2) for part in layer_part_bytes(MODEL)[1])
     expert = MODEL.expert_bytes // 4
-    assert [reads.mixing(1, n) for n in (4, 5)] == [mixing, 2 * mixing]
-    assert [reads.ffn(1, 5, n) for n in (0, 3)] == [2 * rest, 2 * rest + 3 * expert]
-    assert (reads.mixing(2, 5), reads.ffn(2, 5, 3)) == (0, 0)
-    assert reads.ffn(0, 5, 3) == 2 * int(layer_part_bytes(MODEL)[0][1] / 2)  # a dense layer: no experts
+    assert [reads.mixing(1, n) for n in (4, 5)] == [(mixing, mixing), (mixing, 2 * mixing)]
+    assert [reads.ffn(1, 5, *n) for n in ((0, 0), (2, 3))] == [
+        (rest, 2 * rest), (rest + 2 * expert, 2 * rest + 3 * expert)
+    ]  # fmt: skip
+    assert (reads.mixing(2, 5), reads.ffn(2, 5, 2, 3)) == ((0, 0), (0, 0))
+    dense = int(layer_part_bytes(MODEL)[0][1] / 2)
+    assert reads.ffn(0, 5, 2, 3) == (dense, 2 * dense), "a dense layer: no experts"
     many = np.array([4, 5])
-    assert reads.mixing(1, many).tolist() == [mixing, 2 * mixing]
-    for nothing in (reads.mixing(3, many), reads.ffn(3, many, np.array([1, 2]))):
+    assert [one.tolist() for one in reads.mixing(1, many)] == [[mixing, mixing], [mixing, 2 * mixing]]
+    for nothing in (*reads.mixing(3, many), *reads.ffn(3, many, np.array([1, 2]), np.array([1, 2]))):
         assert (nothing.tolist(), nothing.dtype) == ([0, 0], many.dtype)
     alone = ZeroCopies(MODEL, place(MODEL, placement_named("experts=zerocopy:3-3")), 4)
-    assert alone.ffn(3, many, np.array([1, 2])).tolist() == [MODEL.expert_bytes, 2 * MODEL.expert_bytes]
+    found = alone.ffn(3, many, np.array([1, 1]), np.array([1, 2]))
+    assert [one.tolist() for one in found] == [[MODEL.expert_bytes] * 2, [MODEL.expert_bytes, 2 * MODEL.expert_bytes]]
 
 
 def test_experts_that_wait_in_host_memory_are_those_read_and_those_streamed() -> None:

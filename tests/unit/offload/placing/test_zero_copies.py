@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import pregate
-from hwmodels.cost import price
+from hwmodels.cost import price, price_figures
+from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
@@ -39,6 +40,12 @@ def written(text: str, rows: int = 64) -> Decoded:
 
 def reads(decoded: Decoded) -> list[int]:
     return np.flatnonzero(decoded.schedule.kind == OpKind.ZERO_COPY).tolist()
+
+
+def in_blocks(decoded: Decoded) -> list[int]:
+    """What each read is were every block of rows to read its weights again."""
+    schedule = decoded.schedule
+    return [schedule.works[schedule.cost[op]].n_entries for op in reads(decoded)]
 
 
 def test_parts_of_a_layer_are_the_layer() -> None:
@@ -73,12 +80,14 @@ def test_only_experts_that_tokens_chose_are_read_and_again_for_every_block_of_ro
         decoded = written(f"experts=zerocopy:{layer}-{layer}", rows)
         ops = [op for op in reads(decoded) if decoded.schedule.step[op] == 0]
         assert [int(decoded.schedule.layer[op]) for op in ops] == [layer]
-        assert int(decoded.schedule.bytes[ops[0]]) == MODEL.expert_bytes * sum(-(-n // rows) for n in counts.tolist())
+        assert int(decoded.schedule.bytes[ops[0]]) == MODEL.expert_bytes * np.count_nonzero(counts)
+        assert in_blocks(decoded)[0] == MODEL.expert_bytes * sum(-(-n // rows) for n in counts.tolist())
     decoded = written("weights=zerocopy", rows=4)
     first = [op for op in reads(decoded) if decoded.schedule.step[op] == 0]
     n_blocks = -(-len(prompt.experts) // 4)
-    wanted = [int(part) * n_blocks for parts in layer_part_bytes(MODEL) for part in parts if int(part)]
+    wanted = [int(part) for parts in layer_part_bytes(MODEL) for part in parts if int(part)]
     assert decoded.schedule.bytes[first].tolist() == wanted
+    assert in_blocks(decoded)[: len(first)] == [n_blocks * n for n in wanted]
 
 
 def test_a_read_waits_for_no_slot() -> None:
@@ -113,6 +122,39 @@ def test_a_step_takes_the_longer_of_what_it_computes_and_what_it_reads() -> None
     moe = np.isin(everything.layer, STACK.moe_layers) & (everything.kind == OpKind.ZERO_COPY)
     n_layers = len(STACK.moe_layers) * len(np.unique(TRACE.step))
     assert layers == pytest.approx(costs.link_s[everything.cost[moe]].sum() / n_layers, rel=0.02)
+
+
+def test_one_reading_and_one_a_block_are_the_ends_of_an_interval_and_its_middle_is_said() -> None:
+    """Nobody measured which it is; a token reads once, whichever it is."""
+    model, policy = pregate.load_model("qwen3-30b-a3b"), "gpu_only@experts=zerocopy@weights=zerocopy"
+    trace = pregate.synthesize(model, 1024, 2)
+
+    def run(exponent: float | None) -> pregate.SimulationResult:
+        numbers = {} if exponent is None else {"stack.reread_exponent": exponent}
+        return pregate.simulate(model, pregate.load_hardware("rtx-4090", "vllm", numbers), trace, policy)
+
+    once, middle, every = run(1e-9), run(None), run(1.0)
+    assert once.ttft_s < middle.ttft_s < every.ttft_s / 1.5
+    assert middle.ttft_s == pytest.approx((once.ttft_s * every.ttft_s) ** 0.5, rel=0.15)
+    assert once.tpot_s == pytest.approx(every.tpot_s, rel=1e-9), "one row reads once"
+    assert once.h2d_bytes == every.h2d_bytes, "what is asked for"
+    assert middle.tokens_per_s_ci95 is not None
+    low, high = middle.tokens_per_s_ci95
+    assert low < every.tokens_per_s < once.tokens_per_s < high
+    sure = every.tokens_per_s_ci95
+    assert sure is not None
+    assert sure[1] / sure[0] < 0.7 * high / low, "stated, it is not in doubt"
+
+
+def test_many_machines_at_once_are_priced_to_the_same_bit() -> None:
+    schedule = written("experts=zerocopy@weights=zerocopy", rows=2).schedule
+    hw = load_platform("rtx-4090", "vllm")
+    exponents = np.array([0.1, 0.5, 0.9])
+    figures = figures_of(hw)
+    many = price_figures(schedule.works, figures.with_values({"stack.reread_exponent": exponents}), 3)
+    for i, exponent in enumerate(exponents.tolist()):
+        one = price_figures(schedule.works, figures.with_values({"stack.reread_exponent": exponent}))
+        assert (many.duration_s[:, i] == one.duration_s).all()
 
 
 def test_every_engine_times_it_alike() -> None:
