@@ -14,7 +14,7 @@ from offload.caches.residency import ResidentSet
 from offload.execution import EXECUTIONS
 from offload.fast.compilable import is_compilable
 from offload.policies import PRESETS, eviction_named, policy_named
-from offload.policies.policy_descriptions import first_sentence
+from offload.policies.policy_descriptions import DESIGNS, first_sentence, what_it_does
 from offload.policy import Policy, fetch_misses, no_prefetch
 from offload.policy_parts.miss_costs import MissCosts
 
@@ -27,9 +27,8 @@ def designs() -> str:
     lines = ["| design | what it does | large schedules | output |", "|---|---|---|---|"]
     for shown, policy, doc, _ in _told():
         writer = "compiled" if _is_compiled(policy) else "Python"
-        lines.append(
-            f"| `{shown}` | {first_sentence(doc)} | {writer} | {'exact' if policy.is_exact else 'approximate'} |"
-        )
+        does = what_it_does(shown) if shown in DESIGNS else first_sentence(doc)
+        lines.append(f"| `{shown}` | {does} | {writer} | {'exact' if policy.is_exact else 'approximate'} |")
     return "\n".join(lines)
 
 

@@ -12,10 +12,10 @@ from offload.policy import Cache, Policy
 
 
 def min_latency_paper() -> Policy:
-    """As the paper has it (arXiv:2402.07033, section 3.3): the longer of the two lanes is made as short as can be."""
+    """The longer of the two lanes is made as short as can be, as in the paper (arXiv:2402.07033, section 3.3)."""
     return Policy("min_latency/paper", on_miss=ShorterLane(), cache=Cache("static"))
 
 
 def min_latency_released() -> Policy:
-    """As the code has it (efeslab/fiddler, mixtral.py): the least sum of both, so that every expert decides alone."""
+    """Every expert decides alone, for the least sum of both lanes, as in the code (efeslab/fiddler, mixtral.py)."""
     return Policy("min_latency/released", on_miss=CheaperEach(), cache=Cache("static"))

@@ -16,8 +16,14 @@ DESIGNS = tuple(name for name in PRESETS if not name.startswith(_GUESS) or name 
 
 
 def what_it_does(name: str) -> str:
-    """The first sentence of a design's file: "a missing expert is fetched or ... (Fiddler, ICLR 2025)"."""
-    return first_sentence(_said(name))
+    """The first sentence of a design's file, "a missing expert is fetched or ... (Fiddler, ICLR 2025)"; where the file
+    has several designs, behind it the first sentence of its own.
+    """
+    of_file = first_sentence(_said(name))
+    if sum(_said(other) == _said(name) for other in DESIGNS) < 2 or name not in DESIGNS:
+        return of_file
+    own = (PRESETS[name].__doc__ or "").split(". ")[0].split(".\n")[0].rstrip(".")
+    return f"{of_file}: {own[:1].lower()}{own[1:]}"
 
 
 def first_sentence(docstring: str) -> str:
@@ -30,7 +36,7 @@ def published_as(system: str) -> tuple[str, ...]:
     wanted = _letters(system)
     if len(wanted) < _LEAST:
         return ()
-    first = tuple(name for name in DESIGNS if wanted in _letters(what_it_does(name)))
+    first = tuple(name for name in DESIGNS if wanted in _letters(first_sentence(_said(name))))
     return first or tuple(name for name in DESIGNS if wanted in _letters(_said(name)))
 
 

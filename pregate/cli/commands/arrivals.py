@@ -62,12 +62,12 @@ def _print(report: ArrivalReport) -> None:
     table.add_column("design", no_wrap=True)
     for head in (
         "requests/s",
-        "at once",
-        "busy",
-        "max requests/s",
-        "TTFT p50",
         "TTFT p99",
         "TPOT p99",
+        "TTFT p50",
+        "max requests/s",
+        "busy",
+        "at once",
         "USD/M tokens",
     ):
         table.add_column(head, justify="right")
@@ -84,10 +84,10 @@ def _print(report: ArrivalReport) -> None:
     if report.no_cost:
         print(f"No cost: {report.no_cost}.")
     print(
-        "In brackets: 95 % over what predictions may be off by and which requests come; grows: the queue may. At once: "
-        "as many as give the least p99 TTFT. Max requests/s: beyond it the queue grows. USD: of output tokens, on a "
-        f"machine that serves this rate alone. {report.how_prompts_pass}"
+        "In brackets: 95 % over what predictions may be off by and which requests come; grows: the queue may. "
+        "Max requests/s: beyond it the queue grows. At once: as many as give the least p99 TTFT."
     )
+    print(f"USD: of output tokens, on a machine that serves this rate alone. {report.how_prompts_pass}")
     print(f"Machine constants: {report.calibration}.")
     print(f"Routing: {report.routing}.")
 
@@ -97,11 +97,11 @@ def _cells(row: UnderArrivals) -> tuple[str, ...]:
 
     asked, most = rate(row.requests_per_s), rate(row.capacity.value)
     if row.grows:
-        return (row.design, asked, str(row.slots), "100%", most, "grows", "the queue grows", "-", "-")
+        return (row.design, asked, "the queue grows", "-", "grows", most, "100%", str(row.slots), "-")
     cost = row.usd_per_million
     return (
-        row.design, asked, str(row.slots), f"{row.busy:.0%}", most,
-        render.si(row.ttft_s[50].value, "s"), _time(row.ttft_s[99]), _time(row.tpot_s[99]),
+        row.design, asked, _time(row.ttft_s[99]), _time(row.tpot_s[99]), render.si(row.ttft_s[50].value, "s"),
+        most, f"{row.busy:.0%}", str(row.slots),
         "-" if cost is None else f"{rate(cost.value)} [{rate(cost.low)}, {rate(cost.high)}]",
     )  # fmt: skip
 

@@ -98,7 +98,7 @@ def policies(format: options.OutputFormat = options.Format.table) -> None:
         return
     table = render.new_table()
     for column in rows[0]:
-        table.add_column(column)
+        table.add_column(column, overflow="fold" if column == "what it does" else "ellipsis")
     for row in rows:
         table.add_row(*row.values())
     render.print_table(table)

@@ -21,6 +21,7 @@ from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
 from offload.placing.workload import measure_workload
 from offload.policies import PRESETS, cache_named, eviction_named, eviction_names, policy_named
+from offload.policies.policy_descriptions import DESIGNS, what_it_does
 from offload.policies.pregate import pregate
 from offload.policy import BlockView, Cache, Fetch, Policy, fetch_misses
 from offload.slots.memory import CapacityExceeded
@@ -387,3 +388,9 @@ def test_caches_are_named_as_typed() -> None:
     assert {"lru", "lfu", "lifo", "lfu_released", "lifo_released"} <= set(eviction_names())
     with pytest.raises(InvalidInput, match="not both"):
         Cache(ratio=0.5, n_slots=4)
+
+
+def test_no_two_designs_are_described_alike() -> None:
+    described = [what_it_does(name) for name in DESIGNS]
+    assert len(set(described)) == len(described)
+    assert what_it_does("lru").endswith("is left: the least recently used expert goes, pooled over the layers")
