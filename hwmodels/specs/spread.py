@@ -32,6 +32,12 @@ and how often rows read weights of the host. Those that a user sets, or that a r
 multiplies another of these is left out (`dequant_efficiency`, `cpu_packed_speedup`): one scale says both.
 """
 
+OF_HOST = (
+    *(key for key in SPREAD_KEYS if key.startswith(("stack.cpu_", "host."))), "stack.handover_s",
+    "link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s", "stack.storage_efficiency",
+)  # fmt: skip
+"""Of these the ones of a stack on a host, whatever card stands in it: what cores read, compute and stage."""
+
 SPREADS_FILE = Path(__file__).parent / "spreads.yaml"
 
 GATHERED = "2026-11"

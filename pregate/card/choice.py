@@ -6,12 +6,12 @@ is fitted where any is. What is beside these and predicted to be better is a pos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pregate.ask.comparison import not_told_from
 from pregate.ask.timing.intervals import Interval
-from pregate.ask.timing.time_errors import holds_one, interval_of_ratio
+from pregate.ask.timing.time_errors import alike_on, holds_one, interval_of_ratio
 from pregate.card.designs import RESEARCH
 from pregate.card.judged_design import TAGS, Expected, Judged
 
@@ -149,15 +149,20 @@ def ratio(one: Judged, other: Judged, objective: str) -> tuple[float, Interval]:
 
 
 def between_machines(one: Judged, other: Judged, objective: str) -> tuple[float, Interval]:
-    """As `ratio`, of designs that share no constant: each is off independently of the other."""
-    return times_with_interval(one.estimate(objective), other.estimate(objective), objective, shared=False)
+    """As `ratio`, of designs on two machines: what is one host's is off on both alike, and all else independently."""
+    alike = alike_on(one.planned.hw, other.planned.hw)
+    return times_with_interval(one.estimate(objective), other.estimate(objective), objective, shared=False, alike=alike)
 
 
-def times_with_interval(here: Expected, there: Expected, objective: str, *, shared: bool) -> tuple[float, Interval]:
-    """How many times as good `here` is as `there`, and its 95 % interval; `shared`: of one machine and stack."""
+def times_with_interval(
+    here: Expected, there: Expected, objective: str, *, shared: bool, alike: Collection[str] = ()
+) -> tuple[float, Interval]:
+    """How many times as good `here` is as `there`, and its 95 % interval; `shared`: of one machine and stack, `alike`:
+    numbers that are off in both alike, where not all are.
+    """
     over, under = (here, there) if objective == "throughput" else (there, here)
     times = _times_as_good(here, there, objective)
-    return times, interval_of_ratio(times, over.error, under.error, shared=shared)
+    return times, interval_of_ratio(times, over.error, under.error, shared=shared, alike=alike)
 
 
 def _times_as_good(here: Expected, there: Expected, objective: str) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from hwmodels.specs.spread import GATHERED, SPREADS_FILE, shipped_spread
+from pregate.ask.timing.time_errors import SCATTER, alike_on
 from pregate.card.designs import offered
 from pregate.economics.assumptions import Assumption, Assumptions
 from pregate.economics.serving import RequestShape, Served
@@ -74,12 +75,19 @@ class Draws:
         self._rng = np.random.default_rng(0)
         self._drawn: dict[str, NDArray[np.float64]] = {}
         self._errors: dict[str, NDArray[np.float64]] = {}
+        self._others: list[Draws] = []
         self.looked_at: dict[str, Assumption] = {}
 
     def on(self, hw: Platform) -> Draws:
-        """The same draws for another machine; what its predictions are off by is drawn anew."""
+        """The same draws for another machine; what its predictions are off by is drawn anew, but for what is off alike
+        on one whose cost was asked for before.
+        """
         other = Draws(hw, self._basis, self._assumptions)
         other._rng, other._drawn, other.looked_at = self._rng, self._drawn, self.looked_at
+        for there in self._others:
+            alike = {f"{SCATTER}{key}" for key in alike_on(hw, there._hw)}
+            other._errors |= {name: drawn for name, drawn in there._errors.items() if name in alike}
+        self._others.append(other)
         return other
 
     def shares(self, of: NDArray[np.float64]) -> dict[str, float]:

@@ -246,9 +246,9 @@ def rank_machines(
     """Rank `machines` by the design that is best on each, and cost a million tokens of it; a card of one is `plan`'s.
 
     `machines`: by name or file, each with `overrides`, or platforms, whose stack is then the only one; `trace` to
-    `cache_dir` as of `plan`. Nothing is known to be off on two machines alike, so each is off independently. A machine
-    serves these requests for a share of its time, and costs all of it: `basis` (own or rent) and `assumptions` as of
-    `costs` (None: those that ship).
+    `cache_dir` as of `plan`. What two machines of one host and stack share is off on both alike, all else
+    independently. A machine serves these requests for a share of its time, and costs all of it: `basis` (own or rent)
+    and `assumptions` as of `costs` (None: those that ship).
 
     Raises `InvalidInput` where no machine or one twice is named, where the model fits none of them, or as `plan` does.
     """

@@ -7,9 +7,8 @@ time is off by what it depends on, times how far that scattered from source to s
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from hwmodels.figures import figures_of
 from hwmodels.fits.coverage import unseen
 from hwmodels.platform import Platform
-from hwmodels.specs.spread import HALF_95, shipped_spread
+from hwmodels.specs.spread import HALF_95, OF_HOST, SPREAD_KEYS, shipped_spread
 from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_run, room_of
@@ -120,27 +119,36 @@ def summed(parts: Sequence[tuple[float, TimeError]]) -> TimeError:
     )
 
 
-def interval_of_ratio(times: float, one: TimeError, other: TimeError, *, shared: bool) -> Interval:
+def interval_of_ratio(
+    times: float, one: TimeError, other: TimeError, *, shared: bool, alike: Collection[str] = ()
+) -> Interval:
     """The 95 % interval of `times`, the ratio of a time that is off by `one` to a time that is off by `other`.
 
-    `shared`: of one machine and stack, whose numbers are off in both alike; else nothing is.
+    `shared`: of one machine and stack, whose numbers are off in both alike; else only those of `alike` are.
     """
-    if shared:
-        keys = dict.fromkeys((*one.depends, *other.depends))
-        scale = _OF_FIT
-        differ = TimeError(
-            {key: one.depends.get(key, 0.0) - other.depends.get(key, 0.0) for key in keys},
-            {**one.room, **other.room},
-            math.hypot(one.rows, other.rows),
-        )
-        claimed = differ.half_widths
-    else:
-        scale = 1.0
-        here, there = (dataclasses.replace(error, fitted=(0.0, 0.0)).half_widths for error in (one, other))
-        claimed = math.hypot(here[0], there[1]), math.hypot(here[1], there[0])
+    scale = _OF_FIT if shared else 1.0
+    alike = {*one.depends, *other.depends} if shared else alike
+    differ = TimeError(
+        {key: one.depends.get(key, 0.0) - other.depends.get(key, 0.0) for key in SPREAD_KEYS if key in alike},
+        {**one.room, **other.room},
+        math.hypot(one.rows, other.rows),
+    )
+    both, here, there = differ.half_widths, _own(one, alike).half_widths, _own(other, alike).half_widths
+    claimed = math.hypot(both[0], here[0], there[1]), math.hypot(both[1], here[1], there[0])
     down = math.hypot(claimed[0], scale * one.fitted[0], scale * other.fitted[1])
     up = math.hypot(claimed[1], scale * one.fitted[1], scale * other.fitted[0])
     return times * math.exp(-down), times * math.exp(up)
+
+
+def _own(error: TimeError, alike: Collection[str]) -> TimeError:
+    """What numbers outside of `alike` make of an error."""
+    return TimeError({key: depends for key, depends in error.depends.items() if key not in alike}, error.room)
+
+
+def alike_on(one: Platform, other: Platform) -> Collection[str]:
+    """The numbers that are off on two machines alike: those of the host, where it is the same under the same stack."""
+    same = one.machine.host == other.machine.host and one.stack.name == other.stack.name
+    return OF_HOST if same else ()
 
 
 def fit_speaks(captured: Captured, hw: Platform) -> bool:

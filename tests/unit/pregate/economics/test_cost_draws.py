@@ -283,3 +283,20 @@ def test_a_price_of_the_users_own_has_no_date() -> None:
     draws.cost(SERVED, REQUEST, 100.0)
     said = draws.looked_at[f"cards.{CARD}.price_usd"]
     assert (said.value, said.source, said.date) == (12_000, "30 % either way assumed; override", "undated")
+
+
+def test_the_same_host_is_off_alike_beside_another_card() -> None:
+    """A design bound by its host costs as many times as much on both cards in every draw, on another host not."""
+    host, card = ({key: 1.0} for key in ("stack.cpu_efficiency", "stack.kernel_s"))
+    of_another = {name.replace(f".{CARD}.", ".rtx-4090."): value for name, value in SURE.items() if f".{CARD}." in name}
+
+    def ratios(depends: dict[str, float], host_name: str) -> np.ndarray:
+        served = dataclasses.replace(SERVED, error=TimeError(depends))
+        draws = Draws(machine(), "own", assumed(unfitted_error=None, **of_another))
+        asked = [machine(), load_hardware("rtx-4090", "llama-cpp", overrides={"host": host_name})]
+        usd = [draws.on(hw).usd_per_token(served, REQUEST, 100.0) for hw in asked]
+        return np.asarray(np.log(usd[0] / usd[1]))
+
+    own = machine().machine.host.name
+    assert np.ptp(ratios(host, own)) < 1e-9 < 0.01 < np.ptp(ratios(card, own))
+    assert np.ptp(ratios(host, "ryzen-3700x")) > 0.01

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import pregate
+from hwmodels.specs.spread import OF_HOST
+from pregate.ask.timing.time_errors import interval_of_ratio
 from pregate.card.display.one_screen import COLUMNS, LINES
 from pregate.card.plan import plan
 from pregate.economics.assumptions import load_assumptions
@@ -64,6 +66,27 @@ def test_one_design_on_two_machines_is_not_as_sure_as_on_one() -> None:
     assert first.best.design == second.best.design
     _, (low, high) = ranking.worse(second)
     assert high > low * 1.5
+
+
+def test_two_cards_beside_one_host_share_what_the_host_is_off_by() -> None:
+    """What cores read of DRAM is one number there: the ratio depends on the difference alone; on two hosts on both."""
+    asked = {
+        "one host": rank_machines("mixtral-mini-8", ("rtx-4080", "rtx-4090"), LOAD, stacks=["llama-cpp"],
+                                  overrides={"hbm_bytes": "1.2GB", "host": "ryzen-9950x"}),
+        "two": rank_machines("mixtral-mini-8", ("rtx-4080 + 9950X", "rtx-4090 + 7950X"), LOAD, stacks=["llama-cpp"],
+                             overrides={"hbm_bytes": "1.2GB"}),
+    }  # fmt: skip
+    reach = {}
+    for name, ranking in asked.items():
+        first, second = ranking.machines
+        errors = [one.best.request.error for one in (first, second)]
+        assert all(abs(one.depends["stack.cpu_efficiency"]) > 0.3 for one in errors)
+        times, (low, high) = ranking.worse(second)
+        assert low < times < high
+        reach[name] = high / low
+        alike = OF_HOST if name == "one host" else ()
+        assert (low, high) == pytest.approx(interval_of_ratio(times, *errors[::-1], shared=False, alike=alike))
+    assert reach["one host"] < 0.8 * reach["two"]
 
 
 def test_a_million_tokens_cost_what_cost_says_of_that_design(found: MachineRanking) -> None:
