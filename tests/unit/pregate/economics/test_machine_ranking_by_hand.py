@@ -33,6 +33,7 @@ IDLE = PhaseUse(0.5, 0.5, 1e9)
 def machine(name: str, price_usd: float | None = 1000.0) -> Any:
     return SimpleNamespace(
         hardware=name,
+        stack=SimpleNamespace(name="llama-cpp"),
         machine=SimpleNamespace(
             cards_usd=price_usd, host=SimpleNamespace(name="a-host"), link=SimpleNamespace(name="a-link"),
             has_one_memory=False,
