@@ -55,7 +55,7 @@ BASES = ("own", "rent")
 EXPERIMENTS = ("isca24", "field", "resident")
 """Tables of measurements that ship; a file is another."""
 
-TABLE_ENDINGS = (".csv", ".json", ".jsonl", ".md", ".sql")
+TABLE_ENDINGS = (".csv", ".json", ".jsonl", ".md", ".sql", ".txt")
 """How names of files of such tables end."""
 
 REPLAYED = ("lru", "lfu", "layer", "layerlfu", "belady", "random")

@@ -47,6 +47,16 @@ def rows_of_benchmark(objects: Sequence[Mapping[str, Any]], where: str) -> list[
     return None
 
 
+def rows_of_printed(objects: Sequence[Mapping[str, Any]], where: str) -> list[_Cells]:
+    """Rows of what serving benchmarks print. Raises `InvalidFile` as `rows_of_benchmark`."""
+    told = f"{where}: a printed result"
+    return [
+        cells
+        for one in objects
+        for cells in _stated(_of_serving(one), one, told, "write", "on a line above it", "{}: {}")
+    ]
+
+
 def not_of_a_batch(where: str, what: str = _COME_AND_GO) -> InvalidFile:
     """The error for a file that does not say who asked for how much."""
     return InvalidFile(
@@ -64,15 +74,18 @@ def of_batched_table(header: Sequence[str], rows: Sequence[Sequence[str]], where
     return rows_of_benchmark([dict(zip(keys, row, strict=False)) for row in rows], where)
 
 
-def _stated(rows: Iterator[_Cells], theirs: Mapping[str, Any], where: str) -> Iterator[_Cells]:
+def _stated(
+    rows: Iterator[_Cells], theirs: Mapping[str, Any], where: str,
+    how: str = "add", place: str = "to each of its objects", form: str = '"{}": "{}"',
+) -> Iterator[_Cells]:  # fmt: skip
     """Rows with the columns of ours that were added to their object. Raises `InvalidFile` where one is due."""
     added = {key: str(value) for key, value in theirs.items() if key in _ADDED and isinstance(value, str | int)}
     for cells in rows:
         made = cells | {key: value for key, value in added.items() if value}
         missing = [key for key in ("model", "hardware", "stack") if not made.get(key)]
         if missing:
-            told = ", ".join(f'"{key}": "{_EXAMPLES[key]}"' for key in missing)
-            raise InvalidFile(f"{where}, which writes no {' and no '.join(missing)}: add {told} to each of its objects")
+            told = ", ".join(form.format(key, _EXAMPLES[key]) for key in missing)
+            raise InvalidFile(f"{where}, which writes no {' and no '.join(missing)}: {how} {told} {place}")
         yield made
 
 

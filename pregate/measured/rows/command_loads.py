@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pregate.measured.rows.served_load import SERVED_METRICS, ServedLoad, metric_of_requests
+from pregate.measured.rows.served_load import OF_REQUESTS, SERVED_METRICS, ServedLoad, metric_of_requests
 
 _WHO_ASKS = ("concurrency", "requests", "request_rate")
 LOAD_COLUMNS = (*_WHO_ASKS, "lengths")
@@ -88,6 +88,26 @@ _PACED = re.compile(r"--(?:rate-type|profile)[ =]+['\"]?(constant|poisson|async)
 _UNPACED = re.compile(r"--(?:rate-type|profile)[ =]+['\"]?(sweep|throughput|synchronous)", re.IGNORECASE)
 
 
+_SHARED = re.compile(
+    r"--(?:(?:random|sonnet)-prefix-len|(?:shared-)?system-prompt-length|prefix-prompt-length)[ =]+[1-9]"
+)
+_EVENLY = re.compile(r"--(?:request-rate-mode|arrival-pattern|rate-type|profile)[ =]+['\"]?constant")
+_TURNS = r"--(?:conversation-num|conversation-turn-mean|num-sessions|session-concurrency|multi-turn)\b[ =]*\d*"
+_OTHER_TRAFFIC: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"--burstiness[ =]+(?!1(?:\.0*)?(?:\s|$))[\d.]+"), "requests come at random here (burstiness 1)"),
+    (re.compile(r"--ramp-up-strategy[ =]+\w+"), "requests come at one rate here"),
+    (_EVENLY, "requests come at random here, not evenly, and wait otherwise"),
+    (_SHARED, "what prompts share is read once where prefixes are held: state input_tokens, those that are read"),
+    (re.compile(_TURNS), "turns of a conversation hold each other's prompts, which no load says"),
+)
+"""What a client may be told that no load says, and why; rates are rates however evenly requests come."""
+_SPREADS = (
+    (r"--synthetic-input-tokens-stddev|--isl-stddev|--stddev-input-tokens", "input_tokens"),
+    (r"--output-tokens-stddev|--osl-stddev|--stddev-output-tokens", "output_tokens"),
+)
+"""Flags of a standard deviation of lengths, and the column of their mean."""
+
+
 def with_load(cells: Mapping[str, str]) -> dict[str, str]:
     """A row with what its columns and the command of its client say of who asks as its `load`, its batch how many ask
     at once; one that says none of it as a batch that begins together. What cannot be said is the row's reason.
@@ -114,7 +134,7 @@ def with_load(cells: Mapping[str, str]) -> dict[str, str]:
                     "at once (concurrency) or come a second (request_rate)"
                 )
             return _as_batch(row, n_slots)
-        drawn = stated or _lengths(client, command)
+        drawn = stated or _spread_lengths(command, row) or _lengths(client, command)
         return _as_served(row, said, client, command, n_slots, drawn)
     except _CannotSayError as error:
         return row | {"reason": str(error)}
@@ -171,6 +191,7 @@ def _client(command: str) -> tuple[_Client | None, str]:
 
 def _of_command(client: _Client, command: str, row: dict[str, str], said: Mapping[str, str]) -> dict[str, str]:
     """The load of a command, columns before it; tokens that it states become those of the row."""
+    _refuse_other_traffic(command, row)
     paced = bool(_PACED.search(command))
     if _UNPACED.search(command):
         raise _CannotSayError("the command finds its own rates: put how many asked at once into concurrency")
@@ -195,12 +216,36 @@ def _of_command(client: _Client, command: str, row: dict[str, str], said: Mappin
     return made
 
 
+def _refuse_other_traffic(command: str, row: Mapping[str, str]) -> None:
+    """Raises `_CannotSayError` for traffic that no load says."""
+    of_time = metric_of_requests(row["metric"])[0] in (*OF_REQUESTS, "itl")
+    for told, why in _OTHER_TRAFFIC:
+        found = told.search(command)
+        if found is None or (told is _EVENLY and not of_time) or (told is _SHARED and row.get("input_tokens")):
+            continue
+        raise _CannotSayError(f"{' '.join(found[0].split())[:40]}: {why}")
+
+
+def _spread_lengths(command: str, row: Mapping[str, str]) -> tuple[float, float] | None:
+    """From how much to how much of the stated tokens lengths lie that were drawn with a standard deviation: evenly, as
+    widely, prompts and answers as their mean; None without one.
+    """
+    away: list[float] = []
+    for flags, column in _SPREADS:
+        found = re.search(rf"(?:{flags})[ =]+([\d.]+)", command)
+        mean = row.get(column, "")
+        away.append(math.sqrt(3) * float(found[1]) / int(mean) if found and mean.isdigit() and int(mean) else 0.0)
+    share = min(sum(away) / len(away), 1.0)
+    return (round(1 - share, 3), round(1 + share, 3)) if share else None
+
+
 def _one(command: str, flags: tuple[str, ...], column: str) -> str:
     """The number behind one of `flags`, "" without any, or where it is infinite."""
     found: list[str] = []
     for flag in flags:
         word = re.escape(flag).replace(r"\-", "[-_]") if flag.startswith("--") else re.escape(flag)
-        for text in re.findall(rf"(?:^|[\s'\",]){word}[ =:]+['\"]?(inf|[\d.]+(?:[, ]+[\d.]+)*)(?=['\",\s]|$)", command):
+        numbers = r"(inf|[\d.]+(?:[, ]+[\d.]+)*)(?=['\",\s}]|$)"
+        for text in re.findall(rf"(?:^|[\s'\",{{]){word}['\"]?[ =:]+['\"]?{numbers}", command):
             found += [one for one in re.split(r"[, ]+", text) if one]
     found = list(dict.fromkeys(found))
     if len(found) > 1:
@@ -229,6 +274,8 @@ def _stated_lengths(text: str) -> tuple[float, float] | None:
 def _lengths(client: _Client | None, command: str) -> tuple[float, float]:
     """From how much to how much of the stated tokens requests have."""
     ratio = _RATIO.search(command)
+    if ratio is None and "--random-range-ratio" in command:
+        raise _CannotSayError("--random-range-ratio of prompts and of answers apart: state lengths, such as 0.8-1.2")
     share = float(ratio[1]) if ratio else None
     if client is None or not client.ratio:
         return 1.0, 1.0

@@ -10,10 +10,10 @@ from traces.errors import InvalidInput, unknown_name
 PERCENTILES = (50, 90, 95, 99)
 """Percentiles over requests that a row may have."""
 
-_OF_REQUESTS = ("ttft", "tpot", "e2el")
+OF_REQUESTS = ("ttft", "tpot", "e2el")
 SERVED_METRICS = (
-    "tokens_per_s", "total_tokens_per_s", "requests_per_s", *_OF_REQUESTS,
-    *(f"{metric}_p{p}" for metric in _OF_REQUESTS for p in PERCENTILES),
+    "tokens_per_s", "total_tokens_per_s", "requests_per_s", *OF_REQUESTS,
+    *(f"{metric}_p{p}" for metric in OF_REQUESTS for p in PERCENTILES),
 )  # fmt: skip
 """What requests that come one by one are measured by."""
 
@@ -79,4 +79,4 @@ def load_named(text: str, where: str = "load") -> ServedLoad:
 def metric_of_requests(metric: str) -> tuple[str, int]:
     """The metric that is a percentile over requests, and which; 0 of a mean or of another metric: `ttft_p99`."""
     name, _, percentile = metric.rpartition("_p")
-    return (name, int(percentile)) if name in (*_OF_REQUESTS, "itl") and percentile.isdigit() else (metric, 0)
+    return (name, int(percentile)) if name in (*OF_REQUESTS, "itl") and percentile.isdigit() else (metric, 0)

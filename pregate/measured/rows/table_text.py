@@ -14,10 +14,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pregate.measured.rows.benchmark_files import not_of_a_batch, of_batched_table, rows_of_benchmark
+from pregate.measured.rows.benchmark_files import (
+    not_of_a_batch,
+    of_batched_table,
+    rows_of_benchmark,
+    rows_of_printed,
+)
 from pregate.measured.rows.command_loads import LOAD_COLUMNS
 from pregate.measured.rows.measured_row import COLUMNS
 from pregate.measured.rows.metric_aliases import underscored
+from pregate.measured.rows.printed_results import is_printed, printed_results
 from pregate.measured.rows.written_cells import COLUMN_ALIASES
 from traces.errors import InvalidFile
 
@@ -40,6 +46,8 @@ def as_csv(text: str, where: str) -> str:
         return _of_sql(start, where)
     if start.startswith("Metric,avg,"):
         raise not_of_a_batch(f"{where}: of GenAI-Perf or AIPerf")
+    if is_printed(text):
+        return _of_cells(rows_of_printed(printed_results(text, where), where))
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("|")]
     if lines and (start.startswith("|") or any(_RULE.fullmatch(line) for line in lines[:2])):
         return _of_markdown(text, where)

@@ -26,9 +26,15 @@ def rows_of(folder: Path, header: str, line: str) -> list[MeasuredRow]:
     return read_table(folder / "mine.csv")
 
 
+def quoted(cell: str) -> str:
+    return cell.replace('"', '""')
+
+
 def typed(folder: Path, command: str, metric: str, engine: str = "vllm", **cells: str) -> MeasuredRow:
     stated = {"model": "Qwen3-30B-A3B", "gpu": "H100", "engine": engine, "command": command, "metric": metric} | cells
-    (found,) = rows_of(folder, ",".join((*stated, "value")), ",".join(f'"{cell}"' for cell in (*stated.values(), "9")))
+    (found,) = rows_of(
+        folder, ",".join((*stated, "value")), ",".join(f'"{quoted(cell)}"' for cell in (*stated.values(), "9"))
+    )
     return found
 
 
@@ -71,6 +77,16 @@ def typed(folder: Path, command: str, metric: str, engine: str = "vllm", **cells
          "p90 TTFT (ms)", ("ttft_p90", 1000, 512, 128, "requests=1000;rate=3")),
         ("genai-perf profile -m m --concurrency 16 --request-count 160 --isl 512 --osl 128", "vllm", "RPS",
          ("requests_per_s", 16, 512, 128, "requests=160")),
+        ("guidellm benchmark --profile concurrent --rate 16 --max-requests 99 --data "
+         "'{\"prompt_tokens\": 512, \"output_tokens\": 128}'", "vllm", "p99 TTFT (ms)",
+         ("ttft_p99", 16, 512, 128, "requests=99")),
+        ("guidellm benchmark --rate-type constant --rate 3 --data prompt_tokens=512,output_tokens=128", "vllm",
+         "req/s", ("requests_per_s", 1000, 512, 128, "requests=1000;rate=3")),
+        (f"{VLLM} --request-rate 3 --burstiness 1.0 --num-prompts 90", "vllm", "p99 TTFT (ms)",
+         ("ttft_p99", 90, 1024, 128, "requests=90;rate=3")),
+        ("genai-perf profile -m m --concurrency 16 --request-count 160 --synthetic-input-tokens-mean 500 "
+         "--synthetic-input-tokens-stddev 100 --output-tokens-mean 100 --output-tokens-stddev 0", "vllm", "RPS",
+         ("requests_per_s", 16, 500, 100, "requests=160;lengths=0.827-1.173")),
         ("evalscope perf --parallel 16 --number 160 --max-prompt-length 512 --max-tokens 128", "vllm",
          "Avg latency (s)", ("e2el", 16, 512, 128, "requests=160")),
         (f"{VLLM} --max-concurrency 1", "vllm", "P99 TTFT (ms)", ("ttft", 1, 1024, 128, "")),
@@ -111,6 +127,17 @@ def test_programs_that_ask_any_server_do(program: str, load: str, tmp_path: Path
         ("guidellm benchmark --rate-type sweep --data prompt_tokens=9", "req/s", "finds its own rates"),
         (f"{VLLM} --request-rate 1 2 4", "Mean TTFT (ms)", "several of request_rate"),
         ("vllm serve m", "p99 TTFT (ms)", "state how many ask at once"),
+        (f"{VLLM} --request-rate 2 --burstiness 0.5", "req/s", "--burstiness 0.5: requests come at random here"),
+        (f"{VLLM} --ramp-up-strategy linear --ramp-up-start-rps 1", "req/s", "requests come at one rate here"),
+        (f"{VLLM} --random-prefix-len 500 --max-concurrency 8", "req/s", "what prompts share is read once"),
+        (f"{VLLM} --random-range-ratio '{{\"input\": 0.2}}'", "req/s", "of prompts and of answers apart: state"),
+        (
+            "aiperf profile --isl 64 --osl 8 --request-rate 5 --request-rate-mode constant",
+            "p99 TTFT (ms)",
+            "not evenly",
+        ),
+        ("guidellm benchmark --rate-type constant --rate 5 --data prompt_tokens=9", "Mean TPOT (ms)", "not evenly"),
+        ("aiperf profile --isl 64 --osl 8 --concurrency 8 --conversation-turn-mean 5", "req/s", "turns of a conver"),
     ],
 )
 def test_what_no_row_can_say_is_its_reason(command: str, metric: str, reason: str, tmp_path: Path) -> None:
