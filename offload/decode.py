@@ -18,10 +18,7 @@ from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.compilable import is_compilable
 from offload.fast.decode_compiled import KERNELS, CompiledLoop
-from offload.placing.all_reduces import AllReduces
-from offload.placing.cards import LayersOnCards, card_of_layers, stage_of_layers
-from offload.placing.copied_attention import Exchanges
-from offload.placing.expert_groups import ExpertsOnCards
+from offload.placing.many_cards import parts_on_cards
 from offload.placing.placed import Placed, place
 from offload.placing.streamed_layers import check_over_link
 from offload.policy import Policy, fetch_misses
@@ -29,7 +26,6 @@ from offload.recorder import Part, assemble
 from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_bit_copies import LowSlots
-from offload.work import send_work
 from traces.foundation.gc_pause import gc_paused
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -148,40 +144,13 @@ class DecodeStream:
         return (0, 0) if host is None else (host.lookups, host.hits)
 
     def __iter__(self) -> Iterator[Part]:
-        job = self._job
-        if job.execution.shares_layers and job.placed.n_cards > 1:
-            return self._shared()
-        parts = self._parts()
-        n_copies, n_cards = job.execution.input_copies, min(job.placed.n_cards, job.model.decoder.n_layers)
-        drafts = job.policy.speculation is not None and job.policy.speculation.draft_name != "none"
-        stays = job.policy.resident and job.placed.is_plain and not (job.model.is_encoder_decoder or drafts)
-        if n_cards == 1 or not n_copies or not stays:
-            return parts
-        return LayersOnCards(card_of_layers(job.model.decoder.n_layers, n_cards), n_copies).parts(parts)
+        return parts_on_cards(self._job, self._steps, self._on_one_card)
 
-    def _shared(self) -> Iterator[Part]:
-        """The parts as on one of several cards that share layers, and what the others compute beside or after it."""
-        model, placed = self._job.model, self._job.placed
-        on_cards = placed.expert_groups, placed.turns, placed.copies, placed.held
-        groups = ExpertsOnCards(model, self._job.execution, *on_cards)
-        differs = placed.expert_groups > 1 or placed.copies > 1
-        if differs:
-            self._steps = groups.seen(self._steps)
-        parts = self._parts()
-        if placed.n_sharing > 1:
-            parts = AllReduces(model, placed.n_sharing, self._job.execution.first_hands_over).parts(parts)
-        if placed.copies > 1:
-            parts = Exchanges(model, placed.copies, groups.n_tokens).parts(parts)
-        if placed.turns > 1:
-            card = stage_of_layers(model.decoder.n_layers, placed.turns)
-            parts = LayersOnCards(card, placed.turns, lambda n: send_work(model, n, placed.n_sharing)).parts(parts)
-        return groups.parts(parts) if differs else parts
-
-    def _parts(self) -> Iterator[Part]:
-        """The parts as on one card."""
+    def _on_one_card(self, steps: Iterable[Step]) -> Iterator[Part]:
+        """The parts of `steps`, by the loop that writes so many ops sooner where both may."""
         if self._loop is not None:
-            return self._loop.parts(self._steps)
-        rest = iter(self._steps)
+            return self._loop.parts(steps)
+        rest = iter(steps)
         first, compiled = _first_steps(rest, self._job.model)
         self._loop = (CompiledLoop if compiled else DecodeLoop)(self._job)
         return self._loop.parts(chain(first, rest))

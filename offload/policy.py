@@ -32,7 +32,7 @@ from offload.policy_parts.granularity import Granularity
 from offload.policy_parts.miss_costs import AsksMachine, MissCosts
 from offload.policy_parts.skipping import Skipping
 from offload.policy_parts.speculation import Speculation
-from traces.errors import InvalidInput, unknown_name
+from traces.errors import InvalidInput, check_least, unknown_name
 from traces.foundation.documents import check_name
 from traces.foundation.type_checks import check_fields
 
@@ -115,8 +115,7 @@ class Policy:
         check_fields(self)
         check_name(self.name, "policy name")
         self._check_granularity()
-        if self.lookahead < 0:
-            raise InvalidInput(f"lookahead = {self.lookahead} is below 0")
+        check_least("lookahead", self.lookahead, 0)
         if self.next_token and self.speculation is not None:
             raise InvalidInput(
                 f"{self.name}: a pass that verifies drafts has several tokens, and gates say what the first needs "
@@ -132,7 +131,7 @@ class Policy:
         if self.granularity not in get_args(Granularity):
             raise unknown_name("granularity", str(self.granularity), get_args(Granularity), f"policy {self.name}")
         if self.chunk_bytes is not None and self.chunk_bytes < 1:
-            raise InvalidInput(f"policy {self.name}: a chunk of {self.chunk_bytes} bytes is below 1")
+            raise InvalidInput(f"policy {self.name}: a chunk of {self.chunk_bytes} bytes is below 1: give 1 or more")
         if self.resident and (self.granularity != "expert" or self.chunk_bytes is not None):
             raise InvalidInput(f"policy {self.name} keeps every expert in HBM and copies none: leave granularity= out")
         if self.granularity != "layer":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, check_least
 from traces.importers import ModelShape
 from traces.importers import import_trace as import_recorded
 from traces.model.architecture import ModelArchitecture
@@ -156,6 +156,5 @@ def random_token_dials(model: ModelArchitecture) -> Dials:
 
 def seeded(seed: int) -> np.random.Generator:
     """The generator of a seed. Raises `InvalidInput` for a negative one."""
-    if seed < 0:
-        raise InvalidInput(f"seed = {seed} is below 0")
+    check_least("seed", seed, 0)
     return np.random.default_rng(seed)

@@ -42,3 +42,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "", *,
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {told}" if names else "there are none"
     place = f" in {where}" if where else ""
     return UnknownName(f"unknown {kind} {name!r}{place}: {hint}")
+
+
+def check_least(name: str, value: float, least: int) -> None:
+    """Raise `InvalidInput` for a `value` below `least`, the smallest that `name` may have."""
+    if value < least:
+        raise InvalidInput(f"{name} = {value} is below {least}: give {least} or more")

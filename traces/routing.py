@@ -146,7 +146,9 @@ class RoutingTrace:
         if not 1 <= self.n_experts <= MAX_EXPERTS:
             raise InvalidInput(f"n_experts = {self.n_experts}: it must be 1 to {MAX_EXPERTS}")
         if shape[2] > self.n_experts:
-            raise InvalidInput(f"top_k = {shape[2]} is above n_experts = {self.n_experts}")
+            raise InvalidInput(
+                f"top_k = {shape[2]} is above n_experts = {self.n_experts}: give as many experts at least"
+            )
         columns = (("sequence", np.int32), ("position", np.int32), ("phase", np.int8), ("step", np.int32))
         self._freeze("experts", np.int16, shape)
         for name, dtype in columns:

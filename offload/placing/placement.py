@@ -93,9 +93,9 @@ class Placement:
         if self.ahead is not None and not self.streams:
             raise InvalidInput(f"ahead = {self.ahead} is of layers that are streamed: give weights=stream with it")
         if self.n_kept < 0:
-            raise InvalidInput(f"keep = {self.n_kept} experts a layer is below 0")
+            raise InvalidInput(f"keep = {self.n_kept} experts a layer is below 0: give how many stay in HBM")
         if self.micro_sequences is not None and self.micro_sequences < 1:
-            raise InvalidInput(f"micro = {self.micro_sequences} sequences in a micro-batch is below 1")
+            raise InvalidInput(f"micro = {self.micro_sequences} sequences in a micro-batch is below 1: give 1 or more")
         if self.micro_sequences is not None and (self.host_experts is not None or self.host_layers is not None):
             raise InvalidInput(
                 f"micro = {self.micro_sequences}: micro-batches share what is fetched for a layer, and what the host "
@@ -103,7 +103,7 @@ class Placement:
             )
         if self.n_kept and self.host_experts is None:
             raise InvalidInput(
-                f"keep = {self.n_kept} says how many experts stay in HBM where experts=cpu puts the others"
+                f"keep = {self.n_kept} says how many experts stay in HBM beside experts=cpu: give both, or neither"
             )
         self._check_shares()
 

@@ -53,7 +53,7 @@ class Cache:
         if self.admit not in ADMISSIONS:
             raise unknown_name("admission rule", self.admit, ADMISSIONS, f"cache {self.eviction}")
         if self.budget is not None and self.budget < 0:
-            raise InvalidInput(f"cache {self.eviction}: budget = {self.budget} experts is below 0")
+            raise InvalidInput(f"cache {self.eviction}: budget = {self.budget} experts is below 0: give 0 or more")
         if self.eviction == "static" and (self.admit != "always" or self.budget is not None):
             raise InvalidInput("cache static keeps what it holds: leave admit= and budget= out")
         if self.eviction == "static" and self.write_back:
@@ -65,7 +65,9 @@ class Cache:
         if self.ratio is not None and self.n_slots is not None:
             raise InvalidInput("a cache has a ratio (0..1] or a number of slots, not both: lru:0.1")
         if self.ratio is not None and not _SMALLEST_RATIO <= self.ratio <= 1:
-            raise InvalidInput(f"cache ratio = {self.ratio:g} is outside (0, 1], from 1e-12")
+            raise InvalidInput(
+                f"cache ratio = {self.ratio:g} is outside (0, 1]: give the share of all experts that it holds"
+            )
         if self.n_slots is not None and self.n_slots < 1:
             raise InvalidInput(f"cache slots = {self.n_slots} is below 1: leave the cache out instead")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from traces.errors import InvalidInput, unknown_name
+from traces.errors import InvalidInput, check_least, unknown_name
 from traces.foundation.documents import NUMBER, read_text
 from traces.foundation.type_checks import check_fields
 from traces.model.architecture import ModelArchitecture, load_architecture
@@ -96,8 +96,7 @@ class Speculation:
             )
         if self.rejected not in ROUTES:
             raise unknown_name("route of rejected tokens", self.rejected, ROUTES)
-        if self.seed < 0:
-            raise InvalidInput(f"seed = {self.seed} is below 0")
+        check_least("seed", self.seed, 0)
         if self.draft is not None and self.draft.is_encoder_decoder:
             raise InvalidInput(f"draft={self.draft_name} has an encoder: a draft is a decoder")
         if (self.draft is None) != (self.draft_name in ("none", "stated")):

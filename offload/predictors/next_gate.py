@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from offload.predictors.curves import Curve
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, check_least
 from traces.foundation.type_checks import check_fields
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ class NextGate:
         check_fields(self)
         if not 0 <= self.recall <= 1:
             raise InvalidInput(f"recall = {self.recall:g}: a share of the experts, from 0 to 1")
-        if self.seed < 0:
-            raise InvalidInput(f"seed = {self.seed} is below 0")
+        check_least("seed", self.seed, 0)
         if self.more < 0:
             raise InvalidInput(f"more = {self.more} is below 0: how many experts are guessed beyond k")
 

@@ -229,7 +229,7 @@ def compare(
     asked = [design.name for design in designs]
     for name in asked:
         if asked.count(name) > 1:
-            raise InvalidInput(f"policy {name} is given twice")
+            raise InvalidInput(f"policy {name} is given twice: leave one out")
     results, unfit, order = [], [], []
     for policy in policies:
         name = policy if isinstance(policy, str) else policy.name

@@ -16,7 +16,7 @@ from offload.placing.workload import Workload, measure_workload
 from offload.policy import Policy
 from pregate.ask.decode_middle import middle_of_decode
 from pregate.routing_traces import synthesize
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, check_least
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -41,8 +41,7 @@ class RequestLoad:
 
     def __post_init__(self) -> None:
         for name, least in (("input_tokens", 1), ("output_tokens", 2), ("batch", 1)):
-            if getattr(self, name) < least:
-                raise InvalidInput(f"{name} = {getattr(self, name)} is below {least}")
+            check_least(name, getattr(self, name), least)
         if self.batch * max(self.input_tokens, self.output_tokens) > MAX_TOKENS:
             raise InvalidInput(
                 f"{self.batch} requests of {self.input_tokens} and {self.output_tokens} tokens: at most "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pregate.draw.metric_words import metric_words
 from pregate.draw.palette import PALETTE
 from pregate.draw.style import SOFT, bare, picture, save_figure
-from traces.errors import InvalidInput
+from traces.errors import check_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,8 +32,7 @@ def tornado(explanation: Explanation, path: str | Path | None = None, *, n_bars:
     """
     from matplotlib.figure import Figure
 
-    if n_bars < 1:
-        raise InvalidInput(f"n_bars = {n_bars} is below 1")
+    check_least("n_bars", n_bars, 1)
     widest = max((swing.span for swing in explanation.swings.values()), default=0.0)
     moved = {key: swing for key, swing in explanation.swings.items() if swing.span > _SEEN * widest}
     order = sorted(moved, key=lambda key: -moved[key].span)[:n_bars]

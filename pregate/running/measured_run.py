@@ -24,7 +24,7 @@ from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.result_display import fields_of, to_dataframe
 from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
 from pregate.running.devices import Device, capture_on, make_backend, memory_of_device, resolve
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, check_least
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -123,8 +123,7 @@ def run(
     """
     if repeats < 1:
         raise InvalidInput(f"repeats = {repeats} is below 1: at least one run is needed")
-    if seed < 0:
-        raise InvalidInput(f"seed = {seed} is below 0")
+    check_least("seed", seed, 0)
     device = resolve(device)
     say(f"writing the schedule of {policy if isinstance(policy, str) else policy.name}")
     captured = capture_on(device, model, trace, policy, cache=cache, expert_tier=expert_tier)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pregate.routing_traces import load_trace, synthesize
 from pregate.sweeps.axes import FORMATS, Axis
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, check_least
 from traces.foundation.type_checks import check_fields
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
@@ -44,8 +44,8 @@ class TraceRecipe:
             value = getattr(self, name)
             if isinstance(value, str) and value != "max":
                 raise InvalidInput(f"{name} = {value!r} is neither a number of sequences nor max")
-            if value is not None and value != "max" and value < least:
-                raise InvalidInput(f"{name} = {value} is below {least}")
+            if value is not None and value != "max":
+                check_least(name, value, least)
         made = (self.input_tokens, self.output_tokens, self.seed, self.dials, self.n_active)
         if self.path is not None and (made != (256, 256, 0, None, None) or self.popularity is not None):
             raise InvalidInput(

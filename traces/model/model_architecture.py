@@ -259,11 +259,6 @@ class ModelArchitecture:
         }
 
     @property
-    def _dense_matrix_params(self) -> int:
-        stacks = sum(stack.matrix_params(self.d_model) for stack in self.stacks)
-        return stacks + self.n_moe_layers * self.shared_expert_params
-
-    @property
     def _activation_format_params(self) -> int:
         """What no part of the layers' matrices holds: norms, biases, gates, and the two tables."""
         norm_params = self.d_model * (2 if self.norm_bias else 1)
@@ -274,7 +269,8 @@ class ModelArchitecture:
     @property
     def non_expert_params(self) -> int:
         """Parameters outside the routed experts: shared experts, gates and embeddings are among them."""
-        return self._dense_matrix_params + self._activation_format_params
+        layers = ("attention", "dense", "shared")
+        return sum(self.matrix_params[part] for part in layers) + self._activation_format_params
 
     @property
     def non_expert_bytes(self) -> int:
@@ -399,13 +395,9 @@ def _plain(value: Any) -> Any:
 @lru_cache(64)
 def _non_expert_bytes(model: ModelArchitecture) -> int:
     """Counted once a model: every design on every machine asks for it."""
-    mixing = sum(stack.mixer_matrix_params(model.d_model) for stack in model.stacks)
-    shared = model.n_moe_layers * model.shared_expert_params
-    dense = (model._dense_matrix_params - mixing - shared) * model.dtype.bytes_per_param
-    dense += mixing * model.stored_attention_dtype.bytes_per_param
-    dense += shared * model.stored_shared_dtype.bytes_per_param
-    head = 0 if model.tied_embeddings else model.embedding_params
-    dense += model.embedding_params * model.stored_embedding_dtype.bytes_per_param
-    dense += head * model.stored_head_dtype.bytes_per_param
-    rest = model._activation_format_params - model.embedding_params - head
-    return math.ceil(dense + rest * model.stored_gate_dtype.bytes_per_param)
+    matrices, formats = model.matrix_params, model.formats
+    stored = sum(
+        matrices[part] * formats[part].bytes_per_param for part in ("dense", "attention", "shared", "embedding", "head")
+    )
+    rest = model._activation_format_params - matrices["embedding"] - matrices["head"]
+    return math.ceil(stored + rest * model.stored_gate_dtype.bytes_per_param)

@@ -41,8 +41,8 @@ def sharded(model: ModelArchitecture, n_cards: int, expert_groups: int = 1, copi
 
     if of_experts % expert_groups:
         raise InvalidInput(
-            f"experts=whole:{expert_groups}: {of_experts} cards are not so many equal groups: take a number that "
-            f"divides them"
+            f"experts=whole:{expert_groups}: {of_experts} cards are not so many equal groups: take a number of groups "
+            f"that divides {of_experts}"
         )
 
     def even(value: int, what: str, n: int = n_cards) -> int:

@@ -216,7 +216,8 @@ def _popularity(dials: Dials, n_moe_layers: int, n_experts: int, top_k: int) -> 
     n_active = math.ceil(dials.active_fraction * n_experts)
     if n_active < top_k:
         raise InvalidInput(
-            f"active_fraction = {dials.active_fraction:g} leaves {n_active} of {n_experts} experts, top_k is {top_k}"
+            f"active_fraction = {dials.active_fraction:g} leaves {n_active} of {n_experts} experts, top_k is {top_k}: "
+            f"give {top_k / n_experts:.3g} or more"
         )
     ranks = np.arange(1, n_active + 1, dtype=np.float64)
     weight = np.broadcast_to(ranks ** -exponents[:, None], (n_moe_layers, n_active))

@@ -17,7 +17,7 @@ from offload.caches.trace_events import TraceEvents, trace_events
 from offload.policies import cache_named
 from offload.policy import Cache
 from pregate.ask.result_display import to_dataframe
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, check_least
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile, popularity_of, shared_popularity
 
@@ -118,8 +118,7 @@ def cache_hits(
     ]
     if not named or not capacities:
         raise InvalidInput("no caches or no capacities to replay: give at least one of each, such as lru and 0.25")
-    if seed < 0:
-        raise InvalidInput(f"seed = {seed} is below 0")
+    check_least("seed", seed, 0)
     sizes = _sizes(trace, expert_bytes)
     popularity, judged = (shared_popularity(trace), trace) if train is None else _split(trace, train)
     events = trace_events(judged)

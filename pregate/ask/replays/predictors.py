@@ -15,7 +15,7 @@ from offload.predictors.catalogue import GUESSERS
 from offload.predictors.judged_predictors import GuessCounts, Judgement, judge_predictors
 from pregate.ask.choices import GUESS_METRICS
 from pregate.ask.result_display import to_dataframe
-from traces.errors import InvalidInput, unknown_name
+from traces.errors import InvalidInput, check_least, unknown_name
 from traces.routing import RoutingTrace
 from traces.statistics.bootstrap import ratio_intervals
 from traces.transforms.splits import split_tokens
@@ -190,8 +190,7 @@ def _check(names: Sequence[str], lookaheads: Sequence[int], more: Sequence[int],
         raise InvalidInput(f"lookahead = {min(lookaheads)} is below 1: a layer's own gate has run then")
     if min(more) < 0:
         raise InvalidInput(f"more = {min(more)} is below 0: how many experts are guessed beyond k")
-    if seed < 0:
-        raise InvalidInput(f"seed = {seed} is below 0")
+    check_least("seed", seed, 0)
 
 
 def _note(found: Judgement, batch: int) -> str:

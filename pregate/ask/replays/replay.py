@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from offload.caches.budget_replay import CurveRow, curve_csv, residency_curve
 from pregate.ask.result_display import html_rows, to_dataframe
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, check_least
 from traces.routing import RoutingTrace
 from traces.statistics import hit_curve
 
@@ -70,8 +70,7 @@ def residency(
     sizes = _one_a_layer(trace, expert_bytes)
     if not policies or not budgets_mib:
         raise InvalidInput("no policies or no budgets to replay: give at least one of each, such as lru and 1000")
-    if seed < 0:
-        raise InvalidInput(f"seed = {seed} is below 0")
+    check_least("seed", seed, 0)
     for what, given in (("policies", policies), ("budgets_mib", budgets_mib)):
         if len(set(given)) < len(given):
             raise InvalidInput(f"{what} = {list(given)!r}: name each once")
@@ -151,6 +150,5 @@ def _one_a_layer(
 ) -> Sequence[int] | NDArray[np.int64] | None:
     if not isinstance(expert_bytes, int):
         return expert_bytes
-    if expert_bytes < 1:
-        raise InvalidInput(f"expert_bytes = {expert_bytes} is below 1")
+    check_least("expert_bytes", expert_bytes, 1)
     return [expert_bytes] * trace.n_moe_layers

@@ -125,7 +125,9 @@ def test_popularity_is_cumulative_by_rank_of_the_experts_that_are_active() -> No
     found = synthesis._popularity(Dials((0.0, 1.0, 2.0), 0.0, 0.0, 0.5), 3, 5, 2)
     assert found == pytest.approx(np.array([[0, 1 / 3, 2 / 3, 1], [0, 6 / 11, 9 / 11, 1], [0, 36 / 49, 45 / 49, 1]]))
     assert synthesis._popularity(Dials(1.0, 0.0, 0.0, 0.4), 2, 5, 2) == pytest.approx(np.array([[0, 2 / 3, 1]] * 2))
-    with pytest.raises(InvalidInput, match=r"^active_fraction = 0\.4 leaves 2 of 5 experts, top_k is 3$"):
+    with pytest.raises(
+        InvalidInput, match=r"^active_fraction = 0\.4 leaves 2 of 5 experts, top_k is 3: give 0\.6 or more$"
+    ):
         synthesis._popularity(Dials(1.0, 0.0, 0.0, 0.4), 2, 5, 3)
     with pytest.raises(InvalidInput, match=r"^2 zipf exponents for 3 MoE layers: give one, or one each$"):
         synthesis._popularity(Dials((1.0, 2.0), 0.0, 0.0), 3, 5, 2)
