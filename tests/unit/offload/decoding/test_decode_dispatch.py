@@ -103,8 +103,8 @@ def test_less_is_written_in_python_where_machine_code_is_kept_and_less_still_whe
     monkeypatch.setattr(offload.decode, "SMALL_OPS", small)
     monkeypatch.setattr(offload.decode, "machine_code_pays", partial(machine_code_pays, load_above=50))
     monkeypatch.setattr(offload.decode, "_LOADED_OPS", 20)
-    monkeypatch.setattr(when_it_pays, "are_kept", lambda *_: there == "kept")
-    monkeypatch.setattr(when_it_pays, "are_loaded", lambda *_: there == "loaded")
+    monkeypatch.setattr(when_it_pays, "are_kept", lambda *given: (given, there) == (offload.decode.KERNELS, "kept"))
+    monkeypatch.setattr(when_it_pays, "are_loaded", lambda *given: (given, there) == (offload.decode.KERNELS, "loaded"))
     monkeypatch.setattr(when_it_pays, "has_loaded", lambda: False)
     monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
     assert [is_large(wanted), is_large(wanted + 1)] == [False, True]
