@@ -92,6 +92,17 @@ def test_narrower_formats_are_never_slower() -> None:
             assert peak["bf16"] == peak["fp16"] / (2 if name == "mi100" else 1), name
 
 
+@pytest.mark.parametrize(("architecture", "share"), [("gfx803", 1 / 2), ("gfx900", 2 / 3), ("gfx1010", 2 / 3)])
+def test_cards_without_a_dot_product_of_int8_have_what_the_instructions_in_its_place_leave(
+    architecture: str, share: float
+) -> None:
+    cards = [load_component("accelerator", name) for name in hardware_names()]
+    peaks = [card.peak_flop_per_s for card in cards if card.compute_capability == architecture]
+    assert len(peaks) == 3
+    for peak in peaks:
+        assert peak["int8"] == pytest.approx(share * peak["fp32"], rel=1e-3)
+
+
 def test_memory_is_slower_the_further_it_is_from_the_gpu() -> None:
     for name in sorted({*hardware_names()} - {*UNIFIED}):
         machine = load_machine(name)
