@@ -48,6 +48,12 @@ _OF_FILE = ("--hardware", "--policies", "--axis", "--axes", "--trace", "--stack"
 """Options of other commands that a sweep reads from its file."""
 
 
+_OF_MACHINES = ("--host", "--hardware", "--cpu", "--processor", "--link")
+"""Options that name a machine, or a part of one."""
+_HERE = ("run", "measure", "generate")
+"""Commands that run on the machine that is there."""
+
+
 def called_here(option: str, known: Collection[str], command: str = "") -> str:
     """What to write in place of `option` for a command whose options are `known`; "" where nobody calls it so."""
     name = option.partition("=")[0]
@@ -57,6 +63,12 @@ def called_here(option: str, known: Collection[str], command: str = "") -> str:
         return (
             "several cards are --hardware '8x NAME' --stack vllm, designs say what they share (docs/tensor-parallel.md)"
         )
+    if name in _OF_MACHINES and command in _HERE:
+        return f"{command} runs on this machine, as it is; `pregate simulate` asks another (--hardware)"
+    if name == "--link" and "--hardware" in known:
+        return "it stands beside the card, --hardware 'RTX 4090 PCIe 4.0 x8', or is --set link=NAME"
+    if name in ("--host", "--cpu", "--processor") and "--hardware" in known:
+        return "it stands beside the card, --hardware 'rtx-4090 + EPYC 7763', or is --set host=NAME"
     ours = next((here for here, others in _ELSEWHERE.items() if name in others and here in known), "")
     if ours or "--set" not in known:
         return f"it is {ours} here" if ours else ""

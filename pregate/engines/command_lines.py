@@ -21,7 +21,7 @@ _RUNNER = re.compile(
     re.ASCII | re.IGNORECASE | re.DOTALL,
 )
 _PROGRAM = re.compile(
-    r"(?:\S*/)?(?:llama-[\w-]+|(?<=/)(?:main|server)|vllm|sglang|koboldcpp\S*|llamafile\S*|python3?(?:\s+-m\s+\S+)?)(?:\.exe)?\s+(?:[^-\s]\S*\s+)*(?=-)",
+    r"(?:\S*/)?(?:llama-[\w-]+|(?<=/)(?:main|server)|vllm|sglang|kt(?=\s+run\s)|koboldcpp\S*|llamafile\S*|python3?(?:\s+-m\s+\S+)?)(?:\.exe)?\s+(?:[^-\s]\S*\s+)*(?=-)",
     re.ASCII,
 )
 

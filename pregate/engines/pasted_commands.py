@@ -16,7 +16,16 @@ def unpasted(text: str) -> str:
     """A command as a shell has it; a policy, and what is too long to be read, as it is."""
     if not re.search(r"\s", text.strip()) or len(text) > _MOST:
         return text
-    for taken_off in (_as_typed, _unfenced, _on_one_line, _ungrouped, _of_a_posix_shell, _without_output, _unwrapped):
+    for taken_off in (
+        _as_typed,
+        _unfenced,
+        _of_yaml,
+        _on_one_line,
+        _ungrouped,
+        _of_a_posix_shell,
+        _without_output,
+        _unwrapped,
+    ):
         text = taken_off(text)
     return text.strip()
 
@@ -31,6 +40,12 @@ def _unfenced(text: str) -> str:
     language = r"(?:(?:sh|bash|shell|console|powershell|cmd)\n)?"
     fence = re.fullmatch(rf"(?P<mark>```|`|\"|')(?:{language})(?P<text>.*?)\s*(?P=mark)", text, re.DOTALL)
     return text if fence is None or fence["mark"] in fence["text"] else fence["text"]
+
+
+def _of_yaml(text: str) -> str:
+    """A command as the file of llama-swap has it, on one line."""
+    found = re.match(r"\s*(?:-\s+)?[\"']?cmd[\"']?:\s*(?:[|>][+-]?\s*\n)?\s*", text, re.ASCII)
+    return text if found is None else re.sub(r"\s*\\?\s*\n\s*", " ", text[found.end() :])
 
 
 def _on_one_line(text: str) -> str:

@@ -1,6 +1,6 @@
 """The name of a machine, parted: how many cards of which name and memory, and the host and memory beside them.
 
-    machine = [count] card [memory] {beside (host | memory | drive)}        2x RTX 4090 48GB each + 9950X, 96GB DDR5
+    machine = [count] card [memory] [link] {beside (host | memory | drive)}     2x RTX 4090 48GB each + 9950X, 96GB DDR5
 
 `machine_parts` parts a name, knowing which words are hosts and which are sizes; `machine_and_numbers` says which parts
 are a machine here, and refuses the rest.
@@ -13,11 +13,14 @@ import re
 from dataclasses import dataclass
 from itertools import combinations, takewhile
 
-from hwmodels.specs.machine_files import hardware_names, load_machine
+from hwmodels.specs.machine_files import cards_of, hardware_names, load_machine
 from pregate.spellings.card_memory import OF_CARD, card_and_numbers, sold
+from pregate.spellings.cloud_instances import cards_of_instance
 from pregate.spellings.host_memory import chosen_host, host_and_numbers, is_memory, sizes_of, without_drives
 from pregate.spellings.names import FILES, KNOWN, our_name
 from pregate.spellings.plain_names import AND, plain_name, without_brackets
+from pregate.spellings.stated_links import without_link, without_outside
+from traces.errors import InvalidInput
 
 _DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
 _SEVERAL = re.compile(
@@ -83,7 +86,10 @@ def machine_parts(text: str) -> MachineParts:
     """The parts of a machine's name: cards up to the first host or memory; memory is the cards' where it says so, where
     the machine has no other, or where it is of their size and not said to be the host's.
     """
-    words = parts_beside(without_drives(text))
+    words = parts_beside(without_drives(_named_in_brackets(text)))
+    if len(words) > 1 and is_host(words[0]):  # before its cards: `2x EPYC 9355 + RTX 4090`
+        n_before = next((i for i, word in enumerate(words) if not is_host(word) and not is_memory(word)), 0)
+        words = words[n_before:] + words[:n_before]
     first = next((i for i, word in enumerate(words) if i and (is_memory(word) or is_host(word))), len(words))
     cards, beside = " + ".join(words[:first]), words[first:]
     own = [word for word in takewhile(is_memory, beside) if _is_of_cards(cards, word)]
@@ -111,8 +117,25 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
     `RTX 3090 + EPYC 7763, 256 GB`, the memory of the usual host in `RTX 4090 with 64GB RAM`; `text` as it is, and no
     numbers, where that is no machine.
 
-    Raises `InvalidInput` as `host_and_numbers` and `card_and_numbers`.
+    The link that it states is one too. Raises `InvalidInput` as `host_and_numbers`, `card_and_numbers` and
+    `StatedLink.beside`, for a link whose lanes are not known, and for an instance of a cloud.
     """
+    bare, link = without_link(text)
+    inside, why = without_outside(bare)
+    if link is not None or why:
+        name, numbers = _as_card_of_pcie(text, inside) if link is not None else machine_and_numbers(inside)
+        card = cards_of(name)[1]
+        if card not in hardware_names():
+            return text, {}
+        if link is None:
+            raise InvalidInput(f"hardware {text[:80]!r}: {why}")
+        return name, {**numbers, "link": link.beside(card)}
+    cards = cards_of_instance(text)[1]
+    if cards:
+        raise InvalidInput(
+            f"hardware {text[:80]!r}: that is {cards} and a share of a processor that is not described: name "
+            f"'{cards} + PROCESSOR', or {cards} alone where the host holds nothing"
+        )
     parts = machine_parts(text)
     n, card = several(parts.cards)
     name, numbers = card_and_numbers(n, card, parts.of_cards, text)
@@ -128,6 +151,33 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
             return text, {}
         numbers |= {"host": host, **of_host}
     return f"{n}x {name}" if n > 1 else name, numbers
+
+
+def _as_card_of_pcie(text: str, bare: str) -> tuple[str, dict[str, float | str]]:
+    """A machine whose name states PCIe, as the card of a slot where there is one beside the module: `A100 PCIe 4.0`."""
+    card = several(machine_parts(bare).cards)[1]
+    of_slot = our_name("hardware", f"{card} PCIe")
+    if "pcie" in text.lower() and "pcie" in of_slot and of_slot in hardware_names():
+        return machine_and_numbers(bare.replace(card, of_slot, 1))
+    return machine_and_numbers(bare)
+
+
+_IN_BRACKETS = re.compile(r"(?P<outside>[^()]+)\((?P<inside>[^()]+)\)(?P<rest>.*)")
+
+
+def _named_in_brackets(text: str) -> str:
+    """A machine by the card in its brackets, where what stands outside is none: `Legion 7 (RTX 4090 Laptop)`."""
+    told = _IN_BRACKETS.fullmatch(text[:200].strip())
+    if told is None or "+" in told["outside"] or "," in told["outside"]:
+        return text
+    n, outside = several(told["outside"].strip())
+    inside = parts_beside(told["inside"])[0].strip()
+    known = hardware_names()
+    if our_name("hardware", several(inside)[1]) not in known or our_name("hardware", outside) in known:
+        return text
+    if our_name("hardware", text) in known or card_and_numbers(1, outside, (), outside)[0] or is_host(outside):
+        return text
+    return f"{f'{n}x ' * (n > 1)}{told['inside']}{told['rest']}"
 
 
 def unparted(text: str) -> str:

@@ -40,6 +40,13 @@ _BARE = re.compile(
 """A command of an engine that is told nothing."""
 _LM_STUDIO = re.compile(r"\s*lms\s+load\b(?P<options>.*)", re.IGNORECASE | re.DOTALL)
 _SHARE_OF_LAYERS = re.compile(r"--gpu[ =]\s*(?P<share>max|off|[\d.]+)", re.ASCII)
+_RAMALAMA = re.compile(
+    r"\s*ramalama\s+(?:--\S+\s+)*(?:run|serve|bench)\b(?P<options>(?!.*--runtime[ =](?!llama)).*)", re.DOTALL
+)
+_OF_RAMALAMA = re.compile(
+    r"(?:--ngl|--threads|-t)[ =]\d+|--runtime-args[ =](?:\"(?P<double>[^\"]*)\"|'(?P<single>[^']*)'|(?P<bare>\S+))",
+    re.ASCII,
+)
 _RUN = re.compile(r"\s*ollama\s+(?:run|serve)(?:\s+[^-\s]\S*)*(?:\s+--verbose)?", re.IGNORECASE)
 _ENVIRONMENT = re.compile(r"(?<!\S)(?:LLAMA_ARG|OLLAMA)_(?P<name>[A-Z_]+)=(?P<value>\S*)\s*", re.ASCII)
 _VARIABLES = {
@@ -83,6 +90,9 @@ def in_flags(cells: Mapping[str, str], stack: str = "", hardware: str = "") -> d
     if _SGLANG.search(stack) and made.get("stack") == "vllm" and made.get("policy", "").startswith("-"):
         made["policy"] = f"python -m sglang.launch_server {made['policy']}"
     made["policy"] = _in_llama_words(made.get("policy", ""))
+    shared = _LM_STUDIO.fullmatch(made["policy"]) and _SHARE_OF_LAYERS.search(made["policy"])
+    if shared and not made.get("reason"):
+        made["reason"] = f"lms --gpu {shared['share']}: how many layers that is was not said: GPU offload 24/48 is read"
     return made
 
 
@@ -127,6 +137,9 @@ def _in_llama_words(policy: str) -> str:
         share = _SHARE_OF_LAYERS.search(loaded["options"])
         layers_of = {"max": "-ngl 999", "1": "-ngl 999", "1.0": "-ngl 999", "off": "-ngl 0", "0": "-ngl 0"}
         policy = layers_of.get(share["share"], policy) if share else policy
+    if (ran := _RAMALAMA.fullmatch(policy)) is not None:
+        found = _OF_RAMALAMA.finditer(ran["options"])
+        policy = " ".join(one["double"] or one["single"] or one["bare"] or one[0] for one in found) or "gpu_only"
     if _BARE.fullmatch(policy.strip()):
         policy = "gpu_only"
     if _RUN.match(policy):

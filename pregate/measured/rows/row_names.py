@@ -12,17 +12,21 @@ from hwmodels.specs.machine_files import cards_of, load_machine
 from hwmodels.specs.processors import is_processor
 from pregate.measured.rows.host_alone import beside_a_card
 from pregate.measured.rows.several_cards import on_one_card
+from pregate.spellings.cloud_instances import cards_of_instance
 from pregate.spellings.host_memory import bytes_of, host_and_memory, host_with_memory
 from pregate.spellings.machine_names import MachineParts, machine_and_numbers, machine_parts, several
 from pregate.spellings.models import formats_of_file, model_and_format, of_ollama
 from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.ollama_library import dense_tag, of_library
+from pregate.spellings.stated_links import without_link, without_outside
 from traces.errors import InvalidInput
 
 
 def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     """A row's cells, names of models, machines and stacks as we write them, a bare format as that of all matrices."""
     cells = {**cells, **_of_file(cells)}
+    cells |= _of_instance(cells)
+    cells |= _link_beside(cells)
     cells |= _host_beside(cells)
     cells |= beside_a_card(cells)
     cells |= _memory_of_all(cells)
@@ -33,6 +37,53 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
         named["host"] = host_with_memory(named["host"], memory)
     named["formats"] = formats_of_file(named.get("model", ""), cells.get("formats", ""), named.get("stack", ""))
     return on_one_card({**cells, **named}, our_name("hardware", several(named.get("hardware", ""))[1]))
+
+
+_NEEDS_HOST = re.compile(
+    r"cpu|moe|-ot\b|override-tensor|offload|stream|demand|prefetch|lru|pregate|--kt|nkvo|-fit\b|num_gpu|layers"
+    r"|-ngl[ =]+(?!99\b)\d{1,2}\b|latency|split",
+    re.IGNORECASE,
+)
+
+
+def _of_instance(cells: Mapping[str, str]) -> dict[str, str]:
+    """The cards of a cloud's instance; a reason where the host computes or holds something and is not stated."""
+    instance, cards = cards_of_instance(cells.get("hardware", ""))
+    if not instance:
+        return {}
+    design = " ".join(cells.get(column, "") for column in ("policy", "placement", "set", "stack"))
+    if not cells.get("host") and (_NEEDS_HOST.search(design) or "ktransformers" in design.lower()):
+        why = f"{instance} has a share of a processor, which decides where weights are on the host: state host"
+        return {"hardware": cards, "reason": cells.get("reason") or why}
+    return {"hardware": cards}
+
+
+def _link_beside(cells: Mapping[str, str]) -> dict[str, str]:
+    """A link in its own column where it stands beside the card: `RTX 4090 PCIe 3.0 x8`."""
+    stated = cells.get("hardware", "")
+    bare, link = without_link(stated)
+    inside, why = without_outside(bare)
+    if link is None:
+        said = cells.get("link") or re.search(r"\blink[.=]", cells.get("set", ""))
+        return {"hardware": inside} if why and said else {}
+    try:
+        name, numbers = machine_and_numbers(stated)
+    except InvalidInput as error:
+        known = cards_of(our_name("hardware", inside))[1] in KNOWN["hardware"]()
+        return {"hardware": inside, "reason": cells.get("reason") or str(error)} if known else {}
+    if "link" not in numbers:
+        return {}
+    ours, its = our_name("link", cells.get("link", "")), str(numbers["link"])
+    found = {"hardware": inside if "pcie" not in name else _with_slot(inside, cards_of(name)[1]), "link": ours or its}
+    if ours and ours != its:
+        found["reason"] = cells.get("reason") or f"link is {ours}, and hardware {stated[:60]!r}: leave one out"
+    return found
+
+
+def _with_slot(text: str, card: str) -> str:
+    """The name of a machine, its card as the one of a slot."""
+    cards = several(machine_parts(text).cards)[1]
+    return text if our_name("hardware", cards) == card else text.replace(cards, card, 1)
 
 
 def _host_beside(cells: Mapping[str, str]) -> dict[str, str]:

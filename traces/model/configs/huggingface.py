@@ -131,9 +131,22 @@ def _model_type(text: Mapping[str, Any], whole: Mapping[str, Any], path: Path) -
     raise InvalidFile(f"{path}: key 'model_type' is missing: is this a model's config.json? Then state its type")
 
 
+_ENCODERS = ("openai_privacy_filter", "nomic_bert")
+"""Models with experts that read a text as a whole, and generate none."""
+_OF_NO_TEXT = ("ForTokenClassification", "ForMaskedLM", "ForQuestionAnswering")
+
+
 def _require_experts(fields: Fields, model_type: str) -> None:
-    """Raise `InvalidFile` for a model without experts."""
+    """Raise `InvalidFile` for a model without experts, or that generates no tokens."""
     stated = fields.get("is_moe")
+    made = fields.get("architectures")
+    classes = [name for name in (made if isinstance(made, list) else ()) if str(name).endswith(_OF_NO_TEXT)]
+    if model_type in _ENCODERS or classes:
+        named = f" ({str(classes[0])[:60]})" if classes else ""
+        raise InvalidFile(
+            f"{fields.where}: a {model_type} model{named} labels or embeds tokens of a text and generates none: take "
+            f"a decoder, or an encoder with one"
+        )
     dense = (
         f"{fields.where}: a {model_type} model is dense, it has no experts to offload: take a Mixture-of-Experts model"
     )

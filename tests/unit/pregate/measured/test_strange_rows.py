@@ -274,3 +274,68 @@ def test_designs_of_papers_are_told_what_comes_nearest(stack: str, nearest: str,
     row = read(tmp_path, "model,gpu,engine,metric,value", f"mixtral-8x7b,RTX 3090,{stack},decode,3")
     with pytest.raises(PregateError, match=f"no constants of this engine are known here; nearest: .*{nearest}"):
         RowBench().platform(row)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "link", "means", "reason"),
+    [
+        ("RTX 4090 PCIe 3.0 x8", "", ("rtx-4090", "pcie3-x8"), ""),
+        ("RTX 3090 (PCIe 4.0 x4) + EPYC 7763", "", ("rtx-3090", "pcie4-x4"), ""),
+        ("RTX 3090 PCIe 4.0 x8", "pcie4-x8", ("rtx-3090", "pcie4-x8"), ""),
+        ("RTX 3090 PCIe 4.0 x8", "PCIe 3.0 x16", ("rtx-3090", "pcie3-x16"), "link is pcie3-x16, and hardware"),
+        ("A100 80GB PCIe 4.0 x16", "", ("a100-pcie-80gb", "pcie4-x16"), ""),
+        ("RTX 3090 eGPU", "PCIe 3.0 x4", ("rtx-3090", "pcie3-x4"), ""),
+        ("RTX 3090 PCIe 3.0 x1", "", ("rtx-3090", ""), "no link pcie3-x1 is described"),
+        ("dual EPYC 9355 + RTX PRO 6000 (PCIe 5.0 x16)", "", ("rtx-pro-6000", "pcie5-x16"), ""),
+        ("g6e.xlarge", "", ("l40s", ""), ""),
+        ("AWS g6e.2xlarge (L40S)", "", ("l40s", ""), ""),
+    ],
+)
+def test_a_machine_in_one_cell(hardware: str, link: str, means: tuple[str, str], reason: str, tmp_path: Path) -> None:
+    row = read(
+        tmp_path, "model,gpu,pcie,engine,quant,test,t/s", f'qwen3-30b-a3b,"{hardware}",{link},llama.cpp,q4_0,tg128,9'
+    )
+    assert (row.hardware, row.link, bool(row.reason)) == (*means, bool(reason))
+    assert reason in row.reason
+    if not reason:
+        RowBench().platform(row)
+
+
+def test_an_instance_whose_host_computes_needs_its_processor(tmp_path: Path) -> None:
+    header = "model,gpu,host,engine,quant,flags,test,t/s"
+    alone = read(tmp_path, header, "qwen3-30b-a3b,g6e.xlarge,,llama.cpp,q4_0,-cmoe,tg128,9")
+    assert (
+        alone.reason == "g6e.xlarge has a share of a processor, which decides where weights are on the host: state host"
+    )
+    assert read(tmp_path, header, "qwen3-30b-a3b,g6e.xlarge,EPYC 7R13,llama.cpp,q4_0,-cmoe,tg128,9").reason == ""
+    several = read(tmp_path, header, "mixtral-8x7b,p4d.24xlarge,,vllm,bf16,-tp 8,decode,9")
+    assert (several.hardware, several.set, several.reason) == ("a100-sxm4-40gb", "accelerator.n_cards=8", "")
+
+
+@pytest.mark.parametrize(
+    ("stack", "typed", "policy"),
+    [
+        ("ktransformers", "kt run m2 --gpu-experts 40 --numa-nodes 1 --port 30000", "gpu_only@experts=cpu:keep=40"),
+        ("ramalama", "ramalama serve --ngl 20 qwen3:30b", "gpu_only@layers=cpu:29"),
+        ("ramalama", "ramalama --debug bench --runtime-args='-ngl 99 --n-cpu-moe 8' qwen3", "gpu_only@experts=cpu:8"),
+        (
+            "llama-swap",
+            "cmd: |\n  llama-server --port ${PORT}\n  -m /q.gguf\n  -ngl 99 --n-cpu-moe 8",
+            "gpu_only@experts=cpu:8",
+        ),
+        ("llama-swap", "cmd: llama-server -ngl 99 -cmoe", "gpu_only@experts=cpu"),
+    ],
+)
+def test_commands_of_programs_around_an_engine(stack: str, typed: str, policy: str, tmp_path: Path) -> None:
+    row = read(
+        tmp_path, "model,gpu,engine,quant,flags,test,t/s", f'qwen3-30b-a3b,RTX 4090,{stack},q4_0,"{typed}",tg128,9'
+    )
+    assert (row.policy, row.reason) == (policy, "")
+
+
+def test_a_share_of_layers_is_told_to_be_one(tmp_path: Path) -> None:
+    typed = "lms load qwen3-30b-a3b --gpu 0.5"
+    row = read(
+        tmp_path, "model,gpu,engine,quant,flags,test,t/s", f"qwen3-30b-a3b,RTX 4090,LM Studio,q4_0,{typed},tg128,9"
+    )
+    assert row.reason == "lms --gpu 0.5: how many layers that is was not said: GPU offload 24/48 is read"

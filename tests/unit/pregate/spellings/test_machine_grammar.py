@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 import pregate
-from pregate.spellings.machine_names import machine_parts, machines_listed
-from traces.errors import PregateError
+from hwmodels.specs.machine_files import cards_of, hardware_names
+from pregate.spellings.cloud_instances import _AWS, _AWS_FIXED, _AZURE, _GOOGLE, cards_of_instance
+from pregate.spellings.machine_names import machine_and_numbers, machine_parts, machines_listed
+from traces.errors import InvalidInput, PregateError
 
 MEANT = """
 RTX 4090  =>  rtx-4090 24 | desktop-ddr5 64
@@ -182,3 +184,69 @@ def test_a_file_of_a_machine_may_have_a_comma_in_its_name(tmp_path: Path) -> Non
     file = tmp_path / "my rig, with 64 GB.yaml"
     file.write_text("")
     assert machines_listed(f"rtx-3090,{file}, RTX 4090, 64GB") == ["rtx-3090", str(file), "RTX 4090 + 64GB"]
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "link"),
+    [
+        ("RTX 4090 PCIe 3.0 x8", "rtx-4090", "pcie3-x8"),
+        ("RTX 3090 (PCIe 4.0 x4)", "rtx-3090", "pcie4-x4"),
+        ("RTX 3090 in a PCIe 5.0 x16 slot", "rtx-3090", "pcie4-x16"),
+        ("RTX 3090 gen3 x4", "rtx-3090", "pcie3-x4"),
+        ("RTX 3090 @ PCIe x8", "rtx-3090", "pcie4-x8"),
+        ("2x RTX 3090 PCIe 4.0 x8", "2x rtx-3090", "pcie4-x8"),
+        ("RTX 4060 Ti 16GB, PCIe 3.0", "rtx-4060-ti-16gb", "pcie3-x8"),
+        ("RTX 4060 Ti 16GB PCIe 4.0 x16", "rtx-4060-ti-16gb", "pcie4-x8"),
+        ("RTX 3090 TB4 PCIe 3.0 x4", "rtx-3090", "pcie3-x4"),
+        ("A100 80GB PCIe 4.0 x16", "a100-pcie-80gb", "pcie4-x16"),
+        ("H100 PCIe 5.0 x16", "h100-pcie", "pcie5-x16"),
+        ("A100 PCIe 80GB", "a100-pcie-80gb", ""),
+        ("A100-PCIE-40GB", "a100-pcie-40gb", ""),
+        ("RTX 4090 x8", "8x rtx-4090", ""),
+        ("EPYC 9355 + RTX PRO 6000 (PCIe 5.0 x16)", "rtx-pro-6000", "pcie5-x16"),
+        ("Lenovo Legion 7 (RTX 4090 Laptop)", "rtx-4090-mobile", ""),
+        ("inference server (2x RTX 3090, EPYC 7302)", "2x rtx-3090", ""),
+    ],
+)
+def test_a_link_a_host_before_its_card_and_a_card_in_brackets_are_read(written: str, name: str, link: str) -> None:
+    machine, numbers = machine_and_numbers(written)
+    assert (machine, numbers.get("link", "")) == (name, link)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("RTX 3090 over OCuLink", "OCuLink has four lanes of PCIe 3.0 or 4.0: say which, 'RTX 3090 PCIe 4.0 x4'"),
+        ("RTX 3090 eGPU (Thunderbolt 4)", "what eGPU copies is not known: .*say 'RTX 3090 PCIe 3.0 x4'"),
+        ("RTX 3090 via USB4", "what USB4 copies is not known"),
+        ("RTX 3090 PCIe 3.0 x1", "no link pcie3-x1 is described: say what it copies, link.h2d_bytes_per_s"),
+        ("M4 Max PCIe 4.0 x4", "apple-m4-max has no PCIe: leave the link out"),
+        ("g6e.xlarge", r"that is l40s and a share of a processor .*name 'l40s \+ PROCESSOR'"),
+        ("p4d.24xlarge", "that is 8x a100-sxm4-40gb"),
+        ("Standard_NC48ads_A100_v4", "that is 2x a100-pcie-80gb"),
+        ("a2-ultragpu-4g", "that is 4x a100-sxm4-80gb"),
+        ("GCP g2-standard-24", "that is 2x l4"),
+        ("ml.g5.12xlarge", "that is 4x a10g"),
+    ],
+)
+def test_links_and_shares_of_hosts_that_are_not_known_are_told_of(written: str, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        machine_and_numbers(written)
+
+
+@pytest.mark.parametrize(
+    "written", ["g7x.xlarge", "p4d", "p9.24xlarge", "Standard_NC24_v9", "g2-standard-5", "m5.large"]
+)
+def test_an_instance_that_is_not_known_has_no_cards(written: str) -> None:
+    assert cards_of_instance(written) == ("", "")
+
+
+def test_every_instance_is_of_cards_that_are_described() -> None:
+    names = [*_AWS_FIXED.values(), *_AWS.values(), *_GOOGLE.values(), *_AZURE.values()]
+    assert {cards_of(name)[1] for name in names} <= set(hardware_names())
+
+
+def test_a_link_that_is_set_stands_over_the_one_in_a_name() -> None:
+    machine = pregate.load_hardware("RTX 3090 PCIe 3.0 x8")
+    assert machine.machine.link.name == "pcie3-x8"
+    assert pregate.load_hardware("RTX 3090 PCIe 3.0 x8", overrides={"link": "pcie4-x4"}).machine.link.name == "pcie4-x4"

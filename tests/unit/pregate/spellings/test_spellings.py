@@ -384,7 +384,7 @@ def test_a_list_of_machines_has_hosts_and_memory_beside_their_cards(run: Run) ->
         (("--hardware", "RTX 4090 + Ryzen 9950Z"), "an unknown host 'Ryzen 9950Z': did you mean 'ryzen-9950x'"),
         (("--hardware", "RTX 4090 + FooCPU 9, 96GB"), "an unknown host 'FooCPU 9'"),
         (("--hardware", "RTX 3090 + RTX 3060 + 5950X"), "cards that differ cannot be said"),
-        (("--hardware", "9950X + RTX 4090"), "name the card first: 'RTX 4090 + 9950X'"),
+        (("--hardware", "9950X + RTX 4090 + Foo 7"), "name the card first: 'RTX 4090 + 9950X'"),
         (("--hardware", "RTX 4090 9950X 96GB"), "part the card and its host: 'RTX 4090 + 9950X 96GB'"),
         (("--hardware", "RTX 4090 + 9950X, PCIe 5.0"), "that is a link: name it with --set link=pcie5-x16"),
         (("--hardware", "rtx-4090,,rtx-3090"), "has an empty place"),

@@ -162,6 +162,20 @@ def test_a_model_that_denoises_blocks_says_what_is_predicted(tmp_path: Path) -> 
     assert "refines" not in read_file(tmp_path, "config.json", PLAIN | {"model_type": "olmoe"}).note
 
 
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"model_type": "openai_privacy_filter", "architectures": ["OpenAIPrivacyFilterForTokenClassification"]},
+        {"model_type": "openai_privacy_filter"},
+        {"model_type": "nomic_bert"},
+        {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForTokenClassification"]},
+    ],
+)
+def test_a_model_that_generates_no_tokens_is_refused_by_name(stated: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match=rf"a {stated['model_type']} model.* of a text and generates none"):
+        read_file(tmp_path, "config.json", PLAIN | stated)
+
+
 def test_experts_that_are_switched_off_are_none(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="is dense, it has no experts"):
         read_file(tmp_path, "config.json", PLAIN | {"model_type": "gemma4_text", "enable_moe_block": False})
