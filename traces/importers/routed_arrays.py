@@ -137,7 +137,8 @@ def import_routed_array(path: Path, shape: ModelShape = ModelShape()) -> Routing
         raise refused(path, f"no array of {', '.join(ROUTED[:-1])}")
     given = as_choices(_array(path, found[0], arrays[found[0]]), _STACK)
     array = whole_array(path, found[0] or "the array", given, _STACK)
-    return trace_of_tokens(path, _layers_second(path, array, shape, otherwise=1), shape)
+    beside = {name: array for name, array in arrays.items() if name != found[0]}
+    return trace_of_tokens(path, _layers_second(path, array, shape, otherwise=1), shape, beside)
 
 
 def import_router_array(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008

@@ -15,13 +15,15 @@ Layers that no expert was captured for are filled with 0 or -1 by the engines (d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.foundation.read_only import ReadOnly
+from traces.importers.beside_choices import beside_in, parts_beside
 from traces.importers.files.arrays import npz_arrays, whole_array
 from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.importers.packed_experts import first_position, unpacked
@@ -47,7 +49,7 @@ Part = tuple[int, Phase, NDArray[np.int64]]
 
 def import_vllm_completion(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
     """The routing of the answers in a JSON file, a sequence a choice. Raises `InvalidFile`."""
-    sequences = [parts for answer in _answers(path) for parts in _sequences(path, answer, shape)]
+    sequences = [parts for answer in _answers(path) for parts in _of_answer(path, answer, shape)]
     names = [name for answer in _answers(path) if isinstance(name := answer.get("model"), str)]
     return _trace(path, sequences, shape, names[0] if names else "not stated in the file")
 
@@ -63,15 +65,23 @@ def import_vllm_npz(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrac
     )
 
 
-def trace_of_tokens(path: Path, array: NDArray[np.int64], shape: ModelShape) -> RoutingTrace:
-    """The routing of experts [tokens, layers, k], all of it decode. Raises `InvalidFile`."""
-    notes = ["phases are not recorded: every token is decode"]
+def trace_of_tokens(
+    path: Path,
+    array: NDArray[np.int64],
+    shape: ModelShape,
+    beside: Mapping[str, Any] = ReadOnly({}),
+) -> RoutingTrace:
+    """The routing of experts [tokens, layers, k], in sequences and phases as the arrays `beside` it say, all of it one
+    sequence of decode where they say none. Raises `InvalidFile`.
+    """
+    parts, is_phased = parts_beside(path, beside, array)
+    notes = [] if is_phased else ["phases are not recorded: every token is decode"]
     if shape.n_moe_layers is None and shape.n_layers is None:
         n_tokens, n_layers = array.shape[:2]
         notes.append(
             f"taken as {n_tokens} tokens of {n_layers} layers: the model (--model NAME) says which axis is which"
         )
-    return _trace(path, [[(0, Phase.DECODE, array)]], shape, notes=tuple(notes))
+    return _trace(path, parts, shape, notes=tuple(notes))
 
 
 def _answers(path: Path) -> list[dict[str, Any]]:
@@ -86,6 +96,16 @@ def _answers(path: Path) -> list[dict[str, Any]]:
     if not answers or not all(isinstance(answer, dict) for answer in answers):
         raise refused(path, "neither an answer nor a list of answers of vLLM or SGLang")
     return answers
+
+
+def _of_answer(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterator[list[Part]]:
+    """The parts of each sequence of an answer, as arrays beside its choices say where there are any."""
+    key = next((key for key in REQUEST_KEYS if answer.get(key) is not None), "")
+    beside = beside_in(answer)
+    if key and key not in PROMPT_KEYS and beside and not {"choices", "outputs"} & set(answer):
+        yield from parts_beside(path, beside, unpacked(path, key, answer[key], shape, answer))[0]
+        return
+    yield from _sequences(path, answer, shape)
 
 
 def _sequences(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterator[list[Part]]:

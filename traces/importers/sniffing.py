@@ -15,7 +15,7 @@ from traces.errors import InvalidFile
 from traces.importers.arrivals import are_arrivals
 from traces.importers.counts.tensor_counts import COUNTS, tensor_counts
 from traces.importers.counts.wide_counts import is_bare, is_wide
-from traces.importers.files.arrays import npy_array, npz_names
+from traces.importers.files.arrays import npy_array, npz_headers, npz_names
 from traces.importers.files.text_lines import regular_file
 from traces.importers.files.torch_archive import read_torch_archive
 from traces.importers.json_rows import LAYER_KEY, TOKEN_KEYS
@@ -148,6 +148,8 @@ def recognise_popularity(path: Path) -> str | None:
     if head.startswith(b"PK\x03\x04"):
         if _is_torch(path):
             return None if tensor_counts(read_torch_archive(path)) is None else "recorder"
+        if not npz_headers(path):
+            raise InvalidFile(f"{path}: an archive of files: take the trace out of it (unzip), a file at a time")
         return "npz"
     text = head.removeprefix(b"\xef\xbb\xbf")
     first = next((line for line in text.decode(errors="replace").splitlines() if not line.startswith("#")), "")

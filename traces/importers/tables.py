@@ -29,6 +29,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "request_uid", "request_idx", "request_index", "sequence_idx", "seq_idx", "prompt_idx", "query_id", "doc_id",
     ),
     "phase": ("phase", "stage"),
+    "is_prefill": ("is_prefill", "is_prompt"),
+    "is_decode": ("is_decode", "is_generated"),
     "position": ("position", "pos", "token_idx", "token_index", "token_pos", "token_position", "token", "t"),
     "token_id": ("token_id",),
     "step": ("step", "step_idx", "i_step", "iteration", "iter", "decode_step"),
@@ -49,7 +51,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Our name of a column: what recorders call it, the plainest first; a `token` beside a place may be an id."""
 
-_PHASES = {
+PHASES = {
     "0": Phase.PREFILL, "prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "extend": Phase.PREFILL,
     "1": Phase.DECODE, "decode": Phase.DECODE, "generated": Phase.DECODE, "generation": Phase.DECODE,
 }  # fmt: skip
@@ -83,7 +85,7 @@ def columns(header: str) -> dict[str, int] | None:
         slots = dict(told)
         if len(told) == len(slots) > 1 and sorted(slots) in (list(range(len(slots))), list(range(1, len(slots) + 1))):
             found |= {"experts": min(slots.values())} | {f"slot {slot}": place for slot, place in slots.items()}
-    for other in ("token_id", "step"):  # the place of a token, where a row says no other
+    for other in ("token_id", *(() if "count" in found else ("step",))):  # the place of a token, no other being said
         if "position" not in found and other in found:
             found["position"] = found[other]
     if not {"layer", "experts"} & set(found):
@@ -183,11 +185,13 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
             row["position"] = counted[row.get("sequence", ""), row["step"], row["position"]]
         position, layer = whole_numbers(path, number, [row["position"], _layer(row["layer"])])
         experts = whole_numbers(path, number, _CELL.findall(row["experts"]))
+        if not experts and "slot" not in row:  # a dense layer's: one that has experts elsewhere is told to lack them
+            continue
         sequence = sequences.setdefault(row.get("sequence", ""), len(sequences))
-        phase = _phase(path, number, row.get("phase"))
+        phase = _phase(path, number, row)
         if "token_id" in row and row["position"] == row["token_id"]:
             positions.add(position)
-        phased = "phase" in row
+        phased = bool({"phase", "is_prefill", "is_decode"} & set(row))
         place = (sequence, phase, position, layer)
         if "slot" in row:
             (slot,) = whole_numbers(path, number, [row["slot"]])
@@ -214,12 +218,22 @@ def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     return named_rows(path, ("position", "layer", "experts"))
 
 
-def _phase(path: Path, number: int, word: str | None) -> Phase:
+_TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
+
+
+def _phase(path: Path, number: int, row: Mapping[str, str]) -> Phase:
+    word = row.get("phase")
+    for name, phase in (("is_prefill", Phase.PREFILL), ("is_decode", Phase.DECODE)):
+        if word is None and name in row:
+            said = row[name].lower()
+            if said not in (*_TRUE, *_FALSE):
+                raise refused(path, f"{name} {said[:20]!r} is neither true nor false", number)
+            return phase if said in _TRUE else Phase(1 - phase)
     if word is None:
         return Phase.DECODE
-    if word.lower() not in _PHASES:
+    if word.lower() not in PHASES:
         raise refused(path, f"phase {word[:20]!r} is neither prefill (0) nor decode (1)", number)
-    return _PHASES[word.lower()]
+    return PHASES[word.lower()]
 
 
 def _layer(text: str) -> str:

@@ -85,7 +85,9 @@ def test_an_image_whose_model_stands_bare_is_read(tmp_path: Path) -> None:
     assert row(tmp_path, command, stack="vllm", hardware="h100-sxm").overrides["stack.launch_s"] == "35us"
 
 
-@pytest.mark.parametrize("command", ["lms load qwen3 --gpu 0.5", "kt run qwen3-30b --cpu-threads 32"])
+@pytest.mark.parametrize(
+    "command", ["mistralrs serve qwen3 --num-device-layers 20", "tabby run qwen3-30b --gpu-split 20"]
+)
 def test_a_program_that_is_not_read_says_what_is(command: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no program that is read here: give its flags alone"):
         row(tmp_path, command).design()
