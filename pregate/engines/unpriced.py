@@ -33,6 +33,11 @@ _UNPRICED: Mapping[str, str] = ReadOnly(
         "moe-gen": "flexgen or moe-lightning",
         "floe": "pytorch-eager, with policy lru_next_gate; channels of experts that are left out cannot be said",
         "pre-gated": "fastertransformer, with policy pregate",
+        "localai": "the engine behind it: llama-cpp for GGUF files",
+        "gpustack": "the engine behind it: llama-cpp for GGUF files, or vllm",
+        "msty": "llama-cpp, by Ollama",
+        "tgi": "vllm is the serving engine that has constants here",
+        "text-generation-inference": "vllm is the serving engine that has constants here",
         "airllm": "pytorch-eager, with policy on_demand@weights=stream and expert_tier ssd",
     }
 )

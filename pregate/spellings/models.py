@@ -14,7 +14,7 @@ from traces.model.architecture import architecture_names, load_architecture
 from traces.model.same_models import SAME_AS
 
 _QUANT = re.compile(
-    r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ|GPTQ(?:-Int[48])?|"
+    r"(?P<name>.+?)[-_.](?:smol-)?(?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ|GPTQ(?:-Int[48])?|"
     r"(?:quantized[._])?W\dA\d{1,2})"
     r"(?:-dynamic)?",
     re.IGNORECASE,

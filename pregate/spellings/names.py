@@ -77,11 +77,19 @@ def _processors(wanted: str, names: Iterable[str]) -> list[str]:
     return []
 
 
+_TRAINED = re.compile(r"[-.](?:instruct|inst|it|pt|base|chat|hf|1m)$")
+"""What the end of a model's name says of its training, and not of its architecture."""
+
+
 def _model_of(wanted: str, names: Iterable[str]) -> list[str]:
-    """The model whose words are parted otherwise (`Qwen 3 30B A3B`), or of whose name the size is the end (`qwen3-30b`)
-    where all that begin so are one architecture.
+    """The model whose words are parted otherwise (`Qwen 3 30B A3B`), which says more of its training
+    (`ernie-4.5-21b-a3b-pt`), or of whose name the size is the end (`qwen3-30b`) where all that begin so are one
+    architecture.
     """
-    found = [name for name in names if _joined(name) == _joined(wanted)]
+    found, bare = [name for name in names if _joined(name) == _joined(wanted)], wanted
+    while not found and _TRAINED.search(bare):
+        bare = _TRAINED.sub("", bare)
+        found = [name for name in names if _joined(name) == _joined(bare)]
     if found or not re.search(r"\d(?:x\d+)?b$", wanted):
         return found
     begun = [name for name in names if any(_joined(start) == _joined(wanted) for start in _starts(name))]

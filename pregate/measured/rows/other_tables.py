@@ -40,7 +40,7 @@ _FLAGS: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
 FLAG_COLUMNS: Mapping[str, str] = ReadOnly(
     {
         "ngl": "-ngl", "gpu_layers": "-ngl", "ncmoe": "-ncmoe", "ub": "-ub", "ubatch": "-ub", "threads": "-t",
-        "fa": "-fa", "ot": "-ot", **{column: flag for column, flag, _ in _FLAGS if column != "n_batch"},
+        "fa": "-fa", "ot": "-ot", **{column: flag for column, flag, _ in _FLAGS},
     }
 )  # fmt: skip
 """Columns of a flag of llama.cpp, as its benchmark prints them."""

@@ -25,6 +25,7 @@ from traces.errors import InvalidInput
 def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     """A row's cells, names of models, machines and stacks as we write them, a bare format as that of all matrices."""
     cells = {**cells, **_of_file(cells)}
+    cells |= _bridged(cells)
     cells |= _of_instance(cells)
     cells |= _link_beside(cells)
     cells |= _host_beside(cells)
@@ -37,6 +38,32 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
         named["host"] = host_with_memory(named["host"], memory)
     named["formats"] = formats_of_file(named.get("model", ""), cells.get("formats", ""), named.get("stack", ""))
     return on_one_card({**cells, **named}, our_name("hardware", several(named.get("hardware", ""))[1]))
+
+
+_NVLINK = re.compile(
+    r"\s*[,(+]?\s*(?:(?:with|w/|via|over)\s+)?\bNV-?Link(?:ed)?(?:\s+bridges?)?\b\s*\)?", re.IGNORECASE
+)
+
+
+def _bridged(cells: Mapping[str, str]) -> dict[str, str]:
+    """A row whose cards are said to have NVLink, without the word; a reason where they share layers and theirs is an
+    option that no number of ours is of.
+    """
+    stated = cells.get("hardware", "")
+    bare = _NVLINK.sub("", stated).strip()
+    if bare == stated:
+        return {}
+    n, name = several(bare)
+    card = our_name("hardware", name)
+    takes_turns = our_name("stack", cells.get("stack", "")) in ("llama-cpp", "ik-llama") and not re.search(
+        r"(?:-sm|--split-mode)[ =]+(?:row|graph|tensor)", f"{cells.get('policy', '')} {cells.get('set', '')}"
+    )
+    if n == 1 or takes_turns or card not in KNOWN["hardware"]() or "peer_bytes_per_s" in cells.get("set", ""):
+        return {"hardware": bare}
+    if load_machine(card).accelerator.peer_bytes_per_s is not None:
+        return {"hardware": bare}
+    why = f"NVLink of {card} is an option that is not described: set accelerator.peer_bytes_per_s, one way"
+    return {"hardware": bare, "reason": cells.get("reason") or why}
 
 
 _NEEDS_HOST = re.compile(

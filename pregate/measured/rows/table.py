@@ -103,7 +103,8 @@ def read_table(path: Path) -> list[MeasuredRow]:
             elif theirs:
                 cells = cells_of(list(cells.values()), where)
             of_line = [_row(one, where) for one in melted(with_flags(with_card_memory(cells, header)))]
-            if len({row.metric for row in of_line}) < len(of_line):
+            measured = {(r.metric, r.input_tokens, r.output_tokens, r.context_tokens) for r in of_line}
+            if len(measured) < len(of_line):
                 raise InvalidFile(
                     f"{where}: two columns of one metric: keep one ({', '.join(r.metric for r in of_line)})"
                 )

@@ -36,6 +36,8 @@ def column_names(header: Sequence[str], ours: Sequence[str], where: str) -> list
     if {underscored(text) for text in header} >= {"pp", "tg", "b"}:  # of llama-batched-bench
         header = [_OF_BATCHED_BENCH.get(underscored(text), text) for text in header]
     known = [_known_column(text, ours) for text in header]
+    if any(FLAG_COLUMNS.get(column) == "-ub" for column in known):  # of llama.cpp: tokens that are handed over together
+        known = ["n_batch" if column == "batch" else column for column in known]
     named, valued = "metric" in known, "value" in known
     made = []
     for text, column in zip(header, known, strict=True):

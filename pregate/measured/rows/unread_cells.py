@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from pregate.measured.rows.served_load import SERVED_METRICS
 from pregate.spellings.models import model_and_format
+from pregate.spellings.names import our_name
 
 _BATCH = re.compile(
     r"\b(?:concurren\w*|batch(?:[ _-]?size)?|bs|parallel(?: requests)?|users|clients)\s*(?:of|=|:)?\s*(\d{1,5})\b"
@@ -17,6 +18,10 @@ _FORMAT = re.compile(
     r"\b(?:[2-8][ -]?bit|int[48]|fp8|fp4|nf4|awq|gptq|bnb|mxfp4|nvfp4|hqq|i?q[1-8]_\w+|[2-8](?:\.\d+)?[ ]?bpw)\b",
     re.IGNORECASE,
 )
+_ALONE = ("prefill_tokens_per_s", "decode_tokens_per_s")
+_OF_LLAMA = ("llama-cpp", "ik-llama")
+_TOKENS_HANDED_OVER = 256
+"""From here on a batch of llama.cpp is likely that of its flag, 2048 where nothing is said."""
 _OTHER_METRICS = (
     (
         re.compile(
@@ -54,6 +59,12 @@ def unread_reason(row: Mapping[str, str]) -> str:
     for form, instead in _OTHER_METRICS:
         if form.fullmatch(metric) and metric not in SERVED_METRICS:
             return f"{metric[:40]}: no metric that is predicted: {instead}"
+    at_once, stack = row["batch"], our_name("stack", row["stack"])
+    if metric in _ALONE and stack.startswith(_OF_LLAMA) and at_once.isdigit() and int(at_once) >= _TOKENS_HANDED_OVER:
+        return (
+            f"batch {at_once}: as many sequences at once, or tokens that {stack} is handed together? Put the latter in "
+            f"policy, -b {at_once}, the former into concurrency"
+        )
     note = row["note"]
     batch = _BATCH.search(note)
     n = int(batch[1] or batch[2]) if batch else 1

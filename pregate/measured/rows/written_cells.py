@@ -21,7 +21,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "link": ("pcie", "interconnect"),
     "formats": ("quant", "quantization", "quantisation", "format", "dtype", "precision"),
     "stack": ("engine", "framework", "software", "backend", "runtime"),
-    "policy": ("flags", "args", "arguments", "command", "design"),
+    "policy": ("flags", "args", "arguments", "command", "cmd", "command_line", "options", "design"),
     "batch": ("batch_size", "bs"),
     "concurrency": (
         "max_concurrency",
@@ -82,7 +82,15 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 COLUMN_ALIASES = by_alias(_COLUMNS)
 """Other names of columns, in small letters and with underscores."""
 
-_BENCH = re.compile(r"(?P<kind>pp|tg)\s?(?P<n>\d{1,7}k?)(?:\s*@\s*d\s?(?P<depth>\d{1,7}k?))?", re.ASCII | re.IGNORECASE)
+_DEPTH = (
+    r"\s*(?:@|\(|,|\bat\b)\s*(?:d(?:epth)?|ctx|context)?(?:\s+of)?\s*=?\s*(?P<depth>\d{1,7}k?)"
+    r"(?:\s*(?:tokens?|ctx|context|depth))*\)?"
+)
+_BENCH = re.compile(rf"(?P<kind>pp|tg)\s?(?P<n>\d{{1,7}}k?)(?:{_DEPTH})?", re.ASCII | re.IGNORECASE)
+_AT_DEPTH = re.compile(
+    rf"(?P<metric>[A-Za-z][\w /]*?){_DEPTH}(?P<unit>\s*[(\[]?[A-Za-z/]+[)\]]?)?", re.ASCII | re.IGNORECASE
+)
+"""A metric at so many tokens: `decode @ 32k`, `TTFT at 8k (ms)`."""
 _BOTH = re.compile(r"pp\s?(?P<pp>\d{1,7})\s*\+\s*tg\s?(?P<tg>\d{1,7})", re.ASCII | re.IGNORECASE)
 """A prompt and an answer after it, counted as tokens of both."""
 _OF_BENCH = {"pp": ("prefill_tokens_per_s", "input_tokens"), "tg": ("decode_tokens_per_s", "output_tokens")}
@@ -93,6 +101,7 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
     apart from its unit. Raises `InvalidInput` for two units.
     """
     row = dict(cells)
+    row |= _at_depth(row)
     test = _BENCH.fullmatch(row.get("metric", "").strip())
     if test is not None:
         row["metric"], column = _OF_BENCH[test["kind"].lower()]
@@ -125,9 +134,27 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
     return row
 
 
+_AFTER_TOKENS = ("decode_tokens_per_s", "tpot")
+
+
+def _at_depth(row: Mapping[str, str]) -> dict[str, str]:
+    """The metric of a row apart from the tokens that it is of: those before an answer, or of the prompt of a time to
+    the first token. Of a rate of prompts they may be either, so that it stays as it is.
+    """
+    at = _AT_DEPTH.fullmatch(row.get("metric", "").strip())
+    plain = underscored(metric_and_unit(at["metric"])[0]) if at else ""
+    ours = METRIC_ALIASES.get(plain, plain)
+    column = "context_tokens" if ours in _AFTER_TOKENS else "input_tokens" if ours == "ttft" else ""
+    if at is None or not column or row.get(column):
+        return {}
+    return {"metric": f"{at['metric']}{at['unit'] or ''}", column: at["depth"]}
+
+
 def is_metric(header: str) -> bool:
     """Whether the header of a column names a metric, with or without its unit: `decode t/s`, `TTFT (ms)`, `pp512`."""
     if _BENCH.fullmatch(header.strip()) or _BOTH.fullmatch(header.strip()):
+        return True
+    if _at_depth({"metric": header}):
         return True
     metric, _ = metric_and_unit(header)
     return any(is_metric_name(text) or _of_requests(text) for text in (header, metric))

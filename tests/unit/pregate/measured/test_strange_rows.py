@@ -339,3 +339,97 @@ def test_a_share_of_layers_is_told_to_be_one(tmp_path: Path) -> None:
         tmp_path, "model,gpu,engine,quant,flags,test,t/s", f"qwen3-30b-a3b,RTX 4090,LM Studio,q4_0,{typed},tg128,9"
     )
     assert row.reason == "lms --gpu 0.5: how many layers that is was not said: GPU offload 24/48 is read"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "stack", "told", "reason"),
+    [
+        (
+            "2x RTX 3090 NVLink",
+            "vllm",
+            "-tp 2",
+            "NVLink of rtx-3090 is an option that is not described: set accelerator",
+        ),
+        ("2x RTX 3090 (NVLink)", "vllm", "-tp 2", "NVLink of rtx-3090"),
+        ("2x RTX 3090 with NVLink bridge", "llama.cpp", "-ngl 99", ""),
+        ("2x RTX 3090 NVLink", "ik_llama.cpp", "-ngl 99 -sm graph", "NVLink of rtx-3090"),
+        ("8x A100 80GB (NVLink)", "vllm", "-tp 8", ""),
+    ],
+)
+def test_a_bridge_between_cards_is_read_where_it_is_known(
+    hardware: str, stack: str, told: str, reason: str, tmp_path: Path
+) -> None:
+    row = read(tmp_path, "model,gpu,engine,flags,test,t/s", f"qwen3-30b-a3b,{hardware},{stack},{told},decode,9")
+    assert row.hardware in ("rtx-3090", "a100-sxm4-80gb")
+    assert row.reason.startswith(reason)
+    assert bool(row.reason) == bool(reason)
+
+
+def test_a_table_may_have_a_column_a_test_and_depth(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(
+        "model,gpu,engine,cmd,pp512,tg128,pp512 @ d8192,tg128 @ d8192\n"
+        "qwen3-30b-a3b,RTX 4090,llama.cpp,-ngl 99,9,8,7,6\n"
+    )
+    rows = read_table(path)
+    assert [(row.value, row.context_tokens) for row in rows] == [(9, 0), (8, 0), (7, 8192), (6, 8192)]
+
+
+@pytest.mark.parametrize(
+    ("written", "model", "formats"),
+    [
+        ("ERNIE-4.5-21B-A3B-PT-Q4_K_M.gguf", "ernie-4.5-21b-a3b", "all=Q4_K_M"),
+        ("Moonlight-16B-A3B-Instruct-Q4_K_M.gguf", "moonlight-16b-a3b", "all=Q4_K_M"),
+        ("dots.llm1.inst-Q4_K_M.gguf", "dots.llm1", "all=Q4_K_M"),
+        ("Qwen3-Coder-30B-A3B-Instruct-1M-Q6_K.gguf", "qwen3-coder-30b-a3b-instruct", "all=Q6_K"),
+        ("DeepSeek-V3.1-Terminus-smol-IQ2_KS.gguf", "deepseek-v3.1-terminus", "all=IQ2_KS"),
+        ("DeepSeek-R1-671B", "deepseek-r1-671b", ""),
+        ("Qwen3-30B-A3B-Base", "qwen3-30b-a3b", ""),
+        ("Qwen3-30B-A3B-Reranker", "Qwen3-30B-A3B-Reranker", ""),
+    ],
+)
+def test_a_models_name_may_say_how_it_was_trained(written: str, model: str, formats: str, tmp_path: Path) -> None:
+    row = read(tmp_path, "model,gpu,engine,flags,test,t/s", f"{written},RTX 4090,llama.cpp,-cmoe,tg128,9")
+    assert (row.model, row.formats) == (model, formats)
+
+
+def test_a_batch_of_tokens_is_no_batch_of_sequences(tmp_path: Path) -> None:
+    flagged = read(
+        tmp_path, "model,gpu,engine,batch,ubatch,test,t/s", "qwen3-30b-a3b,RTX 4090,llama.cpp,2048,1024,pp2048,9"
+    )
+    assert (flagged.batch, flagged.policy, flagged.reason) == (1, "gpu_only@ubatch=1024", "")
+    header = "model,gpu,engine,batch,test,t/s"
+    asked = read(tmp_path, header, "qwen3-30b-a3b,RTX 4090,llama.cpp,2048,pp2048,9")
+    assert asked.reason.startswith(
+        "batch 2048: as many sequences at once, or tokens that llama-cpp is handed together?"
+    )
+    assert read(tmp_path, header, "qwen3-30b-a3b,RTX 4090,llama.cpp,64,tg128,9").batch == 64
+    assert read(tmp_path, header, "qwen3-30b-a3b,H100,vllm,512,decode,9").batch == 512
+
+
+@pytest.mark.parametrize(
+    ("metric", "means"),
+    [
+        ("tg128 @ d8192", ("decode_tokens_per_s", 1, 8192)),
+        ("tg128 @ 8k", ("decode_tokens_per_s", 1, 8192)),
+        ("tg128 (depth 8k)", ("decode_tokens_per_s", 1, 8192)),
+        ("tg 128 at 8192 tokens", ("decode_tokens_per_s", 1, 8192)),
+        ("pp512 @ 4k", ("prefill_tokens_per_s", 512, 4096)),
+        ("decode @ 32k", ("decode_tokens_per_s", 1, 32768)),
+        ("decode t/s @ 32k", ("decode_tokens_per_s", 1, 32768)),
+        ("decode @ 32k context", ("decode_tokens_per_s", 1, 32768)),
+        ("TPOT at 8k (ms)", ("tpot", 1, 8192)),
+        ("TTFT @ 8k (ms)", ("ttft", 8192, 0)),
+    ],
+)
+def test_a_metric_may_say_at_how_many_tokens(metric: str, means: tuple[str, int, int], tmp_path: Path) -> None:
+    long = read(tmp_path, "model,gpu,engine,metric,value", f"qwen3-30b-a3b,RTX 4090,llama.cpp,{metric},9")
+    assert (long.metric, long.input_tokens, long.context_tokens) == means
+    wide = read(tmp_path, f"model,gpu,engine,{metric}", "qwen3-30b-a3b,RTX 4090,llama.cpp,9")
+    assert (wide.metric, wide.input_tokens, wide.context_tokens) == means
+
+
+@pytest.mark.parametrize("metric", ["prefill @ 8k", "throughput @ 8k", "decode @ home"])
+def test_tokens_that_may_be_two_things_are_told_of(metric: str, tmp_path: Path) -> None:
+    with pytest.raises(PregateError, match="unknown metric"):
+        read(tmp_path, "model,gpu,engine,metric,value", f"qwen3-30b-a3b,RTX 4090,llama.cpp,{metric},9")
