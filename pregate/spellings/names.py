@@ -77,8 +77,8 @@ def _processors(wanted: str, names: Iterable[str]) -> list[str]:
     return []
 
 
-_TRAINED = re.compile(r"[-.](?:instruct|inst|it|pt|base|chat|hf|1m)$")
-"""What the end of a model's name says of its training, and not of its architecture."""
+_TRAINED = re.compile(r"[-.](?:instruct|inst|it|pt|base|chat|hf|1m)$|(?<=^deepseek-[rv]\d)-671b$")
+"""What the end of a model's name says of its training, or of its size once more, and not of its architecture."""
 
 
 def _model_of(wanted: str, names: Iterable[str]) -> list[str]:

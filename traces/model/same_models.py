@@ -11,8 +11,6 @@ from collections.abc import Mapping
 SAME_AS: Mapping[str, str] = {
     "deepseek-r1": "deepseek-v3",
     "deepseek-r1-0528": "deepseek-v3",
-    "deepseek-r1-671b": "deepseek-v3",
-    "deepseek-v3-671b": "deepseek-v3",
     "deepseek-v3-0324": "deepseek-v3",
     "deepseek-v3.1": "deepseek-v3",
     "deepseek-v3.1-terminus": "deepseek-v3",

@@ -383,7 +383,7 @@ def test_a_table_may_have_a_column_a_test_and_depth(tmp_path: Path) -> None:
         ("dots.llm1.inst-Q4_K_M.gguf", "dots.llm1", "all=Q4_K_M"),
         ("Qwen3-Coder-30B-A3B-Instruct-1M-Q6_K.gguf", "qwen3-coder-30b-a3b-instruct", "all=Q6_K"),
         ("DeepSeek-V3.1-Terminus-smol-IQ2_KS.gguf", "deepseek-v3.1-terminus", "all=IQ2_KS"),
-        ("DeepSeek-R1-671B", "deepseek-r1-671b", ""),
+        ("DeepSeek-R1-671B", "deepseek-r1", ""),
         ("Qwen3-30B-A3B-Base", "qwen3-30b-a3b", ""),
         ("Qwen3-30B-A3B-Reranker", "Qwen3-30B-A3B-Reranker", ""),
     ],
