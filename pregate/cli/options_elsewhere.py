@@ -65,13 +65,15 @@ def called_here(option: str, known: Collection[str], command: str = "") -> str:
         )
     if name in _OF_MACHINES and command in _HERE:
         return f"{command} runs on this machine, as it is; `pregate simulate` asks another (--hardware)"
+    ours = next((here for here, others in _ELSEWHERE.items() if name in others and here in known), "")
+    if ours or "--set" not in known:
+        if ours:
+        return f"it is {ours} here"
     if name == "--link" and "--hardware" in known:
         return "it stands beside the card, --hardware 'RTX 4090 PCIe 4.0 x8', or is --set link=NAME"
     if name in ("--host", "--cpu", "--processor") and "--hardware" in known:
         return "it stands beside the card, --hardware 'rtx-4090 + EPYC 7763', or is --set host=NAME"
-    ours = next((here for here, others in _ELSEWHERE.items() if name in others and here in known), "")
-    if ours or "--set" not in known:
-        return f"it is {ours} here" if ours else ""
+    return ""
     part = next((part for part, others in _AS_SET.items() if name in others), "")
     whole = " (or --hardware 'RTX 4090 + 9950X 96GB')" if part.startswith("host") and "--hardware" in known else ""
     return f"it is --set {part} here{whole}" if part else ""
