@@ -48,10 +48,9 @@ _OF_FILE = ("--hardware", "--policies", "--axis", "--axes", "--trace", "--stack"
 """Options of other commands that a sweep reads from its file."""
 
 
-_OF_MACHINES = ("--host", "--hardware", "--cpu", "--processor", "--link")
-"""Options that name a machine, or a part of one."""
+_OF_MACHINES = ("--hardware", "--host", "--cpu", "--processor", "--link")
 _HERE = ("run", "measure", "generate")
-"""Commands that run on the machine that is there."""
+"""Commands that run on the machine that is there, which options of a machine say nothing to."""
 
 
 def called_here(option: str, known: Collection[str], command: str = "") -> str:
@@ -67,13 +66,7 @@ def called_here(option: str, known: Collection[str], command: str = "") -> str:
         return f"{command} runs on this machine, as it is; `pregate simulate` asks another (--hardware)"
     ours = next((here for here, others in _ELSEWHERE.items() if name in others and here in known), "")
     if ours or "--set" not in known:
-        if ours:
-        return f"it is {ours} here"
-    if name == "--link" and "--hardware" in known:
-        return "it stands beside the card, --hardware 'RTX 4090 PCIe 4.0 x8', or is --set link=NAME"
-    if name in ("--host", "--cpu", "--processor") and "--hardware" in known:
-        return "it stands beside the card, --hardware 'rtx-4090 + EPYC 7763', or is --set host=NAME"
-    return ""
+        return f"it is {ours} here" if ours else ""
     part = next((part for part, others in _AS_SET.items() if name in others), "")
     whole = " (or --hardware 'RTX 4090 + 9950X 96GB')" if part.startswith("host") and "--hardware" in known else ""
     return f"it is --set {part} here{whole}" if part else ""

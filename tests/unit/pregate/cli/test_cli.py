@@ -276,8 +276,6 @@ def test_an_import_keeps_the_sequences_asked_for_and_never_overwrites_what_it_re
         (("cost", "x", "--ram", "64GB"), r"No such option: --ram: it is --set host.dram_bytes=64GB here \(or .*"),
         (("sweep", "x", "--hardware", "t4"), r"No such option: --hardware: a sweep takes a file that says it, .*"),
         (("run", "x", "--host", "epyc-7763"), r"No such option: --host: run runs on this machine, as it is; .*"),
-        (("simulate", "x", "--cpu", "y"), r"No such option: --cpu: it stands beside the card, .* --set host=NAME.*"),
-        (("simulate", "x", "--link", "y"), r"No such option: --link: it stands beside the card, .*"),
         (("plan", "x", "--tp", "8"), r"No such option: --tp: several cards are --hardware '8x NAME' .*"),
         (("compare", "switch-mini-16", "--batch", "x"), r"Invalid value for '--batch': .*: see .+ compare --help"),
         (("compare",), r"Missing argument '(model|MODEL)': see .+ compare --help"),
