@@ -47,7 +47,7 @@ def beside_in(answer: Mapping[str, Any]) -> dict[str, Any]:
     return found | {key: answer[key] for key in _NAMES["prompts"] if found and key in answer}
 
 
-def parts_beside(path: Path, arrays: Mapping[str, Any], array: NDArray[np.int64]) -> tuple[list[list[_Part]], bool]:
+def sequences_beside(path: Path, arrays: Mapping[str, Any], array: NDArray[np.int64]) -> tuple[list[list[_Part]], bool]:
     """The parts of each sequence of `array` [tokens, layers, k], by what stands beside it: place of the first, phase,
     experts; and whether phases are stated, all are decode otherwise. Raises `InvalidFile`.
     """

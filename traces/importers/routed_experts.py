@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.foundation.read_only import ReadOnly
-from traces.importers.beside_choices import beside_in, parts_beside
+from traces.importers.beside_choices import beside_in, sequences_beside
 from traces.importers.files.arrays import npz_arrays, whole_array
 from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.importers.packed_experts import first_position, unpacked
@@ -74,7 +74,7 @@ def trace_of_tokens(
     """The routing of experts [tokens, layers, k], in sequences and phases as the arrays `beside` it say, all of it one
     sequence of decode where they say none. Raises `InvalidFile`.
     """
-    parts, is_phased = parts_beside(path, beside, array)
+    parts, is_phased = sequences_beside(path, beside, array)
     notes = [] if is_phased else ["phases are not recorded: every token is decode"]
     if shape.n_moe_layers is None and shape.n_layers is None:
         n_tokens, n_layers = array.shape[:2]
@@ -103,7 +103,7 @@ def _of_answer(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterato
     key = next((key for key in REQUEST_KEYS if answer.get(key) is not None), "")
     beside = beside_in(answer)
     if key and key not in PROMPT_KEYS and beside and not {"choices", "outputs"} & set(answer):
-        yield from parts_beside(path, beside, unpacked(path, key, answer[key], shape, answer))[0]
+        yield from sequences_beside(path, beside, unpacked(path, key, answer[key], shape, answer))[0]
         return
     yield from _sequences(path, answer, shape)
 

@@ -137,7 +137,10 @@ def is_routing(path: Path) -> bool:
 
 
 def recognise_popularity(path: Path) -> str | None:
-    """The kind of a table of counts: npy, npz, json, csv, bare, recorder, imatrix or tensorrt_llm; None: another."""
+    """The kind of a table of counts: npy, npz, json, csv, bare, recorder, imatrix or tensorrt_llm; None: another.
+
+    Raises `InvalidFile` for an archive of several files.
+    """
     if path.is_dir() or path.name == "meta_info.json":
         return "tensorrt_llm"
     head = _head(path)
