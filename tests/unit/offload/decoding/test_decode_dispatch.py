@@ -18,6 +18,7 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from offload.recorder import assemble
 from tests.by_hand import DECODER, NEXT, PROMPT, step, written
+from traces.errors import InvalidInput
 from traces.phase import Phase
 
 
@@ -125,3 +126,21 @@ def test_an_answer_to_a_miss_over_storage_is_written_by_the_definition(
     Spy.made = 0
     written(DECODER, [PROMPT, NEXT], policy, compiled=True)
     assert Spy.made == 1
+
+
+@pytest.mark.parametrize(("policy", "wanted"), [("on_demand@experts=cpu", 0), ("on_demand", 1)])
+def test_micro_batches_beside_a_host_that_computes_are_written_by_the_definition(
+    policy: str, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever asked for micro-batches: a placement that names both is refused before."""
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
+    Spy.made = 0
+    execution = policy_named("on_demand@micro=1").placement.execution(EXECUTIONS["streams"])
+    DecodeStream(DECODER, [NEXT], policy_named(policy), execution, n_buffers=8, compiled=True)
+    assert Spy.made == wanted
+
+
+def test_what_a_placement_asks_of_an_engine_is_looked_at_before_anything_is_written() -> None:
+    policy = policy_named("gpu_only@experts=zerocopy")
+    with pytest.raises(InvalidInput, match=r"^gpu_only.*: kernels of streams read no weights in host memory"):
+        DecodeStream(DECODER, [NEXT], policy, EXECUTIONS["streams"], n_buffers=0)
