@@ -13,6 +13,7 @@ from pregate.ask.calibration_summary import describe_calibration
 class Result:
     beyond_fit: str
     fitted_share: float = field(default=0.5)
+    policy: str = field(default="gpu_only")
 
 
 def test_kernels_of_several_results_are_told_once() -> None:
