@@ -43,9 +43,12 @@ def _unfenced(text: str) -> str:
 
 
 def _of_yaml(text: str) -> str:
-    """A command as the file of llama-swap has it, on one line."""
+    """A command as the file of llama-swap has it, on one line, without its quotes and the keys below it."""
     found = re.match(r"\s*(?:-\s+)?[\"']?cmd[\"']?:\s*(?:[|>][+-]?\s*\n)?\s*", text, re.ASCII)
-    return text if found is None else re.sub(r"\s*\\?\s*\n\s*", " ", text[found.end() :])
+    if found is None:
+        return text
+    command = re.split(r"\n\s*[\w-]+:(?!\S)", text[found.end() :], maxsplit=1, flags=re.ASCII)[0]
+    return _unfenced(re.sub(r"\s*\\?\s*\n\s*", " ", command).strip())
 
 
 def _on_one_line(text: str) -> str:

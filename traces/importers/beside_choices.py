@@ -78,7 +78,10 @@ def _stated(path: Path, name: str, arrays: Mapping[str, Any], n_tokens: int) -> 
     key = next((key for key in _NAMES[name] if key in arrays), None)
     if key is None:
         return None
-    found = np.atleast_1d(np.asarray(arrays[key])).ravel()
+    try:
+        found = np.atleast_1d(np.asarray(arrays[key])).ravel()
+    except ValueError:
+        raise refused(path, f"{key} has lists of different lengths: give one list of numbers") from None
     if name in _OF_TOKENS and len(found) != n_tokens:
         raise refused(path, f"{key} has {len(found)} values, the array {n_tokens} tokens")
     if found.dtype.kind not in ("biufU" if name in ("sequence", "phase") else "biuf"):
@@ -95,7 +98,8 @@ def _sequences(path: Path, told: Mapping[str, NDArray[Any]], n_tokens: int) -> N
         return np.asarray(np.argsort(np.argsort(first))[inverse], np.int64)
     lengths = told.get("lengths")
     if "starts" in told:
-        lengths = np.diff(told["starts"], append=[n_tokens] if told["starts"][-1] != n_tokens else [])
+        ends = told["starts"][-1:].tolist()
+        lengths = np.diff(told["starts"], append=[] if ends == [n_tokens] else [n_tokens])
     if lengths is None:
         return np.zeros(n_tokens, np.int64)
     if (lengths < 0).any() or int(lengths.sum()) != n_tokens:

@@ -324,6 +324,9 @@ def test_an_instance_whose_host_computes_needs_its_processor(tmp_path: Path) -> 
             "gpu_only@experts=cpu:8",
         ),
         ("llama-swap", "cmd: llama-server -ngl 99 -cmoe", "gpu_only@experts=cpu"),
+        ("llama-swap", "cmd: 'llama-server -ngl 99 -cmoe'", "gpu_only@experts=cpu"),
+        ("llama-swap", "cmd: llama-server -ngl 99 -cmoe\nttl: 300\naliases:\n  - q", "gpu_only@experts=cpu"),
+        ("llama-swap", "cmd: |\n  llama-server -cmoe\n  -ngl 99\nproxy: http://127.0.0.1:99", "gpu_only@experts=cpu"),
     ],
 )
 def test_commands_of_programs_around_an_engine(stack: str, typed: str, policy: str, tmp_path: Path) -> None:

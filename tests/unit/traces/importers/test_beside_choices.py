@@ -86,6 +86,20 @@ def test_arrays_beside_choices_that_do_not_fit_are_refused(beside: dict[str, Any
         pregate.load_trace(tmp_path / "t.npz")
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("cu_seqlens", [], "lengths of sequences are 0 together, the array has 12 tokens"),
+        ("position", [[0], [1, 2]], "position has lists of different lengths: give one list of numbers"),
+    ],
+)
+def test_lists_that_are_empty_or_ragged_are_told_of(name: str, values: list[Any], why: str, tmp_path: Path) -> None:
+    path = tmp_path / "chosen.json"
+    path.write_text(json.dumps({"topk_ids": CHOSEN.tolist(), name: values}))
+    with pytest.raises(InvalidFile, match=why):
+        pregate.load_trace(path)
+
+
 def lines(folder: Path, *more: dict[str, Any], **stated: Any) -> Path:
     path = folder / "rows.jsonl"
     rows = [
