@@ -1,10 +1,9 @@
 """How far the constants of a claimed machine scatter from source to source, from rows that none was fitted on.
 
 A row is off by ln(measured / predicted). That is read as a sum: each constant of the software off by a factor that is
-the source's own, times how much the row depends on that constant, and what the row is off by itself. What the rows of
-a source are off by together follows a t law about 0, some sources being off as a whole; its scales are those that make
-what was measured most likely (variance components). An interval of a row is judged with the scatter among the other
-sources only.
+the source's own, times how much the row depends on that constant, and what the row is off by itself. Each factor, and
+what each row is off by itself, follows a t law about 0 of its own; scales are about those that make what was measured
+most likely (`variance_components`). An interval of a row is judged with the scatter among the other sources only.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def _by_key(row: MeasuredRow, elasticities: Mapping[str, float]) -> tuple[float,
 
 
 def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
-    """The most likely scatter behind `rows`. Raises `InvalidInput` for rows of fewer than four sources."""
+    """The scatter behind `rows`, about the most likely. Raises `InvalidInput` for rows of fewer than four sources."""
     groups = _by_source(rows)
     if len(groups) < _LEAST_SOURCES:
         raise InvalidInput(f"rows of {len(groups)} sources: scatter from source to source needs {_LEAST_SOURCES}")

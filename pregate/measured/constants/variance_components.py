@@ -4,6 +4,9 @@ A row is off by the sum of what its source's numbers are off by, times how much 
 each source has of each number, and each row by itself, follows a t law about 0 of its own (`TAIL` degrees of freedom),
 so that one that is far off says little of the scale. Scales are found by expectation maximisation, each t law being a
 normal one of unknown precision (Lange, Little and Taylor 1989, "Robust statistical modeling using the t distribution").
+Where several numbers share a row, precisions stand at their means in place of being integrated over, so that scales are
+near the most likely ones and not at them: of sources of one row each they are shared out wrongly, of several within a
+fifth.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ class Source(NamedTuple):
 def likely_scales(
     sources: Sequence[Source], prior: NDArray[np.float64], width: NDArray[np.float64], bears: float
 ) -> NDArray[np.float64]:
-    """The most likely scale of each number and, last, of rows by themselves; their logarithms are about those of
-    `prior`, by `width`. A source says something of a number that a row of it depends on by more than `bears`.
+    """The scale of each number and, last, of rows by themselves, near the most likely; their logarithms are about
+    those of `prior`, by `width`. A source says something of a number that a row of it depends on by more than `bears`.
     """
     n_rows, n_numbers = max(len(one.off) for one in sources), len(prior) - 1
     off, is_row = np.zeros((2, len(sources), n_rows))
