@@ -250,5 +250,7 @@ def check_constant(name: str, value: float, where: str) -> None:
         raise InvalidInput(f"{where}: {name} = {value:g} must be above 0 and finite")
     if CONSTANTS[name] != "ratio":
         check_plausible(max(value, PLAUSIBLE[CONSTANTS[name]][0]), CONSTANTS[name], f"{where}: {name}")
+    if name == "reread_exponent" and value > 1:
+        raise InvalidInput(f"{where}: {name} = {value:g} is above 1, at which every block of rows reads anew")
     if (name.endswith("efficiency") or name == "memory_share") and value > 1:
         raise InvalidFile(f"{where}: {name} = {value:g} is above 1: an efficiency is a fraction of the claim")

@@ -123,6 +123,8 @@ def _phases(
     if prompts is None:
         return np.full(len(sequence), Phase.DECODE, np.int8)
     n_sequences = int(sequence.max(initial=-1)) + 1
+    if (prompts < 0).any():
+        raise refused(path, "lengths of prompts are below 0")
     if len(prompts) not in (1, n_sequences):
         raise refused(path, f"{len(prompts)} lengths of prompts, and {n_sequences} sequences")
     n_prompt = np.broadcast_to(prompts, n_sequences)[sequence]

@@ -148,6 +148,7 @@ def test_a_kind_of_op_that_a_stack_says_nothing_of_is_one_clear_line(
         ("stack.sync_s", "3GB", "unit of size"),
         ("stack.sync_s", "soon", "not a number"),
         ("stack.link_efficiency", 1.5, "above 1"),
+        ("stack.reread_exponent", 1.5, "above 1"),
     ],
 )
 def test_an_impossible_override_is_one_clear_line(key: str, value: float | str, message: str) -> None:

@@ -90,12 +90,15 @@ def test_arrays_beside_choices_that_do_not_fit_are_refused(beside: dict[str, Any
     ("name", "values", "why"),
     [
         ("cu_seqlens", [], "lengths of sequences are 0 together, the array has 12 tokens"),
+        ("prompt_len", [-1], "lengths of prompts are below 0"),
         ("position", [[0], [1, 2]], "position has lists of different lengths: give one list of numbers"),
     ],
 )
-def test_lists_that_are_empty_or_ragged_are_told_of(name: str, values: list[Any], why: str, tmp_path: Path) -> None:
+def test_lists_that_are_empty_ragged_or_below_0_are_told(
+    name: str, values: list[Any], why: str, tmp_path: Path
+) -> None:
     path = tmp_path / "chosen.json"
-    path.write_text(json.dumps({"topk_ids": CHOSEN.tolist(), name: values}))
+    path.write_text(json.dumps({"topk_ids": CHOSEN.tolist(), "seq_lens": [2 * T], name: values}))
     with pytest.raises(InvalidFile, match=why):
         pregate.load_trace(path)
 
