@@ -32,7 +32,8 @@ def unpasted(text: str) -> str:
 
 def _as_typed(text: str) -> str:
     """With the quotes, spaces and dashes of a keyboard where a page has set others."""
-    return re.sub(r"(?<!\S)[\u2013\u2014](?=[a-z])", "--", text.translate(_TYPESET)).strip()
+    text = re.sub(r"(?<!\S)\u2013(?=[a-zA-Z](?:\s|\Z))", "-", text.translate(_TYPESET))
+    return re.sub(r"(?<!\S)[\u2013\u2014](?=[a-z])", "--", text).strip()
 
 
 def _unfenced(text: str) -> str:
@@ -52,8 +53,11 @@ def _of_yaml(text: str) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    """What follows a prompt, as `user@box:~$`, `PS C:\\>` or `C:\\>`, without the marks at which a line goes on."""
-    prompt = r"\s*(?:\S+@\S+?[:~][^\s$#]*[$#]|PS\s\S*>|[$>#%])\s+|\s*[A-Z]:\\[^\s>]*>\s*"
+    """What follows a prompt, as `(venv) user@box:~$`, `[user@box ~]$`, `PS C:\\>` or `C:\\>`, without the marks at
+    which a line goes on.
+    """
+    posix = r"\S+@\S+?[:~][^\s$#]*[$#]|\[\S+@\S+\s[^\s\]]+\][$#]|PS\s\S*>|[$>#%]"
+    prompt = rf"\s*(?:\([\w.-]+\)\s)?(?:{posix})\s+|\s*[A-Z]:\\[^\s>]*>\s*"
     return re.sub(r"\s[`^\\]\s*\n\s*", " ", re.sub(rf"\A(?:{prompt})", "", text, flags=re.ASCII))
 
 

@@ -32,8 +32,8 @@ _CARDS = re.compile(
     rf"{_NO}\b(?:(?:[2-9]|1[0-6]|two|four|eight)\s?x?\s?gpus?\b|tensor[- ]parallel\w*|TP\s?=?\s?[2-9]\b)", re.IGNORECASE
 )
 _DRAFTED = re.compile(
-    rf"{_NO}\b(?:speculative decod\w+|draft(?:ed)? (?:model|tokens?)|(?:with|using) (?:MTP|EAGLE)\S*|MTP=[1-9])"
-    r"(?!\s(?:off|disabled))",
+    rf"{_NO}\b(?:speculative decod\w+|(?:n-?gram |suffix )?speculation|prompt[- ]lookup decod\w+|lookahead decod\w+|"
+    r"draft(?:ed)? (?:model|tokens?)|(?:with|using) (?:MTP|EAGLE)\S*|MTP=[1-9])(?!\s(?:is )?(?:off|disabled))",
     re.IGNORECASE,
 )
 _POWER = re.compile(
@@ -41,16 +41,23 @@ _POWER = re.compile(
     rf"\b\d{{2,4}}\s?W\s(?:power )?(?:limit|cap)\b",
     re.IGNORECASE,
 )
+_DEPTH = re.compile(
+    rf"{_NO}\b(?:after \d[\d.,]*\s?k?\s(?:tokens? )?(?:of )?context|depth (?:of )?[1-9][\d.,]*\s?k?\b"
+    r"|\d[\d.,]*\s?k? (?:tokens )?deep\b|context filled (?:to|with) \d[\d.,]*\s?k?\b)",
+    re.IGNORECASE | re.ASCII,
+)
+_ONE_CHANNEL = re.compile(rf"{_NO}\bsingle[- ]channel\b", re.IGNORECASE)
 
 
 def with_design_of_note(cells: Mapping[str, str]) -> dict[str, str]:
     """A row that states no design, with the flags or the placement that its note has in a part of their own; with a
-    reason where the note says of its design, its cards, its power or drafted tokens what no column does.
+    reason where the note says of its design, cards, power, drafted tokens, depth or memory what no column does.
     """
     row, note = dict(cells), cells.get("note", "")
     if not note or row.get("reason") or row.get("role"):
         return row
     stated = " ".join(row.get(column, "") for column in ("policy", "placement", "set", "hardware"))
+    host = " ".join(row.get(column, "") for column in ("host", "memory", "hardware", "set"))
     is_blank = not row.get("policy") and not row.get("placement")
     if not is_blank and not flags_of_command(unpasted(row.get("policy", ""))):
         return row
@@ -69,6 +76,16 @@ def with_design_of_note(cells: Mapping[str, str]) -> dict[str, str]:
         (_CARDS, several or "-tp" in stated or "parallel" in stated, "say how many in hardware, 2x RTX 3090"),
         (_DRAFTED, False, "drafted tokens cannot be said in a row"),
         (_POWER, re.search(r"\d\s?W\b|-pl\b|power", stated), "put it beside the card, RTX 3090 (250 W)"),
+        (
+            _DEPTH,
+            re.search(r"@|\bd\d", row.get("metric", "")) or row.get("context_tokens"),
+            "put it into context_tokens",
+        ),
+        (
+            _ONE_CHANNEL,
+            re.search(r"\b\d+\s?x\s?\d|single|dram", host, re.I),
+            "put it beside the host, 1x32GB DDR5-5600",
+        ),
     ):
         said = form.search(note)
         if said is not None and not is_said and not row.get("reason"):

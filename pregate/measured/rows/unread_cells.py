@@ -11,9 +11,10 @@ from pregate.spellings.names import our_name
 
 _BATCH = re.compile(
     r"\b(?:concurren\w*|batch(?:[ _-]?size)?|bs|parallel(?: requests)?|users|clients)\s*(?:of|=|:)?\s*(\d{1,5})\b"
-    r"|\b(\d{1,5})\s*(?:concurrent|parallel)\b",
+    r"|\b(\d{1,5}|two|three|four|eight|sixteen)\s*(?:concurrent|parallel|simultaneous|users|clients)\b",
     re.IGNORECASE | re.ASCII,
 )
+_IN_WORDS = {"two": 2, "three": 3, "four": 4, "eight": 8, "sixteen": 16}
 _FORMAT = re.compile(
     r"\b(?:[2-8][ -]?bit|int[48]|fp8|fp4|nf4|awq|gptq|bnb|mxfp4|nvfp4|hqq|i?q[1-8]_\w+|[2-8](?:\.\d+)?[ ]?bpw)\b",
     re.IGNORECASE,
@@ -67,7 +68,8 @@ def unread_reason(row: Mapping[str, str]) -> str:
         )
     note = row["note"]
     batch = _BATCH.search(note)
-    n = int(batch[1] or batch[2]) if batch else 1
+    said = (batch[1] or batch[2]).lower() if batch else "1"
+    n = _IN_WORDS.get(said) or int(said)
     if n > 1 and not row["batch"]:
         return f"the note says {batch[0][:40]!r}: put how many ran at once into the column batch"  # type: ignore[index]
     stored = _FORMAT.search(note)

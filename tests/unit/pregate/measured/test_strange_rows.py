@@ -37,6 +37,12 @@ def read(folder: Path, header: str, line: str) -> MeasuredRow:
         ("two GPUs", "gpu_only", "'two GPUs': say how many in hardware"),
         ("tensor parallel over both", "gpu_only", "'tensor parallel': say how many"),
         ("with speculative decoding", "gpu_only", "'speculative decoding': drafted tokens cannot be said"),
+        ("with ngram speculation", "gpu_only", "'ngram speculation': drafted tokens cannot be said"),
+        ("two parallel slots", "gpu_only", "'two parallel': put how many ran at once into the column batch"),
+        ("decode, after 8k of context", "gpu_only", "'after 8k of context': put it into context_tokens"),
+        ("at a depth of 16384", "gpu_only", "depth of 16384': put it into context_tokens"),
+        ("single channel memory", "gpu_only", "'single channel': put it beside the host, 1x32GB DDR5-5600"),
+        ("not single-channel, no speculation, depth 0", "gpu_only", ""),
         ("full GPU offload, no CPU offload", "gpu_only", ""),
         ("no speculative decoding, not power limited to 300 W", "gpu_only", ""),
         ("-ngl 99 -fa on", "gpu_only", ""),
@@ -64,6 +70,18 @@ def test_a_note_beside_flags_may_say_more_than_they_do(tmp_path: Path) -> None:
         tmp_path, LLAMA, "Qwen3-30B-A3B,RTX 4090 (300 W),7950X,Q4_K_M,llama.cpp,-ngl 99,tg128,30,power limit 300 W"
     )
     assert said.reason == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "context_tokens", "host"),
+    [
+        ("7950X,Q4_K_M,llama.cpp,-ngl 99,tg128 @ d8192,30,after 8k of context", 8192, "ryzen-7950x"),
+        ("7950X 1x32GB DDR5-5600,Q4_K_M,llama.cpp,-ngl 99,tg128,30,single channel", 0, "ryzen-7950x:1x5600"),
+    ],
+)
+def test_what_a_note_says_again_is_no_reason(line: str, context_tokens: int, host: str, tmp_path: Path) -> None:
+    row = read(tmp_path, LLAMA, f"Qwen3-30B-A3B,RTX 4090,{line}")
+    assert (row.reason, row.context_tokens, row.host) == ("", context_tokens, host)
 
 
 LENGTHS = "model,hardware,formats,stack,lengths,batch,metric,value"
