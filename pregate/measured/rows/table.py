@@ -209,6 +209,8 @@ def _value(text: str, unit: str, metric: str, where: str) -> float:
     if NUMBER.fullmatch(text) is None or not (math.isfinite(float(text)) and float(text) > 0):
         is_range = re.match(r"[<>\u2264\u2265]|[\d.,]+\s*(?:-|\u2013|to|\.\.)\s*\d", text)
         hint = ": a range or a bound is not one: state the mean of what was measured" if is_range else ""
+        if not any(letter.isdigit() for letter in text):
+            hint = ": leave rows out in which nothing was measured"
         raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0{hint}")
     if metric not in METRICS:
         return float(text)

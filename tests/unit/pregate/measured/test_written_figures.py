@@ -69,6 +69,10 @@ def test_figures_mean_what_they_say(
         ({"metric": "hit_rate", "value": "73"}, "hit_rate '73' fraction is no fraction from 0 to 1"),
         ({"metric": "hit_rate", "value": "120 %"}, "is no fraction from 0 to 1"),
         ({"metric": "tg128", "value": "1,2,3"}, "value '1,2,3' is not a number above 0$"),
+        (
+            {"metric": "tg128", "value": "OOM"},
+            "value .OOM. is not a number above 0: leave rows out in which nothing was measured$",
+        ),
         ({"metric": "TPOT (ms)", "value": "0.011 s"}, "line 2: the value has the unit 's', its column or metric 'ms'"),
         ({"metric": "decode t/s", "value": "11 ms"}, "the value has the unit 'ms', its column or metric 'tokens/s'"),
     ],
