@@ -28,7 +28,7 @@ from pregate.card.display.text_layout import command_lines, cut, folded, in_colu
 from pregate.draw.render import si
 
 _SPLIT = "cards take turns"
-_SHARED = "layers shared, sums as claimed"
+_SHARED = "layers shared, sums claimed"
 """What a prediction for several cards rests on."""
 
 COLUMNS, LINES = 80, 24

@@ -200,7 +200,7 @@ def test_a_broken_row_is_predicted_anew(
                 "cut": text[:-9],
                 "emptied": "",
                 "another's": texts[other],
-                "a flipped digit": text.replace("1", "2"),
+                "a flipped digit": text.translate(str.maketrans("0123456789", "1234567890")),
                 "no seal": json.dumps({"answer": json.loads(text)["answer"]}),
             }[damage]
         )
