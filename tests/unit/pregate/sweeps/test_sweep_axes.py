@@ -30,6 +30,7 @@ def test_every_hardware_number_is_an_axis() -> None:
         small = key.endswith(
             (
                 "efficiency",
+                "exponent",
                 "n_sm",
                 "n_cores",
                 "tile_rows",
