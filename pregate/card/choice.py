@@ -15,6 +15,9 @@ from pregate.ask.timing.time_errors import alike_on, holds_one, interval_of_rati
 from pregate.card.designs import RESEARCH
 from pregate.card.judged_design import TAGS, Expected, Judged
 
+_TIED = 1.02
+"""Times that a design may be worse than the best and be tied with it: two runs of one design differ by as much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
@@ -124,16 +127,33 @@ def standing(judged: Sequence[Judged], objective: str, *, engines_only: bool = T
 
 
 def ranking_of(judged: Sequence[Judged], now: Judged, objective: str, *, is_stated: bool = True) -> Ranking:
-    """Rank designs by `objective`. `now` is one of them: who runs no engine today is not held to engines."""
+    """Rank designs by `objective`, ties settled by the first token. `now` is one of them: who runs no engine today is
+    not held to engines.
+    """
     among = standing(judged, objective, engines_only=now.design.stack != RESEARCH)
     ids = {id(one) for one in (*among, now)}
     in_order = sorted(judged, key=lambda one: one.cost(objective))
-    ranked = tuple(one for one in in_order if id(one) in ids)
+    ranked = _ties_settled([one for one in in_order if id(one) in ids], now if is_stated else None, objective)
     beside = tuple(one for one in in_order if id(one) not in ids)
     best = ranked[0]
     rivals = tuple(one for one in ranked[1:] if holds_one(ratio(best, one, objective)[1]))
     gain, interval = ratio(best, now, objective)
     return Ranking(objective, ranked, beside, now, rivals, gain, interval, is_stated)
+
+
+def _ties_settled(in_order: Sequence[Judged], now: Judged | None, objective: str) -> tuple[Judged, ...]:
+    """`in_order`, the best first. Those that are tied with it are led by what runs `now`, then by the earliest first
+    token, then by the fewest dials.
+    """
+    floor = in_order[0].cost(objective)
+    tied = [one for one in in_order if times_worse(one.cost(objective), floor) <= _TIED]
+    led = sorted(tied, key=lambda one: (one is not now, one.ttft.value, one.design.policy.count("@")))
+    return (*led, *in_order[len(tied) :])
+
+
+def times_worse(cost: float, best: float) -> float:
+    """By what factor `cost` is worse than `best`, where less is better; both are below 0 where more of a figure is."""
+    return cost / best if best > 0 else best / cost
 
 
 def ratio(one: Judged, other: Judged, objective: str) -> tuple[float, Interval]:

@@ -12,6 +12,7 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.stacks.stack_files import load_stack
 from hwmodels.stacks.weight_formats import reads_all, why_unread
+from offload.placing.host_side import streams_experts
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
@@ -81,14 +82,20 @@ _OPEN = re.compile(r"{(?:fewest|most|widest)}")
 
 _LONG: Mapping[str, tuple[str, ...]] = ReadOnly(
     {
-        "llama-cpp": ("gpu_only@experts=cpu:{fewest}@ubatch={wide}", "gpu_only@experts=cpu:{fewest}@stream=never"),
-        "ik-llama": ("gpu_only@experts=cpu:{fewest}@ubatch={wide}", "gpu_only@experts=cpu:{fewest}@stream=never"),
+        "llama-cpp": ("gpu_only@experts=cpu:{fewest}@ubatch={wide}",),
+        "ik-llama": ("gpu_only@experts=cpu:{fewest}@ubatch={wide}",),
         "ktransformers": ("gpu_only@experts=cpu:keep={most}@stream=1024",),
     }
 )
 """What engines offer besides for a prompt that is `_LONG_TOKENS` at least: experts of the host brought once for more of
-it (`{wide}`: all of it, as far as `_WIDEST` goes), not at all, or where they never were.
+it (`{wide}`: all of it, as far as `_WIDEST` goes), or where they never were.
 """
+
+_NEVER_BROUGHT: Mapping[str, tuple[str, ...]] = ReadOnly(
+    dict.fromkeys(("llama-cpp", "ik-llama"), ("gpu_only@experts=cpu:{fewest}@stream=never",))
+)
+"""What engines offer besides where a pass of the prompt has so many tokens that experts of the host are brought for it:
+that the host computes them."""
 
 _SHARING: Mapping[str, tuple[str, ...]] = ReadOnly({"vllm": ("gpu_only@experts=whole", "gpu_only@turns={cards}")})
 """What engines offer besides where several cards share every layer; `{cards}`: as many as there are."""
@@ -186,6 +193,9 @@ def designs_of(
     if n_prompt >= _LONG_TOKENS:
         wide = str(min(1 << (n_prompt - 1).bit_length(), _WIDEST))
         named += tuple(name.replace("{wide}", wide) for name in _for_long_prompts(_engine(stack), model))
+    execution = load_stack(stack).execution
+    if streams_experts(execution, model, min(n_prompt, execution.micro_batch or n_prompt)):
+        named += _NEVER_BROUGHT.get(_engine(stack), ())
     named = with_own_gates(named, model)
     return tuple(name for name in named if not (model.is_encoder_decoder and "@" in name))
 

@@ -21,7 +21,7 @@ from pregate.ask.capturing.answer_cache import Answer
 from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.capturing.request import request
 from pregate.ask.timing.intervals import measured, prepared
-from pregate.card.choice import Ranking, weakest
+from pregate.card.choice import Ranking, times_worse, weakest
 from pregate.card.design_schedules import DesignSchedules
 from pregate.card.designs import EngineDesign, Planned, n_together, offered, plan_design
 from pregate.card.job import Workpiece
@@ -110,12 +110,8 @@ def _behind(choice: Ranking) -> list[Judged]:
     """The designs that are up to `_AT_MOST` times as bad as the best, the nearest first."""
     floor = choice.best.cost(choice.objective)
     others = [one for one in (*choice.ranked[1:], *choice.beside) if one.cost(choice.objective) >= floor]
-    found = [one for one in others if _times_worse(one.cost(choice.objective), floor) <= _AT_MOST]
+    found = [one for one in others if times_worse(one.cost(choice.objective), floor) <= _AT_MOST]
     return sorted(found, key=lambda one: one.cost(choice.objective))
-
-
-def _times_worse(cost: float, best: float) -> float:
-    return cost / best if best > 0 else best / cost
 
 
 def _along_axes(one: Judged, objective: str) -> NDArray[np.float64]:

@@ -225,7 +225,7 @@ def moved(one: Judged, factor: float, spread: float = 0.01) -> Judged:
 
 def test_a_clear_gain_is_a_verdict_and_a_straddling_one_is_none(card: Card) -> None:
     one = moved(card.best, 1.0)
-    slow, near = moved(card.best, 2.0), moved(card.best, 1.01)
+    slow, near = moved(card.best, 2.0), moved(card.best, 1.03, spread=0.03)
     clear = ranking_of([one, slow], slow, "request")
     assert not clear.abstains
     assert clear.verdict().startswith("Change to ")
@@ -237,8 +237,29 @@ def test_a_clear_gain_is_a_verdict_and_a_straddling_one_is_none(card: Card) -> N
     assert best.verdict().startswith("Leave it as it is")
 
 
+def test_ties_are_led_by_what_runs_now_then_by_the_earliest_first_token(card: Card) -> None:
+    one, tied, apart = moved(card.best, 1.0), moved(card.best, 1.019), moved(card.best, 1.022)
+    soon, early = (replace_ttft(each, 0.5 * one.ttft.value) for each in (tied, apart))
+    assert ranking_of([early, soon, one], one, "request", is_stated=False).ranked == (soon, one, early)
+    assert ranking_of([early, soon, one], one, "request").ranked == (one, soon, early)
+    assert ranking_of([early, tied, one], tied, "request", is_stated=False).ranked == (one, tied, early)
+    assert ranking_of([early, soon, one], early, "request").ranked == (soon, one, early)
+
+
+def test_of_equal_ties_the_one_with_the_fewest_dials_leads(card: Card) -> None:
+    one, more = moved(card.best, 1.0), moved(card.best, 1.0)
+    more = dataclasses.replace(
+        more, design=dataclasses.replace(more.design, policy=f"{one.design.policy}@stream=never")
+    )
+    assert ranking_of([more, one], card.best, "throughput", is_stated=False).best is one
+
+
+def replace_ttft(one: Judged, ttft_s: float) -> Judged:
+    return dataclasses.replace(one, ttft=dataclasses.replace(one.ttft, value=ttft_s))
+
+
 def test_what_cannot_be_told_from_the_best_is_named(card: Card) -> None:
-    one, near, now = moved(card.best, 1.0), moved(card.best, 1.01), moved(card.best, 3.0)
+    one, near, now = moved(card.best, 1.0), moved(card.best, 1.03, spread=0.03), moved(card.best, 3.0)
     found = ranking_of([one, near, now], now, "request")
     assert [rival.design for rival in found.rivals] == [near.design]
     assert str(near.design) in found.verdict()
@@ -269,7 +290,8 @@ def test_at_a_turning_point_the_winner_changes(model: ModelArchitecture, tight_c
             }), LOAD)
             for value in (point.value * toward, point.now)
         )  # fmt: skip
-        assert str(there.best.design) == point.winner
+        shortest = min(there.choice.ranked, key=lambda one: one.cost("request"))  # a tie may be led by another
+        assert str(shortest.design) == point.winner
         assert str(before.best.design) == str(found.best.design) != point.winner
 
 

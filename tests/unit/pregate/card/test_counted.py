@@ -51,20 +51,20 @@ def test_what_hbm_has_no_room_for_is_read_from_dram_in_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stack", "named", "flags"),
+    ("stack", "named", "least", "flags"),
     [
-        ("llama-cpp", "ubatch=2048", ("-b 2048", "-ub 2048")),
-        ("llama-cpp", "stream=never", ("--no-op-offload",)),
-        ("ik-llama", "stream=never", ("-op -1,0",)),
-        ("ktransformers", "stream=1024", ("--kt-gpu-prefill-token-threshold 1024",)),
+        ("llama-cpp", "ubatch=2048", 1025, ("-b 2048", "-ub 2048")),
+        ("llama-cpp", "stream=never", 32, ("--no-op-offload",)),
+        ("ik-llama", "stream=never", 32 * 8 // 2, ("-op -1,0",)),  # 32 tokens of each of eight experts, two a token
+        ("ktransformers", "stream=1024", 1024, ("--kt-gpu-prefill-token-threshold 1024",)),
     ],
 )
 def test_long_prompts_have_the_designs_that_engines_have_for_them(
-    stack: str, named: str, flags: tuple[str, ...]
+    stack: str, named: str, least: int, flags: tuple[str, ...]
 ) -> None:
     model = pregate.load_model("mixtral-mini-8", formats={"experts": "bf16"})
-    assert not any(named in name for name in designs_of(model, stack, 1023))
-    assert any(named in name for name in designs_of(model, stack, 1500))
+    assert not any(named in name for name in designs_of(model, stack, least - 1))
+    assert any(named in name for name in designs_of(model, stack, least))
     job = RequestLoad(1500, 8)
     asked: dict[str, Any] = {"stacks": [stack], "overrides": {"hbm_bytes": 1.3e9}}
     found = plan(model, "rtx-4090", job, **asked)
@@ -75,6 +75,18 @@ def test_long_prompts_have_the_designs_that_engines_have_for_them(
     written = flags_of(told[0].design, model, told[0].planned.hw, job)
     assert all(flag in written.command for flag in flags)
     assert "cannot" not in written.left_out
+
+
+def test_a_pass_that_brings_no_experts_is_offered_no_other_way() -> None:
+    model = pregate.load_model("qwen3-next-80b-a3b", formats="q4_k_m")  # 32 of each of 512: more than a pass has
+    assert not any("stream=never" in name for name in designs_of(model, "ik-llama", 1500))
+
+
+def test_a_host_that_computes_a_prompt_sooner_than_a_link_brings_experts_is_told_to() -> None:
+    model = pregate.load_model("qwen3-30b-a3b", formats="q4_k_m")
+    asked = {"hbm_bytes": 8e9, "host": "epyc-9355-2s"}
+    found = plan(model, "rtx-3060-12gb", RequestLoad(96, 8), stacks=["llama-cpp"], overrides=asked, objective="ttft")
+    assert found.best.design.policy.endswith("@stream=never")
 
 
 def test_experts_of_a_gguf_file_are_not_brought_by_ktransformers() -> None:
