@@ -169,6 +169,7 @@ class TablePrediction:
         for one in self.rows:
             known = not math.isnan(one.predicted)
             cells = {name: getattr(one.row, name) for name in COLUMNS} | {"reason": one.reason, "note": one.note}
+            cells["value"] = None if math.isnan(one.row.value) else one.row.value
             said = {
                 "predicted": one.predicted if known else None,
                 "error": one.error if known else None,
@@ -194,6 +195,7 @@ class TablePrediction:
         for one in self.rows:
             cells = [getattr(one.row, name) for name in COLUMNS]
             cells[COLUMNS.index("reason")] = one.reason
+            cells[COLUMNS.index("value")] = "" if math.isnan(one.row.value) else one.row.value
             rows.append((cells, one.predicted))
         return predictions_csv(COLUMNS, rows)
 

@@ -72,7 +72,7 @@ class MeasuredRow:
     metric: str
     """A name of `METRICS`; of a row that cannot be said, any."""
     value: float
-    """In the unit of the metric."""
+    """In the unit of the metric; NaN in a row with a reason where nothing was measured."""
     unit: str
     set: str
     """Overrides, with `;` between."""

@@ -13,8 +13,8 @@ from hwmodels.quantity import ReadOnly
 METRIC_MARK = "metric:"
 """Before the header of a column whose cells are values of the metric that it names."""
 
-_NOTHING = ("", "-", "--", "n/a", "na", "none", "oom", "x", "?")
-"""Cells of a column of values that hold none."""
+_NOTHING = ("", "-", "--", "\u2013", "\u2014", "n/a", "na", "none", "x", "?")
+"""Cells of a column of values that hold none, as where not every row was measured so."""
 
 _BENCH = frozenset(("model_type", "gpu_info", "n_prompt", "n_gen", "avg_ts"))
 """Columns that llama-bench alone writes together (`-o csv`: tools/llama-bench of ggml-org/llama.cpp)."""

@@ -108,10 +108,10 @@ def plain_unit(unit: str, metric: str) -> tuple[str, float]:
 
 
 def one_unit(stated: str, beside: str) -> str:
-    """The unit of a value: the one beside it, or the one that its column or metric has. Raises `InvalidInput` where
-    both are stated and differ.
+    """The unit of a value: the one beside it, or the one that its column or metric has. `0.18 s` below `TTFT (ms)` is
+    180 ms, as it says. Raises `InvalidInput` where both are stated and measure different things.
     """
-    if stated and beside and _factor(stated) != _factor(beside):
+    if stated and beside and _measured_in(stated) != _measured_in(beside):
         raise InvalidInput(
             f"the value has the unit {beside[:24]!r}, its column or metric {stated[:24]!r}: leave one out"
         )
@@ -130,8 +130,26 @@ def metric_of_unit(metric: str, unit: str) -> str:
     return "ttft" if metric == "prefill_tokens_per_s" and plain == unit.strip().lower() else metric
 
 
-def _factor(unit: str) -> object:
-    """What tells units apart, whatever they are called."""
+def _measured_in(unit: str) -> str:
+    """The unit that a metric is kept in which `unit` is another of, whatever it is called; of an unknown one itself."""
     plain = plain_unit(unit, "tpot")[0]
-    found = ((kept, kinds[name]) for kept, kinds in UNITS.items() for name in (plain, plain.lower()) if name in kinds)
+    found = (kept for kept, kinds in UNITS.items() for name in (plain, plain.lower()) if name in kinds)
     return next(found, "%" if plain.lower() in _PERCENT else plain.lower())
+
+
+_NO_FIGURE = re.compile(
+    r"[^\d]*|(?:cuda[ _-]?)?(?:oom|out[ _-]of[ _-]memory|n/?a|fail|crash|error|time[ds]?[ _-]?out|dn[fr]|not? )\b.*",
+    re.ASCII | re.IGNORECASE,
+)
+_RANGE = re.compile(r"[<>\u2264\u2265].*|[\d.,]+\s*(?:-|\u2013|to|\.\.)\s*\d.*", re.ASCII)
+
+
+def why_no_figure(value: str) -> str:
+    """Why a cell of a value holds none that a prediction can be held against: nothing was measured (`OOM`, `n/a`), or a
+    range or a bound is stated; "" where it should be a number.
+    """
+    if _NO_FIGURE.fullmatch(value):
+        return f"value {value[:40]!r}: nothing was measured"
+    if _RANGE.fullmatch(value):
+        return f"value {value[:40]!r} is a range or a bound: state the mean of what was measured"
+    return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from pregate.measured.rows.other_tables import (
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.served_load import load_named
 from pregate.measured.rows.stated_lengths import with_lengths
-from pregate.measured.rows.stated_units import UNITS, plain_unit
+from pregate.measured.rows.stated_units import UNITS, plain_unit, why_no_figure
 from pregate.measured.rows.table_header import BESIDE, CARD_MEMORY, MEMORY, column_names, with_card_memory
 from pregate.measured.rows.table_text import as_csv
 from pregate.measured.rows.token_origin import tokens_of_row
@@ -166,7 +165,11 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
 
         if key not in figure_keys():
             raise unknown_name("number", key, figure_keys(), f"{where}: role")
-    value = _value(text["value"], text["unit"], metric, where)
+    no_figure = why_no_figure(text["value"])
+    if no_figure and text["role"] and text["role"] != "input":
+        raise InvalidFile(f"{where}: {no_figure}, and its role {text['role'][:40]!r} asks for a figure")
+    text["reason"] = text["reason"] or no_figure
+    value = math.nan if no_figure else _value(text["value"], text["unit"], metric, where)
     if metric in _OF_PROMPTS and not text["input_tokens"] and not left_out:
         text["reason"] = "input_tokens is empty: how long a prompt takes depends on its length, state it"
     text["policy"] = text["policy"] or "gpu_only"
@@ -207,11 +210,7 @@ def _value(text: str, unit: str, metric: str, where: str) -> float:
             raise InvalidFile(f"{where}: hit_rate {text[:40]!r} {unit[:20]} is no fraction from 0 to 1")
         return float(text) * factor
     if NUMBER.fullmatch(text) is None or not (math.isfinite(float(text)) and float(text) > 0):
-        is_range = re.match(r"[<>\u2264\u2265]|[\d.,]+\s*(?:-|\u2013|to|\.\.)\s*\d", text)
-        hint = ": a range or a bound is not one: state the mean of what was measured" if is_range else ""
-        if not any(letter.isdigit() for letter in text):
-            hint = ": leave rows out in which nothing was measured"
-        raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0{hint}")
+        raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0")
     if metric not in METRICS:
         return float(text)
     known = UNITS[METRICS[metric][0]]

@@ -146,8 +146,8 @@ def test_marks_of_decimals_and_thousands(text: str, value: float, tmp_path: Path
 
 @pytest.mark.parametrize("text", ["18-22 t/s", ">30 t/s", "18 to 22"])
 def test_a_range_is_told_to_be_one(text: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidFile, match="a range or a bound is not one: state the mean"):
-        read(tmp_path, "model,hardware,stack,metric,value", f"qwen3-30b-a3b,rtx-4090,,tg128,{text}")
+    found = read(tmp_path, "model,hardware,stack,metric,value", f"qwen3-30b-a3b,rtx-4090,,tg128,{text}")
+    assert "is a range or a bound: state the mean" in found.reason
 
 
 def test_cells_may_be_parted_by_semicolons_or_tabs(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,8 @@ def row(folder: Path, **cells: str) -> MeasuredRow:
         ("prefill time", "2.1", "s", ("ttft", 2.1)),
         ("median ITL", "30", "ms", ("tpot", 0.03)),
         ("TPOT (ms)", "11 ms", "ms/token", ("tpot", 0.011)),
+        ("TPOT (ms)", "0.011 s", "", ("tpot", 0.011)),
+        ("TTFT (s)", "180 ms", "", ("ttft", 0.18)),
     ],
 )
 def test_figures_mean_what_they_say(
@@ -70,10 +76,10 @@ def test_figures_mean_what_they_say(
         ({"metric": "hit_rate", "value": "120 %"}, "is no fraction from 0 to 1"),
         ({"metric": "tg128", "value": "1,2,3"}, "value '1,2,3' is not a number above 0$"),
         (
-            {"metric": "tg128", "value": "OOM"},
-            "value .OOM. is not a number above 0: leave rows out in which nothing was measured$",
+            {"metric": "tg128", "value": "OOM", "role": "fit"},
+            "nothing was measured, and its role 'fit' asks for a figure",
         ),
-        ({"metric": "TPOT (ms)", "value": "0.011 s"}, "line 2: the value has the unit 's', its column or metric 'ms'"),
+        ({"metric": "TPOT (ms)", "value": "11 t/s"}, "line 2: the value has the unit 't/s', its column or metric 'ms'"),
         ({"metric": "decode t/s", "value": "11 ms"}, "the value has the unit 'ms', its column or metric 'tokens/s'"),
     ],
 )
@@ -82,6 +88,43 @@ def test_figures_that_are_none_are_refused_with_a_hint_that_is_right(
 ) -> None:
     with pytest.raises(InvalidFile, match=told):
         row(tmp_path, **cells | {"unit": ""})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("OOM", "oom (24 GB)", "CUDA out of memory", "n/a", "N/A (see 3.2)", "-", "", "DNF", "failed"),
+        *("timeout after 600 s", "12-15", "<5", ">= 20", "3 to 4"),
+    ],
+)
+def test_a_cell_without_a_figure_is_its_row_s_reason_and_no_table_s(value: str, tmp_path: Path) -> None:
+    text = f"model,hardware,metric,value\nm,rtx-4090,tg128,{value}\nm,rtx-4090,tg128,31.5\n"
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    without, measured = read_table(path)
+    assert without.reason.startswith(f"value {value!r}")
+    assert math.isnan(without.value)
+    assert (measured.value, measured.reason) == (31.5, "")
+
+
+def test_what_did_not_run_is_told_in_a_table_of_a_column_a_metric_too(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("model,hardware,decode t/s,TTFT (ms)\nm,rtx-4090,OOM,-\nm,rtx-3090,31.5,0.5 s\n")
+    first, second, third = read_table(path)
+    assert (first.metric, first.reason) == ("decode_tokens_per_s", "value 'OOM': nothing was measured")
+    assert (second.metric, second.value, second.reason) == ("decode_tokens_per_s", 31.5, "")
+    assert (third.metric, third.value) == ("ttft", 0.5)
+
+
+def test_a_row_without_a_figure_goes_through_every_form_of_the_answer(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("model,hardware,formats,metric,value\nmixtral-8x7b,rtx-4090,all=q4_k_m,tg128,OOM\n")
+    found = predict_table(read_table(path))
+    (one,) = json.loads(json.dumps(found.to_dict(), allow_nan=False))["rows"]
+    assert (one["value"], one["predicted"]) == (None, None)
+    (again,) = csv.DictReader(io.StringIO(found.to_csv()))
+    assert (again["value"], again["predicted"], again["reason"]) == ("", "", one["reason"])
+    assert not found.scores()
 
 
 @pytest.mark.parametrize(
