@@ -19,6 +19,7 @@ from hwmodels.specs.overrides import with_overrides
 from hwmodels.specs.spec import Accelerator, MachineSpec
 from hwmodels.stacks.stack import BETWEEN_CARDS, CONSTANTS, OPTIONAL, UNPACKING, VENDORS, SoftwareStack, check_constant
 from hwmodels.stacks.stack_files import load_stack, stack_names
+from hwmodels.stacks.usual_passes import serving_on
 from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name
 
@@ -104,9 +105,10 @@ class Platform:
 
     @property
     def execution(self) -> Execution:
-        """How the stack executes: as it was measured, or as it claims where it was not."""
+        """How the stack executes: as it was measured, or as it claims where it was not, in passes of this card."""
         claimed = self.stack.claimed_execution
-        return self.stack.execution if self.fit is not None or claimed is None else claimed
+        found = self.stack.execution if self.fit is not None or claimed is None else claimed
+        return serving_on(found, self.machine.accelerator)
 
     @property
     def constants(self) -> Mapping[str, float]:

@@ -220,7 +220,7 @@ EXECUTIONS |= {
         # those cached or fetched from their slots, one by one; a long prompt passes each layer piece by piece.
         replace(EXECUTIONS["streams"], name="streams_fused", resident="layer", workspace_tokens=8192),
         # vLLM: one fused op a layer (vllm/model_executor/layers/fused_moe), prompts in chunks of max_num_batched_tokens
-        # (2,048 where latency counts, 8,192 otherwise), keys and values made of latents for a prompt (mla/common.py).
+        # (2,048 on smaller cards: hwmodels/stacks/usual_passes.py), keys and values made of latents (mla/common.py).
         # Weights on the host are views that kernels read (model_executor/offloader/uva.py); tiles of experts have 64
         # rows where no other configuration is kept (get_default_config).
         # Several cards share every layer: two sums a layer, one of the embeddings, and the logits put together

@@ -12,6 +12,7 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.stacks.stack_files import load_stack
 from hwmodels.stacks.weight_formats import reads_all, why_unread
+from offload.execution import Execution
 from offload.placing.host_side import streams_experts
 from offload.policies import policy_named
 from offload.policy import Policy
@@ -85,10 +86,11 @@ _LONG: Mapping[str, tuple[str, ...]] = ReadOnly(
         "llama-cpp": ("gpu_only@experts=cpu:{fewest}@ubatch={wide}",),
         "ik-llama": ("gpu_only@experts=cpu:{fewest}@ubatch={wide}",),
         "ktransformers": ("gpu_only@experts=cpu:keep={most}@stream=1024",),
+        "vllm": ("gpu_only@experts=zerocopy:{fewest}@ubatch={wide}",),
     }
 )
 """What engines offer besides for a prompt that is `_LONG_TOKENS` at least: experts of the host brought once for more of
-it (`{wide}`: all of it, as far as `_WIDEST` goes), or where they never were.
+it (`{wide}`: all of it, as far as `_WIDEST` goes, where the engine's own pass is shorter), or where they never were.
 """
 
 _NEVER_BROUGHT: Mapping[str, tuple[str, ...]] = ReadOnly(
@@ -180,20 +182,22 @@ def _engine(stack: str) -> str:
 
 
 def designs_of(
-    model: ModelArchitecture, stack: str, n_prompt: int = 0, *, beside_engines: bool = False, n_sharing: int = 1
-) -> tuple[str, ...]:
+    model: ModelArchitecture, stack: str, n_prompt: int = 0, *, beside_engines: bool = False, n_sharing: int = 1,
+    execution: Execution | None = None,
+) -> tuple[str, ...]:  # fmt: skip
     """The designs of a stack for `n_prompt` tokens at once, with their numbers still open. An encoder-decoder has no
-    placements. `n_sharing` cards share every layer.
+    placements. `n_sharing` cards share every layer. `execution`: that of a card (None: as the stack has it).
 
     `beside_engines`: what engines offer is theirs to run, and this project's runtime is asked for the rest.
     """
     named = offered(stack) or ((() if beside_engines and stack == RESEARCH else _PLACED) + _MOVING)
     if n_sharing > 1:
         named += tuple(name.replace("{cards}", str(n_sharing)) for name in _SHARING.get(_engine(stack), ()))
+    execution = execution or load_stack(stack).execution
     if n_prompt >= _LONG_TOKENS:
-        wide = str(min(1 << (n_prompt - 1).bit_length(), _WIDEST))
-        named += tuple(name.replace("{wide}", wide) for name in _for_long_prompts(_engine(stack), model))
-    execution = load_stack(stack).execution
+        wide = min(1 << (n_prompt - 1).bit_length(), _WIDEST)
+        more = [one for one in _for_long_prompts(_engine(stack), model) if _is_wider(one, wide, execution)]
+        named += tuple(one.replace("{wide}", str(wide)) for one in more)
     if streams_experts(execution, model, min(n_prompt, execution.micro_batch or n_prompt)):
         named += _NEVER_BROUGHT.get(_engine(stack), ())
     named = with_own_gates(named, model)
@@ -214,6 +218,11 @@ def _for_long_prompts(engine: str, model: ModelArchitecture) -> tuple[str, ...]:
     """KTransformers brings experts in formats that they are published in, and none of a GGUF file."""
     brings = engine != "ktransformers" or model.expert_dtype.name.startswith(tuple(HOST_KERNELS))
     return _LONG.get(engine, ()) if brings else ()
+
+
+def _is_wider(name: str, n_tokens: int, execution: Execution) -> bool:
+    """Whether a pass of `n_tokens` is wider than the engine's own, where `name` asks for one."""
+    return "{wide}" not in name or not execution.micro_batch or n_tokens > execution.micro_batch
 
 
 def plan_design(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str) -> Planned:
@@ -306,7 +315,7 @@ def all_planned(
         seen: set[str] = set()
         named = designs_of(
             model, stack, work.job.batch * work.job.input_tokens, beside_engines=any(map(offered, platforms)),
-            n_sharing=n_together(hw),
+            n_sharing=n_together(hw), execution=hw.execution,
         )  # fmt: skip
         for name in (*(one for one in named if not (hw.machine.has_one_memory and brings_weights(one))),
                      *(more if stack in free else ())):  # fmt: skip

@@ -18,7 +18,6 @@ from offload.policy import Policy
 from offload.timeline import Timeline
 from pregate.ask.capturing.request import Request
 from pregate.card.job import RequestLoad
-from pregate.card.usual_passes import usual_pass_tokens
 
 
 class UnderWay(NamedTuple):
@@ -33,7 +32,7 @@ def under_way(hw: Platform, policy: Policy, job: RequestLoad) -> UnderWay:
     than their prompts take passes.
     """
     n_stages = (policy.placement.turns or 1) if hw.execution.shares_layers else 1
-    pass_tokens = policy.placement.micro_batch or usual_pass_tokens(hw)
+    pass_tokens = policy.placement.micro_batch or hw.execution.micro_batch or job.input_tokens
     n = min(n_stages, job.batch, -(-job.batch * job.input_tokens // pass_tokens))
     return UnderWay(n, -(-job.batch // n))
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hwmodels.stacks.usual_passes import MOST_SLOTS
 from pregate.ask.result_display import html_rows, to_dataframe
-from pregate.card.usual_passes import MOST_SLOTS
 from pregate.economics.cost_draws import Estimate
 from pregate.economics.serving import LatencyPromise, Unserved
 from simulator.serving.arrivals import PROMPTS_ALONE, Batching

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hwmodels.platform import Platform
-from pregate.card.usual_passes import MOST_SLOTS, usual_pass_tokens
+from hwmodels.stacks.usual_passes import MOST_SLOTS, usual_pass_tokens
 from simulator.serving.arrivals import Batching
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.type_checks import check_fields
@@ -43,7 +43,7 @@ class Server:
         these than slots.
         """
         batching = batching_of(machine, model, self.prompts)
-        most = self.pass_tokens or max(usual_pass_tokens(machine), self.slots)
+        most = self.pass_tokens or max(usual_pass_tokens(machine.execution, machine.machine.accelerator), self.slots)
         if batching.mixes and most < self.slots:
             raise InvalidInput(
                 f"passes of {most} tokens for {self.slots} slots: each request has one in a pass that prompts share, "

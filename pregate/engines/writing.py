@@ -276,6 +276,8 @@ def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLo
     said = engines()["vllm"].words
     ends = f"{said('requests', job.batch)} {said('context', job.input_tokens + job.output_tokens)}"
     where, n_cards = policy.placement, hw.machine.n_cards
+    if where.micro_batch:
+        ends = f"{said('micro_batch', where.micro_batch)} {ends}"
     if n_cards > 1:  # budgets are of each card
         turns, copies, n_beside = where.turns or 1, where.copies, n_cards // (where.turns or 1)
         groups = 1 if where.expert_groups is None else where.expert_groups or n_beside

@@ -14,13 +14,13 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from hwmodels.specs.spread import SPREAD_KEYS
+from hwmodels.stacks.usual_passes import MOST_SLOTS, usual_pass_tokens, usual_slots
 from offload.metrics.metric_probes import find_probes
 from offload.placing.workload import measure_workload
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture_request
 from pregate.ask.capturing.request import request
-from pregate.card.usual_passes import MOST_SLOTS, usual_pass_tokens, usual_slots
 from pregate.economics.batching import batching_of
 from pregate.economics.step_times import PassTimes, PassTraces, pass_times, pass_traces
 from pregate.measured.rows.measured_row import MeasuredRow
@@ -65,7 +65,9 @@ class ServedRow:
         requests = _requests(load, row, seed)
         batching = batching_of(hw, model, load.prompts or None)
         most = _pass_tokens(load, hw, design)
-        slots = min(row.batch, load.requests, load.slots or usual_slots(hw), MOST_SLOTS, most)
+        slots = min(
+            row.batch, load.requests, load.slots or usual_slots(hw.execution, hw.machine.accelerator), MOST_SLOTS, most
+        )
         slots = _with_memory_for(slots, model, hw, design, requests, most)
         drawn = random_token_dials(model) if row.is_of_random_tokens else None
         n = slots if math.isinf(load.rate) else min(_FIRST_SLOTS, slots)
@@ -164,7 +166,7 @@ def _pass_tokens(load: ServedLoad, hw: Platform, design: Policy) -> int:
     """Tokens of a pass at most: as the flags of an engine that has no smaller passes within say, or as is usual."""
     placement = design.placement
     stated = placement.micro_batch if placement is not None and hw.execution.name == "vllm" else None
-    return stated or usual_pass_tokens(hw, offline=load.offline)
+    return stated or usual_pass_tokens(hw.execution, hw.machine.accelerator, offline=load.offline)
 
 
 def _with_memory_for(

@@ -128,3 +128,20 @@ def test_the_rate_of_one_request_is_the_same_in_the_table_and_above_it() -> None
     told = re.search(r"then\s+([0-9.,]+)\s+tokens/s", said.text())
     assert told is not None
     assert re.search(rf"^1[ *].* {re.escape(told[1])} ", said.text(), re.MULTILINE)
+
+
+def test_vllm_is_asked_for_wider_passes_than_a_card_s_own_where_these_read_the_host_again() -> None:
+    """2,048 tokens on an RTX 4090 and 8,192 on an H100, by vllm/engine/arg_utils.py: get_batch_defaults."""
+    model = pregate.load_model("qwen3-30b-a3b")
+    small, large = (pregate.load_hardware(name, "vllm") for name in ("rtx-4090", "h100-sxm"))
+    assert (small.execution.micro_batch, large.execution.micro_batch) == (2048, 8192)
+
+    def wide(hw: pregate.Platform, n_prompt: int) -> list[str]:
+        return [one for one in designs_of(model, "vllm", n_prompt, execution=hw.execution) if "ubatch" in one]
+
+    assert wide(small, 4000) == ["gpu_only@experts=zerocopy:{fewest}@ubatch=4096"]
+    assert not wide(small, 2000) and not wide(large, 4000)
+    found = plan(model, small, RequestLoad(8192, 8), objective="ttft")
+    assert found.best.design.policy.endswith("@ubatch=4096")
+    flags = flags_of(found.best.design, model, small, RequestLoad(8192, 8))
+    assert "--max-num-batched-tokens 4096 --max-num-seqs 1" in str(flags)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import pregate
+from hwmodels.stacks.usual_passes import usual_pass_tokens
 from offload.policies import policy_named
 from pregate.ask.decode_middle import DECODED, middle_of_decode
-from pregate.card.usual_passes import usual_pass_tokens
 from pregate.economics.arrival_report import ArrivalReport
 from pregate.economics.arrivals import under_arrivals
 from pregate.economics.batching import Server, batching_of
@@ -104,7 +104,9 @@ def test_a_server_batches_as_the_engine_of_its_stack_does() -> None:
         ("streams", "rtx-4090", Batching(), 2048),
     ):
         machine = pregate.load_hardware(hardware, stack)
-        assert (batching_of(machine, MODEL), usual_pass_tokens(machine)) == (batching, n_tokens), (stack, hardware)
+        usual = usual_pass_tokens(machine.execution, machine.machine.accelerator)
+        assert (batching_of(machine, MODEL), usual) == (batching, n_tokens), (stack, hardware)
+        assert stack != "vllm" or machine.execution.micro_batch == n_tokens, "a prompt alone passes as in a server"
         assert not batching_of(machine, t5).mixes, "an encoder reads its prompt whole"
     sglang = batching_of(pregate.load_hardware("h100-sxm", "vllm"), MODEL, "alone")
     assert sglang == Batching(mixes=False, ahead=True)
