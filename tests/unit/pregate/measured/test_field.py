@@ -27,7 +27,7 @@ from traces.errors import InvalidFile, InvalidInput, UnknownName
     ("change", "words"),
     [
         ({"metric": "speed"}, "metric 'speed'"), ({"value": "0"}, "not a number above 0"),
-        ({"value": "nan"}, "above 0"), ({"metric": "hit_rate", "unit": "fraction", "value": "1.2"}, "from 0 to 1"),
+        ({"value": "-3"}, "above 0"), ({"metric": "hit_rate", "unit": "fraction", "value": "1.2"}, "from 0 to 1"),
         ({"value": "1e999"}, "above 0"), ({"unit": "hops/s"}, "unit 'hops/s'"), ({"batch": "1.5"}, "whole number"),
         ({"input_tokens": "0"}, "whole number of 1 or more"), ({"role": "fitted"}, "role 'fitted'"),
         ({"role": "fit link.speed"}, "number 'link.speed'"),

@@ -93,7 +93,7 @@ def test_figures_that_are_none_are_refused_with_a_hint_that_is_right(
 @pytest.mark.parametrize(
     "value",
     [
-        *("OOM", "oom (24 GB)", "CUDA out of memory", "n/a", "N/A (see 3.2)", "-", "", "DNF", "failed"),
+        *("OOM", "oom (24 GB)", "CUDA out of memory", "n/a", "N/A (see 3.2)", "nan", "-", "", "DNF", "failed"),
         *("timeout after 600 s", "12-15", "<5", ">= 20", "3 to 4"),
     ],
 )
