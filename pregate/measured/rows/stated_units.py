@@ -108,14 +108,25 @@ def plain_unit(unit: str, metric: str) -> tuple[str, float]:
 
 
 def one_unit(stated: str, beside: str) -> str:
-    """The unit of a value: the one beside it, or the one that its column or metric has. `0.18 s` below `TTFT (ms)` is
-    180 ms, as it says. Raises `InvalidInput` where both are stated and measure different things.
+    """The unit of a value: of its own column, or the one that its metric names. Raises `InvalidInput` where both are
+    stated and differ.
     """
     if stated and beside and _measured_in(stated) != _measured_in(beside):
-        raise InvalidInput(
-            f"the value has the unit {beside[:24]!r}, its column or metric {stated[:24]!r}: leave one out"
-        )
+        raise _two_units(stated, beside)
     return beside or stated
+
+
+def own_unit(stated: str, beside: str) -> str:
+    """The unit that stands beside a value, or else the one of its column: `0.18 s` below `TTFT (ms)` is 180 ms. Raises
+    `InvalidInput` where both are stated and measure different things.
+    """
+    if stated and beside and _measured_in(stated)[0] != _measured_in(beside)[0]:
+        raise _two_units(stated, beside)
+    return beside or stated
+
+
+def _two_units(stated: str, beside: str) -> InvalidInput:
+    return InvalidInput(f"the value has the unit {beside[:24]!r}, its column or metric {stated[:24]!r}: leave one out")
 
 
 def metric_of_unit(metric: str, unit: str) -> str:
@@ -130,11 +141,12 @@ def metric_of_unit(metric: str, unit: str) -> str:
     return "ttft" if metric == "prefill_tokens_per_s" and plain == unit.strip().lower() else metric
 
 
-def _measured_in(unit: str) -> str:
-    """The unit that a metric is kept in which `unit` is another of, whatever it is called; of an unknown one itself."""
+def _measured_in(unit: str) -> tuple[str, float]:
+    """What tells units apart, whatever they are called: the one that a metric is kept in, and its factor to that."""
     plain = plain_unit(unit, "tpot")[0]
-    found = (kept for kept, kinds in UNITS.items() for name in (plain, plain.lower()) if name in kinds)
-    return next(found, "%" if plain.lower() in _PERCENT else plain.lower())
+    names = (plain, plain.lower())
+    found = ((kept, kinds[name]) for kept, kinds in UNITS.items() for name in names if name in kinds)
+    return next(found, ("%" if plain.lower() in _PERCENT else plain.lower(), 1.0))
 
 
 _NO_FIGURE = re.compile(

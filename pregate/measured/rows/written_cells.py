@@ -9,7 +9,7 @@ from pregate.measured.rows.metric_aliases import METRIC_ALIASES, WORDS_OF_RATES,
 from pregate.measured.rows.placement_words import placement_in_words
 from pregate.measured.rows.served_load import PERCENTILES
 from pregate.measured.rows.stated_lengths import count_of
-from pregate.measured.rows.stated_units import metric_and_unit, metric_of_unit, one_unit, value_and_unit
+from pregate.measured.rows.stated_units import metric_and_unit, metric_of_unit, one_unit, own_unit, value_and_unit
 from pregate.spellings.host_memory import host_and_memory
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -122,7 +122,7 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
         row["metric"], row["unit"] = metric, one_unit(unit, row.get("unit", ""))
     row["metric"] = METRIC_ALIASES.get(underscored(row["metric"]), _of_requests(row["metric"]) or row["metric"])
     row["value"], unit = value_and_unit(row.get("value", ""))
-    row["unit"] = one_unit(row.get("unit", ""), unit)
+    row["unit"] = own_unit(row.get("unit", ""), unit)
     row["metric"] = metric_of_unit(row["metric"], row["unit"])
     row["placement"] = placement_in_words(row.get("placement", ""))
     policy = row.get("policy", "")

@@ -140,7 +140,8 @@ def test_vllm_is_asked_for_wider_passes_than_a_card_s_own_where_these_read_the_h
         return [one for one in designs_of(model, "vllm", n_prompt, execution=hw.execution) if "ubatch" in one]
 
     assert wide(small, 4000) == ["gpu_only@experts=zerocopy:{fewest}@ubatch=4096"]
-    assert not wide(small, 2000) and not wide(large, 4000)
+    assert not wide(small, 2000)
+    assert not wide(large, 4000)
     found = plan(model, small, RequestLoad(8192, 8), objective="ttft")
     assert found.best.design.policy.endswith("@ubatch=4096")
     flags = flags_of(found.best.design, model, small, RequestLoad(8192, 8))
