@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from traces.importers.files.text_lines import json_lines
+from traces.importers.files.text_lines import json_lines, json_records
 from traces.importers.recording import PHASES_UNKNOWN, ModelShape, Origin, TokenRows, refused
 from traces.importers.tables import json_names, keys_of
 from traces.phase import Phase
@@ -161,7 +161,7 @@ def import_token_lines(path: Path, shape: ModelShape = ModelShape()) -> RoutingT
     n_before: dict[int, int] = {}  # where no place is stated: a token may be a word
     lines: list[str] = []
     phases = {"prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "decode": Phase.DECODE, None: Phase.DECODE}
-    for number, record in json_lines(path):
+    for number, record in json_records(path):
         key = next((key for key in TOKEN_KEYS if isinstance(record.get(key), list | dict)), TOKEN_KEYS[0])
         lines.append(key)
         (layers,) = _fields(path, number, record, key)

@@ -16,7 +16,7 @@ from traces.importers.arrivals import are_arrivals
 from traces.importers.counts.tensor_counts import COUNTS, tensor_counts
 from traces.importers.counts.wide_counts import is_bare, is_wide
 from traces.importers.files.arrays import npy_array, npz_headers, npz_names
-from traces.importers.files.text_lines import regular_file
+from traces.importers.files.text_lines import only_list, regular_file
 from traces.importers.files.torch_archive import read_torch_archive
 from traces.importers.json_rows import LAYER_KEY, TOKEN_KEYS
 from traces.importers.llama_cpp import ACTIVATIONS_HEADER, RANKS_HEADER, SERVER_LOG_HEADER
@@ -67,6 +67,9 @@ _BY_KEYS: dict[str, tuple[str, ...]] = {
 """Keys that the first JSON object of a format has, the more telling first."""
 
 
+_OF_TOKENS = re.compile(rf'"(?:{"|".join(TOKEN_KEYS)})"\s*:\s*\[\s*\[\s*-?\d+\s*[,\]]', re.ASCII)
+"""Experts of a token, layer by layer, in a document over many lines."""
+
 _OLD_IMATRIX = re.compile(rb"[\x01-\xff].\0\0[\x01-\xc8]\0\0\0(?:blk\.|output|token_embd)", re.DOTALL)
 """The number of its tensors, the length of the first one's name, and the name."""
 _ROW_OF_MASKS = re.compile(
@@ -100,7 +103,10 @@ def recognise(path: Path) -> str:
             f"position, step and phase (0 and 1) beside it"
         )
     if recognise_popularity(path) is not None:
-        raise InvalidFile(f"{path}: counts of experts, not a routing trace: give it to --popularity")
+        raise InvalidFile(
+            f"{path}: counts of experts, not a routing trace: give it to --popularity (choices of all layers in one row "
+            f"are an array [tokens, layers, k])"
+        )
     if are_arrivals(next(iter(head.decode("utf-8-sig", errors="replace").splitlines()), "").strip()):
         raise InvalidFile(f"{path}: times of requests, not a routing trace: `pregate arrivals` takes it as --arrivals")
     if _OLD_IMATRIX.match(head):
@@ -273,6 +279,8 @@ def _of_json(text: str, first: str) -> str | None:
         return _of_record(record)
     # A document over many lines, or one long line: the names that stand in its beginning.
     keys = set(re.findall(r'"(\w+)"\s*:', text, re.ASCII))
+    if keys.isdisjoint(REQUEST_KEYS) and _OF_TOKENS.search(text):
+        return "token_lines"
     return _of_record(dict.fromkeys(keys))
 
 
@@ -295,7 +303,10 @@ def _of_record(record: Mapping[str, Any]) -> str | None:
         return "token_lines"
     if is_row:
         return "table"
-    if set(record) & set(REQUEST_KEYS) or any(set(one) & set(REQUEST_KEYS) for one in _requests(record)):
+    within = _requests(record)
+    if within and {"position", "layer", "experts"} <= set(json_names(within[0]) or ()):
+        return "table"
+    if set(record) & set(REQUEST_KEYS) or any(set(one) & set(REQUEST_KEYS) for one in within):
         return "vllm_completion"
     answers = {
         "routed_experts",
@@ -307,13 +318,15 @@ def _of_record(record: Mapping[str, Any]) -> str | None:
         "engine_data",
         "nvext",
     }
-    return "vllm_completion" if answers & set(record) else None
+    if answers & set(record):
+        return "vllm_completion"
+    return "token_lines" if within and _of_record(within[0]) == "token_lines" else None
 
 
 def _requests(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The requests that a document holds under one name."""
-    lists = [item for item in record.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
-    return [lists[0][0]] if len(lists) == 1 else []
+    found = only_list(record)
+    return [] if found is None else [found[0]]
 
 
 def _depth(item: Any) -> int:

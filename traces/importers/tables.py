@@ -64,6 +64,8 @@ _OF_A_LAYER = re.compile(
 _MODULE = re.compile(
     r"(?:[a-z_]\w*\.)*(?:layers?|blk|blocks?|h)[._](\d{1,4})(?:\.[a-z_]\w*)*", re.ASCII | re.IGNORECASE
 )
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z][a-z]|IDs?\b)")
+"""Where a word of a name in camel case begins."""
 _OF_A_SLOT = re.compile(r"(?:expert|e|topk|top)_?(\d{1,3})(?:_id)?", re.ASCII)
 
 
@@ -97,7 +99,8 @@ def columns(header: str) -> dict[str, int] | None:
 
 
 def _plain(word: str) -> str:
-    return re.sub(r"[\s-]+", "_", word.strip().lower())
+    """A name in small letters with underscores: `Layer ID`, `layerId`."""
+    return re.sub(r"[\s-]+", "_", _HUMP.sub("_", word.strip()).lower())
 
 
 def _of_slot(word: str) -> re.Match[str] | None:

@@ -58,16 +58,33 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbered JSON objects, one a line, or one after the other in a list. Raises `InvalidFile` for what is neither."""
+    """Numbered JSON objects: one a line, one after the other in a list, or in the only list of objects that a document
+    has. Raises `InvalidFile` for what is none of these.
+    """
     _, first = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))
-    if not first.lstrip().startswith("["):
+    if _is_object(first) and only_list(json.loads(first)) is None:
         yield from json_lines(path)
         return
     document = json_document(path)
-    for number, record in enumerate(document if isinstance(document, list) else (), 1):
+    records = document if isinstance(document, list) else only_list(document) or ()
+    for number, record in enumerate(records, 1):
         if not isinstance(record, dict):
             raise InvalidFile(f"{path}: entry {number} of its list is not a JSON object")
         yield number, record
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def only_list(document: Any) -> list[Any] | None:
+    """The only list of objects among the values of a JSON object; None where there is none, or another."""
+    values = document.values() if isinstance(document, dict) else ()
+    found = [one for one in values if isinstance(one, list) and one and isinstance(one[0], dict)]
+    return found[0] if len(found) == 1 else None
 
 
 def json_document(path: Path) -> Any:

@@ -40,6 +40,23 @@ LAYOUTS: dict[str, Callable[[], str]] = {
     "a list of rows": lambda: json.dumps(
         [{"layer": layer, "token": t, "experts": CHOSEN[t, layer].tolist()} for t, layer in PLACES]
     ),
+    "camel case": lambda: (
+        "tokenIdx,layerID,selectedExperts\n" + "".join(f"{t},{layer},{cell(t, layer, ' ')}\n" for t, layer in PLACES)
+    ),
+    "lines in camel case": lambda: "".join(
+        json.dumps({"tokenId": t, "layerIdx": layer, "expertIds": CHOSEN[t, layer].tolist()}) + "\n"
+        for t, layer in PLACES
+    ),
+    "rows in a document": lambda: json.dumps(
+        {"model": "m", "data": [{"token": t, "layer": n, "experts": CHOSEN[t, n].tolist()} for t, n in PLACES]}
+    ),
+    "tokens in a document": lambda: json.dumps(
+        {"numLayers": N_LAYERS, "tokens": [{"tokenId": t, "layers": CHOSEN[t].tolist()} for t in range(N_TOKENS)]}
+    ),
+    "tokens in a document over many lines": lambda: json.dumps(
+        {"numLayers": N_LAYERS, "tokens": [{"tokenId": t, "layers": CHOSEN[t].tolist()} for t in range(N_TOKENS)]},
+        indent=2,
+    ),
     "a list over many lines": lambda: json.dumps(
         [{"layer": layer, "token": t, "experts": CHOSEN[t, layer].tolist()} for t, layer in PLACES], indent=1
     ),
