@@ -104,7 +104,7 @@ def recognise(path: Path) -> str:
         )
     if recognise_popularity(path) is not None:
         raise InvalidFile(
-            f"{path}: counts of experts, not a routing trace: give it to --popularity (choices of all layers in one row "
+            f"{path}: counts of experts, not a routing trace: give it to --popularity (choices of all layers in a row "
             f"are an array [tokens, layers, k])"
         )
     if are_arrivals(next(iter(head.decode("utf-8-sig", errors="replace").splitlines()), "").strip()):
