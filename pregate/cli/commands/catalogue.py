@@ -17,10 +17,11 @@ from hwmodels.specs.machine_files import (
     machine_document,
 )
 from hwmodels.specs.processors import processor_names
-from hwmodels.specs.spec import LinkSpec
+from hwmodels.specs.spec import Host, LinkSpec
 from pregate.cli import options
 from pregate.cli.commands import PLAIN, Command
 from pregate.draw import render
+from traces.errors import unknown_name
 from traces.foundation.yaml_names import yaml_names
 
 models = typer.Typer(help="The models that ship with pregate.", invoke_without_command=True, **PLAIN)
@@ -131,21 +132,96 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
     if render.print_data(format, rows, rows):
         return
     table = render.new_table()
-    for column in rows[0]:
-        table.add_column(column, justify="right" if column.endswith(("bytes", "_s", "usd")) else "left")
+    for column, title in _MACHINE_COLUMNS.items():
+        table.add_column(title, justify="right" if column.endswith(("bytes", "_s", "usd")) else "left")
     for row in rows:
         shown = row | {"hbm_bytes": render.si(row["hbm_bytes"], "B")}
         shown |= {key: render.si(row[key], "B") + "/s" for key in ("hbm_bytes_per_s", "h2d_bytes_per_s")}
+        shown["link"] = row["link"].partition("-")[0] if row["link"].startswith("unified-") else row["link"]
         shown["price_usd"] = "-" if row["price_usd"] is None else f"{row['price_usd']:.0f}"
-        table.add_row(*map(str, shown.values()))
+        table.add_row(*(str(shown[column]) for column in _MACHINE_COLUMNS))
     render.print_table(table)
-    beside = {
-        title: component_names(kind) for title, kind in (("links", "link"), ("hosts", "host"), ("storage", "storage"))
-    }
-    for title, names in {**beside, "stacks": yaml_names(STACKS_DIR)}.items():
-        print(f"{title}: {', '.join(names)}")
-    n_processors = len(processor_names())
-    print(f"hosts by processor: {n_processors} more, such as epyc-7763 and, of two sockets, epyc-7763-2s")
+    print(f"storage: {', '.join(component_names('storage'))}")
+    print(f"stacks: {', '.join(yaml_names(STACKS_DIR))}")
+    print("hosts and links: pregate hardware hosts, pregate hardware links")
+
+
+_MACHINE_COLUMNS = {
+    "hardware": "hardware",
+    "hbm_bytes": "HBM",
+    "host": "host",
+    "link": "link",
+    "hbm_bytes_per_s": "HBM/s",
+    "h2d_bytes_per_s": "link/s",
+    "storage": "storage",
+    "price_usd": "USD",
+    "fitted_stacks": "fitted stacks",
+}
+"""Columns of the table of machines and their titles, by worth: narrow terminals leave the last out."""
+
+Part = Annotated[str, typer.Argument(help="Only names that have this in them.")]
+
+
+@hardware.command("hosts", cls=Command)
+def list_hosts(part: Part = "", format: options.OutputFormat = options.Format.table) -> None:
+    """List the hosts for --set host=NAME: processors with their memory.
+
+    Example: pregate hardware hosts epyc-77
+    """
+    rows: list[dict[str, Any]] = []
+    for name in _named_with("host", part, (*component_names("host"), *sorted(processor_names()))):
+        host = load_component("host", name)
+        assert isinstance(host, Host)
+        row = {"host": name, "cores": host.n_cores, "dram_bytes": host.dram_bytes}
+        rows.append(row | {"dram_bytes_per_s": host.dram_bytes_per_s, "peak_flop_per_s": host.peak_flop_per_s})
+    _print_components(format, rows, ("host", "cores", "DRAM at most", "DRAM/s", "FLOP/s fp32"))
+
+
+@hardware.command("links", cls=Command)
+def list_links(part: Part = "", format: options.OutputFormat = options.Format.table) -> None:
+    """List the links for --set link=NAME.
+
+    Example: pregate hardware links pcie
+    """
+    rows: list[dict[str, Any]] = []
+    for name in _named_with("link", part, component_names("link")):
+        link = load_component("link", name)
+        assert isinstance(link, LinkSpec)
+        row = {"link": name, "h2d_bytes_per_s": link.h2d_bytes_per_s, "d2h_bytes_per_s": link.d2h_bytes_per_s}
+        rows.append(row | {"h2d_efficiency": link.h2d_efficiency})
+    _print_components(format, rows, ("link", "to the device", "back", "share reached"))
+
+
+def _named_with(kind: str, part: str, names: Collection[str]) -> list[str]:
+    """Names that have `part` in them, written with or without capitals and spaces."""
+    wanted = part.strip().lower().replace(" ", "-")
+    found = [name for name in names if wanted in name]
+    if not found:
+        raise unknown_name(kind, part, names, spelled=wanted)
+    return found
+
+
+def _print_components(format: options.Format, rows: list[dict[str, Any]], titles: Collection[str]) -> None:
+    """Rows of hosts or links, with `titles` for the columns of the table."""
+    if render.print_data(format, rows, rows):
+        return
+    table = render.new_table()
+    for title, column in zip(titles, rows[0], strict=True):
+        table.add_column(title, justify="left" if column in ("host", "link") else "right")
+    for row in rows:
+        table.add_row(*(_with_unit(column, value) for column, value in row.items()))
+    render.print_table(table)
+
+
+def _with_unit(column: str, value: float | str | None) -> str:
+    """A cell of a component, in the unit that its column ends with."""
+    if value is None or isinstance(value, str):
+        return value or "-"
+    if column.endswith("flop_per_s"):
+        return f"{value / 1e12:.3g} T"
+    if "bytes" in column:
+        return render.si(value, "B") + ("/s" if column.endswith("_per_s") else "")
+    return f"{value:g}"
 
 
 def _link_rates(names: Collection[str]) -> dict[str, float]:

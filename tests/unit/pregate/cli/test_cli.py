@@ -17,6 +17,7 @@ import pytest
 import pregate
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.cli import main as command_line
+from pregate.spellings.names import KNOWN
 from tests.command_line import Run
 from traces.storage import save_trace
 
@@ -120,12 +121,40 @@ def test_a_batch_above_the_recorded_sequences_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.safetensors"]
 
 
-@pytest.mark.parametrize("words", [["models"], ["hardware"], ["hardware", "show", "rtx-4090"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["models"],
+        ["hardware"],
+        ["hardware", "show", "rtx-4090"],
+        ["hardware", "hosts", "EPYC 7"],
+        ["hardware", "links"],
+    ],
+)
 def test_catalogues_print_tables_json_and_csv(run: Run, words: list[str]) -> None:
     assert run(*words)[0] == 0
     document = json.loads(run(*words, "--format", "json")[1])
     rows = list(csv.DictReader(io.StringIO(run(*words, "--format", "csv")[1])))
     assert len(rows) == len(document) > 10
+
+
+def test_every_host_and_link_is_listed_by_name_and_a_part_of_no_name_is_told(run: Run) -> None:
+    for kind in ("host", "link"):
+        listed = {row[kind] for row in json.loads(run("hardware", f"{kind}s", "--format", "json")[1])}
+        assert listed == set(KNOWN[kind]())
+    row = json.loads(run("hardware", "hosts", "epyc-7763-2s", "--format", "json")[1])[0]
+    assert (row["cores"], row["dram_bytes_per_s"]) == (128, 2 * 8 * 3.2e9 * 8)
+    assert "│ pcie4-x16 │     31.5 GB/s │" in run("hardware", "links", "PCIe4")[1]
+    status, out, told = run("hardware", "hosts", "zzzz")
+    assert (status, out) == (2, "")
+    assert "(all: pregate hardware hosts)" in told
+
+
+def test_machines_on_80_columns_have_their_host_and_link(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    _, table, _ = run("hardware")
+    assert "│ rtx-4090               │ 25.8 GB │ desktop-ddr5               │ pcie4-x16  │" in table
 
 
 def test_every_number_of_a_machine_is_shown_with_its_source(run: Run) -> None:
