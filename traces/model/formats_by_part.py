@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import Dtype, find_dtype, mean_dtype
-from traces.model.files.llama_mixes import is_mix, mix_formats, mix_layers
+from traces.model.files.llama_mixes import is_file, is_mix, mix_formats, mix_layers
 from traces.model.layer_formats import BY_LAYER, LayerFormats
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _stated(model: ModelArchitecture, formats: Mapping[str, str]) -> dict[str, D
         return named
     if (n_bytes := _size(name)) is not None:
         return dict.fromkeys(_MATRICES, _mean_of_rest(model, named, n_bytes, name)) | named
-    if is_mix(name):
+    if is_file(name):
         return mix_formats(model, name) | named
     stored = find_dtype(name)
     wide = stored.bits >= 16 and stored.name in _OF_ACTIVATIONS
@@ -123,7 +123,7 @@ def _layer_formats(
     mixed: dict[str, list[Dtype | None]] = {}
     for part in BY_LAYER:
         name = formats.get(part, formats.get("all", ""))
-        if part in stated and is_mix(name):
+        if part in stated and (is_mix(name) if part in formats else is_file(name)):
             mixed[part] = mix_layers(model, name).get(part, [])
     kept = (model.layer_formats or LayerFormats()).without(stated)
     found = LayerFormats.of(mixed)

@@ -17,7 +17,7 @@ import yaml
 
 from traces.errors import InvalidInput
 from traces.model.dtypes import Dtype, find_dtype
-from traces.model.files.llama_mixes import is_mix
+from traces.model.files.llama_mixes import is_file
 from traces.model.formats_by_part import changed_formats, formats_of
 from traces.model.layer_formats import LayerFormats
 from traces.model.layer_stack import MAX_WIDTH, LayerStack, ffn_vector_params
@@ -326,9 +326,10 @@ class ModelArchitecture:
     def with_dtype(self, name: str) -> ModelArchitecture:
         """The same model with all matrices stored as `name`; below 16 bits the activation format stays.
 
-        Published counts are of parameters, so they stay. Raises `UnknownName`.
+        The name of a GGUF file (`q4_k_m`, `q2_k`) is that of all its parts. Published counts are of parameters, so they
+        stay. Raises `UnknownName`.
         """
-        if is_mix(name):
+        if is_file(name):
             return self.with_formats({"all": name})
         dtype = find_dtype(name)
         kept = self.stored_activation_dtype if dtype.bits < 16 else None

@@ -47,7 +47,8 @@ def _between(name: str) -> Rule:
 
 class Mix(NamedTuple):
     """`plain`: the format of what no rule names; then those of values, outputs and queries and keys of attention, of
-    the last matrix and the others of an FFN. `grouped_value`: of values that four or more heads share.
+    the last matrix and the others of an FFN. `grouped_value`: of values that four or more heads share. `eight_output`
+    and `eight_keys`: of outputs, and of keys and values, in models of eight experts.
     """
 
     plain: str
@@ -60,7 +61,7 @@ class Mix(NamedTuple):
     embedding: str = ""
     head: str = "q6_k"
     eight_output: str = "q5_k"
-    """The format of outputs in models of eight experts."""
+    eight_keys: str = "q8_0"
 
 
 MIXES: dict[str, Mix] = {
@@ -75,15 +76,38 @@ MIXES: dict[str, Mix] = {
     "q5_k_s": Mix("q5_k", eight_output=""),
     "q5_k_m": Mix("q5_k", value=_more("q6_k"), down=_more("q6_k"), eight_output=""),
     "iq2_m": Mix("iq2_s", value=_everywhere("q4_k"), output=_everywhere("iq3_s"), down=_first("iq3_s", 8),
-                 embedding="iq3_s", head="q5_k"),
+                 embedding="iq3_s", head="q5_k", eight_keys="q4_k"),
     "iq3_xs": Mix("iq3_s", query_key=_everywhere("iq3_xxs"), up=_between("iq3_xxs"), grouped_value="q4_k"),
     "iq3_m": Mix("iq3_s", value=_everywhere("q4_k"), output=_everywhere("q4_k"), down=_first("q4_k", 8)),
 }  # fmt: skip
-"""Mixes by name."""
+"""Mixes whose names no format has."""
+
+_TWO_BITS = Mix("", value=_everywhere("q4_k"), down=_first("q2_k", 8), embedding="q2_k", head="q5_k", eight_keys="q4_k")
+_ONE_BIT = _TWO_BITS._replace(output=_everywhere("iq2_xxs"))
+
+_FILES: dict[str, Mix] = {
+    "q2_k": Mix("q2_k", value=_everywhere("q3_k"), output=_everywhere("q3_k"), down=_everywhere("q3_k"),
+                grouped_value="q4_k"),
+    "iq1_s": _ONE_BIT._replace(plain="iq1_s"),
+    "iq1_m": _ONE_BIT._replace(plain="iq1_m"),
+    "iq2_xxs": _TWO_BITS._replace(plain="iq2_xxs"),
+    "iq2_xs": _TWO_BITS._replace(plain="iq2_xs"),
+    "iq2_s": MIXES["iq2_m"]._replace(plain="iq2_xs"),
+    "iq3_xxs": Mix("iq3_xxs", output=_everywhere("iq3_s"), query_key=_everywhere("iq2_s"), grouped_value="q4_k",
+                   embedding="iq3_s", head="q5_k"),
+    "iq3_s": Mix("iq3_s", grouped_value="q4_k"),
+    "iq4_xs": Mix("iq4_xs", grouped_value="q5_k"),
+    "iq4_nl": Mix("iq4_nl", grouped_value="q5_k"),
+    "tq1_0": Mix("tq1_0", embedding="q4_k", eight_output=""),
+    "tq2_0": Mix("tq2_0", embedding="q4_k", eight_output=""),
+    **{name: Mix(name, eight_output="") for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q6_k")},
+    "q8_0": Mix("q8_0", head="q8_0", eight_output=""),
+}  # fmt: skip
+"""What whole files called by a format are: with an importance matrix where the format asks for one, and for iq4."""
 
 _NARROWER = {
-    "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq2_s": "iq4_nl",
-    "iq3_xxs": "iq4_nl", "iq3_s": "iq4_nl",
+    "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "tq1_0": "q4_0", "tq2_0": "q4_0",
+    **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_xs"), "iq4_nl"),
 }  # fmt: skip
 """What matrices have instead, whose rows are no multiple of 256."""
 _BLOCK = 256
@@ -97,6 +121,11 @@ def is_mix(name: str) -> bool:
     return name.lower() in MIXES or name.lower() == _ONE_FORMAT_A_PART
 
 
+def is_file(name: str) -> bool:
+    """Whether a name is that of a whole file by a known rule: a mix, or a format that files are called by (`q2_k`)."""
+    return is_mix(name) or name.lower() in _FILES
+
+
 def mix_formats(model: ModelArchitecture, name: str) -> dict[str, Dtype]:
     """The format of each part of `model` in a file of the mix `name`, by shares of its weights; gates are in fp32.
 
@@ -106,7 +135,7 @@ def mix_formats(model: ModelArchitecture, name: str) -> dict[str, Dtype]:
     if name == _ONE_FORMAT_A_PART:
         wide = dict.fromkeys(("attention", "dense", "shared", "embedding", "head"), find_dtype("q8_0"))
         return wide | {"experts": find_dtype("mxfp4"), "gates": find_dtype("fp32")}
-    mix = MIXES[name]
+    mix = _mix(name)
     stack, d = model.decoder, model.d_model
     sparse = stack.moe_layers
     dense = [i for i in range(stack.n_layers) if i not in {*sparse, *stack.bare_layers}]
@@ -122,6 +151,10 @@ def mix_formats(model: ModelArchitecture, name: str) -> dict[str, Dtype]:
     return found | {"gates": find_dtype("fp32")}
 
 
+def _mix(name: str) -> Mix:
+    return MIXES.get(name) or _FILES[name]
+
+
 def mix_layers(model: ModelArchitecture, name: str) -> dict[str, list[Dtype | None]]:
     """The same of each part that layers have, by layer of the decoder: None where a layer has none of it, and no parts
     where a rule gives all layers one format.
@@ -129,7 +162,7 @@ def mix_layers(model: ModelArchitecture, name: str) -> dict[str, list[Dtype | No
     name = name.lower()
     if name == _ONE_FORMAT_A_PART or model.is_encoder_decoder:
         return {}
-    mix, stack, d = MIXES[name], model.decoder, model.d_model
+    mix, stack, d = _mix(name), model.decoder, model.d_model
     dense = stack.d_ff_dense or d
     found: dict[str, list[Dtype | None]] = {"attention": [], "dense": [], "shared": [], "experts": []}
     for i in range(stack.n_layers):
@@ -161,7 +194,7 @@ def _attention(model: ModelArchitecture, stack: LayerStack, i: int, mix: Mix) ->
     grouped = mixer.n_heads >= 4 * mixer.n_kv_heads and mixer.kind != "mla"
     value = mix.grouped_value if grouped and mix.grouped_value else value
     if model.n_experts == 8:
-        value, output = "q8_0", mix.eight_output or output
+        value, output = mix.eight_keys, mix.eight_output or output
     shapes = list(mixer.gemm_shapes(model.d_model))
     rows = [(out * k, _fitting(query_key, k)) for out, k in shapes]
     rows[-1] = shapes[-1][0] * shapes[-1][1], _fitting(output, shapes[-1][1])
@@ -169,7 +202,7 @@ def _attention(model: ModelArchitecture, stack: LayerStack, i: int, mix: Mix) ->
         return rows
     keys = 2 if mixer.q_lora_rank else 1
     if model.n_experts == 8:
-        rows[keys] = rows[keys][0], "q8_0"
+        rows[keys] = rows[keys][0], mix.eight_keys
     if not mixer.shared_key_value:
         rows[keys + 1] = rows[keys + 1][0], _fitting(value, model.d_model)
     return rows

@@ -32,6 +32,36 @@ def test_the_size_of_a_published_file_is_met() -> None:
     assert QWEN.with_formats({"all": "q4_k_m"}).total_bytes / 2**30 == pytest.approx(17.28, rel=0.003)
 
 
+@pytest.mark.parametrize(
+    ("name", "n_bytes"),
+    [
+        ("Q2_K", 11_258_610_240), ("Q3_K_S", 13_292_468_800), ("Q3_K_M", 14_711_847_488), ("IQ4_XS", 16_378_073_664),
+        ("IQ4_NL", 17_310_782_016), ("Q4_0", 17_379_988_032), ("Q4_1", 19_192_500_800), ("Q4_K_S", 17_456_009_792),
+        ("Q4_K_M", 18_556_686_912), ("Q5_K_S", 21_080_511_040), ("Q5_K_M", 21_725_581_888), ("Q6_K", 25_092_532_800),
+        ("Q8_0", 32_483_932_736),
+    ],
+)  # fmt: skip
+def test_the_sizes_of_a_published_folder_are_met(name: str, n_bytes: int) -> None:
+    """unsloth/Qwen3-30B-A3B-GGUF at d5b1d57b, as its listing has them; 6 MB of each are words and headers."""
+    assert QWEN.with_formats({"all": name}).total_bytes == pytest.approx(n_bytes, rel=0.005)
+    assert QWEN.with_dtype(name) == QWEN.with_formats({"all": name})
+
+
+def test_a_name_of_files_and_of_a_format_is_the_format_where_it_is_said_of_a_part() -> None:
+    model = QWEN.with_formats({"all": "q2_k", "experts": "q2_k"})
+    assert model.expert_dtype.name == "q2_k"
+    assert model.stored_head_dtype.name == "q6_k"
+    assert model.layer_formats is None or not model.layer_formats.experts
+
+
+@pytest.mark.parametrize("name", ["iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "tq1_0", "tq2_0"])
+def test_a_file_keeps_its_head_and_its_table_wider_than_its_experts(name: str) -> None:
+    model = QWEN.with_formats({"all": name})
+    assert model.stored_head_dtype.bits > model.expert_dtype.bits
+    assert model.stored_embedding_dtype.bits >= find_dtype(name).bits
+    assert 8 * model.total_bytes / model.total_params == pytest.approx(find_dtype(name).bits, rel=0.08)
+
+
 def test_models_of_eight_experts_keep_keys_and_values_in_eight_bits() -> None:
     found = mix_formats(MIXTRAL, "q4_k_m")
     d, kv = 4096, 1024
