@@ -290,7 +290,8 @@ class RoutingTrace:
         check_value("phase", phase, Phase)
         keep = np.flatnonzero(self.phase == phase)
         if not keep.size:
-            raise InvalidInput(f"the trace of {self.provenance.model} has no {phase.name.lower()} tokens")
+            told = f"the trace of {self.provenance.model} has no {phase.name.lower()} tokens"
+            raise InvalidInput(f"{told} (of phase {phase:d}): record some")
         refuse_several_turns(self.sequence[keep], self.position[keep], phase)
         return self.reordered(keep, self.step[keep])
 

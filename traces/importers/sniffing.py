@@ -30,11 +30,6 @@ OWN_FORMAT = "pregate"
 OWN_MARK = b"pregate-routing-trace"
 _HEAD_BYTES = 1 << 16
 _MAX_BYTES = 1 << 40
-_READ = (
-    "pregate's own (safetensors), its plain CSV or npz, route_trace v1, vLLM and SGLang (routed_experts as JSON, npz "
-    "or npy, recorder .pt, route log), router_logits .pt, llama.cpp traces, MBLT, RTRACE01, and the others of "
-    "`pregate trace import --help`"
-)
 _PACKED = {
     b"\x1f\x8b": "packed twice: unpack it first (gunzip)",
     b"\x28\xb5\x2f\xfd": "packed twice: unpack it first (unzstd)",
@@ -124,7 +119,10 @@ def recognise(path: Path) -> str:
             f'{path}: rows of masks over all experts: call their key "experts" where each chooses as many, else write '
             f"the ids of those that were chosen"
         )
-    raise InvalidFile(f"{path}: not a routing trace of a known format; can be read: {_READ}")
+    raise InvalidFile(
+        f"{path}: not a routing trace of a known format (`pregate trace import --help` lists them): write choices of "
+        f"your own as CSV, sequence,phase,position,layer,slot,expert (docs/traces.md)"
+    )
 
 
 def _refuse_no_counts(path: Path, array: NDArray[Any]) -> None:

@@ -58,7 +58,7 @@ def validate(
         else:
             found = _run(groups, question, plan, update, insist=not busy)
         _write(found, question.output, question.timeline, update)
-    say_written(question.timeline)
+    say_written(question.output and question.output / "report.html", question.timeline)
     raise typer.Exit(_told(found, max_mape, busy, format))
 
 
