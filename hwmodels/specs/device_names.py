@@ -16,7 +16,7 @@ _NOISE = (
     "nvidia", "geforce", "tesla", "gpu", "graphics", "generation", "amd", "radeon", "intel", "core", "tm",
 )  # fmt: skip
 _ALIASES = {"laptop": "mobile"}
-BESIDE_NAMES = re.compile(r"\d+gb|hbm\w*|sxm\d?|pcie|nvl|blackwell|workstation|server|edition")
+BESIDE_NAMES = re.compile(r"\d+gb|hbm\w*|sxm\d?|pcie|nvl|blackwell|workstation|server|edition|dual|slot")
 """Words of memory, form and series, which some names have and others leave out."""
 
 CARDS = frozenset(("pcie", "nvl"))

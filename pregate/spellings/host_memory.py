@@ -12,7 +12,7 @@ from traces.errors import InvalidInput
 
 _BESIDE_HOST = re.compile(
     r"(?P<host>[^,;]+?)\s*(?:[,;]|\bw/|\bwith\b|(?<!max)\+|\s(?=\d{1,2}[\s-]?ch|\d{1,2}\s?[x\u00d7*]\s?\d{1,3}\s?G|\d{2,4}\s?Gi?B|"
-    r"\d[\d.]*\s?Ti?B|L?P?DDR\d|\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>.*(?:DDR\d|\bMT/?s|\bRAM\b|\d\s?(?:[GT]i?B|G\b)).*)",
+    r"\d[\d.]*\s?Ti?B|L?P?DDR\d|MC?RDIMM|\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>.*(?:DDR\d|MC?RDIMM|\bMT/?s|\bRAM\b|\d\s?(?:[GT]i?B|G\b)).*)",
     re.IGNORECASE,
 )
 _MEMORY_IN_BRACKETS = re.compile(
@@ -40,7 +40,7 @@ def host_and_memory(text: str) -> tuple[str, str]:
 
 
 _SPEED = re.compile(
-    r"(?:\bL?P?DDR[345]X?[\s-]*|@\s*)(?P<speed>\d{3,5})|(?P<plain>\d{4,5})\s*(?:MT/?s|MHz)"
+    r"(?:\bL?P?DDR[345]X?[\s-]*|\bMC?RDIMMs?[\s-]*|@\s*)(?P<speed>\d{3,5})|(?P<plain>\d{4,5})\s*(?:MT/?s|MHz)"
     r"|\b\d{1,2}\s*[x\u00d7*]\s*(?P<times>\d{4})\b|(?<![\w.])(?P<bare>(?:1[3-9]|[2-9]\d)\d\d)\b(?!\s*[GT])",
     re.ASCII | re.IGNORECASE,
 )
@@ -105,7 +105,7 @@ def bytes_of(memory: str) -> str:
 
 def is_memory(text: str) -> bool:
     """Whether `text` is of memory alone: `12x64GB DDR5-5600`, `128 GB RAM`."""
-    is_told = _SIZES.search(text) or re.search(r"DDR\d", text, re.IGNORECASE)
+    is_told = _SIZES.search(text) or re.search(r"DDR\d|\bMC?RDIMM", text, re.IGNORECASE)
     return is_told is not None and not _beside_memory(text)
 
 
@@ -115,7 +115,7 @@ def _beside_memory(text: str) -> str:
 
 
 _OF_MEMORY = re.compile(
-    r"\bL?P?DDR\dX?(?:[\s-]*\d{3,5})?\b|\b\d{4,5}\s*(?:MT/?s|MHz)|"
+    r"\b(?:L?P?DDR\dX?|MC?RDIMMs?)(?:[\s-]*\d{3,5})?\b|\b\d{4,5}\s*(?:MT/?s|MHz)|"
     r"@\s*\d{4,5}\b(?!\s*M)|\b\d{1,2}\s*[x\u00d7*]|\b\d{1,2}\s*(?:DIMMs?|sticks|modules)\b|\bCL\d\d(?:-\d{1,3})*|"
     r"\b\d{1,2}[\s-]*ch(?:annels?)?\b|\bPC\dL?-\d{4,5}\w?\b|\b(?:single|dual|quad|octa|channels?|v?ram|dram|memory|unified|"
     r"system|host|of|and|with|at|in|total|kit|each|ranks?|ecc|(?:so-?|m?r|u|l|lr|cu|c)?dimms?|registered|xmp|expo)\b|[\s,()@+-]",

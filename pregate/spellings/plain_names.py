@@ -25,7 +25,7 @@ _BESIDE_CPU = re.compile(
 _CODENAMES = re.compile(r"\b(?:naples|rome|milan|genoa|bergamo|siena|turin)-(?=\d)")
 BESIDE_CARD = re.compile(
     r"^1\s*[x\u00d7]\s*(?=\D)|\((?![^()]*\d\s?W\b(?!/))[^()]*\)|"
-    r"\b(?:gddr\w*|hbm\d\w*|vram|each|graphics card|gpu|fe|founders edition)\b",
+    r"\b(?:gddr\w*|hbm\d\w*|vram|each|graphics card|gpu|fe|founders edition|dual[\s-]slot)\b",
     re.IGNORECASE,
 )
 """What is written around the name of a card, and moves nothing: a limit of its power does."""
@@ -186,7 +186,7 @@ def spelled(column: str, text: str) -> str:
                 return "strix-halo"
             if re.search(r"\bgx10\b", plain):
                 return "dgx-spark"
-            plain = re.sub(r"(?<=\d{4})m$", "-mobile", plain)
+            plain = re.sub(r"(?<=^gb[23]00)-nvl\d{1,3}$", "", re.sub(r"(?<=\d{4})m$", "-mobile", plain))
             return _CARDS.get(plain, _apple_chip(apple) if apple else plain)
         case "link":
             lanes = _PCIE.fullmatch(plain)

@@ -55,6 +55,8 @@ def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
     if sizes or "pcie" in words:  # a driver that says no PCIe means the module
         alike = [name for name in found if ("pcie" in words_of(name)) == ("pcie" in words)]
         found = alike or [name for name in found if not ("pcie" in words and is_module(name))]
+    if not sizes:  # of several memories the one that a card is called by alone
+        found = [name for name in found if SIZE.search(name) is None] or found
     return found if len(found) == 1 and telling else []
 
 

@@ -6,6 +6,7 @@ import re
 
 _KINDS = (
     (r"gaudi|\bhpu\b|habana", "Intel Gaudi"),
+    (r"\bdata center gpu\b|^max 1[15][05]0\b|^flex 1[47]0\b|ponte vecchio", "Intel's data center GPUs"),
     (r"\btpu\b|\bironwood\b|\btrillium\b", "Google TPU"),
     (r"trainium|inferentia|\btrn[12]\b|\binf[12]\b", "AWS Trainium or Inferentia"),
     (r"ascend|\b910[a-d]\b|\b310p\b|\batlas\b", "Huawei Ascend"),

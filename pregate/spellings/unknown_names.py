@@ -18,6 +18,7 @@ from pregate.spellings.machine_names import (
 from pregate.spellings.names import KNOWN, our_name
 from pregate.spellings.ollama_library import dense_tag
 from pregate.spellings.plain_names import SIZE, plain_name, spelled
+from pregate.spellings.same_cards import may_be
 from pregate.spellings.undescribed import why_undescribed
 from traces.errors import UnknownName, unknown_name
 
@@ -160,5 +161,8 @@ def unknown(column: str, text: str) -> UnknownName:
         return error
     if column == "hardware" and _OF_APPLE.search(wanted):
         known = [name for name in known if name.startswith("apple-")]
+    elif column == "hardware":
+        halo = [name for name in known if name.startswith("strix-halo") and "ryzen-ai-max" in wanted]
+        known = halo or [name for name in known if name not in component_names("accelerator") or may_be(name, text)]
     nearest = unknown_name(column, text, known, spelled=wanted.replace("laptop", "mobile"))
     return UnknownName(f"{nearest}; another is read from {_READ_FROM[column]}")
