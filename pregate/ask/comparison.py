@@ -109,7 +109,7 @@ class Comparison:
         )
 
     def verdict(self) -> str:
-        """Which policy wins, or leads where it cannot be told from others, and what binds it, in plain words."""
+        """Which policy wins, or leads where it cannot be told from others or has no interval, and what binds it."""
         best, rivals = self.best, self.rivals
         if best is None:
             return "Nothing fits: " + "; ".join(unfit.reason for unfit in self.unfit)
@@ -117,11 +117,13 @@ class Comparison:
         same = [one.policy for one in others if one.schedule_digest == best.schedule_digest]
         near = [one.policy for one in rivals if one.policy not in same]
         rate = f"{best.tokens_per_s:.4g} tokens/s"
-        lead = f"{best.policy} {'leads' if near else 'wins'} with {rate}"
+        other = next((one for one in others if one.policy not in same), None)
+        unsure = other is not None and None in (best.rate_error, other.rate_error)
+        lead = f"{best.policy} {'leads' if near or unsure else 'wins'} with {rate}"
         if len(self.order) == 1:  # nothing to win against
             lead = f"{best.policy}: {rate}"
-        if other := next((one for one in others if one.policy not in same), None):
-            lead += f", {best.tokens_per_s / other.tokens_per_s:.2f}x {other.policy}"
+        if other is not None:
+            lead += f", {best.tokens_per_s / other.tokens_per_s:.2f}x {other.policy}{', no interval' * unsure}"
         if self.unfit:
             lead += f" ({', '.join(unfit.policy for unfit in self.unfit)} would not fit)"
         if same or near:

@@ -24,8 +24,7 @@ def check_arguments(params: Sequence[Any], words: Sequence[str]) -> None:
     `params`: of the command, with `opts`, `multiple`, `is_flag` and a type.
     """
     seen: set[str] = set()
-    for param, value in _given(params, words):
-        name = param.opts[0]
+    for name, param, value in _given(params, words):
         if not param.multiple and param.name in seen:
             raise InvalidInput(f"{name} is given twice: give it once")
         seen.add(param.name)
@@ -60,8 +59,8 @@ def is_typed(context: Any, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _given(params: Sequence[Any], words: Sequence[str]) -> Iterator[tuple[Any, str | None]]:
-    """The options that take a value, each with it, as they stand in `words`."""
+def _given(params: Sequence[Any], words: Sequence[str]) -> Iterator[tuple[str, Any, str | None]]:
+    """The options that take a value as they stand in `words`: the spelling, the option, its value."""
     options = {name: param for param in params for name in param.opts if name.startswith("-")}
     flags = {name for name, param in options.items() if getattr(param, "is_flag", False)}
     rest = iter(words)
@@ -72,7 +71,7 @@ def _given(params: Sequence[Any], words: Sequence[str]) -> Iterator[tuple[Any, s
         if name not in options and not word.startswith("--"):
             name, attached, value = word[:2], word[2:], word[2:]
         if name in options and name not in flags:
-            yield options[name], value if attached else next(rest, None)
+            yield name, options[name], value if attached else next(rest, None)
 
 
 def _is_number(param: Any) -> bool:

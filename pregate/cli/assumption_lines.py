@@ -16,6 +16,7 @@ from pregate.draw.render import si
 if TYPE_CHECKING:
     from hwmodels.platform import Platform
     from pregate.card.card import Card
+    from pregate.cli.question import Question
     from traces.model.architecture import ModelArchitecture
 
 
@@ -32,6 +33,22 @@ def say_as_published(name: str, model: ModelArchitecture, card: Card) -> None:
             f"all fit in HBM: --formats says another, such as all=q4_k_m",
             err=True,
         )
+
+
+def as_no_engine_has(question: Question, model: ModelArchitecture, hw: Platform) -> str:
+    """That this project's runtime and published formats were taken where neither was said, and how to ask of an engine
+    instead, as a card does; "" where something was said, or no engine runs the model there.
+    """
+    said = (question.stack, question.formats, question.dtype, question.trace)
+    engine, runtime = load_stack("llama-cpp"), "streams"
+    runs = not model.is_encoder_decoder and engine.runs_on(hw.machine.accelerator.vendor)
+    if said != (None,) * len(said) or hw.stack.name != runtime or not runs or Path(question.model).exists():
+        return ""
+    formats = " --formats all=q4_k_m" if model.expert_dtype.bits >= _WIDE else ""
+    return (
+        f"Taken: weights as published, experts in {model.expert_dtype.name}, under {runtime}, this project's runtime. "
+        f"Of an engine, as on the card of `pregate plan`: --stack {engine.name}{formats}."
+    )
 
 
 _BARE_FP8 = re.compile(r"(?:^|[=,\s])fp8\s*(?:,|$)", re.IGNORECASE)

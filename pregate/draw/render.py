@@ -196,25 +196,19 @@ def _interval_columns(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Comparison, title: str, with_batch: bool = False) -> Table:
-    """One row a policy: what does not fit is shown with what it would need; `with_batch`: each its own."""
+    """One row a policy: what does not fit is shown with what it would need; `with_batch`: each its own. Columns are in
+    the order of their worth: a narrow screen has the first.
+    """
     table = new_table(title)
     table.add_column("policy", no_wrap=True)
     if with_batch:
         table.add_column("batch", justify="right")
     said = any(result.output != "exact" for result in comparison)
-    for column in (
-        "MoE layer",
-        "tokens/s",
-        "95 %",
-        "vs best",
-        "TTFT",
-        "TPOT",
-        "peak HBM",
-        "link bytes",
-        "hits",
-        "stalled",
+    columns = (
+        "tokens/s", "95 %", "TTFT", "TPOT", "peak HBM", "vs best", "stalled", "hits", "link bytes", "MoE layer",
         *(["output"] if said else []),
-    ):
+    )  # fmt: skip
+    for column in columns:
         table.add_column(column, justify="right")
     results = {result.policy: result for result in comparison}
     unfit = {row.policy: row for row in comparison.unfit}
@@ -225,16 +219,9 @@ def comparison_table(comparison: Comparison, title: str, with_batch: bool = Fals
             output = result.output + (f", {result.changed_share:.1%}" if result.changed_share else "")
             table.add_row(policy, *([str(result.batch_size)] * with_batch), *figures, *([output] * said))
         else:
-            needed = f"{si(unfit[name].needed_bytes, 'B')} {unfit[name].memory}"
-            table.add_row(
-                name,
-                *["-"] * with_batch,
-                "does not fit",
-                *["-"] * 5,
-                f"needs {needed}",
-                *["-"] * (4 if said else 3),
-                style="dim",
-            )
+            needed = f"needs {si(unfit[name].needed_bytes, 'B')} {unfit[name].memory}"
+            rest = ["-"] * (len(columns) - 2)
+            table.add_row(name, *["-"] * with_batch, "does not fit", needed, *rest, style="dim")
     return table
 
 
@@ -262,16 +249,16 @@ def prefetch_table(comparison: Comparison) -> Table | None:
 def _cells(result: SimulationResult, ratio: float) -> list[str]:
     return [
         result.policy,
-        si(result.moe_layer_latency_s, "s"),
         f"{result.tokens_per_s:.4g}",
         _ends(result.tokens_per_s_ci95),
-        f"{ratio:.3f}",
         si(result.ttft_s, "s"),
         si(result.tpot_s, "s"),
         si(result.peak_hbm_bytes, "B"),
-        si(result.h2d_bytes, "B"),
-        f"{result.hit_rate:.1%}",
+        f"{ratio:.3f}",
         f"{result.stall_share:.1%}",
+        f"{result.hit_rate:.1%}",
+        si(result.h2d_bytes, "B"),
+        si(result.moe_layer_latency_s, "s"),
     ]
 
 

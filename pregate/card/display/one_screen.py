@@ -40,13 +40,10 @@ DETAILS = "--details"
 _SHARES = {
     "what the host computes": "the host's processor",
     "transfers": "stalled",
-    "compute": "compute",
+    "kernels": "kernels",
     "storage reads": "storage",
 }
 """The share of the time that tells how much something binds, by what binds."""
-
-_KERNELS = {"compute": "kernels"}
-"""What binds, where its usual name would be read as arithmetic alone: kernels also read weights from HBM."""
 
 _MOST = {
     "title": 2, "verdict": 2, "expected": 2, "designs": 6, "legend": 2, "words": 0, "limit": 1, "binds": 2,
@@ -160,7 +157,6 @@ def _mostly(binds: str) -> str:
     """What binds, and for which share of the time that is busy, or stalled."""
     what, shares = bound_by(binds)
     share = shares.get(_SHARES.get(what, ""), "")
-    what = _KERNELS.get(what, what)
     return f"{what} ({share})" if share else what
 
 

@@ -129,8 +129,11 @@ def changed_by(card: Card, n_most: int) -> tuple[str, str]:
 
 
 def bound_by(binds: str) -> tuple[str, dict[str, str]]:
-    """A sentence of `what_binds` as what binds, and the shares of lanes that are busy at all, by name."""
-    what, _, shares = binds.rstrip(")").partition(" (")
+    """A sentence of `what_binds` as what binds, and the shares of lanes that are busy at all, by name.
+
+    Compute is called kernels, which also read weights from HBM: its name would be read as arithmetic alone.
+    """
+    what, _, shares = re.sub(r"\bcompute\b", "kernels", binds.rstrip(")")).partition(" (")
     what = what.removesuffix(" it").removesuffix(" binds").removesuffix(" bind")
     split = (share.rpartition(" ") for share in shares.split(", "))
     return what, {name.removesuffix(" busy"): share for name, _, share in split if share not in ("0%", "")}

@@ -1,4 +1,4 @@
-"""Numbers on a command line, told in the words in which Python tells of its arguments."""
+"""Numbers on a command line, told by the option as it is typed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,21 @@ def at_least(low: float) -> Check:
 
     def check(option: str, number: float) -> None:
         if not number >= low:
-            raise InvalidInput(f"{_field(option)} = {number:g} is below {low:g}: it must be at least {low:g}")
+            raise InvalidInput(f"{option} {number:g}: give {low:g} or more")
 
     return check
-
-
-def _field(option: str) -> str:
-    """An option's name as Python has it."""
-    return option.removeprefix("--").replace("-", "_")
 
 
 def share(option: str, number: float) -> None:
     """A share above 0, 1 included."""
     if not 0 < number <= 1:
-        raise InvalidInput(f"{_field(option)} = {number:g}: a share above 0, at most 1, such as 0.25")
+        raise InvalidInput(f"{option} {number:g}: a share above 0, at most 1, such as 0.25")
 
 
 def part(option: str, number: float) -> None:
     """A share between 0 and 1."""
     if not 0 < number < 1:
-        raise InvalidInput(f"{_field(option)} = {number:g}: a share between 0 and 1, such as 0.05")
+        raise InvalidInput(f"{option} {number:g}: a share between 0 and 1, such as 0.05")
 
 
 def above_0(option: str, number: float) -> None:

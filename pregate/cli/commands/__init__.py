@@ -6,6 +6,7 @@ stands before the colon of each line.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
@@ -197,19 +198,20 @@ class Command(TyperCommand):
         """Read the words of the command line. Raises `InvalidInput` for what is given twice, or of no use."""
         params = self.get_params(ctx)
         check_arguments(params, args)
+        words = [word.partition("=")[0] for word in args]
         rest = super().parse_args(ctx, args)
         load_own_policies(
             self.name, {param.name: ctx.params.get(param.name) for param in params if is_typed(ctx, param.name)}
         )
         check_together(self.name, {param.opts[-1] for param in params if is_typed(ctx, param.name)})
         typed = {param.name: param for param in params if is_typed(ctx, param.name)}
-        check_words(self.name, {name: (_spelt(param), ctx.params.get(name)) for name, param in typed.items()})
+        check_words(self.name, {name: (_spelt(param, words), ctx.params.get(name)) for name, param in typed.items()})
         return rest
 
 
-def _spelt(param: Any) -> str:
-    """A parameter as a user types it: an option's longest spelling, an argument's name."""
-    return str(max(param.opts, key=len))
+def _spelt(param: Any, words: Collection[str]) -> str:
+    """A parameter as a user typed it among `words`, or its longest spelling; an argument's name."""
+    return str(next((word for word in words if word in param.opts), max(param.opts, key=len)))
 
 
 class Group(TyperGroup):

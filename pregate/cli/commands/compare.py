@@ -9,6 +9,7 @@ import typer
 
 from offload.policies.policy_descriptions import DESIGNS
 from pregate.cli import options, usual_designs
+from pregate.cli.assumption_lines import as_no_engine_has
 from pregate.cli.option_values import build_modes, listed
 from pregate.cli.progress import spinner
 from pregate.cli.question import Question, asks
@@ -75,6 +76,8 @@ def compare(
         print("Tokens/s are output tokens over the whole run, prompt included.")
         if said := _under_way(comparison):
             print(said)
+        if taken := as_no_engine_has(question, architecture, machine):
+            print(taken)
         print(f"Machine constants: {comparison.calibration}.")
         print(f"Routing: {describe_routing(architecture, workload, comparison)}.")
         if in_view := kept_in_view(workload, chosen, cache):

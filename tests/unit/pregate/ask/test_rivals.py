@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 import pregate
@@ -38,6 +40,16 @@ def test_what_leads_is_told_from_some_and_not_from_others(compared: Comparison) 
     assert near.verdict().startswith(f"{best.policy} leads with")
     assert f"too close to tell from {near.rivals[0].policy}" in near.verdict()
     assert "; too close to tell from " in near.verdict()
+
+
+def test_a_design_without_an_interval_leads(compared: Comparison) -> None:
+    bare = tuple(dataclasses.replace(one, rate_error=None) for one in compared.results)
+    verdict = Comparison(bare, (), DESIGNS, "", ()).verdict()
+    assert verdict.startswith("gpu_only leads with")
+    assert "x pregate, no interval; " in verdict
+    alone = Comparison(tuple(one for one in bare if one.policy == "gpu_only"), (), DESIGNS, "", ())
+    assert alone.verdict().startswith("gpu_only wins with")  # beside designs that do not fit
+    assert "no interval" not in alone.verdict()
 
 
 def test_a_design_that_runs_the_same_schedule_is_the_same_and_no_rival() -> None:

@@ -15,7 +15,7 @@ from pregate.card.card import Card
 from pregate.card.choice import Ranking
 from pregate.card.designs import EngineDesign, plan_design
 from pregate.card.display.one_screen import COLUMNS, LINES
-from pregate.card.display.phrases import in_words
+from pregate.card.display.phrases import bound_by, in_words
 from pregate.card.display.text_layout import command_lines
 from pregate.card.found_gpu import Gpu
 from pregate.card.job import RequestLoad, workpiece
@@ -201,3 +201,14 @@ def test_what_the_best_design_is_stands_under_the_table_where_there_is_room(card
     words = in_words(card.best)
     assert f"\n1 is: {words}\n" in card.text()
     assert words in " ".join(card.text(details=True).split())
+
+
+def test_compute_is_called_kernels_which_read_memory_too() -> None:
+    said = "compute binds it (compute busy 96%, link 1%, stalled 0%)"
+    assert bound_by(said) == ("kernels", {"kernels": "96%", "link": "1%"})
+    assert (
+        bound_by("compute and transfers share the time (compute busy 50%)")[0] == "kernels and transfers share the time"
+    )
+    assert bound_by(BINDS) == (
+        "what the host computes", {"kernels": "42%", "link": "1%", "stalled": "3%", "the host's processor": "78%"}
+    )  # fmt: skip

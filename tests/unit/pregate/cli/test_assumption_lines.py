@@ -52,3 +52,13 @@ def test_a_bare_fp8_is_told_what_it_was_taken_as(run: Run) -> None:
         assert "one scale" not in run("compare", *where, "--policies", "gpu_only", *said)[2]
     elsewhere = ("qwen3-30b-a3b", "--hardware", "h100-sxm", "--stack", "streams", *SHORT, "--formats", "all=fp8")
     assert "one scale" not in run("compare", *elsewhere, "--policies", "gpu_only")[2]
+
+
+def test_a_comparison_says_which_formats_and_stack_nobody_said(run: Run) -> None:
+    asked = ("compare", "qwen3-30b-a3b", "--hardware", "rtx-4090", "--policies", "on_demand", *SHORT)
+    taken = "Taken: weights as published, experts in bf16, under streams, this project's runtime. Of an engine,"
+    assert f"{taken} as on the card of `pregate plan`: --stack llama-cpp --formats all=q4_k_m." in run(*asked)[1]
+    for said in (("--formats", "q4_k_m"), ("--dtype", "fp8"), ("--stack", "streams"), ("--stack", "llama-cpp")):
+        assert "Taken:" not in run(*asked, *said)[1]
+    fitted = ("compare", "switch-base-8", "--hardware", "a100-sxm4-80gb", "--policies", "on_demand", *SHORT)
+    assert "Taken:" not in run(*fitted)[1]
