@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from hwmodels.compute_formats import computes_in
 from hwmodels.fits.coverage import FitCoverage, beyond_fit, coverage
 from hwmodels.platform import Platform
+from offload.policy import Policy
 from offload.schedule import Schedule
 from pregate.ask.capturing.capture import Captured
 from traces.model.architecture import ModelArchitecture
@@ -44,8 +45,10 @@ _FILE = "all=mxfp4_moe"
 """What files of a model whose experts were published in mxfp4 are made by (llama.cpp)."""
 
 
-def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult]) -> str:
-    """What the results of one comparison rest on, in plain words."""
+def describe_calibration(
+    hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult], policies: Iterable[Policy]
+) -> str:
+    """What the results of one comparison rest on, those of `policies`, in plain words."""
     words = hw.describe_calibration(model.dtype.name)
     unseen = _of_several(sorted({result.beyond_fit for result in results if result.beyond_fit}))
     if unseen and hw.calibration(model.dtype.name) == "fitted":
@@ -61,7 +64,7 @@ def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequen
     for wanted in asked:
         if (wider := computes_in(wanted, stated)) != wanted:
             words += f"; {hw.hardware} states no {wanted} rate and computes it in {wider}"
-    if any("zerocopy" in result.policy for result in results):
+    if any(policy.placement.zero_copies for policy in policies):
         words += "; whether rows beyond 64 read weights of the host again is not known, intervals hold both"
     return words
 

@@ -257,8 +257,11 @@ def compare(
         order.append(result.policy)
     if len(set(order)) < len(order):
         raise InvalidInput(f"policies {', '.join(order)}: one is given twice")
+    unfit_names = {one.policy for one in unfit}
+    fit = [one for one in designs if one.name not in unfit_names]
+    calibration = describe_calibration(hw, model, results, fit)
     ceilings = tuple(design.name for design in designs if not design.with_cache(cache).can_be_built)
-    return Comparison(tuple(results), tuple(unfit), tuple(order), describe_calibration(hw, model, results), ceilings)
+    return Comparison(tuple(results), tuple(unfit), tuple(order), calibration, ceilings)
 
 
 def _named(policy: str | Policy) -> Policy:

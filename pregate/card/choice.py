@@ -79,10 +79,12 @@ class Ranking:
         best, rests = self.best, weakest(self._tag(self.best), self._tag(self.now))
         if best is self.now:
             n, is_fitted = len(self.ranked), self._tag(best) == "fitted"
-            place = f"the best of {n}" if n > 1 else "the only one"
+            place = f"the best of {n} {'fitted here' if is_fitted else 'that fit'}"
+            if n == 1:
+                place = f"the only one {'fitted here' if is_fitted else 'that fits'}"
             do = "Leave it as it is: " if self.is_stated else "Run "
             is_best = f"{best.design}{' is' if self.is_stated else ':'}"
-            return f"{do}{is_best} {place} {'fitted here' if is_fitted else 'that fit'}"
+            return f"{do}{is_best} {place}"
         span = span_of(self.gain_interval)
         if self.abstains:
             return (

@@ -13,8 +13,8 @@ from pregate.ask.capturing.answer_cache import Answer, answer_key, kept_answer
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import Request
 from pregate.ask.capturing.schedule_cache import ScheduleCache
+from pregate.ask.timing.stages import token_pace
 from pregate.card.designs import Planned
-from pregate.card.stages import token_pace
 from simulator.recurrence import simulate
 
 

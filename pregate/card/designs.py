@@ -18,12 +18,13 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.request import Request, request
+from pregate.ask.timing.stages import under_way
 from pregate.card.job import Workpiece
-from pregate.card.stages import under_way
 from pregate.engines.flag_table import HOST_KERNELS, engine_of
 from pregate.engines.flag_table import engines as flags_of_engines
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
+from traces.model.tensor_parallel import sharded
 
 RESEARCH = "streams"
 """The stack of designs that this project's runtime executes and no engine offers."""
@@ -285,7 +286,7 @@ def granted(
     prompt = request(model, hw, work.prompt, policy, workload=work.workload)
     tokens, n = work.tokens_for(policy), 1
     if not work.is_recorded:  # whose passes are as they were
-        n, batch = under_way(hw, policy, work.job)
+        n, batch = under_way(hw, policy, work.job.batch, work.job.input_tokens)
         tokens = tokens if n == 1 else tokens.of_sequences(np.unique(tokens.sequence)[:batch].tolist())
     asked = prompt if tokens is work.prompt else request(model, hw, tokens, policy, workload=work.workload)
     return Planned(EngineDesign(name or policy.name, hw.stack.name), hw, prompt, asked, n)
@@ -294,6 +295,21 @@ def granted(
 def n_together(hw: Platform) -> int:
     """Cards of a platform that compute a layer together."""
     return hw.machine.n_cards if hw.execution.shares_layers else 1
+
+
+def has_turns(stack: str) -> bool:
+    """Whether cards that share every layer may have layers in turn under `stack` instead."""
+    return any("{cards}" in name for name in _SHARING.get(_engine(stack), ()))
+
+
+def why_unshared(model: ModelArchitecture, hw: Platform) -> str:
+    """Why the cards of a platform cannot share the layers of `model`; "" where they can, or share none."""
+    n_cards = n_together(hw)
+    try:
+        sharded(model, n_cards, n_cards)  # experts as each design has them
+    except InvalidInput as error:
+        return str(error)
+    return ""
 
 
 def all_planned(

@@ -18,7 +18,7 @@ from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import OBJECTIVES
 from pregate.card.card import Card, named_parts
 from pregate.card.choice import Ranking, ranking_of, standing
-from pregate.card.designs import all_planned, plan_design, stacks_for
+from pregate.card.designs import all_planned, has_turns, plan_design, stacks_for, why_unshared
 from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
 from pregate.card.judged_design import Judged, judge
 from pregate.card.narrowing import narrowing
@@ -30,7 +30,6 @@ from pregate.spellings.figure_words import figure_named
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.model.dtypes import find_dtype
-from traces.model.tensor_parallel import sharded
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 
@@ -237,11 +236,11 @@ def _of_several_cards(model: ModelArchitecture, wanted: Sequence[str]) -> tuple[
 
 def _shared_out(model: ModelArchitecture, hw: Platform) -> Platform:
     """The platform. Raises `InvalidInput` where its stack does not read weights of `model`, or its cards share every
-    layer and cannot share those.
+    layer and can neither share those nor have them in turn.
     """
     check_weights(model, hw.stack)
-    if hw.execution.shares_layers:
-        sharded(model, hw.machine.n_cards, hw.machine.n_cards)  # experts as each design has them
+    if (why := why_unshared(model, hw)) and (model.is_encoder_decoder or not has_turns(hw.stack.name)):
+        raise InvalidInput(why)
     return hw
 
 

@@ -111,3 +111,13 @@ def say_cards_in_turn(model: ModelArchitecture, machines: Sequence[Platform]) ->
             f"share every layer",
             err=True,
         )
+
+
+def say_in_turn_alone(model: ModelArchitecture, machines: Sequence[Platform]) -> None:
+    """One line on standard error where cards of an engine that has them share every layer cannot share those of
+    `model`, so that its designs have layers in turn.
+    """
+    from pregate.card.designs import why_unshared
+
+    for why in dict.fromkeys(filter(None, (why_unshared(model, hw) for hw in machines))):
+        typer.echo(f"note: {why}; the designs here have layers in turn", err=True)

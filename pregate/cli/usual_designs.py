@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pregate.cli.assumption_lines import say_in_turn_alone
 from pregate.cli.option_values import distinct
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def of_work(
         return list(with_own_gates(distinct(usual, "--policies"), model))
     found = list(settled_designs(model, hw, work()))
     say_engine(model, hw.stack.name, takes_one=takes_one)
+    say_in_turn_alone(model, [hw])
     return found
 
 

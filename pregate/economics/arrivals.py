@@ -88,16 +88,18 @@ def under_arrivals(
         at_rates, batching, pass_tokens, promise, seed, Draws(machine, basis, assumptions or load_assumptions())
     )
     unserved: list[Unserved] = []
+    served: list[Policy] = []
     for design in [policy_named(one) if isinstance(one, str) else one for one in policies]:
         progress(design.name)
         try:
             serves.by(pass_times(passes, machine, design))
+            served.append(design)
         except CapacityExceeded as error:
             unserved.append(Unserved(design.name, str(error)))
     made_up = synthesize(model, 1, 2, 1, seed)
     return ArrivalReport(
         model.name, machine.hardware, requests.source, len(requests), requests.n_left_out, server.slots, pass_tokens,
-        promise, basis, describe_calibration(machine, model, serves.results),
+        promise, basis, describe_calibration(machine, model, serves.results, served),
         describe_routing(model, made_up, serves.results), _with_shares(serves.rows, serves.ttfts), tuple(unserved),
         serves.no_cost, batching,
         None if server.prefix_cache is None else float(requests.held.sum() / requests.input_tokens.sum()),

@@ -10,11 +10,11 @@ from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture_request
 from pregate.ask.simulation import SimulationResult, interpret
+from pregate.ask.timing.stages import token_pace
 from pregate.ask.timing.time_errors import TimeError, summed, time_error
 from pregate.card.designs import granted
 from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged_design import Judged, PhaseUse
-from pregate.card.stages import token_pace
 from traces.model.architecture import ModelArchitecture
 
 BATCHES = (1, 2, 4, 8, 16, 32)

@@ -22,9 +22,9 @@ from pregate.ask.capturing.capture import capture_request
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.decode_middle import DECODED, middle_of_decode, tokens_timed
 from pregate.ask.simulation import SimulationResult, interpret
+from pregate.ask.timing.stages import stage_shares
 from pregate.ask.timing.time_errors import TimeError, time_error
 from pregate.card.job import RequestLoad, Workpiece, largest_workload
-from pregate.card.stages import stage_shares
 from pregate.economics.serving import use_of
 from pregate.routing_traces import synthesize
 from simulator.recurrence import simulate

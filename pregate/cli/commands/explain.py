@@ -55,7 +55,8 @@ def explain(
         for table in _tables(explanation):
             render.print_table(table)
         print(explanation.verdict())
-        print(f"Machine constants: {describe_calibration(machine, architecture, [explanation.result])}.")
+        constants = describe_calibration(machine, architecture, [explanation.result], [chosen])
+        print(f"Machine constants: {constants}.")
         print(f"Routing: {describe_routing(architecture, workload, [explanation.result])}.")
     say_written(tornado)
 

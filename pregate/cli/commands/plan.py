@@ -15,6 +15,7 @@ from pregate.cli import options
 from pregate.cli.assumption_lines import (
     say_as_published,
     say_cards_in_turn,
+    say_in_turn_alone,
     say_left_out,
     say_scale_of_fp8,
     say_stood_for,
@@ -128,6 +129,7 @@ def _say_left_unsaid(question: CardQuestion, model: ModelArchitecture, answer: C
     machines = [one.planned.hw for ranking in rankings for one in ranking.ranked]
     say_scale_of_fp8((question.formats, question.dtype), machines)
     say_weights(model, machines)
+    say_in_turn_alone(model, machines)
     if question.stack is None:
         ranked = [answer] if isinstance(answer, Card) else answer.machines
         say_cards_in_turn(model, [one.best.planned.hw for one in ranked])

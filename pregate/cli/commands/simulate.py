@@ -55,7 +55,7 @@ def simulate(
             write_timelines(result.timeline, result.policy, timeline, gantt, update)
     if not render.print_data(question.format, result.to_dict(), [result.to_dict()]):
         render.print_table(render.result_table(result))
-        print(f"Machine constants: {describe_calibration(machine, architecture, [result])}.")
+        print(f"Machine constants: {describe_calibration(machine, architecture, [result], [chosen])}.")
         print(f"Routing: {describe_routing(architecture, workload, [result])}.")
         if in_view := kept_in_view(workload, [chosen], cache):
             print(in_view)

@@ -273,8 +273,15 @@ def test_designs_of_cards_that_share_layers_are_ranked_where_their_engine_is_nam
     evened = EngineDesign("gpu_only@experts=whole@redundant=8", "vllm")
     told = flags_of(evened, model, card.best.planned.hw, RequestLoad(24, 8, 1)).command
     assert "--enable-expert-parallel --enable-eplb --eplb-config.num_redundant_experts 8 " in told
-    with pytest.raises(InvalidInput, match="32 heads of attention cannot be shared evenly by 3 cards"):
-        plan(model, "3x h100-sxm", RequestLoad(24, 8, 1), stacks=["vllm"])
+
+
+def test_cards_that_cannot_share_layers_have_them_in_turn(model: ModelArchitecture) -> None:
+    card = plan(model, "3x h100-sxm", RequestLoad(24, 8, 1), stacks=["vllm"])
+    assert [one.design.policy for one in card.choice.ranked] == ["gpu_only@turns=3"]
+    assert card.choice.verdict() == "Run vllm/gpu_only@turns=3: the only one that fits."
+    assert card.flags.command.startswith("vllm serve MODEL --pipeline-parallel-size 3 ")
+    with pytest.raises(InvalidInput, match="cannot be shared evenly by 3 cards"):  # whose cards take no turns
+        plan(model, "3x h100-sxm", RequestLoad(24, 8, 1), stacks=["ktransformers"])
 
 
 def test_a_card_has_whole_experts_where_shares_of_them_are_refused(model: ModelArchitecture) -> None:

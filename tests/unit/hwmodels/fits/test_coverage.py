@@ -76,7 +76,7 @@ def test_the_share_is_a_field_of_every_result_and_in_the_line_on_constants() -> 
     assert 0.5 < found[0].fitted_share < 1  # the head is wider than any matrix of the tables
     assert found[1].fitted_share == pytest.approx(found[0].fitted_share, rel=1e-9)
     assert found[0].to_dict()["fitted_share"] == found[0].fitted_share
-    told = describe_calibration(hw, model, found[:1])
+    told = describe_calibration(hw, model, found[:1], [])
     assert told.endswith(
         f"{found[0].fitted_share:.0%}".replace("%", " % of the kernels' time at measured shapes and formats")
     )

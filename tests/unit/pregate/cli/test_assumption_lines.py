@@ -62,3 +62,13 @@ def test_a_comparison_says_which_formats_and_stack_nobody_said(run: Run) -> None
         assert "Taken:" not in run(*asked, *said)[1]
     fitted = ("compare", "switch-base-8", "--hardware", "a100-sxm4-80gb", "--policies", "on_demand", *SHORT)
     assert "Taken:" not in run(*fitted)[1]
+
+
+def test_cards_that_cannot_share_heads_are_told_to_have_layers_in_turn(run: Run) -> None:
+    note = "note: qwen3-30b-a3b: 32 heads of attention cannot be shared evenly by 3 cards: take a number of cards that"
+    for command in ("plan", "compare"):
+        asked = (command, "qwen3-30b-a3b", "--hardware", "3x h100-sxm", "--stack", "vllm", *SHORT)
+        status, out, err = run(*asked)
+        assert (status, err.count(note)) == (0, 1)
+        assert "gpu_only@turns=3" in out
+    assert note not in run("plan", "qwen3-30b-a3b", "--hardware", "2x h100-sxm", "--stack", "vllm", *SHORT)[2]

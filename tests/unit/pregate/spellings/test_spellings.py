@@ -601,7 +601,7 @@ def test_an_engine_of_files_says_that_they_have_other_formats_beside_the_experts
     stack: str, formats: dict[str, str] | None, is_told: bool
 ) -> None:
     model = pregate.load_model("gpt-oss-20b", formats=formats)
-    words = describe_calibration(pregate.load_hardware("rtx-5080", stack), model, [])
+    words = describe_calibration(pregate.load_hardware("rtx-5080", stack), model, [], [])
     assert ("--formats all=mxfp4_moe" in words) == is_told
 
 

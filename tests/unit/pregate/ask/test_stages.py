@@ -9,10 +9,10 @@ import pytest
 
 import pregate
 from offload.policies import policy_named
+from pregate.ask.timing.stages import UnderWay, under_way
 from pregate.card.designs import EngineDesign, granted
 from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged_design import Judged, judge
-from pregate.card.stages import UnderWay, under_way
 from pregate.economics.serving import LatencyPromise, RequestShape, Served, serve
 from pregate.economics.step_times import pass_times, pass_traces
 from simulator.serving.arrivals import Batching, serve_arrivals
@@ -42,7 +42,7 @@ def test_as_many_passes_as_stages_and_as_prompts_take(
 ) -> None:
     """8,192 tokens pass together on such cards where nobody says otherwise."""
     hw = HW if stack == "vllm" else pregate.load_hardware("4x h100-sxm", stack)
-    assert under_way(hw, policy_named(design), RequestLoad(job[0], 8, job[1])) == expected
+    assert under_way(hw, policy_named(design), job[1], job[0]) == expected
 
 
 def judged(job: RequestLoad, design: str = IN_TURN.name) -> Judged:

@@ -17,7 +17,6 @@ from offload.placing.cards import stage_of_layers
 from offload.policy import Policy
 from offload.timeline import Timeline
 from pregate.ask.capturing.request import Request
-from pregate.card.job import RequestLoad
 
 
 class UnderWay(NamedTuple):
@@ -27,14 +26,14 @@ class UnderWay(NamedTuple):
     batch: int
 
 
-def under_way(hw: Platform, policy: Policy, job: RequestLoad) -> UnderWay:
-    """How the requests of a job decode that begin together: in equal batches, as many as there are stages, but no more
+def under_way(hw: Platform, policy: Policy, n_requests: int, input_tokens: int) -> UnderWay:
+    """How `n_requests` decode that begin together: in equal batches, as many as there are stages, but no more
     than their prompts take passes.
     """
     n_stages = (policy.placement.turns or 1) if hw.execution.shares_layers else 1
-    pass_tokens = policy.placement.micro_batch or hw.execution.micro_batch or job.input_tokens
-    n = min(n_stages, job.batch, -(-job.batch * job.input_tokens // pass_tokens))
-    return UnderWay(n, -(-job.batch // n))
+    pass_tokens = policy.placement.micro_batch or hw.execution.micro_batch or input_tokens
+    n = min(n_stages, n_requests, -(-n_requests * input_tokens // pass_tokens))
+    return UnderWay(n, -(-n_requests // n))
 
 
 def token_pace(tokens: Request, run: Timeline, n: int) -> float:
