@@ -42,7 +42,7 @@ SWEEP = "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], "
         (("simulate", *SMALL, "--policy", "pregate(9999)"), "the decoder of switch-base-8 has 6"),
         (("simulate", *SMALL, "--policy", "pregate+lru:0.1:warm:warm"), "says warm twice"),
         (("simulate", *SMALL, "--modes", "hbm,hbm"), "hbm is given twice"),
-        (("simulate", *SMALL, "--dtype", "zzz"), "more"),
+        (("simulate", *SMALL, "--dtype", "zzz"), "nearest of"),
         (("residency", "t.safetensors", "--expert-bytes", "9", "--budgets-mib", "1,,2"), "has an empty place"),
         (("residency", "t.safetensors", "--expert-bytes", "9", "--budgets-mib", "1,1"), "has 1 twice"),
         (("residency", "t.safetensors", "--expert-bytes", "9", "--policies", "lru,lru"), "has lru twice"),
