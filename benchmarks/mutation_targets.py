@@ -61,8 +61,9 @@ TARGETS = {
     "offload/placing/expert_groups.py": tuple(
         f"tests/agree/test_{name}.py" for name in ("whole_experts", "copied_attention", "layers_stored_apart")
     ),
-    "offload/placing/many_cards.py": tuple(
-        f"tests/agree/test_{name}.py" for name in ("cards", "all_reduces", "copied_attention", "whole_experts")
+    "offload/placing/many_cards.py": (
+        "tests/unit/offload/placing/test_many_cards.py",
+        *(f"tests/agree/test_{name}.py" for name in ("cards", "all_reduces", "copied_attention", "whole_experts")),
     ),
     "offload/placing/copied_attention.py": ("tests/agree/test_copied_attention.py",),
     "offload/placing/tiers.py": ("tests/unit/offload/placing/test_tiers_by_hand.py",),

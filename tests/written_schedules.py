@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ UNEVEN = {
 
 
 def stream_on_cards(
-    model: ModelArchitecture, trace: RoutingTrace, micro_batch: int, *, compiled: bool, **cards: int
+    model: ModelArchitecture, trace: RoutingTrace, micro_batch: int, *, compiled: bool, **cards: Any
 ) -> DecodeStream:
     """Everything in HBM under vllm, on cards as `Placed` has them (`n_cards`, `expert_groups`, `copies`, `turns`)."""
     policy = policy_named("gpu_only")
