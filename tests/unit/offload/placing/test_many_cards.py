@@ -29,7 +29,7 @@ MODEL_DRAFTS = Speculation(gamma=2, acceptance=0.5, draft_name="d", draft=MODELS
 
 
 def is_spread(policy: Policy, name: str = DECODER, placement: str = "", n_cards: int = 2) -> bool:
-    """Whether the layers of a schedule under llama.cpp are put on its cards; else it is that of one card, as written."""
+    """Whether the layers of a schedule under llama.cpp are put on its cards; else it is that of one card."""
     model = MODELS[name]
     placed = replace(place(model, placement_named(placement) if placement else AS_DECIDED), n_cards=n_cards)
     job = DecodeJob(model, policy, EXECUTIONS["llama_cpp"], model.n_experts, None, False, placed)
@@ -67,6 +67,14 @@ def test_what_a_stage_hands_on_is_sent_in_as_many_shares_as_cards_have_it() -> N
     written = assemble(stream_on_cards(model, trace, 4, compiled=False, n_cards=4, turns=2, expert_groups=1), 1000)
     shares = {work.n_entries for work in written.works if work.kind is OpKind.SEND}
     assert shares == {2}
+
+
+def test_cards_in_turn_have_nothing_to_add_up() -> None:
+    model = MODELS[DECODER]
+    trace = routing(model, batch=2, seed=1)
+    written = assemble(stream_on_cards(model, trace, 4, compiled=False, n_cards=2, turns=2, expert_groups=1), 1000)
+    assert OpKind.SEND in written.kind
+    assert OpKind.ALL_REDUCE not in written.kind
 
 
 def test_replicas_of_experts_are_on_the_cards_that_hold_them() -> None:
