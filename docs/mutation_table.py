@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.mutation_targets import TARGETS
+
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "mutation.json"
 
 
@@ -32,7 +34,7 @@ def line() -> str:
 
 
 def rooms() -> str:
-    """A row a room, with the names of its modules."""
+    """A row a room, with the names of its modules, and the modules that have none."""
     lines = [
         "| room | modules | mutants | tried | noticed | equivalent | survive |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -44,7 +46,8 @@ def rooms() -> str:
         made = sum(row["mutants"] for _, row in mine)
         counts = (f"{sum(column):,}" for column in zip(*(_counts(row) for _, row in mine), strict=True))
         lines.append(f"| `{room}` | {', '.join(name for name, _ in mine)} | {made:,} | {' | '.join(counts)} |")
-    return "\n".join(lines)
+    without = ", ".join(f"`{module}`" for module in TARGETS if module not in _rows())
+    return "\n".join([*lines, "", f"Not tried yet: {without or 'none of the modules that are to be'}."])
 
 
 def survivors() -> str:
