@@ -141,7 +141,10 @@ TARGETS = {
     "simulator/recurrence.py": ("tests/unit/simulator/test_recurrence.py",),
     "simulator/resources.py": ("tests/analytic/test_sharing.py", "tests/analytic/test_sharing_drawn.py"),
     "simulator/serving/server_kernel.py": ("tests/agree/test_server_of_arrivals.py",),
-    "simulator/serving/prompts_kernel.py": ("tests/agree/test_server_of_arrivals.py",),
+    "simulator/serving/prompts_kernel.py": (
+        "tests/unit/simulator/test_prompts_kernel.py",
+        "tests/agree/test_server_of_arrivals.py",
+    ),
     "simulator/serving/stages_kernel.py": ("tests/agree/test_server_of_arrivals.py",),
     "simulator/streamed/settled.py": ("tests/unit/simulator/test_settled.py",),
     "simulator/streamed/stream_parts.py": ("tests/agree/test_stream_parts.py",),

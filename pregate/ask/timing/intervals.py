@@ -28,6 +28,7 @@ from offload.metrics.run_metrics import first_token_s, mean_gap_s, token_gaps_s
 from offload.ops import KERNEL_KINDS
 from offload.policy import Policy
 from pregate.ask.capturing.capture import Captured
+from pregate.ask.timing.moved_numbers import drawn_moves, moved_numbers
 from simulator import recurrence
 from simulator.batched.batch import Compiled, compile_schedule, evaluate, is_kept
 from simulator.batched.batch_small import FEW_OPS, MOST_ENDS, evaluate_small
@@ -61,8 +62,9 @@ def intervals(
 ) -> dict[str, Interval | None]:
     """The interval of each of `metrics` (`simulator.explain.sensitivity.METRICS`) on `hw`; None without a fit, or of 0.
 
-    Constants set by the user are taken as exact and the others keep their spread; sizes of memory are exact too, for
-    they decide the schedule. `explained`: the run on `hw`, when it is known. Deterministic in `rng`.
+    Constants set by the user are taken as exact and the others keep their spread; what is reached of a number of the
+    machine that the user set scatters as claims do. Sizes of memory are exact, for they decide the schedule.
+    `explained`: the run on `hw`, when it is known. Deterministic in `rng`.
     """
     return figure_intervals(captured, hw, figures_of(hw), rng, n_draws, metrics=metrics, explained=explained)
 
@@ -166,13 +168,17 @@ def _drawn(
     policy: Policy, hw: Platform, fit: Fit, figures: Figures, exact: Collection[str], rng: np.random.Generator,
     n_draws: int,
 ) -> Figures:  # fmt: skip
-    """`n_draws` machines of a fit, all with the numbers that are `exact` or set by the user."""
+    """`n_draws` machines of a fit, all with the numbers that are `exact` or set by the user; what is reached of those
+    is as far off as claims are.
+    """
     known = {f"stack.{name}" for name in hw.overridden} | set(exact)
     sizes = {name for name in fit.constants if CONSTANTS[name] == "size"}
     free = [f"stack.{name}" for name in fit.constants if f"stack.{name}" not in known and name not in sizes]
     free += [f"kernel.{name}" for name in fit.kernels if name in fit.order]
     machines = figures.with_values(drawn_constants(fit, free, rng, n_draws))
-    return dataclasses.replace(machines, scatter=drawn_scatter(fit, policy, rng, n_draws))
+    machines = dataclasses.replace(machines, scatter=drawn_scatter(fit, policy, rng, n_draws))
+    moved = moved_numbers(fit, figures, known)
+    return machines.with_values(drawn_moves(moved, machines, rng, n_draws)) if moved else machines
 
 
 def drawn_constants(

@@ -1,0 +1,62 @@
+"""Intervals of a fitted machine of which somebody set a number that nobody measured."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import pregate
+from hwmodels.figures import figures_of
+from hwmodels.specs.spread import HALF_95, shipped_spread
+from pregate.ask.timing.moved_numbers import drawn_moves, moved_numbers
+
+MODEL = pregate.load_model("switch-base-8")
+TRACE = pregate.synthesize(MODEL, 4, 4)
+FITTED = "a100-sxm4-80gb"
+
+
+def half_width(overrides: dict[str, float], policy: str = "on_demand") -> float:
+    """Half the interval of a layer's time, in ln."""
+    found = pregate.simulate(MODEL, pregate.load_hardware(FITTED, None, overrides), TRACE, policy)
+    assert found.moe_layer_latency_ci95_s is not None
+    low, high = found.moe_layer_latency_ci95_s
+    return math.log(high / low) / 2
+
+
+def test_what_another_link_reaches_is_in_doubt_where_fetches_bind() -> None:
+    own, moved = half_width({}), half_width({"link.h2d_bytes_per_s": 64e9})
+    assert moved > 1.5 * own
+    assert half_width({"link.h2d_bytes_per_s": 64e9, "stack.link_efficiency": 0.7}) < 1.2 * own, "it is said"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "policy"),
+    [({"link.h2d_bytes_per_s": 64e9}, "gpu_only"), ({"host.dram_bytes_per_s": 1e11}, "on_demand")],
+)
+def test_a_number_that_nothing_waits_for_leaves_the_interval(overrides: dict[str, float], policy: str) -> None:
+    assert half_width(overrides, policy) == pytest.approx(half_width({}, policy), rel=1e-9)
+
+
+def test_shares_of_one_number_are_off_alike_as_wide_as_claims_and_below_one() -> None:
+    hw = pregate.load_hardware(FITTED, None, {"link.h2d_bytes_per_s": 64e9})
+    assert hw.fit is not None
+    figures = figures_of(hw)
+    moved = moved_numbers(hw.fit, figures, ())
+    assert moved == {"link.h2d_efficiency": ["stack.link_efficiency"]}
+    (drawn,) = drawn_moves(moved, figures, np.random.default_rng(0), 100_000).values()
+    off = np.log(drawn / figures["stack.link_efficiency"])
+    assert -np.quantile(off, 0.025) == pytest.approx(
+        HALF_95 * shipped_spread().constants["link.h2d_efficiency"], rel=0.02
+    )
+    assert drawn.max() <= 1.0
+
+
+def test_a_machine_as_it_was_measured_has_no_number_that_moved() -> None:
+    hw = pregate.load_hardware(FITTED)
+    assert hw.fit is not None
+    assert moved_numbers(hw.fit, figures_of(hw), ()) == {}
+    hbm = pregate.load_hardware(FITTED, None, {"accelerator.hbm_bytes_per_s": 3e12})
+    assert moved_numbers(hw.fit, figures_of(hbm), ()) == {"stack.hbm_efficiency": ["stack.hbm_efficiency"]}
+    assert moved_numbers(hw.fit, figures_of(hbm), ("stack.hbm_efficiency",)) == {"stack.hbm_efficiency": []}
