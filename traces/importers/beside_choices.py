@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from traces.importers.recording import refused
 from traces.importers.tables import PHASES
 from traces.phase import Phase
+from traces.token_checks import MAX_POSITION
 
 _NAMES = {
     "sequence": (
@@ -57,9 +58,7 @@ def sequences_beside(path: Path, arrays: Mapping[str, Any], array: NDArray[np.in
     rank = np.empty(len(array), np.int64)
     begins = np.flatnonzero(np.diff(sequence[order], prepend=-1))
     rank[order] = np.arange(len(array)) - np.repeat(begins, np.diff([*begins, len(array)]))
-    position = told["position"].astype(np.int64) if "position" in told else rank
-    if (position < 0).any():
-        raise refused(path, "positions are below 0")
+    position = _positions(path, told, rank)
     phase = _phases(path, told, sequence, position)
     rows = np.lexsort((position, sequence))
     whose, at, of = sequence[rows], position[rows], phase[rows]
@@ -91,37 +90,72 @@ def _stated(path: Path, name: str, arrays: Mapping[str, Any], n_tokens: int) -> 
     return found
 
 
+def _positions(path: Path, told: Mapping[str, NDArray[Any]], rank: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of each token in its sequence, as stated, else its `rank`."""
+    found = told.get("position", rank)
+    if (found < 0).any():
+        raise refused(path, "positions are below 0")
+    if (found > MAX_POSITION).any():
+        raise refused(path, f"a token at position {found.max():.15g}: positions are at most {MAX_POSITION}")
+    return found.astype(np.int64)
+
+
 def _sequences(path: Path, told: Mapping[str, NDArray[Any]], n_tokens: int) -> NDArray[np.int64]:
     """The sequence of each token, from 0 in the order in which they begin."""
+    found = {}
     if "sequence" in told:
         _, first, inverse = np.unique(told["sequence"], return_index=True, return_inverse=True)
-        return np.asarray(np.argsort(np.argsort(first))[inverse], np.int64)
-    lengths = told.get("lengths")
+        found["sequence"] = np.asarray(np.argsort(np.argsort(first))[inverse], np.int64)
     if "starts" in told:
         ends = told["starts"][-1:].tolist()
         lengths = np.diff(told["starts"], append=[] if ends == [n_tokens] else [n_tokens])
-    if lengths is None:
-        return np.zeros(n_tokens, np.int64)
+        found["starts"] = _of_lengths(path, lengths, n_tokens)
+    if "lengths" in told:
+        found["lengths"] = _of_lengths(path, told["lengths"], n_tokens)
+    if "sequence" in found:  # which has no empty ones
+        found = {name: np.unique(values, return_inverse=True)[1] for name, values in found.items()}
+    return _agreed(path, found, np.zeros(n_tokens, np.int64))
+
+
+def _of_lengths(path: Path, lengths: NDArray[Any], n_tokens: int) -> NDArray[np.int64]:
     if (lengths < 0).any() or int(lengths.sum()) != n_tokens:
         raise refused(path, f"lengths of sequences are {int(lengths.sum())} together, the array has {n_tokens} tokens")
     return np.repeat(np.arange(len(lengths)), lengths.astype(np.int64))
 
 
+def _agreed(path: Path, found: Mapping[str, NDArray[Any]], otherwise: NDArray[Any]) -> NDArray[Any]:
+    """What all of `found` say alike; `otherwise` of none. Raises `InvalidFile` for two that differ, by their names."""
+    told = list(found.items())
+    for name, values in told[1:]:
+        if (at := np.flatnonzero(values != told[0][1])).size:
+            one, other = (" or ".join(_NAMES[each][:2]) for each in (told[0][0], name))
+            raise refused(path, f"{one}, and {other}, differ at token {at[0]}: keep the one that is right")
+    return told[0][1] if told else otherwise
+
+
 def _phases(
     path: Path, told: Mapping[str, NDArray[Any]], sequence: NDArray[np.int64], position: NDArray[np.int64]
 ) -> NDArray[np.int8]:
+    """The phase of each token; all are decode where nothing says."""
+    found = {}
     if "phase" in told:
         words = [str(word).lower() for word in told["phase"].tolist()]
         strange = next((word for word in words if word not in PHASES), None)
         if strange is not None:
             raise refused(path, f"phase {strange[:20]!r} is neither prefill (0) nor decode (1)")
-        return np.array([PHASES[word] for word in words], np.int8)
+        found["phase"] = np.array([PHASES[word] for word in words], np.int8)
     for name, true in (("is_prefill", Phase.PREFILL), ("is_decode", Phase.DECODE)):
         if name in told:
-            return np.where(told[name].astype(bool), true, 1 - true).astype(np.int8)
-    prompts = told.get("prompts")
-    if prompts is None:
-        return np.full(len(sequence), Phase.DECODE, np.int8)
+            found[name] = np.where(told[name].astype(bool), true, 1 - true).astype(np.int8)
+    if "prompts" in told:
+        found["prompts"] = _of_prompts(path, told["prompts"], sequence, position)
+    return _agreed(path, found, np.full(len(sequence), Phase.DECODE, np.int8))
+
+
+def _of_prompts(
+    path: Path, prompts: NDArray[Any], sequence: NDArray[np.int64], position: NDArray[np.int64]
+) -> NDArray[np.int8]:
+    """The phase of each token by how long its sequence's prompt is."""
     n_sequences = int(sequence.max(initial=-1)) + 1
     if (prompts < 0).any():
         raise refused(path, "lengths of prompts are below 0")

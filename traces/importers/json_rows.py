@@ -26,7 +26,7 @@ from typing import Any
 
 from traces.importers.files.text_lines import json_lines, json_records
 from traces.importers.recording import PHASES_UNKNOWN, ModelShape, Origin, TokenRows, refused
-from traces.importers.tables import json_names, keys_of
+from traces.importers.tables import json_names, keys_of, stated_phase
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
@@ -155,24 +155,31 @@ def _sequence_of(record: dict[str, Any]) -> Any:
     return record[keys[0]] if keys else None
 
 
+_PHASE_NAMES = ("phase", "is_prefill", "is_decode")
+
+
 def import_token_lines(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
     """The routing of lines that hold all layers of a token. Raises `InvalidFile`."""
     rows, sequences, phased = TokenRows(path), _Numbers(), True
     n_before: dict[int, int] = {}  # where no place is stated: a token may be a word
     lines: list[str] = []
-    phases = {"prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "decode": Phase.DECODE, None: Phase.DECODE}
     for number, record in json_records(path):
         key = next((key for key in TOKEN_KEYS if isinstance(record.get(key), list | dict)), TOKEN_KEYS[0])
         lines.append(key)
         (layers,) = _fields(path, number, record, key)
-        phase = _phase(path, number, record.get("phase"), phases)
-        phased &= "phase" in record
+        told = {name: str(record[key]) for name in _PHASE_NAMES for key in keys_of(name, record)[:1]}
+        phase = stated_phase(path, number, {name: word for name, word in told.items() if word != "None"})
+        phased &= bool(told)
         sequence = sequences[_sequence_of(record)]
         places = (record[name] for name in keys_of("position", record))
         position = next((place for place in places if not isinstance(place, str)), n_before.get(sequence, 0))
         n_before[sequence] = n_before.get(sequence, 0) + 1
         for layer, experts in _by_layer(path, number, layers):
             _add(rows, number, sequence, phase, (position, layer, experts), None)
+    if len(lines) == 1 and isinstance(layers, list) and not keys_of("position", record):
+        raise refused(
+            path, f"{lines[0]} of one token, or of many in a row? [tokens, layers, k] is read, or a line each"
+        )
     if lines == ["layers"]:
         raise refused(path, 'one object of numbers by layer: counts of experts, as {"0": [...]}, go to --popularity')
     return rows.trace(_origin(path, {}, "lines of tokens", "", "", phased=phased), shape)

@@ -23,6 +23,7 @@ MAX_CELLS = 1 << 28
 """Most (token, layer, slot) cells of one recording: 512 MiB of expert ids."""
 PHASES_UNKNOWN = "phases are not recorded: every token counts as decode"
 _LIMIT = 1 << 31
+_MANY = 10  # choices for each expert, of which one is hardly left out by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +98,15 @@ def recorded_trace(
     if n_experts is None:
         n_experts = int(experts.max(initial=0)) + 1
         notes.append("the number of experts is not recorded: taken as the largest id and one")
+        if experts.size >= _MANY * n_experts and not (experts == 0).any():
+            notes.append("expert 0 is never chosen: say the model (--model NAME), for experts may be numbered from 1")
     due = shape.n_moe_layers
     if due is not None and experts.shape[1] != due:
         notes.append(f"{experts.shape[1]} of the model's {due} MoE layers: simulations need all of them")
     gate_weights = None if gate_weights is None else _recorded_weights(path, gate_weights)
     if experts.size and experts.max() == n_experts and not (experts == 0).any():
-        raise refused(path, f"experts are numbered from 1 to {n_experts}: subtract 1, they count from 0")
+        experts = np.where(experts > 0, experts - 1, experts)
+        notes.append(f"experts are numbered from 1 to {n_experts} there: 1 is subtracted")
     if n_experts > MAX_EXPERTS:
         raise refused(path, f"{n_experts} experts, at most {MAX_EXPERTS} are read")
     try:

@@ -30,6 +30,7 @@ from traces.importers.files.torch_archive import read_torch_archive
 from traces.importers.recording import MAX_CELLS, ModelShape, refused
 from traces.importers.routed_experts import trace_of_tokens
 from traces.importers.router_scores import trace_of_scores
+from traces.importers.tables import plain_keys
 from traces.routing import RoutingTrace
 
 ROUTED = (
@@ -203,4 +204,4 @@ def _arrays(path: Path) -> dict[str, Any]:
     if head[8:9] == b"{" and head[4:8] == bytes(4):
         return named_arrays(safetensors_arrays(path))
     document = json_document(path)
-    return document if isinstance(document, dict) else {"": document}
+    return plain_keys(document) if isinstance(document, dict) else {"": document}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from traces.importers.files.arrays import npz_arrays, whole_array
 from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.importers.packed_experts import first_position, unpacked
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_trace, refused
+from traces.importers.tables import n_experts_of, plain_keys
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 from traces.token_checks import MAX_POSITION
@@ -50,6 +52,8 @@ Part = tuple[int, Phase, NDArray[np.int64]]
 def import_vllm_completion(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
     """The routing of the answers in a JSON file, a sequence a choice. Raises `InvalidFile`."""
     sequences = [parts for answer in _answers(path) for parts in _of_answer(path, answer, shape)]
+    told = next((n for answer in _answers(path) if (n := n_experts_of(path, answer)) is not None), None)
+    shape = shape if told is None else replace(shape, n_experts=told)
     names = [name for answer in _answers(path) if isinstance(name := answer.get("model"), str)]
     return _trace(path, sequences, shape, names[0] if names else "not stated in the file")
 
@@ -75,6 +79,7 @@ def trace_of_tokens(
     sequence of decode where they say none. Raises `InvalidFile`.
     """
     parts, is_phased = sequences_beside(path, beside, array)
+    shape = shape if (n_experts := n_experts_of(path, beside)) is None else replace(shape, n_experts=n_experts)
     notes = [] if is_phased else ["phases are not recorded: every token is decode"]
     if shape.n_moe_layers is None and shape.n_layers is None:
         n_tokens, n_layers = array.shape[:2]
@@ -89,13 +94,17 @@ def _answers(path: Path) -> list[dict[str, Any]]:
     many = first.startswith("{") and first.endswith("}")  # one an answer
     found = [record for _, record in json_lines(path)] if many else json_document(path)
     found = found[0] if many and len(found) == 1 else found
-    if isinstance(found, dict) and not set(found) & {"choices", "outputs", *REQUEST_KEYS}:  # requests under one name
+    if isinstance(found, dict) and not set(plain_keys(found)) & {
+        "choices",
+        "outputs",
+        *REQUEST_KEYS,
+    }:  # requests under one name
         lists = [item for item in found.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
         found = lists[0] if len(lists) == 1 else found
     answers = found if isinstance(found, list) else [found]
     if not answers or not all(isinstance(answer, dict) for answer in answers):
         raise refused(path, "neither an answer nor a list of answers of vLLM or SGLang")
-    return answers
+    return [plain_keys(answer) for answer in answers]
 
 
 def _of_answer(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterator[list[Part]]:
@@ -132,7 +141,7 @@ def _sequences(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterato
         if read is not None:
             yield [(0, Phase.PREFILL, read), (len(read), Phase.DECODE, whole)]
         else:
-            n_prompt = n_prompt or _prompt_tokens(answer)
+            n_prompt = n_prompt or _prompt_tokens(path, answer)
             n_new = len(choice["token_ids"]) if isinstance(choice.get("token_ids"), list) else 0
             left = n_prompt - start  # tokens of the prompt that the array may begin with
             both = left > 0 and len(whole) > left and (n_new == 0 or len(whole) >= left + n_new - 1)
@@ -151,13 +160,17 @@ def _places(answer: dict[str, Any], choice: dict[str, Any]) -> Iterator[dict[str
                     yield holder[key]["engine_data"]
 
 
-def _prompt_tokens(answer: dict[str, Any]) -> int:
+def _prompt_tokens(path: Path, answer: dict[str, Any]) -> int:
+    """How many tokens the prompt of an answer has, 0 where it does not say. Raises `InvalidFile`."""
     for about in (answer.get("meta_info"), answer.get("usage"), answer):
-        stated = (
-            [about[key] for key in PROMPT_LENGTHS if type(about.get(key)) is int] if isinstance(about, dict) else []
-        )
-        if stated:
-            return max(0, int(stated[0]))
+        held = about if isinstance(about, dict) else {}
+        key = next((key for key in PROMPT_LENGTHS if held.get(key) is not None), None)
+        if key is None:
+            continue
+        stated = held[key][0] if isinstance(held[key], list) and len(held[key]) == 1 else held[key]
+        if type(stated) is not int or stated < 0:
+            raise refused(path, f"{key} {str(held[key])[:40]} is not a whole number from 0 on")
+        return stated
     return 0
 
 

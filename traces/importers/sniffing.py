@@ -24,7 +24,8 @@ from traces.importers.plain_formats import PLAIN_CSV, PLAIN_NPZ
 from traces.importers.routed_arrays import kind_of_arrays, kind_of_npz, kind_of_tensors, named_arrays
 from traces.importers.routed_experts import REQUEST_KEYS
 from traces.importers.router_scores import GATE_CSV_HEADER
-from traces.importers.tables import columns, json_names
+from traces.importers.tables import columns, json_names, plain_keys, states_model
+from traces.importers.unread_lines import way_out
 
 OWN_FORMAT = "pregate"
 OWN_MARK = b"pregate-routing-trace"
@@ -119,6 +120,9 @@ def recognise(path: Path) -> str:
             f'{path}: rows of masks over all experts: call their key "experts" where each chooses as many, else write '
             f"the ids of those that were chosen"
         )
+    how = way_out(head.decode("utf-8", errors="ignore"))
+    if how is not None:
+        raise InvalidFile(f"{path}: {how}")
     raise InvalidFile(
         f"{path}: not a routing trace of a known format (`pregate trace import --help` lists them): write choices of "
         f"your own as CSV, sequence,phase,position,layer,slot,expert (docs/traces.md)"
@@ -273,6 +277,9 @@ def _of_json(text: str, first: str) -> str | None:
         record = None
     if isinstance(record, list) and record:
         record = record[0]
+    if isinstance(record, dict) and states_model(record) and _of_record(record) is None:
+        second = next((line for line in text.splitlines()[1:] if line.strip()), "")
+        record = _object(second) or record
     if isinstance(record, dict):
         return _of_record(record)
     # A document over many lines, or one long line: the names that stand in its beginning.
@@ -280,6 +287,14 @@ def _of_json(text: str, first: str) -> str | None:
     if keys.isdisjoint(REQUEST_KEYS) and _OF_TOKENS.search(text):
         return "token_lines"
     return _of_record(dict.fromkeys(keys))
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _of_record(record: Mapping[str, Any]) -> str | None:
@@ -301,10 +316,11 @@ def _of_record(record: Mapping[str, Any]) -> str | None:
         return "token_lines"
     if is_row:
         return "table"
+    record = plain_keys(record)
     within = _requests(record)
     if within and {"position", "layer", "experts"} <= set(json_names(within[0]) or ()):
         return "table"
-    if set(record) & set(REQUEST_KEYS) or any(set(one) & set(REQUEST_KEYS) for one in within):
+    if set(record) & set(REQUEST_KEYS) or any(set(plain_keys(one)) & set(REQUEST_KEYS) for one in within):
         return "vllm_completion"
     answers = {
         "routed_experts",

@@ -2,7 +2,7 @@
 
 One row a choice (`layer,token,expert`), a row a token and layer with its experts in one cell (`"[3, 7]"` or `3 7`) or
 in columns of their own (`expert_0,expert_1`), or a row a token with a cell a layer (`layer_0,layer_1`), by commas,
-semicolons or tabs; or such rows as JSON, a line each or in a list. `step` is the position where no column is;
+semicolons, tabs or bars; or such rows as JSON, a line each or in a list. `step` is the position where no column is;
 `token_id` too, where its numbers are 0 to n - 1, as no ids of a vocabulary are; tokens that are counted within each
 step of a request stand in its order. Columns that nobody knows here are left out; without a phase every token counts as
 decode, without a sequence all rows are of one, without a slot experts stand in the order of their rows.
@@ -16,11 +16,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from traces.importers.files.text_lines import MAX_LINE_CHARACTERS, json_records, text_lines, whole_numbers
+import numpy as np
+
+from traces.importers.files.text_lines import (
+    MAX_LINE_CHARACTERS,
+    first_object,
+    json_records,
+    only_list,
+    text_lines,
+    whole_numbers,
+)
 from traces.importers.pass_positions import places_in_sequences
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
 from traces.phase import Phase
-from traces.routing import RoutingTrace
+from traces.routing import MAX_EXPERTS, RoutingTrace
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "sequence": (
@@ -55,6 +64,8 @@ PHASES = {
     "0": Phase.PREFILL, "prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "extend": Phase.PREFILL,
     "1": Phase.DECODE, "decode": Phase.DECODE, "generated": Phase.DECODE, "generation": Phase.DECODE,
 }  # fmt: skip
+N_EXPERTS = ("n_experts", "num_experts", "n_routed_experts", "num_local_experts", "n_expert")
+"""What recorders call the number of experts of a layer."""
 _MAX_SLOTS = 256
 _CELL = re.compile(r"[^\s,;|\[\]()]+")
 _OF_A_LAYER = re.compile(
@@ -98,6 +109,11 @@ def columns(header: str) -> dict[str, int] | None:
     return found
 
 
+def plain_keys(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its keys in small letters with underscores: `topkIds` as `topk_ids`."""
+    return {_plain(key): value for key, value in record.items()}
+
+
 def _plain(word: str) -> str:
     """A name in small letters with underscores: `Layer ID`, `layerId`."""
     return re.sub(r"[\s-]+", "_", _HUMP.sub("_", word.strip()).lower())
@@ -136,9 +152,16 @@ def keys_of(name: str, record: Mapping[str, Any]) -> list[str]:
     return sorted((key for key in record if _plain(key) in places), key=lambda key: places[_plain(key)])
 
 
+def states_model(record: Mapping[str, Any]) -> bool:
+    """Whether a first line says how large the model is, and is no row."""
+    return not {"layer", "experts"} & set(json_names(record) or ()) and bool(set(plain_keys(record)) & set(N_EXPERTS))
+
+
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     for number, record in json_records(path):
         places = json_names(record)
+        if number == 1 and states_model(record):
+            continue
         if places is None or not {"position", "layer", "experts"} <= set(places):
             raise refused(path, "a token, a layer and its experts are needed, once each", number)
         fields = [_field(path, number, item) for item in record.values()]
@@ -191,7 +214,7 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
         if not experts and "slot" not in row:  # a dense layer's: one that has experts elsewhere is told to lack them
             continue
         sequence = sequences.setdefault(row.get("sequence", ""), len(sequences))
-        phase = _phase(path, number, row)
+        phase = stated_phase(path, number, row)
         if "token_id" in row and row["position"] == row["token_id"]:
             positions.add(position)
         phased = bool({"phase", "is_prefill", "is_decode"} & set(row))
@@ -210,13 +233,37 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
         raise refused(path, "token_id is not 0 to n - 1: ids of a vocabulary? Name the column of places position")
     notes = ["tokens are counted within each step: their places are those in their sequence"] if counted else []
     notes += [] if phased else ["phases are not recorded: every token counts as decode"]
-    return rows.trace(Origin("table of choices", notes=tuple(notes)), shape)
+    return rows.trace(Origin("table of choices", n_experts=_n_experts(path), notes=tuple(notes)), shape)
+
+
+def _n_experts(path: Path) -> int | None:
+    """The number of experts that the first line, or a document around the rows, states. Raises `InvalidFile`."""
+    if not _begins(path).startswith("{"):
+        return None
+    document = first_object(path)
+    if only_list(document) is None and not states_model(document):
+        return None
+    return n_experts_of(path, plain_keys(document))
+
+
+def _begins(path: Path) -> str:
+    return next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))[1].lstrip()
+
+
+def n_experts_of(path: Path, stated: Mapping[str, Any]) -> int | None:
+    """The number of experts that a recording states; None where it does not. Raises `InvalidFile`."""
+    key = next((key for key in N_EXPERTS if stated.get(key) is not None), None)
+    if key is None:
+        return None
+    found = np.asarray(stated[key])
+    if found.size != 1 or found.dtype.kind not in "iu" or not 0 < found.item() <= MAX_EXPERTS:
+        raise refused(path, f"{key} {str(stated[key])[:40]} is not a whole number from 1 to {MAX_EXPERTS}")
+    return int(found.item())
 
 
 def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Numbered rows of a token, a layer and experts, of JSON or of a table. Raises `InvalidFile`."""
-    begun = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))[1].lstrip()
-    if begun.startswith(("{", "[")):
+    if _begins(path).startswith(("{", "[")):
         return _json_rows(path)
     return named_rows(path, ("position", "layer", "experts"))
 
@@ -224,19 +271,23 @@ def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 _TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
 
-def _phase(path: Path, number: int, row: Mapping[str, str]) -> Phase:
+def stated_phase(path: Path, number: int, row: Mapping[str, str]) -> Phase:
+    """The phase that a row states, alike in each column that says it; decode where none does."""
+    found: dict[str, Phase] = {}
     word = row.get("phase")
+    if word is not None:
+        if word.lower() not in PHASES:
+            raise refused(path, f"phase {word[:20]!r} is neither prefill (0) nor decode (1)", number)
+        found["phase"] = PHASES[word.lower()]
     for name, phase in (("is_prefill", Phase.PREFILL), ("is_decode", Phase.DECODE)):
-        if word is None and name in row:
+        if name in row:
             said = row[name].lower()
             if said not in (*_TRUE, *_FALSE):
                 raise refused(path, f"{name} {said[:20]!r} is neither true nor false", number)
-            return phase if said in _TRUE else Phase(1 - phase)
-    if word is None:
-        return Phase.DECODE
-    if word.lower() not in PHASES:
-        raise refused(path, f"phase {word[:20]!r} is neither prefill (0) nor decode (1)", number)
-    return PHASES[word.lower()]
+            found[name] = phase if said in _TRUE else Phase(1 - phase)
+    if len(set(found.values())) > 1:
+        raise refused(path, f"{' and '.join(found)} contradict each other: keep the one that is right", number)
+    return next(iter(found.values()), Phase.DECODE)
 
 
 def _layer(text: str) -> str:
@@ -253,7 +304,8 @@ def _weight(path: Path, number: int, text: str) -> float:
 
 
 def _separator(header: str) -> str:
-    return next((mark for mark in ("\t", ";") if mark in header), ",")
+    marks = ("\t", ";", ",", *(() if header.startswith("|") else ("|",)))  # of Markdown has one at either end
+    return next((mark for mark in marks if mark in header), ",")
 
 
 def _fields(line: str, separator: str) -> list[str]:

@@ -73,6 +73,13 @@ def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
 
 
+def first_object(path: Path) -> dict[str, Any]:
+    """The first JSON object of a file: its first line, or all of it. Raises `InvalidFile` for what is none."""
+    _, first = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))
+    found = json.loads(first) if _is_object(first) else json_document(path)
+    return found if isinstance(found, dict) else {}
+
+
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)

@@ -94,12 +94,13 @@ def test_a_column_under_two_names_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_model", [True, False])
-def test_experts_that_count_from_one_are_told_where_the_model_is_known(with_model: bool, tmp_path: Path) -> None:
+def test_experts_that_count_from_one_are_read_where_the_model_is_known(with_model: bool, tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(table([row | {"expert": row["expert"] + 1} for row in ROWS], COLUMNS))
     if with_model:
-        with pytest.raises(InvalidFile, match="numbered from 1 to 4: subtract 1"):
-            import_trace(path, None, SHAPE)
+        trace = import_trace(path, None, SHAPE)
+        assert trace.experts.max() == 3
+        assert "numbered from 1 to 4 there: 1 is subtracted" in trace.provenance.note
     else:
         assert "taken as the largest id and one" in import_trace(path).provenance.note
 
