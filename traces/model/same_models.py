@@ -94,6 +94,13 @@ SAME_AS: Mapping[str, str] = {
     "kimi-vl-a3b": "moonlight-16b-a3b",
     "kimi-vl-a3b-instruct": "moonlight-16b-a3b",
     "kimi-vl-a3b-thinking": "moonlight-16b-a3b",
+    "hunyuan-a13b-instruct": "hunyuan-a13b",
+    "hunyuan-a13b-pretrain": "hunyuan-a13b",
+    "dbrx-instruct": "dbrx",
+    "dbrx-base": "dbrx",
+    "jamba-v0.1": "jamba-1.5-mini",
+    "ai21-jamba-1.5-mini": "jamba-1.5-mini",
+    "ai21-jamba2-mini": "jamba-1.5-mini",
 }
 """By name, the shipped architecture that it has."""
 

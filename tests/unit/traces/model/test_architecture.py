@@ -79,6 +79,7 @@ def test_few_published_counts_need_more_than_two_percent() -> None:
         "granite-4.0-h-small",
         "lfm2-8b-a1b",
         "ling-lite",
+        "step-3.5-flash",
     }  # their cards print whole 1e9
     assert coarse == {"deepseek-v2-lite"} | named | whole  # `named`: counted by their names
 

@@ -15,7 +15,7 @@ from traces.model.configs.huggingface import MAX_CONFIG_BYTES, from_huggingface_
 DESCRIPTIVE = {"name", "sources", "published", "note", "trained_context"}
 MADE_UP = {"switch-mini-16", "mixtral-mini-8"}
 """Models of the project's own validation suites have no published configuration."""
-TABLED = {"glm-4.5", "inkling-small", "laguna-s-2.1", "qwen3-coder-480b-a35b"}
+TABLED = {"glm-4.5", "hunyuan-a13b", "inkling-small", "laguna-s-2.1", "qwen3-coder-480b-a35b", "step-3.5-flash"}
 """Shipped models whose shapes others table; no whole copy of their config.json was at hand."""
 
 _FILES = Path(__file__).resolve().parents[3]
