@@ -91,12 +91,13 @@ class Crossovers:
         return self.rows[i]
 
     def verdict(self) -> str:
-        """Who wins where, in plain words."""
-        edges = [self.low, *(row.value for row in self.rows), self.high]
+        """Who wins where, in plain words; along a count up to the last value of each."""
+        begins = [self.low, *(row.value for row in self.rows)]
+        ends = [*(row.low if row.value == row.high else row.value for row in self.rows), self.high]
         winners = [self.first, *(row.above for row in self.rows)]
         told = [
-            f"{winner or 'nothing that fits'} from {axis_value(self.axis, begin)} to {axis_value(self.axis, end)}"
-            for winner, begin, end in zip(winners, edges[:-1], edges[1:], strict=True)
+            f"{winner or 'nothing that fits'} {_span(axis_value(self.axis, begin), axis_value(self.axis, end))}"
+            for winner, begin, end in zip(winners, begins, ends, strict=True)
         ]
         words = axis_words(self.axis)
         along = self.axis if words == self.axis else f"{words} ({self.axis})"
@@ -117,6 +118,11 @@ class Crossovers:
     def to_dataframe(self) -> pd.DataFrame:
         """One row a change (the extra `notebooks`)."""
         return to_dataframe([row.to_dict() for row in self.rows])
+
+
+def _span(begin: str, end: str) -> str:
+    """From one value to another, or at one alone."""
+    return f"from {begin} to {end}" if begin != end else f"at {begin}"
 
 
 MAX_SCAN = 100_000

@@ -38,8 +38,9 @@ def draw_front(optimum: Optimum, path: str | Path | None = None) -> Figure:
         raise InvalidInput(f"nothing to draw: {optimum.verdict()}")
     x, y = _coordinates(optimum)
     rows, numbered = _ordered(optimum, x)
-    figure = Figure(figsize=(8.5, 5 + 0.2 * len(numbered)), layout="constrained")
-    axes, below = figure.subplots(2, 1, height_ratios=(24, 1 + len(numbered)))
+    n_lines = len(numbered) + (len(numbered) < len(rows))
+    figure = Figure(figsize=(8.5, 5 + 0.2 * n_lines), layout="constrained")
+    axes, below = figure.subplots(2, 1, height_ratios=(24, 1 + n_lines))
     _draw_candidates(axes, optimum, x, y)
     _draw_limits(axes, optimum, x, y)
     at = np.array([[row["fields"][field] / _scale(field)[0] for field in (x, y)] for row in rows])
@@ -49,6 +50,8 @@ def draw_front(optimum: Optimum, path: str | Path | None = None) -> Figure:
     _style(axes, optimum, x, y)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, frameon=False, fontsize=8, markerscale=1.5)
     told = [f"{number}  {_figures(rows[i], x, y)}: {optimum.describe(rows[i])}" for number, i in enumerate(numbered, 1)]
+    if len(numbered) < len(rows):
+        told.append(f"{len(numbered)} of the {len(rows)} points of the front have a number")
     below.text(0, 1, "\n".join(told), transform=below.transAxes, va="top", fontsize=8, linespacing=1.5)
     below.set_axis_off()
     where = optimum.hardware if "," not in optimum.hardware else f"{optimum.hardware.count(',') + 1} machines"

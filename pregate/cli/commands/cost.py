@@ -131,18 +131,18 @@ def _print(report: CostReport) -> None:
     paid = [f"{one.served.design} {_days(one.payback_days)}" for one in report.designs if one.payback_days is not None]
     if paid:
         print(f"A change from {report.now} has paid in: {', '.join(paid)}.")
-    if report.gpus_for_gpu_only:
+    if report.gpus_for_gpu_only > 1:
         print(f"gpu_only would need {report.gpus_for_gpu_only} of these cards, for memory alone.")
     if report.drivers:
         top = list(report.drivers.items())[:3]
         print(f"What the choice hangs on: {', '.join(f'{name} {share:.0%}' for name, share in top)} of its variance.")
     print(
-        "Batches start and end together, and nobody waits for one: continuous batching serves more, queues make TTFT "
-        "longer. Tokens are output tokens. In brackets: 95 % over all assumptions."
+        "In brackets: 95 % over all assumptions; tokens are output tokens. Batches start and end together: continuous "
+        "batching serves more, queues make TTFT longer."
     )
     print(f"Machine constants: {report.calibration}.")
-    print("Assumed (--assume NAME=NUMBER for your own):")
-    for name, figure in report.assumed.items():
+    print("Assumed, what the choice hangs on first (--assume NAME=NUMBER for your own):")
+    for name, figure in sorted(report.assumed.items(), key=lambda one: -report.drivers.get(one[0], 0)):
         print(f"  {name} = {figure}")
 
 

@@ -104,8 +104,10 @@ def read_table(path: Path) -> list[MeasuredRow]:
             of_line = [_row(one, where) for one in melted(with_flags(with_card_memory(cells, header)))]
             measured = {(r.metric, r.input_tokens, r.output_tokens, r.context_tokens) for r in of_line}
             if len(measured) < len(of_line):
+                valued = [column.removeprefix(METRIC_MARK) for column in header if column.startswith(METRIC_MARK)]
                 raise InvalidFile(
-                    f"{where}: two columns of one metric: keep one ({', '.join(r.metric for r in of_line)})"
+                    f"{where}: two columns of one metric: keep one (of values are {', '.join(map(repr, valued))}; call "
+                    f"lengths input_tokens and output_tokens)"
                 )
             rows += of_line
             if len(rows) > MAX_ROWS:

@@ -88,6 +88,10 @@ def test_a_count_changes_hands_where_a_sweep_of_every_value_says(
         for row, (_, below, above) in zip(found, expected, strict=True):
             assert (row.low, row.high) == (row.value - 1, row.value)
             np.testing.assert_array_equal([row.below_metric, row.above_metric], [below[1], above[1]])
+        ends = [*(row.low for row in found), high]
+        for row, end in zip(found, ends[1:], strict=True):
+            where = f"at {end:g}" if row.high == end else f"from {row.high:g} to {end:g}"
+            assert f"{row.low:g}, {row.above or 'nothing that fits'} {where}" in found.verdict()
 
 
 def test_a_cache_ratio_changes_hands_where_the_slots_do() -> None:
