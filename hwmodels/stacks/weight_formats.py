@@ -42,13 +42,15 @@ _MATRICES = ("experts", "attention", "dense", "shared", "embedding", "head")
 class WeightFormats:
     """`read`: names and patterns of formats, none: any; `unmeasured`: what stands in for the kernels of others that are
     read too, by name or pattern; `instead`: a format to ask for in place of one that is not read. `caches`: those of
-    keys and values, none: any; the first is what to ask for in place of others.
+    keys and values, none: any; the first is what to ask for in place of others. `expert_biases`: whether its kernels add
+    biases to what experts compute.
     """
 
     read: tuple[str, ...] = ()
     unmeasured: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
     instead: str = ""
     caches: tuple[str, ...] = ()
+    expert_biases: bool = True
 
     def reads(self, stored: str) -> bool:
         """Whether the engine has kernels for `stored` that its constants are of; of a mix by shares for each."""
@@ -83,7 +85,7 @@ def check_weights(model: ModelArchitecture, stack: SoftwareStack) -> None:
 
 
 def why_unread(model: ModelArchitecture, stack: SoftwareStack) -> str:
-    """Which formats of a model `stack` does not read or keep, and what to ask for; "" where it has all."""
+    """What of a model `stack` does not read, keep or compute, and what to ask for; "" where it has all."""
     weights, formats = stack.weights, _formats(model)
     parts, stored = weights.first_unread(formats)
     lacks, ways = [], []
@@ -94,6 +96,8 @@ def why_unread(model: ModelArchitecture, stack: SoftwareStack) -> str:
     if not weights.keeps(formats["kv"]):
         lacks.append(f"keeps no keys and values in {formats['kv']}")
         ways.append(f"kv={weights.caches[0]}")
+    if model.expert_bias and not weights.expert_biases:
+        return f"{stack.name} adds no biases to what experts compute, and {model.name} has them: try another --stack"
     if not lacks:
         return ""
     return f"{stack.name} {' and '.join(lacks)}: try --formats {','.join(ways)}, or another --stack"
@@ -135,9 +139,10 @@ def read_weight_formats(section: Section) -> WeightFormats:
     for name in (*read, *unmeasured, *caches, instead):
         if name not in _GROUPS and not set("*?[").intersection(name):
             find_dtype(name, table.where)
+    biases = table.flag("expert_biases", True)
     table.text("source")
     table.done()
-    return WeightFormats(read, ReadOnly(unmeasured), instead, caches)
+    return WeightFormats(read, ReadOnly(unmeasured), instead, caches, biases)
 
 
 def _names(table: Section, key: str, names: object) -> tuple[str, ...]:

@@ -141,3 +141,15 @@ def test_a_stack_that_states_no_list_of_formats_is_refused(stated: str, error: t
     path.write_text(text.replace('read: [fp32, bf16, fp16, gguf, "w*"]', stated))
     with pytest.raises(error):
         load_stack(str(path))
+
+
+@pytest.mark.parametrize("formats", [None, {"all": "q4_k_m"}])
+@pytest.mark.parametrize("stack", ["ktransformers", "ktransformers-llamafile"])
+def test_an_engine_that_adds_no_biases_to_experts_runs_no_model_that_has_them(
+    stack: str, formats: dict[str, str] | None
+) -> None:
+    model = pregate.load_model("gpt-oss-20b", formats=formats)
+    told = f"{stack} adds no biases to what experts compute, and gpt-oss-20b has them: try another --stack"
+    assert why_unread(model, load_stack(stack)) == told
+    assert not why_unread(model, load_stack("llama-cpp"))
+    assert "biases" not in why_unread(pregate.load_model("qwen3-30b-a3b", formats=formats), load_stack(stack))
