@@ -42,7 +42,7 @@ _MATRICES = ("experts", "attention", "dense", "shared", "embedding", "head")
 class WeightFormats:
     """`read`: names and patterns of formats, none: any; `unmeasured`: what stands in for the kernels of others that are
     read too, by name or pattern; `instead`: a format to ask for in place of one that is not read. `caches`: those of
-    keys and values, none: any; the first is what to ask for in place of others. `expert_biases`: whether its kernels add
+    keys and values, none: any; the first is what to ask for in place of others. `expert_biases`: whether it adds
     biases to what experts compute.
     """
 

@@ -241,6 +241,10 @@ def _experts(engine: EngineFlags, where: LayerRange, n_layers: int) -> str:
     return engine.words("tensors_placed", f'"blk\\.({names})\\.ffn_.*_exps\\.=CPU"')
 
 
+_OF_GGUF = "LLAMAFILE"
+"""What KTransformers calls its kernels for experts of a GGUF file (kt-kernel/README.md)."""
+
+
 def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
     placement = policy.placement
     if not policy.resident or placement.host_experts is None:
@@ -248,10 +252,11 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
     if len(placement.host_experts.of(model.decoder.n_layers)) < model.decoder.n_layers or placement.host_layers:
         return Flags("", "KTransformers puts experts of all layers on the host, and no whole layers")
     said, host = engines()["ktransformers"].words, hw.machine.host
-    method = next((name for start, name in HOST_KERNELS.items() if model.expert_dtype.name.startswith(start)), "")
+    native = next((name for start, name in HOST_KERNELS.items() if model.expert_dtype.name.startswith(start)), "")
+    method, experts = (native, "MODEL") if native else (_OF_GGUF, "FOLDER")
     words = [
-        f"python -m sglang.launch_server {said('model', 'MODEL')} {said('host_weights', 'MODEL')}",
-        *([said("host_kernels", method)] if method else []),
+        f"python -m sglang.launch_server {said('model', 'MODEL')} {said('host_weights', experts)}",
+        said("host_kernels", method),
         said("experts_kept", placement.n_kept),
         f"{said('threads', host.n_cores)} {said('pools', host.n_sockets or 1)}",
     ]
@@ -265,8 +270,11 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
         words.append(said("sharing_cards", hw.machine.n_cards))
     words.append(said("requests", job.batch))
     needs = f"{method} needs a processor with AVX512 (AMXINT4 and AMXINT8 are of weights converted for AMX)"
-    gguf = "--kt-method LLAMAFILE takes experts of a GGUF file, whose folder is --kt-weight-path"
-    left_out = [needs if method else gguf]
+    gguf = (
+        "FOLDER has the GGUF file, of which the host has experts; what the device computes is of MODEL as published, "
+        "and takes the HBM of that"
+    )
+    left_out = [needs if native else gguf]
     if placement.n_kept and not placement.uniform:
         left_out.append("COUNTS.pt is what --record-kt-gpu-expert-distribution wrote before")
     return Flags(" ".join(words), "; ".join(left_out))

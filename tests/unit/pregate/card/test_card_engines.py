@@ -86,15 +86,17 @@ def test_engines_are_asked_on_cards_and_formats_that_their_documents_name(
 
 @pytest.mark.parametrize(
     ("format", "method"),
-    [("bf16", "BF16"), ("fp8", "FP8"), ("int4-g32", "RAWINT4"), ("mxfp4", "MXFP4"), ("q4_k", "")],
+    [("bf16", "BF16"), ("fp8", "FP8"), ("int4-g32", "RAWINT4"), ("mxfp4", "MXFP4"), ("q4_k", "LLAMAFILE")],
 )
 def test_ktransformers_is_told_the_format_of_its_experts(format: str, method: str) -> None:
     model = pregate.load_model("mixtral-8x7b", formats={"experts": format})
     design = EngineDesign("gpu_only@experts=cpu:keep=2:uniform", "ktransformers")
     flags = flags_of(design, model, pregate.load_hardware("rtx-4090", "ktransformers"), LOAD)
-    assert (f"--kt-method {method}" in flags.command) == bool(method)
-    assert ("LLAMAFILE" in flags.left_out) != bool(method)
-    assert ("AVX512" in flags.left_out) == bool(method)
+    assert f"--kt-method {method} " in flags.command
+    of_file = method == "LLAMAFILE"
+    assert ("--model MODEL --kt-weight-path FOLDER " in flags.command) == of_file
+    assert ("of MODEL as published" in flags.left_out) == of_file
+    assert ("AVX512" in flags.left_out) != of_file
 
 
 def test_a_card_of_a_maker_whose_kernels_nobody_measured_says_whose_stand_in(model: ModelArchitecture) -> None:
