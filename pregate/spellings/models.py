@@ -14,7 +14,7 @@ from traces.model.architecture import architecture_names, load_architecture
 from traces.model.same_models import SAME_AS
 
 _QUANT = re.compile(
-    r"(?P<name>.+?)[-_.](?:smol-)?(?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ|GPTQ(?:-Int[48])?|"
+    r"(?P<name>.+?)[-_.](?:smol-)?(?P<quant>(?:UD-)?[IT]?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ|GPTQ(?:-Int[48])?|"
     r"(?:quantized[._])?W\dA\d{1,2})"
     r"(?:-dynamic)?",
     re.IGNORECASE,
@@ -70,6 +70,10 @@ _DYNAMIC = {"q2_k_xl": "q2_k_s", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_s", "q5_k
 131 of MiniMax-M2.1 in UD-Q4_K_XL are met to 2 %, 212 to 239 GiB of DeepSeek-V3 in UD-Q2_K_XL, which differ by release,
 to -1 and -12 %. Sizes: https://huggingface.co/unsloth/DeepSeek-V3.1-GGUF/tree/main/UD-Q2_K_XL and
 https://huggingface.co/unsloth/MiniMax-M2.1-GGUF/discussions/7, read 2026-11-29."""
+_DYNAMIC_BELOW = {"tq1_0": "iq1_m", "iq1_s": "iq2_xs", "iq1_m": "iq2_s", "iq2_xxs": "iq2_m"}
+"""The same of its mixes below 2.5 bits (`UD-IQ1_S`), which are larger than llama.cpp's of that name by a fifth to two:
+9.04, 9.67 and 10.36 GB of Qwen3-30B-A3B (unsloth/Qwen3-30B-A3B-GGUF at d5b1d57b) are met to 0, -4 and -2 %; 162 GB of
+DeepSeek-R1-0528 in TQ1_0 (Unsloth's guide of that model, read 2026-12-01) to -8 %."""
 _IN_BLOCKS = re.compile(r"qwen3")
 """Models whose maker has published them in fp8 with a scale for 128 x 128 weights, under their name and `-FP8`
 (https://github.com/vllm-project/vllm/issues/17569: Qwen3-235B-A22B-FP8; of Qwen3.5 and 3.6 the same)."""
@@ -148,7 +152,7 @@ def formats_as_ours(text: str, stack: str) -> str:
     if text.lower() == "mxfp4":  # of experts; what else there is is of other formats
         return "all=mxfp4_moe" if "llama" in stack else "experts=mxfp4"
     if re.match(r"ud[-_]", text, re.IGNORECASE):
-        text = text[3:]
+        text = _DYNAMIC_BELOW.get(text[3:].lower(), text[3:])
     text = _DYNAMIC.get(text.lower(), text)
     return f"all={_PLAIN_FORMATS.get(text.lower(), text)}"
 

@@ -88,12 +88,12 @@ def _latent(layer: Mapping[str, Tensor], i: int, keys: GgufKeys) -> Attention:
     head_dim = keys.integer("attention.key_length_mla", keys.integer("attention.key_length"), i)
     value_dim = keys.integer("attention.value_length_mla", keys.integer("attention.value_length"), i)
     n_heads = keys.integer("attention.head_count", layer=i)
-    down = layer.get("attn_q_a.weight")
+    down, gate = layer.get("attn_q_a.weight"), layer.get("attn_gate.weight")
     return Attention(
         kind="mla", n_heads=n_heads, n_kv_heads=n_heads, head_dim=head_dim,
         q_lora_rank=0 if down is None else down.shape[1],
         kv_lora_rank=keys.integer("attention.kv_lora_rank"), qk_nope_dim=head_dim - rope, qk_rope_dim=rope,
-        v_head_dim=value_dim, **_indexer(layer, keys),
+        v_head_dim=value_dim, output_gate=0 if gate is None else gate.shape[1], **_indexer(layer, keys),
     )  # fmt: skip
 
 
@@ -158,16 +158,17 @@ def _linear(layer: Mapping[str, Tensor], i: int, d_model: int, keys: GgufKeys) -
     matrices = {name: tensor for name, tensor in own.items() if is_projection(name, tensor)}
     last = [name for name in matrices if name in ("ssm_out.weight", "attn_output.weight", "shortconv.out_proj.weight")]
     ordered = [*(name for name in matrices if name not in last), *last]
-    convolved = sum(tensor.shape[-1] for name, tensor in own.items() if "conv" in name and "proj" not in name
+    convolved = sum(math.prod(tensor.shape[1:]) for name, tensor in own.items() if "conv" in name and "proj" not in name
                     and len(tensor.shape) > 1)  # fmt: skip
     length = keys.integer("ssm.conv_kernel", keys.integer("shortconv.l_cache", 4))
     state = keys.integer("ssm.inner_size", 0) * keys.integer("ssm.state_size", 0)
-    if keys.values.get("kda.head_dim") is not None:
+    by_channel = keys.values.get("kda.head_dim") is not None
+    if by_channel:
         state = keys.integer("attention.head_count", layer=i) * keys.integer("kda.head_dim") ** 2
     if not ordered:
         raise InvalidFile(f"{keys.where}: layer {i} has a state and no projection: not modelled")
     return LinearMixer(
-        kind=_LINEAR.get(keys.family, "mamba2"),
+        kind=_LINEAR.get(keys.family, "kda" if by_channel else "mamba2"),
         gemms=tuple((math.prod(matrices[name].shape[1:]), matrices[name].shape[0]) for name in ordered),
         vectors=sum(tensor.n_params for name, tensor in own.items() if name not in matrices and "norm" not in name),
         state_elements=state + convolved * max(length - 1, 0),

@@ -240,6 +240,10 @@ def test_names_that_people_write_are_ours(column: str, written: str, ours: str) 
         ("minimax-m2", "UD-Q4_K_XL", 131e9, 0.02),
         ("deepseek-v3", "UD-Q2_K_XL", 212 * 2**30, 0.02),
         ("deepseek-v3.1", "UD-Q2_K_XL", 256e9, 0.13),
+        ("qwen3-30b-a3b", "UD-IQ1_S", 9_043_300_928, 0.01),
+        ("qwen3-30b-a3b", "UD-IQ1_M", 9_666_859_584, 0.05),
+        ("qwen3-30b-a3b", "UD-IQ2_XXS", 10_362_262_080, 0.02),
+        ("deepseek-r1-0528", "UD-TQ1_0", 162e9, 0.10),
     ],
 )
 def test_mixes_of_unsloth_without_a_size_come_near_their_files(

@@ -87,12 +87,34 @@ LINEAR_KEYS = {"ssm.conv_kernel": 4, "ssm.state_size": 64, "ssm.inner_size": 512
                "ssm.time_step_rank": 8}  # fmt: skip
 
 
+def delta_and_gated_latent(tensors: Shapes) -> Shapes:
+    """Two layers with a state for each channel and one of latent attention with a gate a head, as Ling 3 has them
+    (llama.cpp, src/models/bailingmoe3.cpp at 38d3906); convolutions have four dimensions, two of them 1.
+    """
+    tensors = latent(tensors) | {"blk.2.attn_gate.weight": ((HEADS, D), "Q8_0")}
+    inner = HEADS * DIM
+    for i in (0, 1):
+        for name in ("attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_k_b", "attn_v_b", "attn_output"):
+            tensors.pop(f"blk.{i}.{name}.weight")
+        for name in "qkv":
+            tensors[f"blk.{i}.ssm_conv1d_{name}.weight"] = ((1, inner, 1, 4), "F32")
+            tensors[f"blk.{i}.attn_{name}.weight"] = ((inner, D), "Q8_0")
+        tensors |= {
+            f"blk.{i}.ssm_f_a.weight": ((inner, D), "Q8_0"), f"blk.{i}.ssm_g_a.weight": ((inner, D), "Q8_0"),
+            f"blk.{i}.ssm_beta.weight": ((HEADS, D), "Q8_0"), f"blk.{i}.ssm_a": ((HEADS, 1), "F32"),
+            f"blk.{i}.ssm_dt.bias": ((inner,), "F32"), f"blk.{i}.ssm_norm.weight": ((DIM,), "F32"),
+            f"blk.{i}.attn_output.weight": ((D, inner), "Q8_0"),
+        }  # fmt: skip
+    return tensors
+
+
 @pytest.mark.parametrize(
     ("family", "change", "keys"),
     [
         ("qwen2moe", shared, {}), ("gpt-oss", biased, {"attention.sliding_window": 128}),
         ("deepseek2", latent, LATENT_KEYS), ("qwen3next", linear, LINEAR_KEYS), ("somethingnew", lambda t: t, {}),
         ("phimoe", layer_norms, {}),
+        ("bailingmoe3", delta_and_gated_latent, LATENT_KEYS | {"ssm.conv_kernel": 4, "kda.head_dim": DIM}),
     ],
 )  # fmt: skip
 def test_families_are_read_by_their_tensors(
@@ -121,6 +143,10 @@ def test_families_are_read_by_their_tensors(
         case "deepseek2":
             assert (attention.kind, attention.kv_lora_rank, attention.qk_nope_dim) == ("mla", LORA, NOPE)
             assert (attention.v_head_dim, attention.q_lora_rank, model.gate_bias) == (VALUE, 256, True)
+        case "bailingmoe3":
+            assert [mixer.kind for mixer in model.decoder.all_mixers if mixer is not None] == ["kda", "kda", "mla"]
+            assert model.decoder.state_elements == 2 * (HEADS * DIM**2 + 3 * HEADS * DIM * 3)
+            assert attention.output_gate == HEADS
         case "qwen3next":
             first = model.decoder.mixer(0)
             assert first is not None
