@@ -12,7 +12,7 @@ from traces.errors import InvalidInput
 
 _BESIDE_HOST = re.compile(
     r"(?P<host>[^,;]+?)\s*(?:[,;]|\bw/|\bwith\b|(?<!max)\+|\s(?=\d{1,2}[\s-]?ch|\d{1,2}\s?[x\u00d7*]\s?\d{1,3}\s?G|\d{2,4}\s?Gi?B|"
-    r"\d[\d.]*\s?Ti?B|L?P?DDR\d|MC?RDIMM|\d{1,2}\s?x\s?L?P?DDR))\s*(?P<memory>.*(?:DDR\d|MC?RDIMM|\bMT/?s|\bRAM\b|\d\s?(?:[GT]i?B|G\b)).*)",
+    r"\d[\d.]*\s?Ti?B|L?P?DDR\d|MC?RDIMM|\d{1,2}\s?x\s?L?P?DDR|(?:single|dual|quad|octa)[\s-]?ch))\s*(?P<memory>.*(?:DDR\d|MC?RDIMM|\bMT/?s|\bRAM\b|\d\s?(?:[GT]i?B|G\b)).*)",
     re.IGNORECASE,
 )
 _MEMORY_IN_BRACKETS = re.compile(
@@ -44,7 +44,9 @@ _SPEED = re.compile(
     r"|\b\d{1,2}\s*[x\u00d7*]\s*(?P<times>\d{4})\b|(?<![\w.])(?P<bare>(?:1[3-9]|[2-9]\d)\d\d)\b(?!\s*[GT])",
     re.ASCII | re.IGNORECASE,
 )
-_CHANNELS = re.compile(r"(?P<n>\d{1,2})[\s-]*ch(?:annels?)?\b", re.ASCII | re.IGNORECASE)
+_CHANNELS = re.compile(
+    r"(?P<n>\d{1,2})(?:\s*(?:of|out of|/)\s*\d{1,2})?(?:\s*memory)?[\s-]*ch(?:annels?)?\b", re.ASCII | re.IGNORECASE
+)
 _WORDS_OF_CHANNELS = {"single": 1, "dual": 2, "quad": 4, "octa": 8}
 _MODULES = re.compile(
     r"\b(?P<n>\d{1,2})\s*(?:[x\u00d7*]\s*(?:\d{1,3}\s*G|\d{1,4}\b|L?P?DDR\d)|x?\s*DIMMs?\b|sticks\b|modules\b)",
@@ -117,8 +119,9 @@ def _beside_memory(text: str) -> str:
 _OF_MEMORY = re.compile(
     r"\b(?:L?P?DDR\dX?|MC?RDIMMs?)(?:[\s-]*\d{3,5})?\b|\b\d{4,5}\s*(?:MT/?s|MHz)|"
     r"@\s*\d{4,5}\b(?!\s*M)|\b\d{1,2}\s*[x\u00d7*]|\b\d{1,2}\s*(?:DIMMs?|sticks|modules)\b|\bCL\d\d(?:-\d{1,3})*|"
-    r"\b\d{1,2}[\s-]*ch(?:annels?)?\b|\bPC\dL?-\d{4,5}\w?\b|\b(?:single|dual|quad|octa|channels?|v?ram|dram|memory|unified|"
-    r"system|host|of|and|with|at|in|total|kit|each|ranks?|ecc|(?:so-?|m?r|u|l|lr|cu|c)?dimms?|registered|xmp|expo)\b|[\s,()@+-]",
+    r"\b(?:\d{1,2}\s*(?:of|out of|/)\s*)?\d{1,2}(?:\s*memory)?[\s-]*ch(?:annels?)?\b|"
+    r"\bPC\dL?-\d{4,5}\w?\b|\b(?:single|dual|quad|octa|channels?|v?ram|dram|memory|unified|"
+    r"system|host|populated|of|and|with|at|in|total|kit|each|ranks?|ecc|(?:so-?|m?r|u|l|lr|cu|c)?dimms?|registered|xmp|expo)\b|[\s,()@+-]",
     re.IGNORECASE,
 )
 _PLAIN_SPEED = re.compile(r"(?<![\w.])(?:1[3-9]|[2-9]\d)\d\d\b", re.ASCII)

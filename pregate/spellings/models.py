@@ -141,7 +141,7 @@ def _of_tag(family: str, tag: str) -> list[str]:
 
 def formats_as_ours(text: str, stack: str) -> str:
     """A bare format as that of all matrices, the size of a file as theirs: `UD-Q4_K_XL (17.7 GB)` is `all=17.7GB`."""
-    text = text.strip()
+    text = re.sub(r"(?<=B),\s*[\d.]+\s*bpw(?=\))", "", text.strip())
     if "=" in text or "," in text or not text:
         return text
     text = re.sub(r"^quantized[._]", "", text, flags=re.IGNORECASE)

@@ -16,9 +16,9 @@ _SOCKETS = re.compile(
     r"(?P<named>.*?)\s+(?:[x\u00d7]\s*2|\(?(?:dual|two|2)[\s-]+(?:socket|cpu)s?\)?|\(2\))",
     re.IGNORECASE,
 )
-_PCIE = re.compile(r"(?:pcie|gen)-?(?P<generation>[3-6])(?:-0)?(?:-?x(?P<lanes>\d{1,2}))?")
+_PCIE = re.compile(r"(?:(?:pcie|gen)-?|(?=\d[-.]0))(?P<generation>[3-6])(?:[-.]0)?(?:-?x(?P<lanes>\d{1,2}))?")
 _BESIDE_CPU = re.compile(
-    r"-(?:\d{1,3}-cores?|with-graphics|w(?:ith)?-\w+-graphics|w-[6-9]\d\dm|w-80\d0s|cpu)\b.*|-processor$|-@.*|\s@.*|^\d\dth-gen-",
+    r"-(?:\d{1,3}-cores?|\d{1,3}c(?:[-/]\d{1,3}t)?$|with-graphics|w(?:ith)?-\w+-graphics|w-[6-9]\d\dm|w-80\d0s|cpu)\b.*|-processor$|-@.*|\s@.*|^\d\dth-gen-",
     re.IGNORECASE,
 )
 """What systems write around the name of a processor."""
@@ -189,7 +189,7 @@ def spelled(column: str, text: str) -> str:
             plain = re.sub(r"(?<=^gb[23]00)-nvl\d{1,3}$", "", re.sub(r"(?<=\d{4})m$", "-mobile", plain))
             return _CARDS.get(plain, _apple_chip(apple) if apple else plain)
         case "link":
-            lanes = _PCIE.fullmatch(plain)
+            lanes = _PCIE.fullmatch(plain_name(re.sub(r"\((?:presumed|assumed|likely)\)", "", text)))
             return f"pcie{lanes['generation']}-x{lanes['lanes'] or 16}" if lanes else plain
         case "host":
             both = _SOCKETS.fullmatch(text.strip())

@@ -28,6 +28,11 @@ _LAYERS = re.compile(
     r"(?:\s*/\s*(?P<of>\d{1,4}))?(?:\s*layers)?",
     re.I | re.A,
 )
+_OFFLOADED = re.compile(
+    r"(?:offloaded\s+)?(?P<n>\d{1,4})\s*/\s*(?P<of>\d{1,4})\s+layers(?:\s+(?:offloaded|on))?(?:\s+(?:to\s+)?(?:the\s+)?GPU)?",
+    re.I | re.A,
+)
+"""What llama.cpp prints: `offloaded 33/49 layers to GPU`."""
 _WEIGHTS = r"force (?:the )?(?:model )?(?:expert|moe)s?(?: model)? weights (?:on)?to (?:the )?cpu"
 _ALL_FORCED = re.compile(_WEIGHTS, re.IGNORECASE)
 _SOME_FORCED = re.compile(
@@ -144,7 +149,7 @@ def _in_llama_words(policy: str) -> str:
         policy = "gpu_only"
     if _RUN.match(policy):
         policy = _RUN.sub("", policy) or "gpu_only"
-    layers = _LAYERS.search(policy)
+    layers = _OFFLOADED.fullmatch(policy.strip()) or _LAYERS.search(policy)
     if layers is not None and not policy.lstrip().startswith("-"):
         n = 9999 if layers["of"] and int(layers["n"]) >= int(layers["of"]) else int(layers["n"])
         rest = _SOME_FORCED.sub(r"--n-cpu-moe \1", policy.replace(layers[0], ""))

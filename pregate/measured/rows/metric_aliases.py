@@ -20,7 +20,8 @@ _METRICS: Mapping[str, tuple[str, ...]] = {
             "prompt_speed pp_speed prompt prefill_rate prompt_throughput prompt_tps prefill_tps pp_tps"
         ),
         "tokens_per_s": (
-            "tokens/s token/s tok/s t/s tps output_throughput output_token_throughput output_tps output throughput"
+            "tokens/s token/s tok/s t/s tps end_to_end_throughput aggregate_throughput "
+            "output_throughput output_token_throughput output_tps output throughput"
         ),
         "total_tokens_per_s": "total_throughput total_token_throughput total_tps total s",
         "requests_per_s": "request_throughput requests/s req/s reqs/s requests_per_second rps",

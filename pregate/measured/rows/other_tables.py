@@ -40,7 +40,8 @@ _FLAGS: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
 FLAG_COLUMNS: Mapping[str, str] = ReadOnly(
     {
         "ngl": "-ngl", "gpu_layers": "-ngl", "ncmoe": "-ncmoe", "ub": "-ub", "ubatch": "-ub", "threads": "-t",
-        "fa": "-fa", "ot": "-ot", **{column: flag for column, flag, _ in _FLAGS},
+        "fa": "-fa", "ot": "-ot", "b": "-b", "tp": "-tp", "tp_size": "-tp",
+        "tensor_parallel": "-tp", "tensor_parallel_size": "-tp", **{column: flag for column, flag, _ in _FLAGS},
     }
 )  # fmt: skip
 """Columns of a flag of llama.cpp, as its benchmark prints them."""
@@ -73,6 +74,42 @@ def with_flags(cells: Mapping[str, str]) -> dict[str, str]:
     made["policy"] = " ".join((made.get("policy", "").strip(), *flags)).strip()
     made["stack"] = made.get("stack", "") or "llama-cpp"
     return made
+
+
+RESIDENT_COLUMNS = (
+    "source", "engine", "model", "hardware", "quant", "expert_bits", "other_bits", "batch", "ctx", "step_ms",
+    "tokens_per_s", "kind", "note",
+)  # fmt: skip
+"""Columns of a table of decode steps of engines that keep every expert on the card."""
+
+
+def cells_of_step(theirs: Mapping[str, str]) -> dict[str, str]:
+    """One row of such a table by our columns: `ctx` tokens are there before each step."""
+    bits = {part: theirs[column].strip() for part, column in (("expert", "expert_bits"), ("other", "other_bits"))}
+    of_others = ("attention", "dense", "shared", "head")
+    parts = {"experts": bits["expert"], **dict.fromkeys(of_others, bits["other"])}
+    stored = ",".join(f"{part}=w{n}" for part, n in parts.items() if n)
+    return {
+        **{column: theirs[column] for column in ("source", "model", "hardware", "batch", "note")},
+        "stack": theirs["engine"],
+        "formats": stored or theirs["quant"],
+        "policy": "gpu_only",
+        "input_tokens": "1",
+        "context_tokens": _context_of_step(theirs),
+        "metric": {"decode": "decode_tokens_per_s", "microbatch": "microbatch_tokens_per_s"}.get(
+            theirs["kind"].strip(), theirs["kind"]
+        ),
+        "value": theirs["tokens_per_s"],
+        "unit": "tokens/s",
+    }
+
+
+def _context_of_step(theirs: Mapping[str, str]) -> str:
+    """Tokens before each step; of a prompt read in parts `ctx` is a token's share of those before it."""
+    stated = re.sub(r"\.0+$", "", theirs["ctx"].strip())
+    if theirs["kind"].strip() == "microbatch" and stated.isdigit() and theirs["batch"].strip().isdigit():
+        return str(int(stated) * int(theirs["batch"]))
+    return stated
 
 
 def is_of_bench(header: Sequence[str]) -> bool:

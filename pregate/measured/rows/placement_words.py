@@ -16,13 +16,14 @@ _OTHERS = (
 _BESIDE = rf"(?:{_OTHERS} {_CARD}[ ,;+&]*(?:and )?)?"
 _EXPERTS = r"(?:force )?(?:all )?(?:of )?(?:the )?(?:routed |model )?(?:(?:moe )?experts?|moe)(?: weights| layers)?"
 _ALL_EXPERTS = re.compile(rf"{_BESIDE}{_EXPERTS} {_HOST}(?:[ ,;+&]+(?:and )?{_OTHERS} {_CARD})?")
+_OF_ALL = r"(?: (?:of|out of|/) (?:the )?\d{1,3})?"
 _SOME_EXPERTS = re.compile(
-    rf"(?:(?:routed )?experts of )?(?:the first )?(\d{{1,3}}) (?:moe )?layers?'?(?: of)?(?: (?:routed )?experts?)? "
-    rf"{_HOST}"
+    rf"(?:(?:routed )?experts of )?(?:the first )?(\d{{1,3}}){_OF_ALL} (?:moe )?layers?'?(?: of)?"
+    rf"(?: (?:routed )?experts?)? {_HOST}"
 )
-_LAYERS = re.compile(rf"(\d{{1,3}}) (?:whole |full )?layers? {_HOST}")
+_LAYERS = re.compile(rf"(\d{{1,3}}){_OF_ALL} (?:whole |full )?layers? {_HOST}")
 _RESIDENT = re.compile(
-    r"(?:gpu|vram)(?: only)?|gpu offload:? (?:max|full|100 ?%)|"
+    r"(?:gpu|vram)(?: only)?|(?:all )?(?:routed )?experts (?:are )?resident|gpu offload:? (?:max|full|100 ?%)|"
     r"(?:all|everything|full|fully|whole model)(?: layers| weights| model| offload(?:ed)?)* "
     rf"{_CARD}"
 )

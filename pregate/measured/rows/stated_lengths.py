@@ -16,6 +16,8 @@ _ONE = (
 _PAIR = re.compile(
     rf"{_ONE.format(0)}\s*(?:\+|/|:|x|\u00d7|\u2192|->|,|;|\band\b|\s)\s*{_ONE.format(1)}", re.IGNORECASE | re.ASCII
 )
+_MARKED = re.compile(r"\d{1,3}(?:,\d{3})+,\d{1,3}|\d{1,3}(?:,\d{3}){2,}", re.ASCII)
+"""Commas between thousands and between counts: `1,024,128`."""
 _OF_ANSWERS = ("tg", "osl", "out", "decode", "gen", "completion", "answer")
 
 
@@ -27,6 +29,9 @@ def with_lengths(cells: Mapping[str, str]) -> dict[str, str]:
     pair = _PAIR.fullmatch(stated)
     if pair is None:
         return row
+    if _MARKED.fullmatch(stated):
+        why = f"lengths {stated[:40]!r}: which comma parts two counts? Write 1024+128"
+        return row | {"lengths": "", "reason": row.get("reason") or why}
     kinds = [_kind(pair[f"before{i}"] or pair[f"after{i}"] or "") for i in (0, 1)]
     if kinds[0] and kinds[0] == kinds[1]:
         return row | {"reason": row.get("reason") or f"lengths {stated[:40]!r}: a prompt and an answer: 512+128"}

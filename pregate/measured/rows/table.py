@@ -18,13 +18,16 @@ from pregate.engines.reading import without_flags
 from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.command_counts import with_command_counts
 from pregate.measured.rows.command_loads import LOAD_COLUMNS, with_load
+from pregate.measured.rows.engine_beside import with_engine_beside
 from pregate.measured.rows.engine_words import in_flags, with_usual_design, without_power
 from pregate.measured.rows.measured_row import COLUMNS, METRICS, MeasuredRow
 from pregate.measured.rows.metric_aliases import METRIC_ALIASES, underscored
 from pregate.measured.rows.note_design import with_design_of_note
 from pregate.measured.rows.other_tables import (
     METRIC_MARK,
+    RESIDENT_COLUMNS,
     cells_of_bench,
+    cells_of_step,
     is_of_bench,
     melted,
     with_flags,
@@ -39,7 +42,7 @@ from pregate.measured.rows.token_origin import tokens_of_row
 from pregate.measured.rows.unread_cells import unread_reason
 from pregate.measured.rows.written_cells import as_written
 from pregate.spellings.names import our_name
-from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.errors import InvalidFile, InvalidInput, UnknownName, unknown_name
 from traces.foundation.documents import NUMBER, read_text
 
 MAX_TABLE_BYTES = 8 << 20
@@ -56,14 +59,35 @@ FIELD_TABLES = (FIELD_TABLE, _TABLES / "offload_systems.csv")
 RESIDENT_TABLE = _TABLES / "resident_decode.csv"
 """Decode steps of engines that keep every expert on the accelerator."""
 
+
+class UnknownWord(UnknownName):
+    """A row whose metric or unit is none of ours: it is left out with that reason where another row is read. `column`:
+    what is left empty then.
+    """
+
+    def __init__(self, message: str, column: str = "") -> None:
+        super().__init__(message)
+        self.column = column
+
+
+class UnreadCount(InvalidFile):
+    """A row with a count that is none, left out as one of `UnknownWord` is. `column`: of the count."""
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
 _COUNTS = {"batch": 1, "input_tokens": 1, "output_tokens": 0, "context_tokens": 0}
 """Columns that are counts, and the least of each."""
+_COLUMNS_AT_MOST = range(6)  # of a row that may be unread: counts, unit and metric
 _DEFAULTS = {"batch": "1", "input_tokens": "1", "output_tokens": "32", "context_tokens": "0"}
 
 
 _OF_PROMPTS = ("prefill_tokens_per_s", "ttft")
 """Metrics that say nothing without the length of a prompt."""
 
+_AFTER_PROMPTS = ("decode_tokens_per_s", "tpot")
 _REQUIRED = ("model", "hardware", "metric", "value")
 _IN_HEADERS = ("metric", "value")
 """Columns that a table with a column a metric has no need of."""
@@ -80,8 +104,9 @@ def read_table(path: Path) -> list[MeasuredRow]:
     try:
         header = list(reader.fieldnames or ())
         theirs, bench = tuple(header) == PUBLISHED_COLUMNS, is_of_bench(header)
-        header = list(COLUMNS) if theirs or bench else column_names(header, COLUMNS, str(path))
-        if not theirs and not bench and reader.fieldnames:
+        steps = tuple(header) == RESIDENT_COLUMNS
+        header = list(COLUMNS) if theirs or bench or steps else column_names(header, COLUMNS, str(path))
+        if not theirs and not bench and not steps and reader.fieldnames:
             reader.fieldnames = header
         wide = any(column.startswith(METRIC_MARK) for column in header) or CARD_MEMORY in header
         missing = [column for column in _REQUIRED if column not in header and not (wide and column in _IN_HEADERS)]
@@ -90,6 +115,7 @@ def read_table(path: Path) -> list[MeasuredRow]:
         if theirs:
             from pregate.measured.isca24.table_rows import cells_of  # with all that predicts their rows: on use
         rows: list[MeasuredRow] = []
+        unread: list[UnknownWord | UnreadCount] = []
         for cells in reader:
             if None in cells or None in cells.values():
                 raise InvalidFile(
@@ -99,9 +125,13 @@ def read_table(path: Path) -> list[MeasuredRow]:
             where = f"{path} line {reader.line_num}"
             if bench:
                 cells = cells_of_bench(cells)
+            elif steps:
+                cells = cells_of_step(cells)
             elif theirs:
                 cells = cells_of(list(cells.values()), where)
-            of_line = [_row(one, where) for one in melted(with_flags(with_card_memory(cells, header)))]
+            of_line = [
+                _row_or_reason(one, where, unread) for one in melted(with_flags(with_card_memory(cells, header)))
+            ]
             measured = {(r.metric, r.input_tokens, r.output_tokens, r.context_tokens) for r in of_line}
             if len(measured) < len(of_line):
                 valued = [column.removeprefix(METRIC_MARK) for column in header if column.startswith(METRIC_MARK)]
@@ -116,6 +146,8 @@ def read_table(path: Path) -> list[MeasuredRow]:
         raise InvalidFile(f"{path}: no CSV ({error})") from None
     if not rows:
         raise InvalidFile(f"{path}: no rows")
+    if len(unread) == len(rows):
+        raise unread[0]
     return rows
 
 
@@ -133,11 +165,26 @@ def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object
     return text.getvalue()
 
 
+def _row_or_reason(cells: Mapping[str, str], where: str, unread: list[UnknownWord | UnreadCount]) -> MeasuredRow:
+    """A row, left out with a reason where its metric or a count of it is none, which `unread` is told once of a row."""
+    n_before, one = len(unread), dict(cells)
+    for _ in _COLUMNS_AT_MOST:
+        try:
+            return _row(one, where)
+        except (UnknownWord, UnreadCount) as error:
+            unread += [] if len(unread) > n_before else [error]
+            one["reason"] = one.get("reason") or str(error).removeprefix(f"{where}: ")
+            if error.column:
+                one[error.column] = ""
+    return _row(one, where)
+
+
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     try:
         text = as_written({column: cells.get(column, "").strip() for column in (*COLUMNS, MEMORY, *LOAD_COLUMNS)})
     except InvalidInput as error:
-        raise InvalidFile(f"{where}: {error}") from None
+        raise UnreadCount(f"{where}: {error}", "unit") from None
+    text = with_engine_beside(text)
     told = [f"{column} {cells[column].strip()}" for column in BESIDE if cells.get(column, "").strip()]
     text["note"] = "; ".join(filter(None, (text["note"], *told)))
     metric = text["metric"] = _metric(text["metric"])
@@ -151,8 +198,10 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     text["reason"] = text["reason"] or unread_reason(text)
     left_out = bool(text["reason"]) or text["role"] == "input"
     if metric not in METRICS and not (metric and left_out):
-        raise unknown_name("metric", metric, METRICS, where)
+        raise UnknownWord(str(unknown_name("metric", metric, METRICS, where)))
     fills = text["batch"] == "max"
+    if metric in _AFTER_PROMPTS and text["input_tokens"] == "0":  # none before the answer
+        text["input_tokens"] = ""
     counts = {
         column: 0 if fills and column == "batch" else _count(text[column] or _DEFAULTS[column], column, least, where)
         for column, least in _COUNTS.items()
@@ -201,7 +250,7 @@ def _metric(text: str) -> str:
 
 def _count(text: str, column: str, least: int, where: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < least:
-        raise InvalidFile(f"{where}: {column} {text[:40]!r} is not a whole number of {least} or more")
+        raise UnreadCount(f"{where}: {column} {text[:40]!r} is not a whole number of {least} or more", column)
     return int(text)
 
 
@@ -219,5 +268,5 @@ def _value(text: str, unit: str, metric: str, where: str) -> float:
     if unit not in known and METRICS[metric][0] in ("s", "tokens/s", "requests/s"):  # of bytes, capitals tell
         unit = unit.lower()
     if unit not in known:
-        raise unknown_name("unit", unit, known, f"{where}: {metric}")
+        raise UnknownWord(str(unknown_name("unit", unit, known, f"{where}: {metric}")), "value")
     return float(text) * known[unit]

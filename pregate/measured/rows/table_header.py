@@ -18,7 +18,7 @@ from traces.errors import InvalidFile, unknown_name
 
 BESIDE = (
     "date", "author", "user", "os", "driver", "version", "build", "commit", "url", "motherboard", "size", "params",
-    "n_kv", "t_pp_s", "t_tg_s", "t_s",
+    "n_kv", "t_pp_s", "t_tg_s", "t_s", "url_or_repo_path", "confidence",
 )  # fmt: skip
 """Columns that move no prediction, which become a part of the note."""
 _SIZES_OF_CONTEXT = ("ctx", "n_ctx", "ctx_size", "context", "context_length", "context_size", "max_model_len")

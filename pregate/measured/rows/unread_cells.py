@@ -32,6 +32,10 @@ _OTHER_METRICS = (
         ),
         "means are, and percentiles 50, 90, 95 and 99",
     ),
+    (
+        re.compile(r"(?:avg |average |mean )?latency|(?:total|wall|run|elapsed|execution)[ _]?time|duration", re.I),
+        "state what a token takes as tpot, the first one as ttft, a request as e2el",
+    ),
     (re.compile(r"interactivity|.*(?:/|\bper[ _])\s?user", re.I), "state what a token takes, 1 over it, as tpot"),
     (re.compile(r".*(?:/|\bper[ _])\s?(?:gpu|card|device)", re.I), "state that of all cards"),
     (

@@ -93,6 +93,10 @@ _AT_DEPTH = re.compile(
 """A metric at so many tokens: `decode @ 32k`, `TTFT at 8k (ms)`."""
 _BOTH = re.compile(r"pp\s?(?P<pp>\d{1,7})\s*\+\s*tg\s?(?P<tg>\d{1,7})", re.ASCII | re.IGNORECASE)
 """A prompt and an answer after it, counted as tokens of both."""
+_EXPLAINED = re.compile(r"(?:(?<=exps=CPU)|(?<=cpu-moe)|(?<=-ngl 0)): (?:all|every)[a-z ]+ on the CPU$")
+"""Words behind flags that say what these mean: `-ot exps=CPU: all routed experts on the CPU`."""
+_WHOLE_RUN = re.compile(r"(?:generation )?throughput \(prefill ?(?:\+|and) ?decode\)", re.IGNORECASE)
+"""Output tokens over the whole run, as MoE-Lightning and FlexGen count them."""
 _OF_BENCH = {"pp": ("prefill_tokens_per_s", "input_tokens"), "tg": ("decode_tokens_per_s", "output_tokens")}
 
 
@@ -102,7 +106,12 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
     """
     row = dict(cells)
     row |= _at_depth(row)
+    if _WHOLE_RUN.fullmatch(row.get("metric", "").strip()):
+        row["metric"] = "tokens_per_s"
+    told, unit = metric_and_unit(row.get("metric", ""))
     test = _BENCH.fullmatch(row.get("metric", "").strip())
+    if test is None and unit and (test := _BENCH.fullmatch(told.strip())):
+        row["unit"] = one_unit(unit, row.get("unit", ""))
     if test is not None:
         row["metric"], column = _OF_BENCH[test["kind"].lower()]
         row[column] = row.get(column) or test["n"]
@@ -125,7 +134,7 @@ def as_written(cells: Mapping[str, str]) -> dict[str, str]:
     row["unit"] = own_unit(row.get("unit", ""), unit)
     row["metric"] = metric_of_unit(row["metric"], row["unit"])
     row["placement"] = placement_in_words(row.get("placement", ""))
-    policy = row.get("policy", "")
+    policy = row["policy"] = _EXPLAINED.sub("", row.get("policy", ""))
     if not row["placement"] and placement_in_words(policy) != policy:
         row["policy"], row["placement"] = "gpu_only", placement_in_words(policy)
     row |= _memory_apart(row)
@@ -157,6 +166,8 @@ def is_metric(header: str) -> bool:
     if _at_depth({"metric": header}):
         return True
     metric, _ = metric_and_unit(header)
+    if _WHOLE_RUN.fullmatch(header.strip()):
+        return True
     return any(is_metric_name(text) or _of_requests(text) for text in (header, metric))
 
 

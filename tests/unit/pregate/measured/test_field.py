@@ -29,7 +29,7 @@ from traces.errors import InvalidFile, InvalidInput, UnknownName
         ({"metric": "speed"}, "metric 'speed'"), ({"value": "0"}, "not a number above 0"),
         ({"value": "-3"}, "above 0"), ({"metric": "hit_rate", "unit": "fraction", "value": "1.2"}, "from 0 to 1"),
         ({"value": "1e999"}, "above 0"), ({"unit": "hops/s"}, "unit 'hops/s'"), ({"batch": "1.5"}, "whole number"),
-        ({"input_tokens": "0"}, "whole number of 1 or more"), ({"role": "fitted"}, "role 'fitted'"),
+        ({"input_tokens": "0", "metric": "ttft", "unit": "s"}, "whole number of 1"), ({"role": "fitted"}, "role 'fitted'"),
         ({"role": "fit link.speed"}, "number 'link.speed'"),
         ({"colour": "red"}, "column 'colour'"), ({"output_tokens": "\N{ARABIC-INDIC DIGIT TWO}"}, "whole number"),
     ],
