@@ -131,11 +131,14 @@ class Comparison:
         return " ".join([f"{lead}; {what_binds(best)}.", *self._told_apart()])
 
     def _told_apart(self) -> Iterator[str]:
-        """A sentence for each design that is no answer though it may be the fastest."""
+        """A sentence for the designs that are no answer, for one reason each, though they may be the fastest."""
+        alike: dict[str, list[str]] = {}
         for result in self.results:
             rate = "" if result is self.best else f" ({result.tokens_per_s:.4g} tokens/s)"
-            for said in told_apart([(result.policy, self._standing(result))]):
-                yield f"{said.removesuffix('.')}{rate}."
+            alike.setdefault(self._standing(result), []).append(f"{result.policy}{rate}")
+        for standing, named in alike.items():
+            subject = named[0] if len(named) == 1 else f"{', '.join(named)}: each"
+            yield from told_apart([(subject, standing)])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: every result with `fits` and `ratio_to_best`, what does not fit, the verdict."""

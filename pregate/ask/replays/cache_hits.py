@@ -155,7 +155,7 @@ def cache_hits(
             row = _row(events, name, str(capacity if own is None else own), replay(plain, n_slots), best, sizes)
             rows.append(row)
     held = any(cache.holds_popular and cache.popularity is None for cache in named) and trace.popularity is None
-    return CacheHits(tuple(rows), int(events.group[-1]) + 1, tuple(_notes(events, train, held, serial, keep)))
+    return CacheHits(tuple(rows), int(events.group[-1]) + 1, tuple(_notes(events, judged, train, held, serial, keep)))
 
 
 def _row(
@@ -179,14 +179,22 @@ def _row(
     )
 
 
-def _notes(events: TraceEvents, train: float | None, held: bool, serial: bool, keep: bool) -> Iterator[str]:
-    n_requests = int(events.group[-1]) + 1
-    yield (
-        f"{n_requests} request{'s' * (n_requests > 1)}, "
-        + ("one after the other through one cache." if keep else "each with an empty cache at its start.")
+def _notes(
+    events: TraceEvents, trace: RoutingTrace, train: float | None, held: bool, serial: bool, keep: bool
+) -> Iterator[str]:
+    n_groups, batch = int(events.group[-1]) + 1, trace.batch
+    one, many = (
+        ("request", "requests")
+        if batch == 1
+        else (f"batch of {batch} requests", f"batches of at most {batch} requests")
     )
-    if n_requests == 1:
-        yield "Locality belongs to a prompt, its decoding and k: one request says little of another."
+    if n_groups == 1:
+        yield f"1 {one}, with an empty cache at its start."
+        yield f"Locality belongs to a prompt, its decoding and k: one {one.split()[0]} says little of another."
+    else:
+        yield f"{n_groups} {many}, " + (
+            "one after the other through one cache." if keep else "each with an empty cache at its start."
+        )
     if held:
         yield (
             "static and hot_lru hold what this trace chooses most, an oracle; --train 0.5 counts on other requests."

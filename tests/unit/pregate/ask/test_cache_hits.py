@@ -100,8 +100,19 @@ def test_the_command_says_the_same_three_ways_and_draws_it(run: Run, tmp_path: P
     assert "12 requests, each with an empty cache" in out
     assert "wrote" in err
     assert picture.read_text().count("mrs:pooled") >= 1
-    labels = [line.get_label() for line in hit_curves(found).axes[0].lines]
-    assert labels == ["lru:per_layer", "belady:per_layer", "mrs:pooled"]
+    lines = hit_curves(found).axes[0].lines
+    assert [line.get_label() for line in lines] == ["belady:per_layer", "mrs:pooled", "lru:per_layer"]
+    assert [line.get_label() for line in lines if line.get_color() == "black"] == ["belady:per_layer"]
+
+
+def test_sequences_side_by_side_are_a_batch_and_one_is_told_as_one() -> None:
+    model = pregate.load_model("switch-base-8")
+    for batch, said in (
+        (1, "1 request, with an empty cache at its start."),
+        (3, "1 batch of 3 requests, with an empty"),
+    ):
+        found = pregate.cache_hits(pregate.synthesize(model, 4, 4, batch), ["lru"], ["k"])
+        assert found.notes[0].startswith(said)
 
 
 @pytest.mark.parametrize(
