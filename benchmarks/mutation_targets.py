@@ -58,14 +58,14 @@ TARGETS = {
     "offload/placing/placement_clauses.py": _PLACEMENT,
     "offload/placing/layers.py": _PLACEMENT,
     "offload/placing/streamed_layers.py": ("tests/unit/offload/placing/test_streamed_layers.py",),
-    "offload/placing/expert_groups.py": tuple(
+    "offload/cards/expert_groups.py": tuple(
         f"tests/agree/test_{name}.py" for name in ("whole_experts", "copied_attention", "layers_stored_apart")
     ),
-    "offload/placing/many_cards.py": (
-        "tests/unit/offload/placing/test_many_cards.py",
+    "offload/cards/many_cards.py": (
+        "tests/unit/offload/cards/test_many_cards.py",
         *(f"tests/agree/test_{name}.py" for name in ("cards", "all_reduces", "copied_attention", "whole_experts")),
     ),
-    "offload/placing/copied_attention.py": ("tests/agree/test_copied_attention.py",),
+    "offload/cards/copied_attention.py": ("tests/agree/test_copied_attention.py",),
     "offload/placing/tiers.py": ("tests/unit/offload/placing/test_tiers_by_hand.py",),
     "offload/caches/admission.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),
     "offload/caches/eviction_ranked.py": ("tests/unit/offload/caches/test_ranked_evictions.py",),

@@ -13,12 +13,12 @@ from itertools import chain
 
 from compiled.when_it_pays import machine_code_pays
 from offload.caches.residency import ResidentSet
+from offload.cards.many_cards import parts_on_cards
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.compilable import is_compilable
 from offload.fast.decode_compiled import KERNELS, CompiledLoop
-from offload.placing.many_cards import parts_on_cards
 from offload.placing.placed import Placed, place
 from offload.placing.streamed_layers import check_over_link
 from offload.policy import Policy, fetch_misses

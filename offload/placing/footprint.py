@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
+from offload.cards.expert_groups import most_experts
 from offload.execution import Execution
 from offload.own_policies.policy_calls import ask
-from offload.placing.expert_groups import most_experts
 from offload.placing.placed import Placed, place
 from offload.placing.streamed_layers import LayerStreams, experts_away
 from offload.placing.workload import Workload

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 
 from hwmodels.cost import Costs
+from offload.cards.layers_on_cards import LayersOnCards, card_of_layers
 from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS, Execution
 from offload.lanes import card_lane, computes, n_lanes
 from offload.metrics.metric_probes import find_probes
 from offload.metrics.run_metrics import Totals, decode_steps, of_timeline
 from offload.ops import Lane, OpKind, Work
-from offload.placing.cards import LayersOnCards, card_of_layers
 from offload.placing.placed import place
 from offload.placing.placement import AS_DECIDED
 from offload.policies import policy_named

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 
 from hwmodels.cost import Costs
+from offload.cards.copied_attention import sequences_of_copies
+from offload.cards.expert_groups import experts_of_groups
 from offload.decode import DecodeStream
 from offload.decoding.prompt_chunks import passes_of
 from offload.execution import EXECUTIONS
 from offload.ffn_work import experts_work
 from offload.ops import OpKind
-from offload.placing.copied_attention import sequences_of_copies
-from offload.placing.expert_groups import experts_of_groups
 from offload.recorder import assemble
 from offload.schedule import Schedule
 from offload.work import activation_row_bytes

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 
 from hwmodels.cost import Costs
+from offload.cards.expert_groups import ExpertsOnCards, _alike, experts_of_groups, most_experts
+from offload.cards.layers_on_cards import stage_of_layers
 from offload.decode import DecodeStream
 from offload.decoding.choice_counts import choice_counts
 from offload.decoding.prompt_chunks import passes_of
@@ -18,8 +20,6 @@ from offload.ffn_work import experts_work
 from offload.lanes import card_lane
 from offload.metrics.metric_probes import find_probes
 from offload.ops import Lane, OpKind
-from offload.placing.cards import stage_of_layers
-from offload.placing.expert_groups import ExpertsOnCards, _alike, experts_of_groups, most_experts
 from offload.placing.placed import place
 from offload.policies import policy_named
 from offload.recorder import assemble
@@ -72,7 +72,7 @@ def test_unions_are_told_apart_whatever_their_numbers_come_to() -> None:
     """Numbers of tokens are folded into one of 64 bits, and counted anew where that is full."""
     case: Case = ("shared experts, three matrices", (2, 2, 1), 9, 3, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("offload.placing.expert_groups._MOST", 4)
+        patch.setattr("offload.cards.expert_groups._MOST", 4)
         found = schedule_of(case).digest
     assert found == schedule_of(case).digest
 

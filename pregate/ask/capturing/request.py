@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from hwmodels.stacks.weight_formats import check_weights
+from offload.cards.evened_experts import evened_experts
 from offload.execution import Execution
-from offload.placing.evened_experts import evened_experts
 from offload.placing.footprint import MemoryPlan, host_bytes, pass_bytes, plan_memory, with_low_slots
 from offload.placing.placed import Placed, place
 from offload.placing.placement import AS_DECIDED

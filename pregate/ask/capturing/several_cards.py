@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from offload.cards.all_reduces import OF_ONE_CARD
+from offload.cards.copied_attention import sequences_of_copies
 from offload.execution import Execution
-from offload.placing.all_reduces import OF_ONE_CARD
-from offload.placing.copied_attention import sequences_of_copies
 from offload.placing.footprint import largest_layer_bytes
 from offload.placing.host_side import streams_experts
 from offload.placing.placed import Placed

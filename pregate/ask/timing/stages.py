@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
+from offload.cards.layers_on_cards import stage_of_layers
 from offload.lanes import computes
-from offload.placing.cards import stage_of_layers
 from offload.policy import Policy
 from offload.timeline import Timeline
 from pregate.ask.capturing.request import Request

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from offload.cards.many_cards import parts_on_cards
 from offload.decoding.decode_job import DecodeJob
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind
-from offload.placing.many_cards import parts_on_cards
 from offload.placing.placed import place
 from offload.placing.placement import AS_DECIDED
 from offload.placing.placement_clauses import placement_named

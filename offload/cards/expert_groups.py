@@ -15,15 +15,15 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.cards.copied_attention import sequences_of_copies
+from offload.cards.evened_experts import served_by_held
+from offload.cards.inserted_ops import InsertedOps
 from offload.decoding.choice_counts import choice_counts
 from offload.decoding.prompt_chunks import passes_of
 from offload.execution import Execution
 from offload.ffn_work import experts_work
 from offload.lanes import card_lane
 from offload.ops import MOST_CARDS, OpKind, Work
-from offload.placing.copied_attention import sequences_of_copies
-from offload.placing.evened_experts import served_by_held
-from offload.placing.inserted_ops import InsertedOps
 from offload.recorder import Part
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from offload.cards.all_reduces import AllReduces
+from offload.cards.copied_attention import Exchanges
+from offload.cards.expert_groups import ExpertsOnCards
+from offload.cards.layers_on_cards import LayersOnCards, card_of_layers, stage_of_layers
 from offload.decoding.decode_job import DecodeJob
-from offload.placing.all_reduces import AllReduces
-from offload.placing.cards import LayersOnCards, card_of_layers, stage_of_layers
-from offload.placing.copied_attention import Exchanges
-from offload.placing.expert_groups import ExpertsOnCards
 from offload.recorder import Part
 from offload.work import send_work
 from traces.routing import Step

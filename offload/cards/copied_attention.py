@@ -15,8 +15,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.cards.inserted_ops import InsertedOps, row_of
 from offload.ops import OpKind, Work
-from offload.placing.inserted_ops import InsertedOps, row_of
 from offload.recorder import Part
 from offload.work import activation_row_bytes
 from traces.errors import InvalidInput

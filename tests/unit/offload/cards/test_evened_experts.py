@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offload.placing.evened_experts import evened_experts, served_by_held
+from offload.cards.evened_experts import evened_experts, served_by_held
 from offload.placing.placement_clauses import placement_named
 from traces.errors import InvalidInput
 

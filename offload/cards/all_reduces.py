@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.cards.inserted_ops import InsertedOps, n_tokens_of, row_of
 from offload.ops import Lane, OpKind, Work
-from offload.placing.inserted_ops import InsertedOps, n_tokens_of, row_of
 from offload.recorder import Part
 from offload.work import activation_row_bytes
 from traces.errors import InvalidInput

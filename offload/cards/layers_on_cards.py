@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.cards.inserted_ops import InsertedOps, n_tokens_of, row_of
 from offload.lanes import card_lane
 from offload.ops import Lane, OpKind, Work
-from offload.placing.inserted_ops import InsertedOps, n_tokens_of, row_of
 from offload.recorder import Part
 
 _Ints = NDArray[np.int64]
