@@ -15,7 +15,7 @@ from pregate.ask.timing.time_errors import alike_on, holds_one, interval_of_rati
 from pregate.card.designs import RESEARCH
 from pregate.card.judged_design import TAGS, Expected, Judged
 
-_TIED = 1.02
+TIED = 1.02
 """Times that a design may be worse than the best and be tied with it: two runs of one design differ by as much."""
 
 
@@ -148,7 +148,7 @@ def _ties_settled(in_order: Sequence[Judged], now: Judged | None, objective: str
     token, then by the fewest dials.
     """
     floor = in_order[0].cost(objective)
-    tied = [one for one in in_order if times_worse(one.cost(objective), floor) <= _TIED]
+    tied = [one for one in in_order if times_worse(one.cost(objective), floor) <= TIED]
     led = sorted(tied, key=lambda one: (one is not now, one.ttft.value, one.design.policy.count("@")))
     return (*led, *in_order[len(tied) :])
 

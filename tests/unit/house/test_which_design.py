@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from pregate.card.choice import TIED
+
 DOCS = Path(__file__).parents[3] / "docs"
 
 
@@ -31,7 +33,7 @@ def test_every_cell_is_kept(page: ModuleType) -> None:
     assert {(c["model"], c["machine"], c["batch"], c["input_tokens"]) for c in kept} == asked
     for cell in kept:
         if cell["best"] is not None:
-            assert cell["designs"][cell["best"]] == min(cell["designs"].values())
+            assert cell["designs"][cell["best"]] <= TIED * min(cell["designs"].values())
             straddles = cell["margin"] is not None and cell["margin"][1] < 1 < cell["margin"][2]
             assert straddles <= bool(cell["rivals"])
 
