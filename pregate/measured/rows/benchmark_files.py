@@ -8,6 +8,7 @@ bench_serving.py, read in November 2026; bench_one_batch.py, tools/batched-bench
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
@@ -23,9 +24,26 @@ _UNREAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "vllm bench throughput": (("elapsed_time", "requests_per_second"), "rates of requests that join and leave"),
     "vllm bench latency": (("avg_latency", "latencies"), "the time of whole requests of no stated length"),
     "AIPerf or GenAI-Perf": (("records", "input_config"), _COME_AND_GO),
+    "guidellm": (("benchmarks",), _COME_AND_GO),
     "GenAI-Perf": (("time_to_first_token", "request_latency"), _COME_AND_GO),
 }
 """Tools whose files hold no row of ours: keys that tell them, and what they hold."""
+_CLIENTS = (
+    (
+        "GenAI-Perf or AIPerf",
+        re.compile(r"\s*NVIDIA (?:GenAI-Perf|AIPerf)\b|[\u2503\u2502|]\s*(?:Statistic|Metric)\b.*\bavg\b.*\bp99\b"),
+    ),
+    (
+        "trtllm-bench",
+        re.compile(r"\s*=\s*PERFORMANCE OVERVIEW\s*$|\s*Total Output Throughput \(tokens/sec\):"),
+    ),
+    ("llmperf", re.compile(r'.*"results_ttft_s_mean"\s*:|\s*inter_token_latency_s\s*$')),
+    ("guidellm", re.compile(r"\s*Benchmarks (?:Metadata|Info|Stats):?\s*$")),
+)
+"""Clients of servers by a line that each alone prints or writes. Labels read in November and December 2026: NVIDIA's
+pages on AIPerf and TensorRT-LLM (performance overview), llmperf's summary file, GuideLLM's guide on its results.
+"""
+_FIRST_LINES = 200
 _ENGINES = {"vllm": "vllm", "sglang": "sglang", "sglang-native": "sglang", "sglang-oai": "sglang"}
 """Engines by what serving benchmarks call the back end; `openai` is any."""
 
@@ -55,6 +73,12 @@ def rows_of_printed(objects: Sequence[Mapping[str, Any]], where: str) -> list[_C
         for one in objects
         for cells in _stated(_of_serving(one), one, told, "write", "on a line above it", "{}: {}")
     ]
+
+
+def client_of(text: str) -> str:
+    """The client of a server that printed or wrote a text, of those whose results are no row of ours; "" of another."""
+    lines = [line[:2000] for line in text.splitlines()[:_FIRST_LINES]]
+    return next((name for name, form in _CLIENTS if any(map(form.match, lines))), "")
 
 
 def not_of_a_batch(where: str, what: str = _COME_AND_GO) -> InvalidFile:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pregate.measured.rows.benchmark_files import (
+    client_of,
     not_of_a_batch,
     of_batched_table,
     rows_of_benchmark,
@@ -40,6 +41,9 @@ def as_csv(text: str, where: str) -> str:
     Markdown that are not one.
     """
     start = text.lstrip("\ufeff \t\r\n")
+    client = client_of(start)
+    if client:
+        raise not_of_a_batch(f"{where}: of {client}")
     if start[:1] in ("[", "{"):
         return _of_json(start, where)
     if start[:12].upper() in ("CREATE TABLE", "INSERT INTO "):

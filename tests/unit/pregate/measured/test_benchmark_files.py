@@ -208,3 +208,22 @@ def test_what_a_file_lacks_is_asked_for_in_one_line(tmp_path: Path, found: Any, 
     with pytest.raises(InvalidFile, match=told) as error:
         read_table(written(tmp_path, found))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "client"),
+    [
+        ("     NVIDIA AIPerf | LLM Metrics\n\u2503 Metric \u2503 avg \u2503\n", "GenAI-Perf or AIPerf"),
+        ("\u2503 Statistic \u2503 avg \u2503 min \u2503 max \u2503 p99 \u2503\n", "GenAI-Perf or AIPerf"),
+        ("======\n= PERFORMANCE OVERVIEW\n======\nTotal Output Throughput (tokens/sec):  <value>\n", "trtllm-bench"),
+        ('{"model": "m", "results_ttft_s_mean": 0.5, "num_concurrent_requests": 5}', "llmperf"),
+        ("inter_token_latency_s\n    p25 = 0.02\n", "llmperf"),
+        ("Benchmarks Stats:\n====\nBenchmark | Per Second |\n", "guidellm"),
+        ('{"benchmarks": [{"metrics": {"time_to_first_token_ms": {}}}]}', "guidellm"),
+    ],
+)
+def test_results_of_clients_are_told_what_to_write_in_their_place(text: str, client: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.txt"
+    path.write_text(text)
+    with pytest.raises(InvalidFile, match=f"of {client}: it holds percentiles .*: write a row of it"):
+        read_table(path)
