@@ -85,14 +85,14 @@ class Ranking:
             do = "Leave it as it is: " if self.is_stated else "Run "
             is_best = f"{best.design}{' is' if self.is_stated else ':'}"
             return f"{do}{is_best} {place}"
-        span = span_of(self.gain_interval)
+        span, tied = span_of(self.gain_interval), ", its first token earlier" if self.gain < 1 else ""
         if self.abstains:
             return (
                 f"No verdict: {best.design} is predicted {times_of(self.gain)} times as good as {now}, {span} "
-                f"({rests}): too close, {'leave it as it is' if self.is_stated else 'try both'}"
+                f"({rests}){tied}: too close, {'leave it as it is' if self.is_stated else 'try both'}"
             )
         do = "Change to" if self.is_stated else "Run"
-        return f"{do} {best.design}: {times_of(self.gain)} times as good as {now} ({span}, {rests})"
+        return f"{do} {best.design}: {times_of(self.gain)} times as good as {now} ({span}, {rests}){tied}"
 
     def _possibility(self) -> str:
         """What would be better if it could be run, or if its claims held."""

@@ -191,7 +191,9 @@ def designs_of(
 
     `beside_engines`: what engines offer is theirs to run, and this project's runtime is asked for the rest.
     """
-    named = offered(stack) or ((() if beside_engines and stack == RESEARCH else _PLACED) + _MOVING)
+    named = _keeping_in(model, stack, offered(stack)) or (
+        (() if beside_engines and stack == RESEARCH else _PLACED) + _MOVING
+    )
     if n_sharing > 1:
         named += tuple(name.replace("{cards}", str(n_sharing)) for name in _SHARING.get(_engine(stack), ()))
     execution = execution or load_stack(stack).execution
@@ -215,10 +217,20 @@ def with_own_gates(names: Sequence[str], model: ModelArchitecture) -> tuple[str,
     return tuple(dict.fromkeys(_PREGATE.sub("pregate/next_token", name) for name in names))
 
 
+def _keeping_in(model: ModelArchitecture, stack: str, named: tuple[str, ...]) -> tuple[str, ...]:
+    """`named` without those that keep experts in HBM, where these would be in another format than the host's."""
+    return named if _has_one_format(_engine(stack), model) else tuple(name for name in named if "keep=" not in name)
+
+
 def _for_long_prompts(engine: str, model: ModelArchitecture) -> tuple[str, ...]:
-    """KTransformers brings experts in formats that they are published in, and none of a GGUF file."""
-    brings = engine != "ktransformers" or model.expert_dtype.name.startswith(tuple(HOST_KERNELS))
-    return _LONG.get(engine, ()) if brings else ()
+    return _LONG.get(engine, ()) if _has_one_format(engine, model) else ()
+
+
+def _has_one_format(engine: str, model: ModelArchitecture) -> bool:
+    """Whether experts are in one format on the device and the host: KTransformers takes those of the device, and those
+    that it brings there, from the model as published, and from a GGUF file the host's alone (kt-kernel/README.md).
+    """
+    return engine != "ktransformers" or model.expert_dtype.name.startswith(tuple(HOST_KERNELS))
 
 
 def _is_wider(name: str, n_tokens: int, execution: Execution) -> bool:

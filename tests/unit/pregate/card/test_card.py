@@ -246,6 +246,16 @@ def test_ties_are_led_by_what_runs_now_then_by_the_earliest_first_token(card: Ca
     assert ranking_of([early, soon, one], early, "request").ranked == (soon, one, early)
 
 
+def test_a_tie_that_is_led_by_the_first_token_is_told_as_one(card: Card) -> None:
+    today, tied = moved(card.best, 1.0), moved(card.best, 1.01)
+    soon = replace_ttft(tied, 0.5 * tied.ttft.value)
+    found = ranking_of([today, soon], today, "request", is_stated=False)
+    assert found.best is soon
+    assert found.gain < 1
+    assert ", its first token earlier" in found.verdict()
+    assert "first token" not in ranking_of([moved(card.best, 2.0), today], today, "request").verdict()
+
+
 def test_of_equal_ties_the_one_with_the_fewest_dials_leads(card: Card) -> None:
     one, more = moved(card.best, 1.0), moved(card.best, 1.0)
     more = dataclasses.replace(

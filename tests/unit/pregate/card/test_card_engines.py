@@ -6,7 +6,7 @@ import pytest
 
 import pregate
 from offload.slots.memory import CapacityExceeded
-from pregate.card.designs import ENGINES, EngineDesign, plan_design, stacks_for
+from pregate.card.designs import ENGINES, EngineDesign, designs_of, plan_design, stacks_for
 from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged_design import judge
 from pregate.card.narrowing import narrowing
@@ -132,3 +132,11 @@ def test_what_is_an_engines_is_timed_by_its_own_benchmark(model: ModelArchitectu
         told = narrowing(found, is_recorded=True, metric_share=0.5)
         assert told.number.startswith("stack.")
         assert told.command.startswith(command)
+
+
+@pytest.mark.parametrize(("format", "keeps"), [("bf16", True), ("int4-g32", True), ("q4_k", False)])
+def test_ktransformers_keeps_no_experts_beside_those_of_a_gguf_file(format: str, keeps: bool) -> None:
+    """What it keeps in HBM is of the model as published."""
+    named = designs_of(pregate.load_model("mixtral-8x7b", formats={"experts": format}), "ktransformers")
+    assert ("gpu_only@experts=cpu:keep={most}" in named) == keeps
+    assert "gpu_only@experts=cpu" in named
