@@ -13,6 +13,7 @@ _AFTER = r"(?:\s+(?:slot|link|riser|lanes))?\s*[)\]]?"
 _PCIE = re.compile(
     rf"{_BEFORE}\bPCI-?e(?:xpress)?(?:\s*(?:gen\s*|v)?(?P<generation>[3-6])(?:\.0)?(?![\d.]))?"
     rf"(?:\s*[-@]?\s*[x\u00d7](?P<lanes>\d{{1,2}})\b)?{_AFTER}"
+    rf"|{_BEFORE}\b(?P<before>\d{{1,2}})\s?[x\u00d7]\s+PCI-?e(?:xpress)?\s*(?:gen\s*|v)?(?P<of>[3-6])(?:\.0)?(?![\d.]|\s*[-@]?\s*x\d){_AFTER}"
     rf"|{_BEFORE}\bgen\s?(?P<gen>[3-6])\s?[x\u00d7](?P<wide>\d{{1,2}})\b{_AFTER}",
     re.IGNORECASE | re.ASCII,
 )
@@ -54,7 +55,8 @@ def without_link(text: str) -> tuple[str, StatedLink | None]:
     card's name.
     """
     for found in _PCIE.finditer(text[:200]):
-        generation, lanes = found["generation"] or found["gen"], found["lanes"] or found["wide"]
+        generation = found["generation"] or found["gen"] or found["of"]
+        lanes = found["lanes"] or found["wide"] or found["before"]
         if generation or lanes:
             return _cut(text, found), StatedLink(int(generation or 0), int(lanes or 0))
     return text, None

@@ -22,6 +22,7 @@ _SOME_EXPERTS = re.compile(
     rf"(?: (?:routed )?experts?)? {_HOST}"
 )
 _LAYERS = re.compile(rf"(\d{{1,3}}){_OF_ALL} (?:whole |full )?layers? {_HOST}")
+_NO_CARD = re.compile(r"(?:on )?(?:the )?cpu[ -](?:only|alone)|no gpu|without (?:a |the )?gpu")
 _RESIDENT = re.compile(
     r"(?:gpu|vram)(?: only)?|(?:all )?(?:routed )?experts (?:are )?resident|gpu offload:? (?:max|full|100 ?%)|"
     r"(?:all|everything|full|fully|whole model)(?: layers| weights| model| offload(?:ed)?)* "
@@ -34,6 +35,8 @@ def placement_in_words(text: str) -> str:
     plain = re.sub(r"\s+", " ", text.strip().lower())
     if _RESIDENT.fullmatch(plain):
         return ""
+    if _NO_CARD.fullmatch(plain):
+        return "layers=cpu@stream=never"
     layers = _LAYERS.fullmatch(plain)
     if layers is not None:
         return f"layers=cpu:{layers[1]}"

@@ -27,6 +27,9 @@ _OF_BATCHED_BENCH = {"pp": "input_tokens", "tg": "output_tokens", "b": "batch"}
 CARD_MEMORY = "card_memory"
 """A column of the memory of the card, or of what a run took of it."""
 _CARD_MEMORY = ("vram", "gpu_memory", "gpu_ram", "vram_gb", "gpu_memory_gb")
+_GENERATED = ("gen", "generate", "generation")
+_IS_RATE = re.compile(r"\b(?:tg|gen\w*|decode|eval)\b.*(?:/s|per second|tps)", re.IGNORECASE)
+"""Beside the rate of an answer a column of that word alone is how long the answer is."""
 MEMORY = "memory"
 """A column of the memory of the host, which becomes a part of its name."""
 
@@ -38,6 +41,9 @@ def column_names(header: Sequence[str], ours: Sequence[str], where: str) -> list
     known = [_known_column(text, ours) for text in header]
     if any(FLAG_COLUMNS.get(column) == "-ub" for column in known):  # of llama.cpp: tokens that are handed over together
         known = ["n_batch" if column == "batch" else column for column in known]
+    if "output_tokens" not in known and any(is_metric(text) and _IS_RATE.search(text) for text in header):
+        known = ["output_tokens" if underscored(text) in _GENERATED else column
+                 for text, column in zip(header, known, strict=True)]  # fmt: skip
     named, valued = "metric" in known, "value" in known
     made = []
     for text, column in zip(header, known, strict=True):

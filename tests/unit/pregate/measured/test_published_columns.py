@@ -175,3 +175,21 @@ def test_decode_steps_of_resident_engines_are_read_by_their_columns(tmp_path: Pa
     step, part = read_table(path)
     assert (step.batch, step.context_tokens, step.metric, step.value) == (16, 1024, "decode_tokens_per_s", 1777)
     assert (part.batch, part.context_tokens, part.metric) == (2, 2048, "microbatch_tokens_per_s")
+
+
+def test_a_card_that_is_not_used_and_lanes_before_their_generation(tmp_path: Path) -> None:
+    assert one(tmp_path, policy="CPU only").placement == "layers=cpu@stream=never"
+    row = one(tmp_path, gpu="RTX 4090 (4x PCIe 3.0)", pcie="")
+    assert (row.hardware, row.link) == ("rtx-4090", "pcie3-x4")
+    assert one(tmp_path, gpu="2x RTX 3090", pcie="").set.startswith("accelerator.hbm_bytes")
+
+
+def test_a_word_of_a_rate_alone_beside_that_rate_is_a_length(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    head = "model,gpu,cpu,engine,quant,n_cpu_moe,pp t/s,tg t/s,prompt,gen"
+    path.write_text(f"{head}\nQwen3-30B-A3B,RTX 4090,7950X,llama.cpp,Q4_K_M,20,1500,60,2048,256\n")
+    prompt, answer = read_table(path)
+    assert (prompt.metric, prompt.value, prompt.input_tokens) == ("prefill_tokens_per_s", 1500, 2048)
+    assert (answer.metric, answer.value, answer.output_tokens) == ("decode_tokens_per_s", 60, 256)
+    path.write_text("model,gpu,engine,quant,gen\nQwen3-30B-A3B,RTX 4090,llama.cpp,Q4_K_M,150\n")
+    assert read_table(path)[0].metric == "decode_tokens_per_s"
