@@ -88,7 +88,11 @@ def compare(
 
 
 def _under_way(comparison: Comparison) -> str:
-    """That a batch of several requests passes cards in turn alone here; "" where none does."""
-    named = [one.policy for one in comparison if one.batch_size > 1 and re.search(r"@turns=(?!1\b)", one.policy)]
-    said = "one batch of tokens is under way here; `pregate plan` and `pregate cost` have one a stage"
-    return f"{', '.join(named)}: {said}." if named else ""
+    """That memory is of all cards that layers have in turn, and a batch of several requests passes them alone here; ""
+    where none does.
+    """
+    in_turn = [one for one in comparison if re.search(r"@turns=(?!1\b)", one.policy)]
+    said = "peak HBM is of all stages together"
+    if any(one.batch_size > 1 for one in in_turn):
+        said += ", and one batch of tokens is under way; `pregate plan` and `pregate cost` have one a stage"
+    return f"{', '.join(one.policy for one in in_turn)}: {said}." if in_turn else ""

@@ -100,7 +100,7 @@ def test_a_card_offers_layers_in_turn_and_says_what_is_under_way(run: Run) -> No
     assert "4 batches of 16 tokens under way" in found.text(details=True)
     asked = ("mixtral-mini-8", "--hardware", "4x h100-sxm", "--stack", "vllm", "--policies", IN_TURN.name)
     compared = run("compare", *asked, "--batch", "4", "--output-tokens", "4")[1]
-    assert "gpu_only@turns=4: one batch of tokens is under way here" in compared
+    assert "gpu_only@turns=4: peak HBM is of all stages together, and one batch of tokens is under way" in compared
     assert "under way" not in run("compare", *asked, "--output-tokens", "4")[1]
     costed = run("cost", *asked, "--input-tokens", "2048", "--output-tokens", "8", "--batches", "16")[1]
     assert "gpu_only@turns=4: 4 parts of a batch under way" in costed
