@@ -227,7 +227,7 @@ def test_the_command_records_and_refuses(folders: dict[str, Path], run: Run, tmp
     assert pregate.load_trace(target).n_tokens == sum(map(len, PROMPTS)) + 2 * len(PROMPTS)
     for bad, said in (
         (("--model", str(tmp_path)), "no config.json"),
-        (("--model", str(folder), "--batch", "0"), "batch = 0"),
+        (("--model", str(folder), "--batch", "0"), "--batch 0: give 1 or more"),
         (("--model", str(folder), "--device", "tpu"), "tpu"),
     ):
         given = [word for word in words if bad[-1] != "tpu" or word not in ("--device", "cpu")]

@@ -151,10 +151,10 @@ def test_the_command_exits_1_with_alerts_and_0_without(run: Run, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--held", "0"], "held = 0"),
-        (["--alpha", "2"], "alpha = 2"),
+        (["--held", "0"], "--held 0: a share above 0"),
+        (["--alpha", "2"], "--alpha 2: a share"),
         (["--model", "mixtral-mini-8"], "--model and --hardware together"),
-        (["--hit-rate-loss", "0"], "hit_rate_loss = 0"),
+        (["--hit-rate-loss", "0"], "--hit-rate-loss 0: a share above 0"),
     ],
 )
 def test_what_cannot_be_monitored_is_refused_in_one_line(run: Run, tmp_path: Path, words: list[str], said: str) -> None:

@@ -341,10 +341,10 @@ def test_the_command_prints_differences_and_refuses_what_is_wrong(run: Run, tmp_
     fresh = ["--short", "-o", str(tmp_path / "fresh")]
     for line, wanted in (
         ([*words, "--layout", "encoder-decoder"], "name another folder"),
-        ([*fresh, "--seeds", "1"], "at least 2"),
+        ([*fresh, "--seeds", "1"], "--seeds 1: give 2 or more"),
         ([*fresh, "--layout", "both"], "known: decoder, encoder-decoder"),
         ([*fresh, "--text", str(tmp_path / "none.txt")], "cannot be read"),
-        ([*fresh, "--arm-steps", "0"], "at least 1"),
+        ([*fresh, "--arm-steps", "0"], "--arm-steps 0: give 1 or more"),
     ):
         status, _, told = run("train", *line)
         assert status == 2
