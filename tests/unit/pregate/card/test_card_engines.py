@@ -68,9 +68,10 @@ def test_every_design_of_an_engine_has_flags_that_say_all_of_it(model: ModelArch
 @pytest.mark.parametrize(
     ("capability", "formats", "engines"),
     [
-        ("6.1", {}, {"llama-cpp", "ktransformers"}),
-        ("7.0", {}, {"llama-cpp", "ktransformers"}),
-        ("7.5", {}, {"llama-cpp", "ktransformers", "vllm"}),
+        ("6.1", {}, {"llama-cpp"}),
+        ("7.0", {}, {"llama-cpp"}),
+        ("7.5", {}, {"llama-cpp", "vllm"}),
+        ("8.0", {}, {"llama-cpp", "ktransformers", "vllm"}),
         ("8.6", {"experts": "mxfp4"}, {"llama-cpp", "vllm"}),
         ("8.9", {"experts": "mxfp4"}, {"llama-cpp", "ktransformers", "vllm"}),
     ],
@@ -78,7 +79,7 @@ def test_every_design_of_an_engine_has_flags_that_say_all_of_it(model: ModelArch
 def test_engines_are_asked_on_cards_and_formats_that_their_documents_name(
     capability: str, formats: dict[str, str], engines: set[str]
 ) -> None:
-    """vLLM from 7.5 on; KTransformers has no experts in mxfp4 before 8.9."""
+    """vLLM from 7.5 on, KTransformers in SGLang from 8.0, which has no experts in mxfp4 before 8.9."""
     model = pregate.load_model("mixtral-8x7b", formats=formats)
     shipped = ("llama-cpp", "ktransformers", "vllm", "streams")
     assert set(stacks_for(model, "streams", shipped, "NVIDIA", capability)) == {*engines, "streams"}
