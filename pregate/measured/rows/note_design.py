@@ -46,6 +46,12 @@ _DEPTH = re.compile(
     r"|\d[\d.,]*\s?k? (?:tokens )?deep\b|context filled (?:to|with) \d[\d.,]*\s?k?\b)",
     re.IGNORECASE | re.ASCII,
 )
+_PASS = re.compile(r"(?<![\w-])(?:n_)?u-?b(?:atch)?\s?[=:]?\s?(?P<n>\d{2,5})\b", re.ASCII)
+"""Tokens of a pass, as logs of llama.cpp and its fork are told of: `ub 4096`."""
+_OWN_PASS = "512"
+"""What those engines pass where nobody says otherwise (`-ub`): a row of it is as one that says nothing."""
+_CHUNK = re.compile(r"\bchunk (?:of )?(?P<n>\d{1,6}) after (?:in_len|input_tokens) tokens\b", re.ASCII | re.IGNORECASE)
+"""A part of a prompt that was timed alone: the column of its length has what lies before it."""
 _ONE_CHANNEL = re.compile(rf"{_NO}\bsingle[- ]channel\b", re.IGNORECASE)
 
 
@@ -58,6 +64,10 @@ def with_design_of_note(cells: Mapping[str, str]) -> dict[str, str]:
         return row
     stated = " ".join(row.get(column, "") for column in ("policy", "placement", "set", "hardware"))
     host = " ".join(row.get(column, "") for column in ("host", "memory", "hardware", "set"))
+    row |= _in_passes(row, note)
+    chunk = _CHUNK.search(note)
+    if chunk is not None and row.get("metric") == "prefill_tokens_per_s" and not row.get("context_tokens"):
+        row |= {"input_tokens": chunk["n"], "context_tokens": row.get("input_tokens", "")}
     is_blank = not row.get("policy") and not row.get("placement")
     if not is_blank and not flags_of_command(unpasted(row.get("policy", ""))):
         return row
@@ -91,6 +101,16 @@ def with_design_of_note(cells: Mapping[str, str]) -> dict[str, str]:
         if said is not None and not is_said and not row.get("reason"):
             row["reason"] = _reason(said[0], instead)
     return row
+
+
+def _in_passes(row: Mapping[str, str], note: str) -> dict[str, str]:
+    """The policy or the placement with the tokens of a pass that the note alone says."""
+    said, policy, placement = _PASS.search(note), row.get("policy", ""), row.get("placement", "")
+    if said is None or said["n"] == _OWN_PASS or re.search(r"ubatch|(?<![\w-])-ub\b", f"{policy} {placement}"):
+        return {}
+    if flags_of_command(unpasted(policy)):
+        return {"policy": f"{policy} -ub {said['n']}"}
+    return {"placement": "@".join(filter(None, (placement, f"ubatch={said['n']}")))}
 
 
 def _reason(said: str, instead: str) -> str:

@@ -454,3 +454,29 @@ def test_a_metric_may_say_at_how_many_tokens(metric: str, means: tuple[str, int,
 def test_tokens_that_may_be_two_things_are_told_of(metric: str, tmp_path: Path) -> None:
     with pytest.raises(PregateError, match="unknown metric"):
         read(tmp_path, "model,gpu,engine,metric,value", f"qwen3-30b-a3b,RTX 4090,llama.cpp,{metric},9")
+
+
+@pytest.mark.parametrize(
+    ("policy", "note", "design"),
+    [
+        ("-ot exps=CPU", "ub 4096", "gpu_only@experts=cpu@ubatch=4096"),
+        ("experts on CPU", "high (log); ub 2048", "gpu_only@experts=cpu@ubatch=2048"),
+        ("-ot exps=CPU -ub 1024", "ub 4096", "gpu_only@experts=cpu@ubatch=1024"),
+        ("-ot exps=CPU", "used 4096 sub-blocks", "gpu_only@experts=cpu@ubatch=512"),
+    ],
+)
+def test_the_pass_that_a_note_alone_says_is_the_row_s(policy: str, note: str, design: str, tmp_path: Path) -> None:
+    found = read(
+        tmp_path, "model,hardware,host,engine,policy,metric,input_tokens,value,note",
+        f"qwen3-30b-a3b,rtx-4090,ryzen-7950x,ik_llama.cpp,{policy},prefill t/s,4096,287,{note}",
+    )  # fmt: skip
+    assert found.design().name == design
+
+
+def test_a_chunk_after_the_length_of_a_prompt_has_that_before_it(tmp_path: Path) -> None:
+    found = read(
+        tmp_path, "model,hardware,host,engine,policy,metric,in_len,value,note",
+        "qwen3-30b-a3b,rtx-4090,ryzen-7950x,ik_llama.cpp,-ot exps=CPU,prefill t/s,16384,287,"
+        "ub 4096; prompt chunk 4096 after in_len tokens of context",
+    )  # fmt: skip
+    assert (found.input_tokens, found.context_tokens) == (4096, 16384)
