@@ -61,7 +61,8 @@ class Figures:
     its passes are cut between accelerator and host. `scatter`: by
     kind, "gate", what its ops take over what their law says, where machines are draws; empty: the law at its word.
     `laws`: of kernels, where a public table of them was fitted. `apart`: whether an engine tells by the clock which
-    kernels run beside copies, so that no average over all of a schedule stands for it.
+    kernels run beside copies, so that no average over all of a schedule stands for it. `said`: shares of the link that
+    the user or a fit of this machine says, which stay whatever the stack's own is.
     """
 
     values: Mapping[str, Number]
@@ -73,6 +74,7 @@ class Figures:
     scatter: Mapping[str, Number] = field(default_factory=lambda: ReadOnly({}))
     laws: tuple[FittedLaw, ...] = ()
     apart: bool = False
+    said: frozenset[str] = frozenset()
 
     def __getitem__(self, key: str) -> Number:
         return self.values[key]
@@ -82,10 +84,11 @@ class Figures:
         for key in values:
             if key not in figure_keys() and key not in self.values:
                 raise unknown_name("hardware number", key, figure_keys())
-        kept = _without_link_share(self.values) if _OF_STACK in values else self.values
+        said = self.said.union(key for key in _LINK_SHARES if key in values)
+        kept = _without_link_share(self.values, said) if _OF_STACK in values else self.values
         if not values.keys().isdisjoint(_UNPACKING):
             kept = {key: value for key, value in kept.items() if key not in _UNPACKING}
-        return replace(self, values=ReadOnly({**kept, **_staged_once(values, values)}))
+        return replace(self, values=ReadOnly({**kept, **_staged_once(values, values)}), said=said)
 
     def of_machine(self, i: int) -> Figures:
         """The figures of one of many machines."""
@@ -311,7 +314,8 @@ def figures_of(platform: Platform) -> Figures:
             if value is not None:
                 values[f"{kind}.{name}"] = float(value)
     values |= {f"stack.{name}": value for name, value in platform.constants.items()}
-    values = _with_one_link_share(values, platform)
+    asked = _link_shares_said(platform)
+    values = _with_one_link_share(values, platform, asked)
     link = platform.machine.link.sources.items()
     said = {f"link.{name}" for name, one in link if one.source.startswith(("override", "fitted"))}
     values = _staged_once(values, said)
@@ -321,23 +325,30 @@ def figures_of(platform: Platform) -> Figures:
     tables: Mapping[str, ExtendedTable] = {}
     if fit is not None and fit.gemm_tables:
         tables = extended_tables(fit.gemm_tables, measured_machine(fit).accelerator)
-    return Figures(
-        ReadOnly(values), platform.stack, platform.hardware, ReadOnly(tables), laws=fit.laws if fit is not None else ()
-    )
+    laws = fit.laws if fit is not None else ()
+    return Figures(ReadOnly(values), platform.stack, platform.hardware, ReadOnly(tables), laws=laws, said=asked)
 
 
-def _with_one_link_share(values: dict[str, float], platform: Platform) -> dict[str, float]:
-    """`values` with what copies achieve of the link said once: by the user, by a fit of this machine, by the link, or
-    else by the stack.
+def _link_shares_said(platform: Platform) -> frozenset[str]:
+    """The shares of the link that the user says, or a fit of this machine."""
+    known = platform.fit.link if platform.fit is not None and _fits_link(platform) else ()
+    sources = platform.machine.link.sources.items()
+    said = {f"link.{name}" for name, one in sources if name in known or one.source == "override"}
+    return frozenset(said.intersection(_LINK_SHARES))
+
+
+def _fits_link(platform: Platform) -> bool:
+    """Whether a fit of this machine says what copies achieve of the link."""
+    fit = platform.fit
+    return fit is not None and fit.hardware == platform.machine.accelerator.name and "link_efficiency" in fit.constants
+
+
+def _with_one_link_share(values: dict[str, float], platform: Platform, said: Collection[str]) -> dict[str, float]:
+    """`values` with what copies achieve of the link said once: by the user, by a fit of this machine (both `said`), by
+    the link, or else by the stack.
     """
-    sources, fit = platform.machine.link.sources, platform.fit
-    of_fit = (
-        fit is not None and fit.hardware == platform.machine.accelerator.name and "link_efficiency" in fit.constants
-    )
-    if of_fit or "link_efficiency" in platform.overridden:
-        known = fit.link if fit is not None and of_fit else ()
-        asked = {f"link.{name}" for name, one in sources.items() if name in known or one.source == "override"}
-        values = _without_link_share(values, asked)
+    if _fits_link(platform) or "link_efficiency" in platform.overridden:
+        values = _without_link_share(values, said)
     if all(key in values for key in _LINK_SHARES):
         return {key: value for key, value in values.items() if key != _OF_STACK}
     return values

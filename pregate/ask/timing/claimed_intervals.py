@@ -24,9 +24,14 @@ from simulator.explain.sensitivity import elasticities_of, metric_weights
 
 def scattering(hw: Platform, figures: Figures) -> list[str]:
     """The numbers of `hw` that scatter from source to source: those that it states and that nobody set."""
-    set_by_user = {f"stack.{name}" for name in hw.overridden}
-    set_by_user |= {key for key, one in hw.machine.quantities().items() if one.source == "override"}
-    return [key for key in SPREAD_KEYS if key in figures.values and key not in set_by_user]
+    exact = set_by_user(hw)
+    return [key for key in SPREAD_KEYS if key in figures.values and key not in exact]
+
+
+def set_by_user(hw: Platform) -> set[str]:
+    """The numbers of `hw` that the user set, by dotted key."""
+    of_machine = {key for key, one in hw.machine.quantities().items() if one.source == "override"}
+    return of_machine | {f"stack.{name}" for name in hw.overridden}
 
 
 def claimed_intervals(

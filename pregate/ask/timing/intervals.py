@@ -28,6 +28,7 @@ from offload.metrics.run_metrics import first_token_s, mean_gap_s, token_gaps_s
 from offload.ops import KERNEL_KINDS
 from offload.policy import Policy
 from pregate.ask.capturing.capture import Captured
+from pregate.ask.timing.claimed_intervals import set_by_user
 from pregate.ask.timing.moved_numbers import drawn_moves, moved_numbers
 from simulator import recurrence
 from simulator.batched.batch import Compiled, compile_schedule, evaluate, is_kept
@@ -171,9 +172,10 @@ def _drawn(
     """`n_draws` machines of a fit, all with the numbers that are `exact` or set by the user; what is reached of those
     is as far off as claims are.
     """
-    known = {f"stack.{name}" for name in hw.overridden} | set(exact)
+    known = set_by_user(hw) | set(exact)
     sizes = {name for name in fit.constants if CONSTANTS[name] == "size"}
-    free = [f"stack.{name}" for name in fit.constants if f"stack.{name}" not in known and name not in sizes]
+    fitted = {name: f"stack.{name}" for name in fit.constants}
+    free = [key for name, key in fitted.items() if key in figures.values and key not in known and name not in sizes]
     free += [f"kernel.{name}" for name in fit.kernels if name in fit.order]
     machines = figures.with_values(drawn_constants(fit, free, rng, n_draws))
     machines = dataclasses.replace(machines, scatter=drawn_scatter(fit, policy, rng, n_draws))

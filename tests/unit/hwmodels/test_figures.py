@@ -119,3 +119,15 @@ def test_what_is_no_figure_or_no_possible_value_is_refused() -> None:
     for key, bad in (("link.h2d_bytes_per_s", 0.0), ("stack.gemm_efficiency", 1.5), ("accelerator.n_sm", 1.5)):
         with pytest.raises(InvalidInput, match=key):
             check_axis(key, np.array([1.0, bad]))
+
+
+@pytest.mark.parametrize("fitted", [True, False], ids=["fitted", "claimed"])
+def test_a_share_of_the_link_that_is_set_stays_whatever_the_stacks_own_is(fitted: bool) -> None:
+    stack = "fastertransformer" if fitted else "streams"
+    set_in_platform = figures_of(load_platform("a100-sxm4-80gb", stack, {"link.h2d_efficiency": 0.4}))
+    set_in_figures = figures_of(load_platform("a100-sxm4-80gb", stack)).with_values({"link.h2d_efficiency": 0.4})
+    fetch = [work.expert_copy_work(load_model("switch-base-8"), OpKind.FETCH)]
+    for figures in (set_in_platform, set_in_figures):
+        moved = figures.with_values({"stack.link_efficiency": 0.9})
+        assert moved["link.h2d_efficiency"] == 0.4
+        assert price_figures(fetch, moved).duration_s == price_figures(fetch, figures).duration_s

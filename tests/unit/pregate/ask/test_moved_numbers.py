@@ -31,6 +31,16 @@ def test_what_another_link_reaches_is_in_doubt_where_fetches_bind() -> None:
     assert half_width({"link.h2d_bytes_per_s": 64e9, "stack.link_efficiency": 0.7}) < 1.2 * own, "it is said"
 
 
+@pytest.mark.parametrize("rate", [{}, {"link.h2d_bytes_per_s": 64e9}], ids=["own link", "another"])
+def test_a_share_of_the_link_that_is_set_is_in_every_draw(rate: dict[str, float]) -> None:
+    hw = pregate.load_hardware(FITTED, None, rate | {"link.h2d_efficiency": 0.4})
+    found = pregate.simulate(MODEL, hw, TRACE, "on_demand")
+    assert found.moe_layer_latency_ci95_s is not None
+    low, high = found.moe_layer_latency_ci95_s
+    assert low < found.moe_layer_latency_s < high
+    assert math.log(high / low) / 2 < 1.2 * half_width({}), "it is said"
+
+
 @pytest.mark.parametrize(
     ("overrides", "policy"),
     [({"link.h2d_bytes_per_s": 64e9}, "gpu_only"), ({"host.dram_bytes_per_s": 1e11}, "on_demand")],
