@@ -36,6 +36,11 @@ def usual_pass_tokens(execution: Execution, card: Accelerator, *, offline: bool 
     return (2 * _LARGE_PASS if large else _LARGE_PASS) if offline else (_LARGE_PASS if large else _PASS_TOKENS)
 
 
+def has_none_within(execution: Execution) -> bool:
+    """Whether what a server passes together is one pass: others have smaller passes within (`-ub` in `-b`)."""
+    return execution.name == CHOOSES
+
+
 def usual_slots(execution: Execution, card: Accelerator) -> int:
     """Requests side by side at most: `--max-num-seqs` of vLLM, elsewhere as many as ask."""
     return MOST_SLOTS if execution.name != CHOOSES or _is_large(card) else _FEWER_SLOTS

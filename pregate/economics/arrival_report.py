@@ -34,7 +34,8 @@ class UnderArrivals:
     runs. `usd_per_million`: output tokens on a machine that serves this rate alone, None where no cost is known, or the
     queue grows. `keeps`: whether the 99th percentiles keep the promise. `quickest_in`: the share of the draws in which
     its p99 TTFT is the least of all designs, which meet the same machines and requests. `n_stages`: passes that are
-    under way at the same time at most, one on each of the cards that have layers in turn.
+    under way at the same time at most, one on each of the cards that have layers in turn. `pass_tokens`: tokens that
+    pass together at most.
     """
 
     design: str
@@ -48,6 +49,7 @@ class UnderArrivals:
     keeps: bool
     quickest_in: float = 0.0
     n_stages: int = 1
+    pass_tokens: int = 0
 
     @property
     def grows(self) -> bool:
@@ -67,7 +69,7 @@ class UnderArrivals:
         return (
             row
             | {"queue_grows": self.grows, "keeps_promise": self.keeps, "quickest_in": self.quickest_in}
-            | {"stages": self.n_stages}
+            | {"stages": self.n_stages, "pass_tokens": self.pass_tokens}
         )
 
 
@@ -110,6 +112,8 @@ class ArrivalReport:
         said = f"Prompts pass before tokens, {self.pass_tokens:,} tokens together{ahead}."
         if self.batching.mixes:
             said = f"Prompts pass beside tokens of others, in parts, {self.pass_tokens:,} tokens a pass at most{ahead}."
+        others = {row.design: row.pass_tokens for row in self.rows if row.pass_tokens != self.pass_tokens}
+        said += "".join(f" {design} has passes of {n:,} tokens." for design, n in others.items())
         if any(row.n_stages > 1 for row in self.rows):
             said += (
                 " With layers in turn as many passes are under way as there are stages, each request in one of them."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,10 @@ from pregate.card.designs import with_own_gates
 from pregate.card.engine_defaults import settled_designs
 from pregate.economics.arrival_report import ArrivalReport, UnderArrivals
 from pregate.economics.assumptions import Assumptions, load_assumptions
-from pregate.economics.batching import Server
+from pregate.economics.batching import Server, passing
 from pregate.economics.cost_draws import Draws, Estimate, estimate
 from pregate.economics.serving import LatencyPromise, RequestShape, Served, Unserved
-from pregate.economics.step_times import PassTime, PassTimes, pass_times, pass_traces
+from pregate.economics.step_times import PassTime, PassTimes, PassTraces, pass_times, pass_traces
 from pregate.routing_traces import synthesize
 from simulator.serving.arrivals import Batching, RequestTimes, StepTimes, capacity, serve_arrivals
 from traces.errors import InvalidInput, unknown_name
@@ -72,27 +73,27 @@ def under_arrivals(
     batching, pass_tokens = server.settled(machine, model)
     requests = server.held(model, requests)
     at_rates = [(rate, requests.at_rate(rate)) for rate in dict.fromkeys(rates or (requests.rate,))]
-    passes = pass_traces(
-        model,
-        requests,
-        server.slots,
-        pass_tokens,
-        seed,
-        mixes=batching.mixes,
-        held_tokens=server.prefix_cache or 0,
-        execution=machine.execution,
-    )
+
+    @cache
+    def passes_of(n_tokens: int) -> PassTraces:
+        return pass_traces(
+            model, requests, server.slots, n_tokens, seed, mixes=batching.mixes, held_tokens=server.prefix_cache or 0,
+            execution=machine.execution,
+        )  # fmt: skip
+
     if policies is None:
-        policies = settled_designs(model, machine, passes.as_work(), few=True) or with_own_gates(USUAL, model)
-    serves = _Serves(
-        at_rates, batching, pass_tokens, promise, seed, Draws(machine, basis, assumptions or load_assumptions())
-    )
+        policies = settled_designs(model, machine, passes_of(pass_tokens).as_work(), few=True) or with_own_gates(
+            USUAL, model
+        )
+    draws = Draws(machine, basis, assumptions or load_assumptions())
+    serves = _Serves(at_rates, batching, promise, seed, draws)
     unserved: list[Unserved] = []
     served: list[Policy] = []
     for design in [policy_named(one) if isinstance(one, str) else one for one in policies]:
         progress(design.name)
         try:
-            serves.by(pass_times(passes, machine, design))
+            n_tokens = server.settled(machine, model, design)[1]
+            serves.by(pass_times(passes_of(n_tokens), machine, passing(design, machine, model, n_tokens)))
             served.append(design)
         except CapacityExceeded as error:
             unserved.append(Unserved(design.name, str(error)))
@@ -112,7 +113,6 @@ class _Serves:
 
     at_rates: Sequence[tuple[float, ArrivalTrace]]
     batching: Batching
-    pass_tokens: int
     promise: LatencyPromise
     seed: int
     draws: Draws
@@ -126,7 +126,7 @@ class _Serves:
         self.results += found.results
         machines = found.drawn(_normal(self.seed))
         requests = self.at_rates[0][1]
-        most = {n: capacity(requests, machines, n, self.pass_tokens, self.batching) for n in found.batches}
+        most = {n: capacity(requests, machines, n, found.pass_tokens, self.batching) for n in found.batches}
         for rate, one in self.at_rates:
             row, ttft, run = self._row(found, machines, most, rate, one)
             cost = None if row.grows else self._cost(_as_served(found, run, one), one, rate)
@@ -149,14 +149,14 @@ class _Serves:
 
         `most_of`: by slots, the capacity of each machine.
         """
-        slots = self._slots(most_of, machines[0], rate, requests)
+        slots = self._slots(found.pass_tokens, most_of, machines[0], rate, requests)
         most = most_of[slots]
         ttft, tpot = (np.full((len(machines), len(PERCENTILES)), np.inf) for _ in range(2))
-        run = serve_arrivals(requests, machines[0], slots, self.pass_tokens, self.batching)
+        run = serve_arrivals(requests, machines[0], slots, found.pass_tokens, self.batching)
         for draw, times in enumerate(machines):
             if rate < most[draw]:
                 came = requests if draw == 0 else requests.resampled(np.random.default_rng([self.seed, draw]))
-                seen = run if draw == 0 else serve_arrivals(came, times, slots, self.pass_tokens, self.batching)
+                seen = run if draw == 0 else serve_arrivals(came, times, slots, found.pass_tokens, self.batching)
                 for array, each in ((ttft, seen.ttft_s), (tpot, seen.tpot_s(came))):
                     array[draw] = np.percentile(each, PERCENTILES) if len(each) else np.nan
         ttfts, tpots = (
@@ -165,18 +165,21 @@ class _Serves:
         keeps = rate < most[0] and self.promise.met(ttfts[99].value, float(np.nan_to_num(tpots[99].value)))
         row = UnderArrivals(
             found.design, rate, slots, estimate(most), min(run.busy_s / float(run.last_s.max()), 1.0), ttfts, tpots,
-            None, bool(keeps), n_stages=found.n_stages,
+            None, bool(keeps), n_stages=found.n_stages, pass_tokens=found.pass_tokens,
         )  # fmt: skip
         return row, ttft[1:, PERCENTILES.index(99)], run
 
     def _slots(
-        self, most_of: Mapping[int, NDArray[np.float64]], times: StepTimes, rate: float, requests: ArrivalTrace
-    ) -> int:
-        """How many run side by side best, the most of those as good: more share a pass, and ask for more experts."""
+        self, n_tokens: int, most_of: Mapping[int, NDArray[np.float64]], times: StepTimes, rate: float,
+        requests: ArrivalTrace,
+    ) -> int:  # fmt: skip
+        """How many run side by side best in passes of `n_tokens`, the most of those as good: more share a pass, and ask
+        for more experts.
+        """
         ranked: list[tuple[bool, float, int]] = []
         for n, most in most_of.items():
             if rate < most[0]:
-                run = serve_arrivals(requests, times, n, self.pass_tokens, self.batching)
+                run = serve_arrivals(requests, times, n, n_tokens, self.batching)
                 ttft, tpot = (
                     float(np.percentile(each, 99)) if len(each) else 0.0 for each in (run.ttft_s, run.tpot_s(requests))
                 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from hwmodels.platform import Platform
-from hwmodels.stacks.usual_passes import MOST_SLOTS, usual_pass_tokens
+from hwmodels.stacks.usual_passes import MOST_SLOTS, has_none_within, usual_pass_tokens
+from offload.policy import Policy
 from simulator.serving.arrivals import Batching
 from traces.errors import InvalidInput, unknown_name
 from traces.foundation.type_checks import check_fields
@@ -38,12 +39,23 @@ class Server:
         if self.pass_tokens is not None and self.pass_tokens < 1:
             raise InvalidInput(f"passes of {self.pass_tokens} tokens: at least 1")
 
-    def settled(self, machine: Platform, model: ModelArchitecture) -> tuple[Batching, int]:
-        """How the engine of `machine` makes passes then, and tokens of one at most. Raises `InvalidInput` for fewer of
-        these than slots.
+    def settled(
+        self, machine: Platform, model: ModelArchitecture, design: Policy | None = None
+    ) -> tuple[Batching, int]:
+        """How the engine of `machine` makes passes then, and tokens of one at most, by `design` where that says so.
+        Raises `InvalidInput` for fewer of these than slots, and for two numbers of one pass.
         """
         batching = batching_of(machine, model, self.prompts)
-        most = self.pass_tokens or max(usual_pass_tokens(machine.execution, machine.machine.accelerator), self.slots)
+        usual = max(usual_pass_tokens(machine.execution, machine.machine.accelerator), self.slots)
+        stated = design.placement.micro_batch if design is not None else None
+        if stated is not None and not has_none_within(machine.execution):
+            stated = max(stated, usual)  # -b is no less than -ub
+        elif None not in (stated, self.pass_tokens) and stated != self.pass_tokens:
+            raise InvalidInput(
+                f"passes of {self.pass_tokens} tokens, and {stated} by the design: {machine.stack.name} has one number "
+                f"of both, so leave one out"
+            )
+        most = self.pass_tokens or stated or usual
         if batching.mixes and most < self.slots:
             raise InvalidInput(
                 f"passes of {most} tokens for {self.slots} slots: each request has one in a pass that prompts share, "
@@ -77,3 +89,11 @@ def batching_of(machine: Platform, model: ModelArchitecture, prompts: str | None
     execution = machine.execution
     mixes = execution.mixes_prompts if prompts is None else prompts == "beside"
     return Batching(mixes and not model.is_encoder_decoder, execution.schedules_ahead)
+
+
+def passing(design: Policy, machine: Platform, model: ModelArchitecture, n_tokens: int) -> Policy:
+    """`design` with prompts in passes of `n_tokens`, where what is passed together has no smaller passes within."""
+    execution = design.placement.execution(machine.execution)
+    if model.is_encoder_decoder or not has_none_within(execution) or execution.micro_batch == n_tokens:
+        return design
+    return replace(design, placement=replace(design.placement, micro_batch=n_tokens))

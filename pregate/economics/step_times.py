@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
+from hwmodels.stacks.usual_passes import has_none_within
 from offload.execution import Execution
 from offload.metrics.run_metrics import tpot_s, ttft_s
 from offload.placing.workload import Workload, measure_workload
@@ -65,7 +66,7 @@ class PassTimes:
     `n_before` tokens of the prompt before them, none where no prompt is passed in parts; `tokens`: of a token of
     `batches` requests, each at two contexts, `contexts`; `results`: of their schedules. `n_at_once`: cards that compute
     at the same time. `schedule_s`: what a pass waits that was not decided on while another ran. `apart` as of
-    `PassTraces`, `stage_shares` as of `StepTimes`. `peak_hbm_bytes`: the most that any of them takes;
+    `PassTraces` as `pass_tokens`, `stage_shares` as of `StepTimes`. `peak_hbm_bytes`: the most that any of them takes;
     `beside_s`, (n_prompts,): seconds of `prompts` with a token of `slots` other requests, where these share a pass.
     """
 
@@ -85,6 +86,7 @@ class PassTimes:
     stage_shares: NDArray[np.float64] | None = None
     peak_hbm_bytes: int = 0
     beside_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    pass_tokens: int = 0
 
     @property
     def n_stages(self) -> int:
@@ -148,7 +150,7 @@ class PassTraces:
     `batches` at a short and a long context, `contexts`; `warmed`: the same after a part of a prompt; `whole`: what
     memory must hold beside the weights. `beside`: `prompts` with a token of `slots` other requests, where these share
     a pass; `apart`, (n_batches, n_prompts): of the experts that so many add to those of a prompt, beyond what as many
-    tokens more of it do, the share that the tokens of a batch add.
+    tokens more of it do, the share that the tokens of a batch add. `pass_tokens`: tokens that pass together at most.
     """
 
     model: ModelArchitecture
@@ -164,6 +166,7 @@ class PassTraces:
     n_before: int = 1
     apart: NDArray[np.float64] | None = None
     beside: tuple[RoutingTrace, ...] = ()
+    pass_tokens: int = 0
 
     def tokens_for(self, policy: Policy) -> tuple[tuple[RoutingTrace, RoutingTrace], ...]:
         """What tokens of a design are timed with."""
@@ -225,7 +228,20 @@ def pass_traces(
         beside = tuple(_with_tokens(prompt, first) for prompt in prompts)
         apart = _apart_from(model, prompts, prompt_tokens, [short for short, _ in tokens], batches)
     return PassTraces(
-        model, slots, prompt_tokens, prompts, batches, contexts, tokens, warmed, whole, after, n_before, apart, beside
+        model,
+        slots,
+        prompt_tokens,
+        prompts,
+        batches,
+        contexts,
+        tokens,
+        warmed,
+        whole,
+        after,
+        n_before,
+        apart,
+        beside,
+        pass_tokens,
     )
 
 
@@ -268,7 +284,7 @@ def pass_times(passes: PassTraces, hw: Platform, policy: Policy, *, alone: bool 
         tuple(each.result for each in every if each.result is not None), found[0].request.n_at_once,
         tuple(after), passes.n_before, schedule_s, passes.apart,
         stage_shares(found[-1].request, found[-1].timeline, rows[-1][0].request, rows[-1][0].timeline, schedule_s),
-        max(each.timeline.peak_hbm_bytes for each in every), beside_s,
+        max(each.timeline.peak_hbm_bytes for each in every), beside_s, passes.pass_tokens,
     )  # fmt: skip
 
 
@@ -290,7 +306,7 @@ def _jumps(model: ModelArchitecture, execution: Execution | None, most: int, slo
     each = model.n_experts // max(model.top_k, 1) if execution.stream_per_expert else 1
     streamed = execution.stream_tokens * each - 1
     ends = [streamed, streamed - slots] if execution.stream_tokens else []
-    if execution.micro_batch:
+    if execution.micro_batch and not has_none_within(execution):
         ends += list(range(execution.micro_batch, most, execution.micro_batch))[:_MOST_JUMPS]
     return {n for end in ends for n in (end, end + 1) if 0 < n <= most}
 

@@ -14,14 +14,14 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from hwmodels.specs.spread import SPREAD_KEYS
-from hwmodels.stacks.usual_passes import MOST_SLOTS, usual_pass_tokens, usual_slots
+from hwmodels.stacks.usual_passes import MOST_SLOTS, has_none_within, usual_pass_tokens, usual_slots
 from offload.metrics.metric_probes import find_probes
 from offload.placing.workload import measure_workload
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.capture import capture_request
 from pregate.ask.capturing.request import request
-from pregate.economics.batching import batching_of
+from pregate.economics.batching import batching_of, passing
 from pregate.economics.step_times import PassTimes, PassTraces, pass_times, pass_traces
 from pregate.measured.rows.measured_row import MeasuredRow
 from pregate.measured.rows.served_load import ServedLoad, load_named, metric_of_requests
@@ -65,6 +65,7 @@ class ServedRow:
         requests = _requests(load, row, seed)
         batching = batching_of(hw, model, load.prompts or None)
         most = _pass_tokens(load, hw, design)
+        design = passing(design, hw, model, most)
         slots = min(
             row.batch, load.requests, load.slots or usual_slots(hw.execution, hw.machine.accelerator), MOST_SLOTS, most
         )
@@ -164,8 +165,7 @@ def _requests(load: ServedLoad, row: MeasuredRow, seed: int) -> ArrivalTrace:
 
 def _pass_tokens(load: ServedLoad, hw: Platform, design: Policy) -> int:
     """Tokens of a pass at most: as the flags of an engine that has no smaller passes within say, or as is usual."""
-    placement = design.placement
-    stated = placement.micro_batch if placement is not None and hw.execution.name == "vllm" else None
+    stated = design.placement.micro_batch if has_none_within(hw.execution) else None
     return stated or usual_pass_tokens(hw.execution, hw.machine.accelerator, offline=load.offline)
 
 

@@ -391,3 +391,20 @@ def test_the_command_line_says_who_wins_at_each_rate(run: Run) -> None:
 def test_a_server_of_other_types_is_told_in_a_line(said: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=f"Server: {next(iter(said))} = .* must be "):
         Server(**said)
+
+
+def test_passes_of_vllm_are_as_large_as_they_are_asked_for() -> None:
+    """One number of the engine: no smaller passes lie within, and a design that says it has it said of the server."""
+    machine = pregate.load_hardware("rtx-4090", "vllm")
+    long = ArrivalTrace(np.array([0.0, 1e6]), np.array([3000, 3000]), np.array([4, 4]), "two, far apart")
+
+    def first_s(design: str, n_tokens: int | None = None) -> float:
+        found = under_arrivals(MODEL, machine, [design], long, server=Server(1, n_tokens))
+        assert found.rows[0].pass_tokens == (n_tokens or int(design.partition("@ubatch=")[2] or 2048))
+        return found.rows[0].ttft_s[50].value
+
+    whole = pregate.simulate(MODEL, machine, pregate.synthesize(MODEL, 3000, 4), "gpu_only@ubatch=4096").ttft_s
+    assert first_s("gpu_only", 4096) == pytest.approx(whole, rel=1e-6)
+    assert first_s("gpu_only@ubatch=4096") == first_s("gpu_only", 4096) < first_s("gpu_only")
+    with pytest.raises(InvalidInput, match="passes of 2048 tokens, and 4096 by the design: vllm has one"):
+        first_s("gpu_only@ubatch=4096", 2048)
