@@ -229,7 +229,9 @@ def _expected(found: Answer) -> Expected:
 
 
 def _why(error: TimeError) -> str:
-    return "the covariance of the fit" if any(error.fitted) else str(shipped_spread())
+    if not any(error.fitted):
+        return str(shipped_spread())
+    return "the covariance of the fit" + " and the scatter of claims for numbers that were set" * bool(error.depends)
 
 
 def _together(ttft: Expected, tpot: Expected, job: RequestLoad) -> Expected:

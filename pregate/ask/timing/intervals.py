@@ -60,14 +60,19 @@ def intervals(
     *,
     metrics: Sequence[str] = UNCERTAIN,
     explained: ExplainedRun | None = None,
+    with_moved: bool = True,
 ) -> dict[str, Interval | None]:
     """The interval of each of `metrics` (`simulator.explain.sensitivity.METRICS`) on `hw`; None without a fit, or of 0.
 
     Constants set by the user are taken as exact and the others keep their spread; what is reached of a number of the
     machine that the user set scatters as claims do. Sizes of memory are exact, for they decide the schedule.
-    `explained`: the run on `hw`, when it is known. Deterministic in `rng`.
+    `explained`: the run on `hw`, when it is known; `with_moved`: False leaves out what is in doubt because of numbers
+    that the user set. Deterministic in `rng`.
     """
-    return figure_intervals(captured, hw, figures_of(hw), rng, n_draws, metrics=metrics, explained=explained)
+    figures = figures_of(hw)
+    return figure_intervals(
+        captured, hw, figures, rng, n_draws, metrics=metrics, explained=explained, with_moved=with_moved
+    )
 
 
 def figure_intervals(
@@ -80,11 +85,12 @@ def figure_intervals(
     exact: Collection[str] = (),
     metrics: Sequence[str] = UNCERTAIN,
     explained: ExplainedRun | None = None,
+    with_moved: bool = True,
 ) -> dict[str, Interval | None]:
     """As `intervals`, on a machine that differs from `hw` in the numbers `exact` (dotted keys), which `figures` has."""
     if hw.fit is None:
         return dict.fromkeys(metrics)
-    machines = _drawn(captured.policy, hw, hw.fit, figures, exact, rng, n_draws)
+    machines = _drawn(captured.policy, hw, hw.fit, figures, exact, rng, n_draws, with_moved)
     found = _first_order(captured, figures, machines, n_draws, metrics, explained)
     if found is None:
         found = measured(prepared(captured, n_draws), captured, machines, n_draws)
@@ -167,7 +173,7 @@ def full_intervals(
 
 def _drawn(
     policy: Policy, hw: Platform, fit: Fit, figures: Figures, exact: Collection[str], rng: np.random.Generator,
-    n_draws: int,
+    n_draws: int, with_moved: bool = True,
 ) -> Figures:  # fmt: skip
     """`n_draws` machines of a fit, all with the numbers that are `exact` or set by the user; what is reached of those
     is as far off as claims are.
@@ -179,7 +185,7 @@ def _drawn(
     free += [f"kernel.{name}" for name in fit.kernels if name in fit.order]
     machines = figures.with_values(drawn_constants(fit, free, rng, n_draws))
     machines = dataclasses.replace(machines, scatter=drawn_scatter(fit, policy, rng, n_draws))
-    moved = moved_numbers(fit, figures, known)
+    moved = moved_numbers(fit, figures, known) if with_moved else {}
     return machines.with_values(drawn_moves(moved, machines, rng, n_draws)) if moved else machines
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ from hwmodels.platform import measured_machine
 from hwmodels.quantity import ReadOnly
 from hwmodels.specs.spread import HALF_95, shipped_spread
 from hwmodels.stacks.stack import CONSTANTS
+from offload.metrics.metric_probes import find_probes
+from pregate.ask.capturing.capture import Captured
+from simulator.explain.critical_path import ExplainedRun
+from simulator.explain.sensitivity import elasticities_of
 
 _NORMAL_95 = 1.96
 """Half a 95 % interval of a normal law, in its scales."""
@@ -65,6 +69,28 @@ def drawn_moves(
     for scatters, keys in moved.items():
         factor = np.exp(HALF_95 / _NORMAL_95 * spread.constants[scatters] * rng.standard_normal(n_draws))
         for key in keys:
-            is_ratio = CONSTANTS.get(key.removeprefix("stack.")) == "ratio" or key.startswith("link.")
-            drawn[key] = np.minimum(figures[key] * factor, 1.0 if is_ratio else math.inf)
+            drawn[key] = np.minimum(figures[key] * factor, 1.0 if _is_ratio(key) else math.inf)
     return drawn
+
+
+def moved_depends(
+    captured: Captured, moved: Mapping[str, list[str]], figures: Figures, metrics: Sequence[str], run: ExplainedRun
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Of each of `metrics` d ln(metric) / d ln(number) by the numbers of `moved`, and how far ln of one may rise."""
+    schedule = captured.decoded.schedule
+    figures, probes = figures.for_works(schedule.works), find_probes(schedule, captured.trace)
+    keys = {key for reached in moved.values() for key in reached}
+    every = elasticities_of(run, probes, figures, metrics, keys)
+    depends = {}
+    for name in metrics:
+        by_number = {scatters: sum(every[name][key] for key in reached) for scatters, reached in moved.items()}
+        depends[name] = {scatters: slope for scatters, slope in by_number.items() if slope}
+    room = {
+        scatters: min([-math.log(figures[key]) for key in reached if _is_ratio(key)], default=math.inf)
+        for scatters, reached in moved.items()
+    }
+    return depends, room
+
+
+def _is_ratio(key: str) -> bool:
+    return CONSTANTS.get(key.removeprefix("stack.")) == "ratio" or key.startswith("link.")

@@ -1,15 +1,16 @@
 """How far a predicted time may be off, and what of that two predictions share: one make of interval for every command.
 
-Where a fit is of this machine, its devices and formats, its covariance says so (`pregate.ask.timing.intervals`). Else a
-time is off by what it depends on, times how far that scattered from source to source
-(`pregate.ask.timing.claimed_intervals`): the ratio of two designs depends on less, and is known better than either.
+Where a fit is of this machine, its devices and formats, its covariance says so (`pregate.ask.timing.intervals`), and of
+numbers that somebody set how far claims scatter (`pregate.ask.timing.moved_numbers`). Else a time is off by what it
+depends on, times how far that scattered from source to source (`pregate.ask.timing.claimed_intervals`): the ratio of
+two designs depends on less, and is known better than either.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,9 @@ from hwmodels.platform import Platform
 from hwmodels.specs.spread import HALF_95, OF_HOST, SPREAD_KEYS, shipped_spread
 from offload.metrics.metric_probes import find_probes
 from pregate.ask.capturing.capture import Captured
-from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_run, room_of
+from pregate.ask.timing.claimed_intervals import claimed_depends, claimed_run, room_of, set_by_user
 from pregate.ask.timing.intervals import Interval, intervals
+from pregate.ask.timing.moved_numbers import moved_depends, moved_numbers
 from simulator.explain.critical_path import ExplainedRun
 from simulator.explain.sensitivity import metric_weights
 
@@ -164,9 +166,8 @@ def time_error(captured: Captured, hw: Platform, metric: str, run: ExplainedRun 
     figures = figures_of(hw)
     run = run or claimed_run(captured, figures)
     if fit_speaks(captured, hw):
-        found = intervals(captured, hw, np.random.default_rng(0), metrics=(metric,), explained=run)[metric]
         value = metric_weights(run.timeline, find_probes(captured.decoded.schedule, captured.trace), metric)
-        fitted = _fitted(value.value(run.timeline), found)
+        fitted = _of_fit(captured, hw, {metric: value.value(run.timeline)}, run)[metric].error
         if fitted is not None:
             return fitted
     _, depends = claimed_depends(captured, hw, figures, (metric,), run)[metric]
@@ -186,13 +187,32 @@ def run_doubts(captured: Captured, hw: Platform, metrics: Sequence[str], run: Ex
     run = run or claimed_run(captured, figures)
     depends = claimed_depends(captured, hw, figures, metrics, run)
     if fit_speaks(captured, hw):
-        found = intervals(captured, hw, np.random.default_rng(0), metrics=metrics, explained=run)
-        return {name: Doubt(found[name], _fitted(value, found[name])) for name, (value, _) in depends.items()}
+        return _of_fit(captured, hw, {name: value for name, (value, _) in depends.items()}, run)
     spread, room = shipped_spread(), room_of(hw, captured, figures)
     return {
         name: Doubt(spread.interval(value, each, room), TimeError(each, room, 1.0)) if value > 0 else Doubt(None, None)
         for name, (value, each) in depends.items()
     }
+
+
+def _of_fit(captured: Captured, hw: Platform, values: Mapping[str, float], run: ExplainedRun) -> dict[str, Doubt]:
+    """Of metrics by their `values`, where a fit speaks: what it is unsure of, and what is reached of numbers that the
+    user set, which is off in all designs alike.
+    """
+    assert hw.fit is not None
+    figures, metrics = figures_of(hw), tuple(values)
+    found = intervals(captured, hw, np.random.default_rng(0), metrics=metrics, explained=run)
+    moved = moved_numbers(hw.fit, figures, set_by_user(hw))
+    if not any(moved.values()):
+        return {name: Doubt(found[name], _fitted(value, found[name])) for name, value in values.items()}
+    own = intervals(captured, hw, np.random.default_rng(0), metrics=metrics, explained=run, with_moved=False)
+    depends, room = moved_depends(captured, moved, figures, metrics, run)
+    doubts = {}
+    for name, value in values.items():
+        of_fit = _fitted(value, own[name])
+        error = None if of_fit is None else replace(of_fit, depends=depends[name], room=room)
+        doubts[name] = Doubt(found[name], error)
+    return doubts
 
 
 def _fitted(value: float, interval: Interval | None) -> TimeError | None:

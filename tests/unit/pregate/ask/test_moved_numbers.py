@@ -49,6 +49,23 @@ def test_a_number_that_nothing_waits_for_leaves_the_interval(overrides: dict[str
     assert half_width(overrides, policy) == pytest.approx(half_width({}, policy), rel=1e-9)
 
 
+def test_what_another_link_reaches_is_off_in_all_designs_alike() -> None:
+    """Two designs that fetch as much are told apart as on the link that was measured."""
+    model = pregate.load_model("switch-base-128")
+    trace = pregate.synthesize(model, 64, 8)
+    own, moved = (
+        pregate.compare(model, pregate.load_hardware(FITTED, None, overrides), trace, ["on_demand", "pregate"])
+        for overrides in ({}, {"link.h2d_bytes_per_s": 64e9})
+    )
+    assert not own.rivals
+    assert not moved.rivals
+    assert moved.best is not None
+    assert moved.best.tokens_per_s_ci95 is not None
+    assert moved.best.rate_error is not None
+    drawn, said = moved.best.tokens_per_s_ci95, moved.best.rate_error.interval(moved.best.tokens_per_s)
+    assert said == pytest.approx(drawn, rel=0.02), "one interval, drawn or summed"
+
+
 def test_shares_of_one_number_are_off_alike_as_wide_as_claims_and_below_one() -> None:
     hw = pregate.load_hardware(FITTED, None, {"link.h2d_bytes_per_s": 64e9})
     assert hw.fit is not None
