@@ -32,7 +32,7 @@ _REACHED: Mapping[str, tuple[str, str]] = ReadOnly(
     {
         r"link\.h2d_bytes_per_s": ("link.h2d_efficiency", r"stack\.link_efficiency|link\.h2d_efficiency"),
         r"accelerator\.hbm_bytes_per_s": ("stack.hbm_efficiency", r"stack\.hbm_efficiency|kernel\.\w+\.traffic"),
-        r"accelerator\.(?:peak_flop_per_s\.\w+|n_sm|clock_hz)": (
+        r"accelerator\.(?:peak_flop_per_s\.\w+|n_sm)": (
             "stack.gemm_efficiency",
             r"stack\.gemm_efficiency|kernel\.\w+\.(?:gemm|arithmetic)",
         ),

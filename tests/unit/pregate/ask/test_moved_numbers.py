@@ -43,7 +43,11 @@ def test_a_share_of_the_link_that_is_set_is_in_every_draw(rate: dict[str, float]
 
 @pytest.mark.parametrize(
     ("overrides", "policy"),
-    [({"link.h2d_bytes_per_s": 64e9}, "gpu_only"), ({"host.dram_bytes_per_s": 1e11}, "on_demand")],
+    [
+        ({"link.h2d_bytes_per_s": 64e9}, "gpu_only"),
+        ({"host.dram_bytes_per_s": 1e11}, "on_demand"),
+        ({"accelerator.clock_hz": 9e8}, "gpu_only"),  # peaks say what products are held against
+    ],
 )
 def test_a_number_that_nothing_waits_for_leaves_the_interval(overrides: dict[str, float], policy: str) -> None:
     assert half_width(overrides, policy) == pytest.approx(half_width({}, policy), rel=1e-9)
