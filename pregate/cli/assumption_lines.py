@@ -68,7 +68,8 @@ def say_scale_of_fp8(asked: Sequence[str | None], machines: Sequence[Platform]) 
 
 
 def say_weights(model: ModelArchitecture, machines: Sequence[Platform]) -> None:
-    """One line on standard error for each stack of `machines` whose kernels of the experts' format were not measured.
+    """One line on standard error for each stack of `machines` whose kernels of the experts' format were not measured,
+    and for each whose engine does not run on the card.
 
     Raises `InvalidInput` where one does not read weights of `model` at all.
     """
@@ -76,6 +77,22 @@ def say_weights(model: ModelArchitecture, machines: Sequence[Platform]) -> None:
         check_weights(model, stack)
         if stands_in := unmeasured_weights(model, stack):
             typer.echo(f"note: {model.expert_dtype.name} under {stack.name}: {stands_in}", err=True)
+    for why in dict.fromkeys(_too_old(model, hw) for hw in machines):
+        if why:
+            typer.echo(f"note: {why}", err=True)
+
+
+def _too_old(model: ModelArchitecture, hw: Platform) -> str:
+    """Why the engine of a stack does not run `model` on the card of `hw`; "" where it does, or the stack is none's."""
+    from pregate.engines.flag_table import engine_of
+
+    engine, card, stored = engine_of(hw.stack.name), hw.machine.accelerator, model.expert_dtype.name
+    if engine is None or engine.runs_on(card.compute_capability, stored):
+        return ""
+    return (
+        f"{hw.stack.name} runs {stored} on cards of compute capability {engine.least_capability(stored):g} and later, "
+        f"{card.name} has {card.compute_capability}: another --stack, such as llama-cpp"
+    )
 
 
 def say_left_out(model: ModelArchitecture, hw: Platform, ranked: Sequence[str]) -> None:

@@ -128,6 +128,8 @@ def _take(said: FlagMeanings, what: str, flag: str, value: str) -> None:
             raise InvalidInput(f"policy: {flag}: a cache of experts in HBM is a policy here: on_demand+lru:0.1")
         case "micro_batch":
             said.clauses["ubatch"] = str(_count(flag, value))
+            if flag == "--blasbatchsize":  # of both
+                said.batch = _count(flag, value)
         case "batch":
             said.batch = _count(flag, value)
         case "streamed_from":

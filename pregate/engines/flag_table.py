@@ -92,8 +92,12 @@ class EngineFlags:
 
     def runs_on(self, capability: str, format: str) -> bool:
         """Whether it runs experts in `format` on a card of `capability` ("8.6"; on others than NVIDIA's: all)."""
+        return not capability[:1].isdigit() or float(capability) >= self.least_capability(format)
+
+    def least_capability(self, format: str) -> float:
+        """The least capability of an NVIDIA card on which it runs experts in `format`; 0: any."""
         asked = [least for start, least in self.capability.items() if start == "any" or format.startswith(start)]
-        return not capability[:1].isdigit() or all(float(capability) >= least for least in asked)
+        return max(asked, default=0.0)
 
     def says(self, what: str) -> bool:
         """Whether a card can say so."""

@@ -29,6 +29,7 @@ from traces.model.tensor_parallel import sharded
 
 _OF_LLAMA = ("llama-cpp", "ik-llama")
 _MICRO_BATCH = 512  # tokens, of llama.cpp and its forks where nothing is said
+_BATCH = 2048  # the same of what passes are parts of; they are no larger (src/llama-context.cpp: cparams.n_ubatch)
 _FORMATS = {
     "f16": "fp16", "f32": "fp32", "auto": "", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "fp8_per_token_head": "fp8",
     "int8_per_token_head": "int8", "int4_per_token_head": "int4-g128", "fp4_e2m1": "mxfp4",
@@ -113,8 +114,11 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
 
 def _set_micro_batch(said: FlagMeanings, engine: EngineFlags, cells: Mapping[str, str]) -> None:
     """Tokens of a pass where flags say none: no more than a batch, and the engine's own of a prompt that is longer."""
-    if said.batch and said.batch < int(said.clauses.get("ubatch", _MICRO_BATCH)):
-        said.clauses["ubatch"] = str(said.batch)
+    most = said.batch or (_BATCH if engine.engine in _OF_LLAMA else 0)
+    if most and most < int(said.clauses.get("ubatch", _MICRO_BATCH)):
+        said.clauses["ubatch"] = str(most)
+        if not said.batch:
+            said.notes.append(f"passes of {most:,} tokens: -ub is no more than -b, which nobody said")
     is_prompt = cells.get("metric", "") in PROMPT_METRICS
     if is_prompt and engine.engine in _OF_LLAMA and int(cells.get("input_tokens") or 1) > _MICRO_BATCH:
         said.clauses.setdefault("ubatch", str(_MICRO_BATCH))

@@ -109,7 +109,8 @@ def _in_passes(row: Mapping[str, str], note: str) -> dict[str, str]:
     if said is None or said["n"] == _OWN_PASS or re.search(r"ubatch|(?<![\w-])-ub\b", f"{policy} {placement}"):
         return {}
     if flags_of_command(unpasted(policy)):
-        return {"policy": f"{policy} -ub {said['n']}"}
+        both = said["n"] if re.search(r"(?<![\w-])(?:-b|--batch-size)\b", policy) else f"{said['n']} -b {said['n']}"
+        return {"policy": f"{policy} -ub {both}"}
     return {"placement": "@".join(filter(None, (placement, f"ubatch={said['n']}")))}
 
 

@@ -16,7 +16,7 @@ _OTHERS = (
 _BESIDE = rf"(?:{_OTHERS} {_CARD}[ ,;+&]*(?:and )?)?"
 _EXPERTS = r"(?:force )?(?:all )?(?:of )?(?:the )?(?:routed |model )?(?:(?:moe )?experts?|moe)(?: weights| layers)?"
 _ALL_EXPERTS = re.compile(rf"{_BESIDE}{_EXPERTS} {_HOST}(?:[ ,;+&]+(?:and )?{_OTHERS} {_CARD})?")
-_OF_ALL = r"(?: (?:of|out of|/) (?:the )?\d{1,3})?"
+_OF_ALL = r"(?:(?: (?:of|out of) (?:the )?| ?/ ?)\d{1,3})?"
 _SOME_EXPERTS = re.compile(
     rf"(?:(?:routed )?experts of )?(?:the first )?(\d{{1,3}}){_OF_ALL} (?:moe )?layers?'?(?: of)?"
     rf"(?: (?:routed )?experts?)? {_HOST}"

@@ -34,6 +34,13 @@ def test_an_engine_that_another_stands_for_is_told(run: Run) -> None:
     assert "note:" not in run(*asked, "vLLM")[2]
 
 
+def test_an_engine_that_does_not_run_on_the_card_is_told(run: Run) -> None:
+    asked = ("plan", "qwen3-30b-a3b", "--formats", "q4_k_m", *SHORT, "--stack", "ktransformers", "--hardware")
+    note = "on cards of compute capability 8 and later, rtx-2080-ti has 7.5: another --stack, such as llama-cpp"
+    assert note in run(*asked, "rtx-2080-ti")[2]
+    assert "capability" not in run(*asked, "rtx-3090")[2]
+
+
 def test_a_bare_fp8_is_told_what_it_was_taken_as(run: Run) -> None:
     note = "note: fp8 is taken as one scale a tensor; what makers store in blocks is fp8-b128, which vllm computes"
     where = ("qwen3-30b-a3b", "--hardware", "h100-sxm", "--stack", "vllm", *SHORT)

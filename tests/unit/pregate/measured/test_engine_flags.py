@@ -36,7 +36,9 @@ from traces.errors import InvalidInput
         ("-ncmoe 99", "gpu_only@experts=cpu"),
         ("--cpu-moe", "gpu_only@experts=cpu"),
         ("-ot exps=CPU", "gpu_only@experts=cpu"),
-        (r"-ot \.ffn_.*_exps\.=CPU -ub 4096 -c 32768", "gpu_only@experts=cpu@ubatch=4096"),
+        (r"-ot \.ffn_.*_exps\.=CPU -ub 4096 -b 4096 -c 32768", "gpu_only@experts=cpu@ubatch=4096"),
+        (r"-ot \.ffn_.*_exps\.=CPU -ub 4096 -c 32768", "gpu_only@experts=cpu@ubatch=2048"),  # of -b, which is 2,048
+        ("koboldcpp --moecpu 20 --blasbatchsize 4096", "gpu_only@experts=cpu:20@ubatch=4096"),
         (r"-ot blk\.([0-9]|1[0-9])\.ffn_.*_exps\.weight=CPU", "gpu_only@experts=cpu:20"),
         (r"-ot blk\.(4[0-7])\.=CPU", "gpu_only@layers=cpu:8"),  # whole layers, as many of the first
         (r"-ot '.*=CPU'", "gpu_only@layers=cpu"),

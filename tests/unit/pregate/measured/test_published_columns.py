@@ -154,6 +154,7 @@ def test_layers_as_engines_print_them(tmp_path: Path) -> None:
     for policy in ("33/49 layers offloaded", "offloaded 33/49 layers to GPU"):
         assert one(tmp_path, policy=policy).policy == "gpu_only@layers=cpu:16"
     assert one(tmp_path, policy="experts of 30 of 48 layers on the CPU").placement == "experts=cpu:30"
+    assert one(tmp_path, policy="30/48 layers on the CPU").placement == "layers=cpu:30"
 
 
 def test_columns_of_flags_b_and_tp(tmp_path: Path) -> None:
