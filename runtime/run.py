@@ -6,7 +6,7 @@ Whatever the policy, a run of one model and trace must end in the same hidden st
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,12 @@ from offload.ops import KINDS, Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from runtime.backends.backend import Action, Backend, Times
+from runtime.backends.interruptions import Interruptions, uninterrupted
 from runtime.loading import Loaded, load_program
+from runtime.machine.watch import Seen, counting
 from runtime.model.weights import Experts
 from runtime.pools import pool_bytes
+from runtime.programs.precedence import order_of
 from runtime.programs.program import ExpertKey, Program, build_program
 from runtime.programs.races import check_races
 from runtime.storage import ExpertFile
@@ -42,7 +45,7 @@ class MeasuredRun:
     `digest`: of the final hidden states of all forward passes, `pass_digests` of each; `states` (n_tokens, d_model)
     float32, those states, in the order of `runtime.programs.passes`. `moved_bytes`: by lane, equal to the schedule's.
     `pool_bytes`: HBM taken, by what for. `lookups`: by phase, experts looked up a (step, layer) union, and found
-    resident.
+    resident. `interruptions`: of its threads, None of a device.
     """
 
     timeline: Timeline
@@ -52,6 +55,25 @@ class MeasuredRun:
     moved_bytes: Mapping[Lane, int]
     pool_bytes: Mapping[str, int]
     lookups: Mapping[Phase, tuple[int, int]]
+    interruptions: Interruptions | None = None
+
+    @property
+    def uninterrupted(self) -> Timeline:
+        """The timeline, had other work not kept its threads from running (`runtime.backends.interruptions`)."""
+        whole, lost = self.timeline, self.interruptions
+        if lost is None or not lost.total_s:
+            return whole
+        order = order_of(whole.schedule)
+        start_s, end_s = uninterrupted(order.lane.tolist(), order.waits, whole.start_s, whole.end_s, lost)
+        return Timeline(whole.schedule, start_s, end_s, whole.source)
+
+
+def counted_timelines(runs: Sequence[MeasuredRun], seen: Sequence[Seen]) -> list[tuple[MeasuredRun, Timeline]]:
+    """The runs that count, each with its timeline: quiet ones as they were, or where none was, the less disturbed half
+    without what interrupted them. `seen`: beside each.
+    """
+    quiet = any(one.disturbance() is None for one in seen)
+    return [(runs[i], runs[i].timeline if quiet else runs[i].uninterrupted) for i in counting(seen)]
 
 
 def execute(
@@ -102,7 +124,8 @@ def execute(
     digest = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
     states = loaded.states.float().cpu().numpy()
     pools = dict(backend.budget.taken)
-    return MeasuredRun(timeline, digest, digests, states, times.moved_bytes, pools, program.lookups)
+    moved, lost = times.moved_bytes, times.interruptions
+    return MeasuredRun(timeline, digest, digests, states, moved, pools, program.lookups, lost)
 
 
 def check_same_output(runs: Mapping[str, MeasuredRun]) -> str:

@@ -56,11 +56,11 @@ class RunResult(Metrics):
     """What a policy did to one workload on this machine; definitions in `offload.metrics`, names of `SimulationResult`.
 
     Latencies in seconds, sizes in bytes, rates as fractions: medians over the `n_runs` that count. Of `n_disturbed`
-    runs beside other work none counts; where all were, the less disturbed half does, and `disturbance` says what was
-    seen, None otherwise. `scatter`: of the time of the runs that count, the standard deviation of the logarithm.
-    `device`: what it calls itself; `pool_bytes`: HBM taken, by what for; `moved_bytes`: by lane; `output_digest`: of
-    the final hidden states, the same for every policy; `prefetches`: what a policy that guesses brought ahead, None of
-    any other. `timeline`: of the run whose makespan is the (lower) median.
+    runs beside other work none counts; where all were, the less disturbed half does without what interrupted its
+    threads, and `disturbance` says what was seen, None otherwise. `scatter`: of the time of the runs that count, the
+    standard deviation of the logarithm. `device`: what it calls itself; `pool_bytes`: HBM taken, by what for;
+    `moved_bytes`: by lane; `output_digest`: of the final hidden states, the same for every policy; `prefetches`: what a
+    policy that guesses brought ahead, None of any other. `timeline`: of the run whose makespan is the (lower) median.
     """
 
     policy: str
@@ -216,14 +216,14 @@ def _watched(
 def _result(captured: Captured, device: Device, runs: Sequence[MeasuredRun], seen: Sequence[Seen]) -> RunResult:
     from runtime.machine.device import describe_device
     from runtime.machine.watch import counting
-    from runtime.run import check_same_output
+    from runtime.run import check_same_output, counted_timelines
 
     output = check_same_output({f"run {i + 1}": one for i, one in enumerate(runs)})
     disturbances = [one.disturbance() for one in seen]
-    counted = [runs[i] for i in counting(seen)]
-    middle = sorted(counted, key=lambda one: one.timeline.makespan_s)[(len(counted) - 1) // 2]
-    measured = [metrics_of(captured, one.timeline, one.lookups[Phase.DECODE]) for one in counted]
-    logs = np.log([one.timeline.makespan_s for one in counted])
+    counted = counted_timelines(runs, seen)
+    middle, shown = sorted(counted, key=lambda one: one[1].makespan_s)[(len(counted) - 1) // 2]
+    measured = [metrics_of(captured, timeline, one.lookups[Phase.DECODE]) for one, timeline in counted]
+    logs = np.log([timeline.makespan_s for _, timeline in counted])
     medians: dict[str, Any] = {name: float(np.median([one[name] for one in measured])) for name in measured[0]}
     medians |= {name: int(medians[name]) for name in WHOLE_METRICS}
     return RunResult(
@@ -243,6 +243,6 @@ def _result(captured: Captured, device: Device, runs: Sequence[MeasuredRun], see
         scatter=float(logs.std(ddof=1)) if len(logs) > 1 else None,
         pool_bytes=ReadOnly(middle.pool_bytes),
         moved_bytes=ReadOnly({lane.name.lower(): middle.moved_bytes[lane] for lane in _MOVING}),
-        prefetches=prefetches_of(captured, middle.timeline),
-        timeline=middle.timeline,
+        prefetches=prefetches_of(captured, shown),
+        timeline=shown,
     )

@@ -84,8 +84,9 @@ class Measurement:
     """Metrics (COMPARED_METRICS) of every run that counts; `ops`: medians over runs of the totals by op kind.
 
     `bound_s`: the schedule's lower bound at this measurement's own op times. `disturbances`: why runs were thrown away.
-    `load`: the most beside a run that counts, 1 being the most that leaves times alone. Raises `InvalidInput` for a
-    metric that is missing, negative or not a number.
+    `load`: the most beside a run that counts, 1 being the most that leaves times alone. `interrupted`: the largest
+    share of a run that is left out of its times, for other work kept its threads from running. Raises `InvalidInput`
+    for a metric that is missing, negative or not a number.
     """
 
     runs: tuple[Mapping[str, float], ...]
@@ -96,6 +97,7 @@ class Measurement:
     disturbances: tuple[str, ...]
     timeline: Timeline | None
     load: float = 0.0
+    interrupted: float = 0.0
 
     def __post_init__(self) -> None:
         for run in self.runs:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from offload.ops import Lane
 from offload.slots.memory import CapacityExceeded
+from runtime.backends.interruptions import Interruptions
 from runtime.programs.precedence import Order
 from traces.errors import PregateError
 
@@ -42,11 +43,21 @@ Action = Callable[[], int | None] | Copy
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Times:
-    """When each op ran, `start_s` and `end_s` (n_ops,) seconds from one zero, and the bytes that each lane moved."""
+    """When each op ran, `start_s` and `end_s` (n_ops,) seconds from one zero, and the bytes that each lane moved.
+
+    `interruptions`: of the threads of its lanes, None of a device that has none.
+    """
 
     start_s: NDArray[np.float64]
     end_s: NDArray[np.float64]
     moved_bytes: Mapping[Lane, int]
+    interruptions: Interruptions | None = None
+
+    @property
+    def ran_s(self) -> NDArray[np.float64]:
+        """(n_ops,): how long each op ran, without what its thread was kept from running."""
+        lasted_s = self.end_s - self.start_s
+        return lasted_s if self.interruptions is None else np.maximum(lasted_s - self.interruptions.on_lane_s, 0.0)
 
 
 class DeviceBudget:

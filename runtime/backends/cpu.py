@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from itertools import count
 from queue import SimpleQueue
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from offload.ops import Lane
 from runtime.backends.backend import Action, Copy, DeviceBudget, LaneFailure, Times
+from runtime.backends.interruptions import AWAKE_NS, Interruptions, RunQueue, interrupted_ns
 from runtime.backends.pacing import Link, now_ns, paced_copy, spin_until_set, without_timer_slack
 from runtime.memory import aligned, host_memory
 from runtime.programs.precedence import Order
@@ -113,11 +114,13 @@ class CpuBackend:
         if self._stop[0]:
             raise InvalidInput("a back end serves one run: make another for the next")
         self._issued_ns, self._start_ns, self._end_ns, self._worked_ns = np.zeros((4, most_ops), dtype=np.int64)
+        self._on_lane_ns, self._host_ns = np.zeros((2, most_ops), dtype=np.int64)  # kept from running
         self._moved = dict.fromkeys(Lane, 0)
         self._given = np.zeros(most_ops + _ENDS, dtype=np.int64)  # what the compute lane was handed so far, each 1
         self._n_given = 0
         self._free_ns = dict.fromkeys(Lane, 0)  # when each link has served what it was given, by its own clock
         self._last_end_ns = dict.fromkeys(Lane, 0)
+        self._host_seen = 0, 0  # when the host last issued or waited, and its processor time then
         spin_until_set(np.ones(1, dtype=np.int64), 0, 0)  # compiled before the clock starts
         paced_copy(0, 0, 0, 0, Link(), self._stop)
         own, others = self._quieten()
@@ -169,8 +172,18 @@ class CpuBackend:
 
     def issue(self, op: int) -> None:
         """Hand `op` to its lane's thread."""
-        self._issued_ns[op] = now_ns()
+        self._host_at(op)
         self._hand(self._lanes[op], op)
+
+    def _host_at(self, op: int) -> int:
+        """The host has come to `op`: when, and what kept it from running since it was last seen."""
+        at_ns, worked_ns = now_ns(), time.thread_time_ns()
+        before_ns, before_worked_ns = self._host_seen
+        if before_ns:
+            self._host_ns[op] = interrupted_ns(at_ns - before_ns - (worked_ns - before_worked_ns))
+        self._host_seen = at_ns, worked_ns
+        self._issued_ns[op] = at_ns
+        return at_ns
 
     def _hand(self, lane: Lane, op: int | None) -> None:
         """Put `op`, None for the end, into the queue of its lane; a compute lane may be spinning for it."""
@@ -181,15 +194,18 @@ class CpuBackend:
 
     def wait(self, op: int) -> None:
         """Block the caller; the op lasts from when it could have gone on until it does."""
-        begin_ns = now_ns()
+        begin_ns = self._host_at(op)
         try:
             for dep in self._waits[op]:
                 self._await(dep, 0)
         except _Abandoned:
             self._raise_failure()
             raise
-        self._start_ns[op] = max([begin_ns, *(int(self._end_ns[dep]) for dep in self._waits[op])])
-        self._ended(op, now_ns())
+        start_ns = max([begin_ns, *(int(self._end_ns[dep]) for dep in self._waits[op])])
+        end_ns = now_ns()
+        self._start_ns[op], self._on_lane_ns[op] = start_ns, interrupted_ns(end_ns - start_ns, AWAKE_NS)
+        self._ended(op, end_ns)
+        self._host_seen = end_ns, time.thread_time_ns()
 
     def synchronise(self) -> None:
         """Let the lanes run dry, and join them."""
@@ -203,10 +219,11 @@ class CpuBackend:
         """From the start of the first op."""
         zero, n = self._zero_ns(), len(self._lanes)
         start_s, end_s = (1e-9 * (found[:n] - zero).astype(np.float64) for found in (self._start_ns, self._end_ns))
-        return Times(start_s, end_s, dict(self._moved))
+        on_lane_s, host_s = (1e-9 * lost[:n].astype(np.float64) for lost in (self._on_lane_ns, self._host_ns))
+        return Times(start_s, end_s, dict(self._moved), Interruptions(on_lane_s, host_s, self.issued_s()))
 
     def issued_s(self) -> NDArray[np.float64]:
-        """(n_ops,): when each op was issued, from the same zero; of no meaning for what the host runs."""
+        """(n_ops,): when each op was issued, or the host began to wait, from the same zero."""
         return 1e-9 * (self._issued_ns[: len(self._lanes)] - self._zero_ns()).astype(np.float64)
 
     def worked_s(self) -> NDArray[np.float64]:
@@ -267,8 +284,8 @@ class CpuBackend:
         without_timer_slack()
         torch.set_num_threads(1)
         spin_ns = self._spin_ns if lane is Lane.COMPUTE else 0
-        worked_ns = time.thread_time_ns()
-        with torch.inference_mode():
+        worked_ns, queue = time.thread_time_ns(), RunQueue()
+        with torch.inference_mode(), closing(queue):
             for n in count():
                 op = self._next(lane, n, spin_ns)
                 if op is None:
@@ -280,7 +297,7 @@ class CpuBackend:
                         self._await(dep, spin_ns)
                     if self._disturb is not None:
                         self._disturb(op)
-                    self._run(lane, op)
+                    self._run(lane, op, queue)
                     if lane in self._links:
                         before_ns, worked_ns = worked_ns, time.thread_time_ns()
                         self._worked_ns[op] = worked_ns - before_ns
@@ -296,24 +313,34 @@ class CpuBackend:
             spin_until_set(self._given, n, spin_ns)
         return self._queues[lane].get()
 
-    def _run(self, lane: Lane, op: int) -> None:
+    def _run(self, lane: Lane, op: int, queue: RunQueue) -> None:
         """An op starts when lane, host and what it waits for let it; getting going is part of it, as on a device."""
         issued_ns, ends_ns = int(self._issued_ns[op]), (int(self._end_ns[dep]) for dep in self._waits[op])
         ready_ns = max(issued_ns, *ends_ns) if self._waits[op] else issued_ns
+        self._start_ns[op] = start_ns = max(ready_ns, self._last_end_ns[lane])
         action = self._actions[op]
         assert action is not None
+        begin_ns = now_ns()
         if isinstance(action, Copy):
-            end_ns = self._copy(lane, action, ready_ns)
+            end_ns, late_ns = self._copy(lane, action, ready_ns)
             self._moved[lane] += action.n_bytes
+            lost_ns = interrupted_ns(min(late_ns, queue.waited_ns()))
         else:
+            worked_ns = time.thread_time_ns()
             self._moved[lane] += action() or 0
+            worked_ns = time.thread_time_ns() - worked_ns
             end_ns = now_ns()
-        self._start_ns[op] = max(ready_ns, self._last_end_ns[lane])
+            if lane is Lane.COMPUTE:  # other lanes read files, or have several threads
+                late_ns = interrupted_ns(begin_ns - start_ns, AWAKE_NS)
+                lost_ns = late_ns + interrupted_ns(end_ns - begin_ns - worked_ns)
+            else:
+                lost_ns = interrupted_ns(queue.waited_ns())
+        self._on_lane_ns[op] = min(lost_ns, end_ns - start_ns)
         self._last_end_ns[lane] = end_ns
         self._ended(op, end_ns)
 
-    def _copy(self, lane: Lane, action: Copy, ready_ns: int) -> int:
-        """Copy at the pace of the lane's link, which is a virtual clock of its own; returns when it ended.
+    def _copy(self, lane: Lane, action: Copy, ready_ns: int) -> tuple[int, int]:
+        """Copy at the pace of the lane's link, which is a virtual clock of its own; when it ended, how late.
 
         Link and op have one reading of that end: a lane that is preempted between two would shorten the next copy.
         """
@@ -325,7 +352,7 @@ class CpuBackend:
         end_ns = now_ns()
         due_ns = start_ns + int((link.latency_s + n_bytes / (link.bytes_per_s or float("inf"))) * 1e9)
         self._free_ns[lane] = due_ns if end_ns - due_ns <= _LATE_NS else end_ns
-        return end_ns
+        return end_ns, max(end_ns - due_ns, 0)
 
 
 def _give_cores_back(thread: int, cores: set[int]) -> None:

@@ -197,7 +197,7 @@ def _durations(
             [_Counted(n_bytes, lane, range(warm + i, len(lanes), n_lanes)) for i, lane in enumerate(rings)]
         )  # fmt: skip
     times = timed(backend, lanes, actions, waits).times
-    taken, ends = (times.end_s - times.start_s).tolist(), times.end_s.tolist()
+    taken, ends = times.ran_s.tolist(), times.end_s.tolist()
     for together in counted:
         until = min(ends[one.ops[-1]] for one in together)
         for one in together:

@@ -79,7 +79,7 @@ def gemm_samples(
     actions, of_point = _shuffled(points, [list(_actions(point, pool, inputs, outputs)) for point in points], hold)
     times = timed(backend, [Lane.COMPUTE] * len(actions), actions).times
     durations: list[list[float]] = [[] for _ in points]
-    for i, seconds in zip(of_point, (times.end_s - times.start_s).tolist(), strict=True):
+    for i, seconds in zip(of_point, times.ran_s.tolist(), strict=True):
         if i >= 0:
             durations[i].append(seconds / points[i].n_products)
     return [

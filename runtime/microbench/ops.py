@@ -104,7 +104,7 @@ def _run(
     lanes, waits = program.order.lane.tolist(), program.order.waits
     backend, actions = _loaded(make, program, experts)
     run = timed(backend, lanes, actions, waits)
-    duration_s, copying = run.times.end_s - run.times.start_s, copies_under_way(lanes, run.times)
+    duration_s, copying = run.times.ran_s, copies_under_way(lanes, run.times)
     if hold is not None:
         backend, actions = _loaded(make, program, experts)
         queued = _queued(program, actions, hold)

@@ -15,7 +15,7 @@ from pregate.validation.predictions import PreparedCase, exact_counts
 from pregate.validation.runs.recording import RecordedCase, measurement_of
 from runtime.machine.watch import Clock, LoadWatch, Seen, counting
 from runtime.model.weights import Experts
-from runtime.run import MeasuredRun, OutputMismatch
+from runtime.run import MeasuredRun, OutputMismatch, counted_timelines
 from traces.phase import Phase
 
 
@@ -99,7 +99,8 @@ class _Collected:
         """The runs that count."""
         counted = counting(self.seen)
         thrown = [one.disturbance() for i, one in enumerate(self.seen) if i not in counted]
-        timelines = [self.runs[i].timeline for i in counted]
+        kept = counted_timelines(self.runs, self.seen)
+        timelines = [timeline for _, timeline in kept]
         start_ns, end_ns = (
             np.array([np.rint(getattr(one, name) * 1e9) for one in timelines], dtype=np.int64)
             for name in ("start_s", "end_s")
@@ -117,4 +118,5 @@ class _Collected:
             output_digest=self.digest,
             disturbances=tuple(line for line in thrown if line is not None),
             load=max(self.seen[i].load() for i in counted),
+            interrupted=max(0.0, *(1 - timeline.makespan_s / run.timeline.makespan_s for run, timeline in kept)),
         )

@@ -38,7 +38,7 @@ class RecordedCase:
     """The runs of a case that count: `start_ns`, `end_ns` (n_runs, n_ops) int64 from the first op of each.
 
     `n_buffers`, `n_cache_slots`: expert slots, transient ones and those of the cache. `link_bytes_per_s`: of a link
-    that was imitated. `exact`, `output_digest`, `disturbances`, `load`: as of
+    that was imitated. `exact`, `output_digest`, `disturbances`, `load`, `interrupted`: as of
     `Measurement`. Raises `InvalidInput` for runs of several lengths, none, or an op that ends before it starts.
     """
 
@@ -53,6 +53,7 @@ class RecordedCase:
     output_digest: str
     disturbances: tuple[str, ...]
     load: float
+    interrupted: float = 0.0
 
     def __post_init__(self) -> None:
         shape = self.start_ns.shape
@@ -126,6 +127,7 @@ def measurement_of(recorded: RecordedCase, captured: Captured, drawn: bool) -> M
         disturbances=recorded.disturbances,
         timeline=middle if drawn else None,
         load=recorded.load,
+        interrupted=recorded.interrupted,
     )
 
 
@@ -175,6 +177,7 @@ def save_recording(recording: Recording, path: Path) -> None:
                 "output": case.output_digest,
                 "disturbances": list(case.disturbances),
                 "load": case.load,
+                "interrupted": case.interrupted,
                 **({} if case.link_bytes_per_s is None else {"link_bytes_per_s": case.link_bytes_per_s}),
             }
         )
@@ -247,6 +250,7 @@ def _case(section: Section, times: NDArray[Any]) -> RecordedCase:
     schedule, source, output = (section.text(name) for name in ("schedule", "source", "output"))
     counted = {key: exact.integer(key, minimum=0) for key in exact.remaining()}
     disturbances, load = section.items("disturbances"), section.number("load", minimum=0)
+    interrupted = section.number("interrupted", minimum=0) if "interrupted" in section else 0.0
     section.done()
     try:
         return RecordedCase(
@@ -261,6 +265,7 @@ def _case(section: Section, times: NDArray[Any]) -> RecordedCase:
             output_digest=output,
             disturbances=tuple(str(line) for line in disturbances),
             load=load,
+            interrupted=interrupted,
         )
     except InvalidInput as error:
         raise InvalidFile(f"{section.where}: {error}") from None

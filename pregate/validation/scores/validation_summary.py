@@ -107,6 +107,9 @@ def summarise_validation(validation: Validation) -> dict[str, Any]:
         "n_invalid": len(outcomes) - len(measured),
         "n_runs": sum(len(outcome.valid.runs) for outcome in measured if outcome.valid is not None),
         "n_runs_thrown_away": sum(len(outcome.disturbances) for outcome in outcomes),
+        "interrupted": max(
+            (outcome.valid.interrupted for outcome in measured if outcome.valid is not None), default=0.0
+        ),
         "thrown_away": [outcome.case.name for outcome in outcomes if outcome.valid is None],
         "failed": dict(validation.failed),
         "skipped": dict(validation.skipped),

@@ -8,6 +8,9 @@ from typing import Any
 
 from traces.errors import InvalidInput
 
+_TOLD = 0.01
+"""The least share of a run whose interruptions are told."""
+
 _SHOWN = 3
 """How many mismatches a reason names before it only counts."""
 
@@ -26,7 +29,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
     if not summary["n"]:
         nothing = "Nothing was measured, so nothing is known of how right the predictions are"
         return f"{nothing}. {_thrown_away(summary)}.{_missing(summary)}"
-    exact = f"{_exact(summary)}; {_thrown_away(summary)}"
+    exact = f"{_exact(summary)}; {_thrown_away(summary)}{_interrupted(summary)}"
     return f"{_accuracy(summary)}{_order(summary)}. {exact}.{_trust(summary)}{_missing(summary)}"
 
 
@@ -83,6 +86,12 @@ def _thrown_away(summary: Mapping[str, Any]) -> str:
     were = "was" if (cases or runs) == 1 and len(parts) == 1 else "were"
     said = f"{' and '.join(parts)} {were} thrown away because the machine was busy"
     return said if summary["n"] else said[0].upper() + said[1:]
+
+
+def _interrupted(summary: Mapping[str, Any]) -> str:
+    """What is left out of the times; nothing when that is less than a hundredth."""
+    share = summary.get("interrupted", 0.0)
+    return f"; interruptions by other work, up to {percent(share)} of a run, are left out" if share >= _TOLD else ""
 
 
 def _trust(summary: Mapping[str, Any]) -> str:

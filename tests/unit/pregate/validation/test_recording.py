@@ -51,6 +51,7 @@ def recorded(case: PreparedCase, slower: float = 1.0) -> RecordedCase:
         "d1",
         ("a busy neighbour",),
         0.5,
+        0.25,
     )
 
 

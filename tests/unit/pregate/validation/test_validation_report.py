@@ -344,3 +344,13 @@ def test_the_same_picture_is_the_same_text() -> None:
     assert first is not None
     assert second is not None
     assert inline_svg(first, "a", "x") == inline_svg(second, "a", "x")
+
+
+def test_a_verdict_says_what_is_left_out_of_the_times_of_interrupted_runs() -> None:
+    calm, mine = outcome("lru", 1.0, (1.0,)), outcome("pregate", 1.0, (1.0,))
+    assert "interruptions" not in verdict(summarise_validation(validation(calm)))
+    assert mine.measurement is not None
+    cut = replace(mine, measurement=replace(mine.measurement, interrupted=0.414))
+    summary = summarise_validation(validation(calm, cut))
+    assert summary["interrupted"] == 0.414
+    assert "; interruptions by other work, up to 41.4 % of a run, are left out." in verdict(summary)
