@@ -134,7 +134,7 @@ def tpot_s(policy: str, batch: int, link: float, dram: float, name: str = "qwen3
     model = pregate.load_model(name, formats={"all": "q4_k"})
     hw = pregate.load_hardware(
         "rtx-4090", STACK,
-        {"link.h2d_bytes_per_s": link * 1e9, "host": "epyc-9355", "host.dram_bytes_per_s": dram * 1e9},
+        {"link.h2d_bytes_per_s": link * 1e9, "host": "epyc-9355-6400", "host.dram_bytes_per_s": dram * 1e9},
     )  # fmt: skip
     trace = pregate.synthesize(model, input_tokens=2, output_tokens=N_TOKENS, batch=batch, seed=0)
     return pregate.simulate(model, hw, trace, policy).tpot_s

@@ -186,7 +186,12 @@ def test_memory_is_what_a_driver_reports(name: str, mib: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "n_channels", "mega_transfers_per_s"),
-    [("xeon-8480c-2s", 16, 4400), ("xeon-8570-2s", 16, 4400), ("epyc-9654-2s", 24, 4800), ("desktop-ddr5", 2, 5200)],
+    [
+        ("xeon-8480c-2s", 16, 4400),
+        ("dgx-b200-xeon-8570-2s", 16, 4400),
+        ("epyc-9654-2s", 24, 4800),
+        ("desktop-ddr5", 2, 5200),
+    ],
 )
 def test_host_memory_runs_at_the_speed_of_its_population(
     name: str, n_channels: int, mega_transfers_per_s: float
@@ -227,7 +232,7 @@ def test_a_host_named_for_two_sockets_has_them() -> None:
     ("slower", "faster"),
     [
         ("ryzen-5600x", "ryzen-9950x"),
-        ("ryzen-9950x3d", "ryzen-9950x3d-2dimm"),
+        ("ryzen-9950x3d-4dimm", "ryzen-9950x3d"),
         ("ryzen-7950x-4dimm", "desktop-ddr5"),
         ("threadripper-3960x", "threadripper-pro-3955wx"),
         ("threadripper-pro-7975wx", "threadripper-pro-7975wx-5600"),
