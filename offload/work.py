@@ -181,14 +181,14 @@ def cross_attention_work(
 
 
 def gate_work(model: ModelArchitecture, n_tokens: int) -> Work:
-    """Gate GEMM (d_model x n_experts), top-k, the permutation of tokens by expert, projections around experts."""
+    """Gate GEMM (d_model x all that it chooses among), top-k, the permutation of tokens by expert, projections around experts."""
     stored = model.stored_activation_dtype
     moved_bytes = 2 * n_tokens * model.top_k * model.expert_width * stored.bytes_per_param
     shapes = ((model.d_expert, model.d_model), (model.d_model, model.d_expert)) if model.d_expert else ()
     around = tuple(Gemm(n_tokens, n, k) for n, k in shapes)
     return Work(
         OpKind.GATE,
-        (Gemm(n_tokens, model.n_experts, model.d_model), *around),
+        (Gemm(n_tokens, model.n_experts + model.n_free_experts, model.d_model), *around),
         stored.name,
         model.stored_gate_dtype.bits,
         hbm_bytes=int(moved_bytes),

@@ -18,6 +18,7 @@ from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile, popularity_of
 from traces.synthesis.dials import Dials, synthesize_routing
 from traces.synthesis.forced import forced_active_routing
+from traces.synthesis.free_choices import without_free_choices
 from traces.transforms.rebatching import rebatch
 
 DEFAULT_DIALS = recorded_default()
@@ -122,7 +123,8 @@ def routed_by_dials(
     counted = "" if popularity is None else f"popularity of {popularity.provenance.source}"
     if popularity is not None:  # one exponent for all layers: it is not used
         chosen = replace(chosen, zipf_exponent=DEFAULT_DIALS.zipf_exponent)
-    return synthesize_routing(
+    rng = seeded(seed)
+    made = synthesize_routing(
         n_moe_layers=model.n_moe_layers,
         n_encoder_moe_layers=model.n_encoder_moe_layers,
         n_experts=model.n_experts,
@@ -131,12 +133,13 @@ def routed_by_dials(
         output_tokens=output_tokens,
         batch=batch,
         dials=chosen,
-        rng=seeded(seed),
+        rng=rng,
         model_name=model.name,
         shares=None if popularity is None else popularity.shares,
         origin="; ".join(filter(None, (origin, counted))),
-        begun=begun,
+        begun=() if model.n_free_experts else begun,
     )
+    return without_free_choices(made, model.computed_share, rng) if model.n_free_experts else made
 
 
 def default_dials(model: ModelArchitecture) -> tuple[Dials, str]:

@@ -124,6 +124,7 @@ def _read_architecture(section: Section) -> ModelArchitecture:
         d_expert=section.integer("d_expert", 0),
         trained_context=section.integer("trained_context", 0),
         pregated_from=section.integer("pregated_from", 0),
+        n_free_experts=section.integer("n_free_experts", 0),
         published=PublishedCounts() if published is None else _read_published(published),
         sources=_read_sources(section),
         note=section.text("note", ""),

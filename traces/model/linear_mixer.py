@@ -91,6 +91,24 @@ def kimi_delta(
     )
 
 
+def kimi_delta_net(
+    d_model: int, key_heads: int, value_heads: int, key_dim: int, value_dim: int, conv: int, *, decay_rank: int
+) -> LinearMixer:
+    """The projections of a Gated DeltaNet with Kimi's decay, one a channel of each value head's key, through a map of
+    `decay_rank` (BerryLM: vllm/model_executor/models/berrylm.py, read 2026-12-01).
+    """
+    keys, values = key_heads * key_dim, value_heads * value_dim
+    convolved, decays, state = 2 * keys + values, value_heads * key_dim, value_heads * key_dim * value_dim
+    return LinearMixer(
+        "kda",
+        ((convolved + values, d_model), (value_heads, d_model), (decay_rank, d_model), (decays, decay_rank),
+         (d_model, values)),
+        vectors=convolved * conv + value_heads + decays + value_dim,
+        state_elements=state + convolved * (conv - 1),
+        flop_per_token=7 * state + 2 * convolved * conv,
+    )  # fmt: skip
+
+
 def lightning(d_model: int, n_heads: int, head_dim: int) -> LinearMixer:
     """Lightning attention (arXiv 2401.04658) as MiniMax has it: q, k, v, an output gate, one decay a head."""
     width, state = n_heads * head_dim, n_heads * head_dim * head_dim

@@ -43,8 +43,9 @@ class ModelArchitecture:
     tables of n-grams, in `table_dtype`, kept in host memory, of which a token reads a few rows. `d_expert`: the width
     that experts read and write, where a projection to it and back stands around them; 0: `d_model`. `trained_context`:
     tokens of a sequence that the maker's configuration goes to, 0 where nobody says. `pregated_from`: the first layer
-    whose experts the gates of the token before choose, in this layer and all after; 0: none. `norm_bias` tells
-    LayerNorm from RMSNorm. Raises `InvalidInput`.
+    whose experts the gates of the token before choose, in this layer and all after; 0: none. `n_free_experts`: experts
+    that a gate chooses among beside the `n_experts` and that compute nothing (LongCat). `norm_bias` tells LayerNorm
+    from RMSNorm. Raises `InvalidInput`.
     """
 
     name: str
@@ -80,6 +81,7 @@ class ModelArchitecture:
     d_expert: int = 0
     trained_context: int = 0
     pregated_from: int = 0
+    n_free_experts: int = 0
     published: PublishedCounts = NOT_PUBLISHED
     sources: tuple[str, ...] = ()
     note: str = ""
@@ -100,6 +102,7 @@ class ModelArchitecture:
         self._check_range("vocab_size", 1, MAX_WIDTH)
         self._check_range("n_experts", 1, MAX_EXPERTS)
         self._check_range("top_k", 1, self.n_experts)
+        self._check_range("n_free_experts", 0, MAX_EXPERTS)
         self._check_range("d_ff_expert", 1, MAX_WIDTH)
         self._check_range("n_expert_matrices", 2, 3)
         self._check_range("n_shared_experts", 0, MAX_EXPERTS)
@@ -228,7 +231,7 @@ class ModelArchitecture:
         """Parameters of one MoE block's gate, that of its shared expert and the projections to its experts included."""
         shared_gate = self.d_model if self.shared_expert_gate else 0
         shared_gate += 2 * self.d_model * self.d_expert
-        return self.d_model * self.n_experts + self.gate_bias * self.n_experts + shared_gate
+        return (self.d_model + self.gate_bias) * (self.n_experts + self.n_free_experts) + shared_gate
 
     @property
     def shared_expert_params(self) -> int:
@@ -294,13 +297,21 @@ class ModelArchitecture:
         return self.non_expert_params + self.n_moe_layers * self.n_experts * self.expert_params + self.table_params
 
     @property
+    def computed_share(self) -> float:
+        """Of a token's choices, the share that computes something: that of experts which do, as training balances them
+        (LongCat-Flash, arXiv 2509.01322, section 2.1: 8 of 12 on average, of 512 among 768)."""
+        return self.n_experts / (self.n_experts + self.n_free_experts)
+
+    @property
     def active_params(self) -> int:
-        """Parameters one token meets: everything outside the experts, and `top_k` experts of each MoE layer.
+        """Parameters one token meets: everything outside the experts, and those of its `top_k` choices in each MoE layer
+        that compute something, on average.
 
         Both embedding tables count whole, as in the counts of Qwen3 and Mixtral. An encoder-decoder counts
         both stacks, though one token only passes through one of them: no such count is published.
         """
-        return self.non_expert_params - self.other_params + self.n_moe_layers * self.top_k * self.expert_params
+        chosen = self.n_moe_layers * self.top_k * self.expert_params * self.computed_share
+        return self.non_expert_params - self.other_params + round(chosen)
 
     def _kv_bytes(self) -> int:
         return math.ceil(self.decoder.kv_elements_per_token * self.stored_kv_dtype.bytes_per_param)

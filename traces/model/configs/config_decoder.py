@@ -22,7 +22,9 @@ _QWEN3: Traits = {"qk_norm": "head"}
 _QWEN3_NEXT: Traits = {"qk_norm": "head", "output_gate": "channel"}
 TRAITS: dict[str, Traits] = {
     "deepseek_v4": {"compressed": True, "sinks": True},
+    "alice_ai": _QWEN3_NEXT | {"kda_of_delta_net": True},
     "axk2": {"gated_queries": True},
+    "berrylm": _QWEN3_NEXT,
     "bailing_hybrid": {"output_gate": "head", "kda_full_rank": True},
     "grove_moe": {"qk_norm": "head", "adjugate": True},
     "hunyuan_v1_moe": {"shared_of_expert_width": True},
@@ -255,6 +257,7 @@ def _experts(fields: Fields, traits: Traits) -> dict[str, Any]:
     return {
         "n_experts": fields.integer("n_experts", minimum=1),
         "top_k": fields.integer("top_k", minimum=1),
+        "n_free_experts": fields.integer("n_free_experts", 0),
         "d_ff_expert": d_ff_expert,
         "n_shared_experts": n_shared,
         "d_ff_shared": width,

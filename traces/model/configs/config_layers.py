@@ -297,7 +297,11 @@ _Sizes = tuple[tuple[str, int | None], ...]
 
 _KIMI: _Sizes = (("num_heads", None), ("head_dim", None), ("short_conv_kernel_size", 4))
 _KIMI_FLAT: _Sizes = (("linear_num_heads", None), ("linear_head_dim", None), ("linear_conv_kernel_dim", 4))
-"""Kimi Linear's mixer: in a mapping of its own, `linear_attn_config`, or among the other fields."""
+_KIMI_OF_DELTA_NET: _Sizes = (
+    ("linear_num_value_heads", None), ("linear_value_head_dim", None), ("linear_conv_kernel_dim", 4),
+)  # fmt: skip
+"""Kimi Linear's mixer: in a mapping of its own, `linear_attn_config`, among the other fields, or in the words of
+Qwen3-Next's (AliceAI: vllm/model_executor/models/alice_ai.py, read 2026-12-01)."""
 
 _RECURRENT: dict[str, tuple[Callable[..., LinearMixer], _Sizes]] = {
     "linear_num_value_heads": (
@@ -321,6 +325,11 @@ _RECURRENT: dict[str, tuple[Callable[..., LinearMixer], _Sizes]] = {
 
 def _recurrent_mixer(fields: Fields, d_model: int, traits: Traits) -> LinearMixer:
     """The mixer with a state, by the fields that describe one; MiniMax-01's lightning attention where none does."""
+    if traits.get("kda_of_delta_net"):
+        return linear_mixer.kimi_delta(d_model, *_sizes(fields, _KIMI_OF_DELTA_NET))
+    if bottleneck := fields.integer("kda_gate_bottleneck", 0):
+        sizes = _sizes(fields, _RECURRENT["linear_num_value_heads"][1])
+        return linear_mixer.kimi_delta_net(d_model, *sizes, decay_rank=bottleneck)
     inner = fields.get("linear_attn_config")
     apart = isinstance(inner, dict)
     of_kda = any(fields.get(key) is not None for key in _OF_KDA) or bool(traits.get("kda_full_rank"))

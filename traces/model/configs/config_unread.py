@@ -52,7 +52,9 @@ def unread_notes(fields: Fields, *, checked: bool) -> list[str]:
         notes.append("a prompt runs through all layers, though an engine may leave out those whose keys nobody reads")
     free = fields.integer("n_free_experts", 0)
     if free:
-        notes.append(f"{free} of the experts that a token may choose compute nothing; every choice counts as computed")
+        notes.append(
+            f"{free} of the experts that a token may choose compute nothing: so do as many of its choices, on average"
+        )
     for key in NAMES["n_experts"]:
         counts = fields.get(key)
         if isinstance(counts, list) and len(counts) > 1 and fields.get("vision_config") is not None:
