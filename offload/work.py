@@ -181,7 +181,7 @@ def cross_attention_work(
 
 
 def gate_work(model: ModelArchitecture, n_tokens: int) -> Work:
-    """Gate GEMM (d_model x all that it chooses among), top-k, the permutation of tokens by expert, projections around experts."""
+    """Gate GEMM (d_model x all it chooses among), top-k, the permutation of tokens by expert, projections around it."""
     stored = model.stored_activation_dtype
     moved_bytes = 2 * n_tokens * model.top_k * model.expert_width * stored.bytes_per_param
     shapes = ((model.d_expert, model.d_model), (model.d_model, model.d_expert)) if model.d_expert else ()

@@ -304,8 +304,8 @@ class ModelArchitecture:
 
     @property
     def active_params(self) -> int:
-        """Parameters one token meets: everything outside the experts, and those of its `top_k` choices in each MoE layer
-        that compute something, on average.
+        """Parameters one token meets: everything outside the experts, and of its `top_k` choices of each MoE layer
+        those that compute something, on average.
 
         Both embedding tables count whole, as in the counts of Qwen3 and Mixtral. An encoder-decoder counts
         both stacks, though one token only passes through one of them: no such count is published.
