@@ -14,7 +14,7 @@ from traces.errors import InvalidFile
 from traces.model.attention import Attention
 from traces.model.configs.class_defaults import class_defaults
 from traces.model.configs.config_fields import Fields
-from traces.model.configs.config_layers import Traits, block_letters, mixers_by_layer, sparse_layers
+from traces.model.configs.config_layers import Traits, block_letters, mixers_by_layer, sparse_layers, value_experts
 from traces.model.configs.field_names import NAMES, TIED
 from traces.model.layer_stack import MAX_LAYERS, LayerStack
 
@@ -64,9 +64,9 @@ CHECKED = frozenset(
         "dots1", "dots3_note_text", "ernie4_5_moe", "ernie4_5_vl_moe_text", "exaone_moe", "flint", "gemma4_text",
         "glm4_moe", "glm4_moe_lite", "glm4v_moe_text", "glm5_next_text", "glm_moe_dsa", "granitemoe",
         "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "inkling_text", "jamba",
-        "kimi_k2", "kimi_linear", "kolibri1", "laguna", "lara_mini", "lfm2_moe", "mellum", "mimo_v2_flash", "minimax",
-        "minimax_m2", "minimax_m3", "minimax_m3_vl_text", "mistral4", "mistral_large4_text", "mixtral",
-        "sarvam_mla", "sarvam_moe", "solar_open", "unlimited_ocr_text", "zaya", *TRAITS,
+        "k2_horizon", "kimi_k2", "kimi_linear", "kolibri1", "laguna", "lara_mini", "lfm2_moe", "mellum",
+        "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3", "minimax_m3_vl_text", "mistral4", "mistral_large4_text",
+        "mixtral", "sarvam_mla", "sarvam_moe", "solar_open", "solar_open2", "unlimited_ocr_text", "zaya", *TRAITS,
     }
 )  # fmt: skip
 """Types whose counts were held against the model's own classes, or published figures, within 0.5 %."""
@@ -136,16 +136,20 @@ def _main_attention(mixers: Sequence[object], stated: Attention) -> Attention:
 
 
 def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attention, traits: Traits) -> int:
-    """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma) or of n-grams
-    (LongCat-Flash-Lite), what brings rows of such tables in (Qwen4-Exp, DeepSeek-V4.1), what mixes parallel residual
-    streams (DeepSeek-V4, arXiv 2512.24880), the FFN that takes up the guess of a step before (DiffusionGemma), heads
-    that choose experts a token ahead.
+    """Parameters that no op of ours reads: attention experts not chosen (JetMoE, K2 Horizon), tables by layer (Gemma)
+    or of n-grams (LongCat-Flash-Lite), what brings rows of such tables in (Qwen4-Exp, DeepSeek-V4.1), what mixes
+    parallel residual streams (DeepSeek-V4, arXiv 2512.24880), the FFN that takes up the guess of a step before
+    (DiffusionGemma), heads that choose experts a token ahead.
     """
     total = 0
     if traits.get("attention_experts"):
         idle = fields.integer("n_experts") - fields.integer("top_k")
         width = attention.n_heads * attention.head_dim // fields.integer("top_k")
         total += n_layers * (idle * 2 * d_model * width + d_model * fields.integer("n_experts"))
+    number, chosen = value_experts(fields)
+    if number:
+        values = attention.n_kv_heads * attention.value_dim
+        total += len(sparse_layers(fields, n_layers)) * (number - chosen) * values * d_model
     per_layer = fields.integer("hidden_size_per_layer_input", 0)
     if per_layer:
         table = fields.integer("vocab_size_per_layer_input", fields.integer("vocab_size"))
@@ -286,13 +290,17 @@ def _shared(fields: Fields, d_ff_expert: int, traits: Traits) -> tuple[int, int]
 _GATES = {"head_wise": "head", "element_wise": "channel"}
 
 
+_CHANNEL_GATES = ("mla_use_output_gate", "use_gqa_gate")
+"""Flags of a gate a channel: Kimi K3 and Solar Open 2; K2 Horizon names its function."""
+
+
 def _output_gate(fields: Fields, traits: Traits) -> str | None:
     """What of an attention's output has a gate each: a "channel" or a "head"; None: there is none."""
     stated = fields.get("attn_output_gate")
     gate: str | None = traits.get("output_gate") if fields.flag("attn_output_gate", default=True) else None
     if gate is None and (stated is True or fields.flag("gated_attention")):
         gate = "channel"
-    if gate is None and fields.flag("mla_use_output_gate"):  # Kimi K3
+    if gate is None and (fields.flag(*_CHANNEL_GATES) or fields.get("attention_gate_func")):
         gate = "channel"
     by_words = fields.get("gated_attention_proj_granularity_type")
     if gate is None and by_words is not None:  # Ling 3

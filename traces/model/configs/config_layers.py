@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from traces.errors import InvalidFile
-from traces.model import linear_mixer
 from traces.model.attention import Attention
 from traces.model.configs.class_defaults import layer_letters
 from traces.model.configs.config_compressed import compressed_attentions
 from traces.model.configs.config_fields import Fields
+from traces.model.configs.config_recurrent import recurrent_mixer
 from traces.model.layer_stack import every_layer
 from traces.model.linear_mixer import LinearMixer
 
@@ -117,20 +116,22 @@ def mixers_by_layer(
         return compressed_attentions(fields, n_layers, attention)
     else:
         kinds = _layer_kinds(fields, n_layers, traits.get("model_type", ""))
+    sparse = frozenset(sparse_layers(fields, n_layers)) if value_experts(fields)[0] else frozenset()
     of_blocks = fields.integer("index_topk_blocks", 0) > 0  # MiniMax-M3: in layers that say so, and in no other
     made: list[Attention | LinearMixer | None] = []
     for layer, kind in enumerate(kinds[:n_layers]):
         if kind in ("moe", "mlp"):
             made.append(None)
         elif kind in _LINEAR:
-            made.append(_recurrent_mixer(fields, d_model, traits))
+            made.append(recurrent_mixer(fields, d_model, traits))
         elif kind in _SLIDING:
             made.append(_sliding_attention(fields, _of_layer(fields, attention, layer)))
         elif kind in _FULL or kind in _INDEXED:
             own = _of_layer(fields, attention, layer)
             if kind in _FULL and of_blocks:
                 own = dataclasses.replace(own, index_heads=0, index_dim=0, index_topk=0)
-            made.append(_full_attention(fields, own))
+            full = _full_attention(fields, own)
+            made.append(_with_value_experts(fields, full) if layer in sparse else full)
         else:
             raise InvalidFile(f"{fields.where}: layer {layer} is of the kind {kind[:40]!r}, which is not modelled")
     return tuple(made)
@@ -174,14 +175,22 @@ def _listed_kinds(fields: Fields, n_layers: int) -> list[str]:
     local = fields.integers("local_layer_ids")  # Inkling
     if local:
         return ["sliding_attention" if i in local else "full_attention" for i in range(n_layers)]
-    full = fields.integers("full_attention_layers") or fields.integers("full_attn_idxs")  # GigaChat 3.5, LFM2
+    full = next(filter(None, map(fields.integers, _FULL_LAYERS)), ())
     if full:
         return ["full_attention" if i in full else "linear_attention" for i in range(n_layers)]
     linear = fields.get("linear_attn_config")  # Kimi Linear: layers counted from 1
     if isinstance(linear, dict):
         full = Fields((linear,), fields.where).integers("full_attn_layers")
+        if not full and fields.get("gqa_interval") is not None:
+            return []
+        if not full:
+            raise InvalidFile(f"{fields.where}: linear_attn_config names no full_attn_layers: which layers are linear?")
         return ["full_attention" if i + 1 in full else "linear_attention" for i in range(n_layers)]
     return []
+
+
+_FULL_LAYERS = ("full_attention_layers", "full_attn_idxs", "gqa_layers")
+"""Layers of full attention, counted from 0, where all others have a state: GigaChat 3.5, LFM2, Solar Open 2."""
 
 
 def _repeated_kinds(fields: Fields, n_layers: int) -> list[str]:
@@ -192,6 +201,9 @@ def _repeated_kinds(fields: Fields, n_layers: int) -> list[str]:
     if fields.get("full_attention_interval") is not None:
         step = fields.integer("full_attention_interval", minimum=1)
         return ["linear_attention" if (i + 1) % step else "full_attention" for i in range(n_layers)]
+    if fields.get("gqa_interval") is not None:  # Solar Open 2: so many linear layers follow each full one
+        step = fields.integer("gqa_interval", minimum=1) + 1
+        return ["linear_attention" if i % step else "full_attention" for i in range(n_layers)]
     group = fields.integer("layer_group_size", 0)  # Ring-linear: the last of so many is full, and what is left over
     if group:
         whole = n_layers // group * group
@@ -233,6 +245,25 @@ def _of_layer(fields: Fields, attention: Attention, layer: int) -> Attention:
     if attention.index_heads and _shares_indexer(fields, layer):
         changes |= {"index_heads": 0, "index_dim": 0}
     return _with_heads(attention, **changes) if changes else attention
+
+
+def value_experts(fields: Fields) -> tuple[int, int]:
+    """(number, chosen) of matrices that make values, of which a gate chooses for a token (K2 Horizon's mixture of
+    values: transformers, models/k2_horizon); (0, 0) where there is one.
+    """
+    number = fields.integer("mova_num_experts", 0)
+    return (number, fields.integer("mova_num_experts_per_tok", minimum=1)) if number else (0, 0)
+
+
+def _with_value_experts(fields: Fields, attention: Attention) -> Attention:
+    """The attention of a layer with experts: what reads the state beside queries and keys counts as its output gate.
+    Tokens of a pass that choose other matrices are taken to read the same.
+    """
+    number, chosen = value_experts(fields)
+    if not number:
+        return attention
+    more = (chosen - 1) * attention.n_kv_heads * attention.value_dim + number
+    return dataclasses.replace(attention, output_gate=attention.output_gate + more)
 
 
 def _shares_indexer(fields: Fields, layer: int) -> bool:
@@ -290,88 +321,3 @@ def _full_attention(fields: Fields, attention: Attention) -> Attention:
     if changes and fields.flag("attention_k_eq_v"):
         changes["shared_key_value"] = True
     return _with_heads(attention, **changes) if changes else attention
-
-
-_Sizes = tuple[tuple[str, int | None], ...]
-"""Fields in order, with what holds where one is not stated, None where it must be."""
-
-_KIMI: _Sizes = (("num_heads", None), ("head_dim", None), ("short_conv_kernel_size", 4))
-_KIMI_FLAT: _Sizes = (("linear_num_heads", None), ("linear_head_dim", None), ("linear_conv_kernel_dim", 4))
-_KIMI_OF_DELTA_NET: _Sizes = (
-    ("linear_num_value_heads", None), ("linear_value_head_dim", None), ("linear_conv_kernel_dim", 4),
-)  # fmt: skip
-"""Kimi Linear's mixer: in a mapping of its own, `linear_attn_config`, among the other fields, or in the words of
-Qwen3-Next's (AliceAI: vllm/model_executor/models/alice_ai.py, read 2026-12-01)."""
-
-_RECURRENT: dict[str, tuple[Callable[..., LinearMixer], _Sizes]] = {
-    "linear_num_value_heads": (
-        linear_mixer.gated_delta_net,
-        (("linear_num_key_heads", None), ("linear_num_value_heads", None), ("linear_key_head_dim", None),
-         ("linear_value_head_dim", None), ("linear_conv_kernel_dim", 4)),
-    ),
-    "mamba_n_heads": (
-        linear_mixer.mamba2,
-        (("mamba_n_heads", None), ("mamba_d_head", None), ("mamba_n_groups", 1), ("mamba_d_state", None),
-         ("mamba_d_conv", 4)),
-    ),
-    "mamba_num_heads": (
-        linear_mixer.mamba2,
-        (("mamba_num_heads", None), ("mamba_head_dim", None), ("n_groups", 1), ("ssm_state_size", None),
-         ("conv_kernel", 4)),
-    ),
-}  # fmt: skip
-"""Mixers by the field that tells of them, in order: how one is made of `d_model` and its sizes."""
-
-
-def _recurrent_mixer(fields: Fields, d_model: int, traits: Traits) -> LinearMixer:
-    """The mixer with a state, by the fields that describe one; MiniMax-01's lightning attention where none does."""
-    if traits.get("kda_of_delta_net"):
-        return linear_mixer.kimi_delta(d_model, *_sizes(fields, _KIMI_OF_DELTA_NET))
-    if bottleneck := fields.integer("kda_gate_bottleneck", 0):
-        sizes = _sizes(fields, _RECURRENT["linear_num_value_heads"][1])
-        return linear_mixer.kimi_delta_net(d_model, *sizes, decay_rank=bottleneck)
-    inner = fields.get("linear_attn_config")
-    apart = isinstance(inner, dict)
-    of_kda = any(fields.get(key) is not None for key in _OF_KDA) or bool(traits.get("kda_full_rank"))
-    if apart or of_kda or (fields.get("linear_num_heads") is not None and fields.get("linear_num_key_heads") is None):
-        sizes = _sizes(Fields((inner,), fields.where), _KIMI) if apart else _flat_kimi_sizes(fields, of_ling=of_kda)
-        both = of_kda and fields.flag("no_kda_lora", default=bool(traits.get("kda_full_rank")))
-        full_gate = both or (apart and Fields((inner,), fields.where).flag("use_full_rank_gate"))  # Kimi K3
-        return linear_mixer.kimi_delta(d_model, *sizes, full_rank_decay=both, full_rank_gate=full_gate)
-    for told_by, (make, named) in _RECURRENT.items():
-        if fields.get(told_by) is not None:
-            return make(d_model, *_sizes(fields, named))
-    if fields.get("mamba_d_state") is not None:
-        inner_width = fields.integer("mamba_expand", 2, minimum=1) * d_model
-        rank = fields.get("mamba_dt_rank")
-        rank = rank if type(rank) is int else -(-d_model // 16)
-        return linear_mixer.mamba(
-            d_model, inner_width, fields.integer("mamba_d_state", minimum=1), rank, fields.integer("mamba_d_conv", 4)
-        )
-    if fields.get("conv_L_cache") is not None:
-        return linear_mixer.short_conv(d_model, fields.integer("conv_L_cache", 3, minimum=1))
-    n_heads = fields.integer("n_heads", minimum=1)
-    return linear_mixer.lightning(d_model, n_heads, fields.integer("head_dim", d_model // n_heads, minimum=1))
-
-
-_OF_KDA = ("no_kda_lora", "kda_safe_gate", "kda_lower_bound")
-"""Keys of Ling 3 that tell Kimi's mixer from the lightning attention that Ling 2.5 has in its place."""
-
-
-def _flat_kimi_sizes(fields: Fields, *, of_ling: bool) -> list[int]:
-    """Heads, their width and the convolution; of Ling 3 those of the attention where the mixer states none, unless the
-    width is that of the positions, as transformers writes it.
-    """
-    rope = fields.get("qk_rope_head_dim")
-    if not of_ling or (fields.get("linear_head_dim") is None and fields.get("head_dim") in (None, rope)):
-        return _sizes(fields, _KIMI_FLAT)
-    return [
-        fields.integer("linear_num_heads", fields.integer("n_heads"), minimum=1),
-        fields.integer("linear_head_dim", fields.integer("head_dim", 0), minimum=1),
-        fields.integer("linear_conv_kernel_dim", fields.integer("short_conv_kernel_size", 4), minimum=1),
-    ]
-
-
-def _sizes(fields: Fields, named: _Sizes) -> list[int]:
-    """The whole numbers, from 1 on, under the names. Raises `InvalidFile` for one that is missing or is none."""
-    return [fields.integer(name, default, minimum=1) for name, default in named]

@@ -13,6 +13,7 @@ _SHARING = {
     "cla_share_factor": ("use_cla", 1, "layers share keys and values"),
     "num_kv_shared_layers": ("", 0, "layers share keys and values"),
     "experts_shared_frequency": ("", 1, "layers share experts"),
+    "num_noise_heads": ("", 0, "some heads are subtracted from others (differential attention)"),
 }
 """Keys by what they mean, above which value, and the flag that they count with."""
 
@@ -35,7 +36,9 @@ def refuse_unread(fields: Fields, *, checked: bool) -> None:
 _DENOISED = re.compile("diffusion|llada|sdar|dream")
 """Types that denoise blocks of tokens."""
 
-_READ = {name for names in NAMES.values() for name in names} | {"parallel_expert_intermediate_size"}
+_READ = {name for names in NAMES.values() for name in names} | {
+    "parallel_expert_intermediate_size", "mova_num_experts", "mova_num_experts_per_tok",
+}  # fmt: skip
 _WIDTH = re.compile(r"(expert|moe).*_(hidden|intermediate|latent|inner|ffn)_|(hidden|intermediate)_\w+_(expert|moe)")
 """A width of experts in words of its own: counts may be short of what it says."""
 _HARMLESS = re.compile(r"capacity|group|parallel|_size_per|zero_expert|hash|first_k|pad")

@@ -18,7 +18,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "top_k": (
         "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts",
         "experts_per_token", "num_selected_experts", "n_activated_experts", "moe_num_active_primary_experts",
-        "num_selects",
+        "num_selects", "experts_top_k",
     ),
     "d_ff_expert": (
         "moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size", "expert_intermediate_size",
@@ -52,6 +52,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "n_free_experts": ("zero_expert_num", "num_zero_experts", "n_zero_experts", "num_null_experts"),
     "first_dense": (
         "first_k_dense_replace", "num_dense_layers", "n_dense_layers", "first_dense_layers", "dense_mlp_idx",
+        "n_dense_first_layers",
     ),
 }  # fmt: skip
 """Our name of a field: the keys that it is found under, the commonest first."""

@@ -11,6 +11,7 @@ import pytest
 
 import pregate
 from tests.model_configs import read_file
+from traces.errors import InvalidFile
 
 HYBRID: dict[str, Any] = {
     "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256,
@@ -34,6 +35,59 @@ LONGCAT: dict[str, Any] = {
 }  # fmt: skip
 """LongCat-Flash-Chat (arXiv 2509.01322): 560 B, of which a token computes 18.6 to 31.3 B without its table, 27 B on
 average."""
+
+
+K2_HORIZON: dict[str, Any] = {
+    "model_type": "k2_horizon", "attention_gate_func": "softplus", "head_dim": 128, "hidden_size": 2560,
+    "intermediate_size": 6144, "mlp_only_layers": [0, 1, 2], "moe_gate_bias": True, "moe_intermediate_size": 768,
+    "mova_num_experts": 64, "mova_num_experts_per_tok": 4, "num_attention_heads": 32, "num_experts": 100,
+    "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 8, "num_shared_experts": 1,
+    "query_key_norm": False, "tie_word_embeddings": False, "vocab_size": 250624,
+}  # fmt: skip
+"""K2-Horizon-MoVA-36B-A4B: 74.9 GB in bf16, 39.8 in q8_0."""
+SOLAR: dict[str, Any] = {
+    "model_type": "solar_open2", "hidden_size": 4096, "num_hidden_layers": 48, "num_attention_heads": 64,
+    "num_key_value_heads": 8, "head_dim": 128, "gqa_interval": 3, "use_gqa_gate": True, "n_routed_experts": 320,
+    "n_shared_experts": 1, "num_experts_per_tok": 8, "moe_intermediate_size": 1280, "vocab_size": 196608,
+    "linear_attn_config": {"short_conv_kernel_size": 4, "head_dim": 128, "num_heads": 64}, "tie_word_embeddings": False,
+}  # fmt: skip
+"""Solar Open 2, 250B-A15B, by the defaults of its class in vLLM."""
+
+
+def test_matrices_of_values_that_a_gate_chooses_among_are_counted(tmp_path: Path) -> None:
+    model = read_file(tmp_path, "config.json", K2_HORIZON)
+    assert model.total_params == pytest.approx(74.9e9 / 2, rel=1e-3)
+    one = read_file(tmp_path, "config.json", K2_HORIZON | {"mova_num_experts_per_tok": 1})
+    values = 2560 * 8 * 128
+    assert model.active_params - one.active_params == 45 * 3 * values
+    assert model.total_params == one.total_params
+    assert model.kv_bytes_per_token == 48 * 2 * 8 * 128 * 2
+
+
+@pytest.mark.parametrize("stated", [{}, {"gqa_layers": list(range(0, 48, 4))}])
+def test_layers_of_full_attention_among_kimis_are_found(stated: dict[str, Any], tmp_path: Path) -> None:
+    model = read_file(tmp_path, "config.json", SOLAR | stated)
+    assert model.kv_bytes_per_token == 12 * 2 * 8 * 128 * 2
+    assert model.total_params == pytest.approx(250e9, rel=0.005)
+    assert model.active_params == pytest.approx(14.5e9, rel=0.03)
+    first = (
+        model.decoder.mixers[model.decoder.mixer_of[0] - 1] if model.decoder.mixer_of[0] else model.decoder.attention
+    )
+    assert first.kind == "gqa"
+    assert first.output_gate == 64 * 128
+
+
+def test_linear_layers_that_nobody_names_are_refused(tmp_path: Path) -> None:
+    """They were taken as all, without a cache of keys and values."""
+    unnamed = {key: value for key, value in SOLAR.items() if key != "gqa_interval"}
+    with pytest.raises(InvalidFile, match="names no full_attn_layers: which layers are linear"):
+        read_file(tmp_path, "config.json", unnamed)
+
+
+def test_heads_that_are_subtracted_are_refused(tmp_path: Path) -> None:
+    """Motif-3, whose words for experts chosen and dense layers are read."""
+    with pytest.raises(InvalidFile, match="num_noise_heads = 16: some heads are subtracted"):
+        read_file(tmp_path, "config.json", LONGCAT | {"model_type": "motif", "num_noise_heads": 16})
 
 
 def kda_by_hand(value_heads: int, projections: int) -> int:
