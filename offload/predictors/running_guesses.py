@@ -22,12 +22,12 @@ _REMEMBERED = 64
 
 
 class _Watcher:
-    """Tells a predictor of every pass as its gates run."""
+    """Tells a predictor of every pass as its gates run, each part of a prompt being one."""
 
     def __init__(self, guesser: Guesser, facts: RunFacts) -> None:
         self.guesser, self._top_k = guesser, facts.top_k
         self._histories = Histories(facts.n_blocks, facts.n_experts)
-        self._i_step = -1
+        self._i_step = self._block = -1
         self._sequences: NDArray[np.int32] | None = None
         self._chosen: list[Chosen | None] = [None] * facts.n_blocks
 
@@ -36,10 +36,11 @@ class _Watcher:
         chosen, sequences = view.chosen(view.block), view.sequences
         if chosen is None or sequences is None:
             return False
-        if view.i_step != self._i_step or self._sequences is None:
+        if view.i_step != self._i_step or view.block <= self._block or self._sequences is None:
             self._close()
             self._i_step, self._sequences = view.i_step, sequences
             self.guesser.begin(self._histories.before(sequences, chosen.shape[1]))
+        self._block = view.block
         self._chosen[view.block] = chosen
         self.guesser.saw(view.block, chosen)
         return True

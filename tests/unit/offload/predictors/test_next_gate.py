@@ -18,6 +18,7 @@ from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.policies.lru_next_gate import lru_next_gate
 from offload.policy import BlockView, Buffers
+from offload.predictors.activation_matrices import ActivationMatrices
 from offload.predictors.curves import curve_named
 from offload.predictors.next_gate import CurveGate, NextGate
 from pregate.ask.capturing.capture import capture
@@ -351,3 +352,12 @@ def test_guesses_of_later_blocks_give_way_to_what_is_needed_now() -> None:
             schedule = decoded.schedule
             assert schedule.hbm_acquired.sum() == schedule.hbm_released.sum()
             assert decoded.n_hits == 0
+
+
+def test_each_part_of_a_prompt_is_a_pass_that_predictors_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    begin = ActivationMatrices.begin
+    monkeypatch.setattr(ActivationMatrices, "begin", lambda one, now: told.append(len(now.group)) or begin(one, now))
+    trace = routing(MODEL, input_tokens=20, output_tokens=3)
+    pregate.simulate(MODEL, HW, trace, "activation_aware@ubatch=8")
+    assert told == [8, 8, 4, 1, 1]
