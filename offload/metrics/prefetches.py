@@ -7,13 +7,15 @@ read ahead from storage into host memory alone is counted apart, by the same rul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.decoding.prompt_chunks import passes_of
+from offload.execution import Execution
 from offload.ops import OpKind, Work
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -68,12 +70,16 @@ class Prefetches:
 class PrefetchTally:
     """Feed it the ops of a schedule in order, with their times, then read `found`.
 
-    `named`: of every (step, layer of the model) the experts that its gate names, as `named_by` has it. `right`: where
-    given, the ends of each right copy and of its gate go there too.
+    `named`: of every (step, layer of the model) the experts that its gate names, as `named_by` has it: of each part of
+    a prompt, which begins where layers begin again. `right`: where given, the ends of each right copy and of its gate
+    go there too.
     """
 
-    named: Mapping[tuple[int, int], frozenset[int]]
+    named: Mapping[tuple[int, int], Sequence[frozenset[int]]]
     right: list[tuple[float, float]] | None = None
+    _step: int = -1
+    _layer: int = -1  # of the last gate
+    _i_part: int = 0  # of the step
     _waiting: dict[int, list[tuple[int, float, int]]] = field(default_factory=dict)  # layer -> expert, end, bytes
     _begun_bytes: int = 0  # of an expert that comes matrix by matrix
     _n_ahead: int = 0
@@ -121,7 +127,9 @@ class PrefetchTally:
 
     def _decide(self, step: int, layer: int, gate_s: float) -> None:
         """The gate of a layer has run: what was brought for it was right or wrong."""
-        named = self.named.get((step, layer), frozenset())
+        self._i_part = 0 if step != self._step else self._i_part + (layer < self._layer)
+        self._step, self._layer = step, layer
+        named = self.named[step, layer][self._i_part] if (step, layer) in self.named else frozenset()
         for expert, end, n_bytes in self._waiting.pop(layer, ()):
             self._n_ahead += 1
             if expert in named:
@@ -180,7 +188,7 @@ class RightCopies:
 def right_copies(
     columns: Mapping[str, NDArray[Any]],
     works: tuple[Work, ...],
-    named: Mapping[tuple[int, int], frozenset[int]],
+    named: Mapping[tuple[int, int], Sequence[frozenset[int]]],
     n_missing: int,
     expert_bytes: int,
 ) -> RightCopies:
@@ -191,15 +199,18 @@ def right_copies(
     return RightCopies(tally.found(n_missing, expert_bytes), pairs[:, 0], pairs[:, 1])
 
 
-def named_by(model: ModelArchitecture, trace: RoutingTrace) -> dict[tuple[int, int], frozenset[int]]:
-    """By (step, layer of the stack that it runs through) the experts that a gate names."""
+def named_by(
+    model: ModelArchitecture, trace: RoutingTrace, execution: Execution
+) -> dict[tuple[int, int], list[frozenset[int]]]:
+    """By (step, layer of the stack that it runs through) the experts that a gate names, of each pass of the step."""
     n_encoder = model.n_encoder_moe_layers
-    found: dict[tuple[int, int], frozenset[int]] = {}
+    found: dict[tuple[int, int], list[frozenset[int]]] = {}
     for step in trace.steps():
         encoding = model.encoder is not None and step.phase == Phase.PREFILL
         stack = model.encoder if encoding and model.encoder is not None else model.decoder
         first = 0 if encoding else n_encoder
-        for block, layer in enumerate(stack.moe_layers):
-            chosen = step.experts[:, first + block]
-            found[step.i_step, layer] = frozenset(chosen[chosen >= 0].tolist())
+        for part, _ in passes_of(step, model, execution):
+            for block, layer in enumerate(stack.moe_layers):
+                chosen = part.experts[:, first + block]
+                found.setdefault((step.i_step, layer), []).append(frozenset(chosen[chosen >= 0].tolist()))
     return found

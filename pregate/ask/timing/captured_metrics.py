@@ -42,14 +42,18 @@ def right_copies_of(captured: Captured) -> RightCopies | None:
         return None
     schedule = captured.decoded.schedule
     columns = {name: getattr(schedule, name) for name in COLUMNS}
-    named, n = named_by(captured.model, captured.trace), n_missing(captured.decoded)
-    return right_copies(columns, schedule.works, named, n, captured.model.expert_bytes)
+    n = n_missing(captured.decoded)
+    return right_copies(columns, schedule.works, _named(captured), n, captured.model.expert_bytes)
 
 
 def prefetches_of(captured: Captured, timeline: Timeline) -> Prefetches | None:
     """What a policy that guesses brought ahead in a run of its schedule, virtual or real; None of any other."""
     if not brings_guesses(captured.policy):
         return None
-    tally, schedule = PrefetchTally(named_by(captured.model, captured.trace)), timeline.schedule
+    tally, schedule = PrefetchTally(_named(captured)), timeline.schedule
     tally.feed({name: getattr(schedule, name) for name in COLUMNS}, schedule.works, timeline.end_s)
     return tally.found(n_missing(captured.decoded), captured.model.expert_bytes)
+
+
+def _named(captured: Captured) -> dict[tuple[int, int], list[frozenset[int]]]:
+    return named_by(captured.model, captured.trace, captured.request.execution)

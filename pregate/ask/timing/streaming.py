@@ -62,7 +62,7 @@ def _stream(asked: Request, hw: Platform, figures: Figures) -> SimulationResult 
     stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()
     covered, read_bytes = FitCoverage(), 0
     timed = hw.fit is not None and bool(hw.fit.laws or hw.fit.gemm_tables)  # coverage counts runs
-    tally = PrefetchTally(named_by(asked.model, trace)) if brings_guesses(asked.policy) else None
+    tally = PrefetchTally(named_by(asked.model, trace, asked.execution)) if brings_guesses(asked.policy) else None
     for part in parts:
         seen = figures.with_works(part.works)
         if (seen.offloaded, seen.is_cut) != (figures.offloaded, figures.is_cut):

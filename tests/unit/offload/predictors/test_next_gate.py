@@ -361,3 +361,23 @@ def test_each_part_of_a_prompt_is_a_pass_that_predictors_learn_from(monkeypatch:
     trace = routing(MODEL, input_tokens=20, output_tokens=3)
     pregate.simulate(MODEL, HW, trace, "activation_aware@ubatch=8")
     assert told == [8, 8, 4, 1, 1]
+
+
+def test_what_was_brought_for_a_part_of_a_prompt_is_judged_by_its_gates_alone() -> None:
+    trace = routing(MODEL, input_tokens=20, output_tokens=3)
+    result = pregate.simulate(MODEL, HW, trace, "guess/markov@ubatch=1")
+    assert result.timeline is not None
+    assert result.prefetches is not None
+    schedule, of_tokens = result.timeline.schedule, trace.experts
+    n_gates, waiting, n_right = [0] * MODEL.decoder.n_layers, dict[int, list[int]](), 0
+    for kind, layer, expert, priority in zip(
+        schedule.kind, schedule.layer, schedule.expert, schedule.priority, strict=True
+    ):
+        if kind == OpKind.FETCH and priority > 0:
+            waiting.setdefault(layer, []).append(expert)
+        elif kind == OpKind.GATE:
+            block = MODEL.decoder.moe_layers.index(layer)
+            n_right += sum(one in of_tokens[n_gates[layer], block] for one in waiting.pop(layer, ()))
+            n_gates[layer] += 1
+    assert n_gates[MODEL.decoder.moe_layers[0]] == len(of_tokens)
+    assert 0 < result.prefetches.n_right == n_right < result.prefetches.n_ahead

@@ -106,13 +106,13 @@ def test_what_is_read_ahead_into_host_memory_alone_is_counted_right_or_wrong(
     monkeypatch.setattr(HostTier, "read_ahead", spied)
     schedule, trace = written(policy, 5, reads).schedule, routing(MODEL, seed=0)
     alone = [op for _, op in seen if schedule.kind[op] == OpKind.DISK_READ]
-    named = named_by(MODEL, trace)
+    named = named_by(MODEL, trace, HW.execution)
     right, wrong = [], []
     for op in alone:
         layer = int(schedule.layer[op])
         later = np.flatnonzero((schedule.kind == OpKind.GATE) & (schedule.layer == layer))
         later = later[later > op]
-        is_named = later.size and int(schedule.expert[op]) in named[int(schedule.step[later[0]]), layer]
+        is_named = later.size and int(schedule.expert[op]) in named[int(schedule.step[later[0]]), layer][0]
         (right if is_named else wrong).append(op)
     tally, half = PrefetchTally(named), len(schedule) // 2
     columns = {name: getattr(schedule, name) for name in COLUMNS}
