@@ -195,12 +195,12 @@ def gain_of(one: Setting, other: Setting, objective: str) -> Gain:
 
 def halves(model: ModelArchitecture, trace: RoutingTrace) -> tuple[Workpiece, bool]:
     """The job of the later sequences, experts kept by the earlier ones; of one sequence, kept by its prompt. Where that
-    is short, all is in view.
+    is short, or an encoder's, which says nothing of a decoder's experts, all is in view.
     """
     sequences = np.unique(trace.sequence).tolist()
     if len(sequences) < 2:
         before = int((trace.phase == Phase.DECODE).argmax())  # tokens of its first prompt
-        in_view = before < LEAST_PROMPT
+        in_view = before < LEAST_PROMPT or model.is_encoder_decoder
         counted = trace if in_view else trace.first_steps(len(np.unique(trace.step[:before])))
         return recorded_job(model, trace, popularity_of(counted)), in_view
     half = len(sequences) // 2

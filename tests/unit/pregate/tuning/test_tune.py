@@ -84,6 +84,14 @@ def test_of_one_sequence_experts_are_kept_by_its_first_prompt_whatever_is_read_l
         assert work.popularity.digest == popularity_of(trace.first_steps(1)).digest
 
 
+def test_the_prompt_of_an_encoder_says_nothing_of_a_decoder_so_that_all_is_in_view() -> None:
+    model = pregate.load_model("switch-mini-16")
+    trace = pregate.synthesize(model, 40, 4, 1, 0)
+    work, in_view = halves(model, trace)
+    assert in_view
+    assert work.popularity.digest == popularity_of(trace).digest
+
+
 def test_what_was_found_of_settings_is_not_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ["pregate", "on_demand+static:0.25", "prefetch_all"]
     plain = tune(MODEL, HW, SHORT, policies=few, now="on_demand")
