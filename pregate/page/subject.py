@@ -39,8 +39,8 @@ class PageSubject:
 
     `hbm_factors`: the HBM of a machine as multiples of its own. `output_tokens`: generated a sequence. `actives` are
     shares of a model's experts above 0, at most 1, forced in each layer, or `AS_ROUTED`. Raises `InvalidInput` for an
-    empty list, weights that a stack does not read, a design that cuts copies into chunks, counts below 1, or
-    combinations beyond the limit.
+    empty list, weights that a stack does not read, a design that cuts copies into chunks or decides by the machine's
+    numbers, counts below 1, or combinations beyond the limit.
     """
 
     models: tuple[ModelArchitecture, ...]
@@ -73,6 +73,11 @@ class PageSubject:
         for design in self.designs:
             if design.chunk_bytes is not None:
                 raise InvalidInput(f"{design.name} cuts copies into chunks, which a page does not say: ask compare")
+            if design.asks_machine:
+                raise InvalidInput(
+                    f"{design.name} decides by the machine's numbers, and a page keeps one schedule for all links: ask "
+                    "compare or sweep"
+                )
         for share in self.actives:
             if not 0 <= share <= 1:
                 raise InvalidInput(f"active experts = {share:g}: a share of the experts, 0 (as routed) to 1")

@@ -218,9 +218,20 @@ def test_what_a_page_cannot_hold_is_refused(changes: dict[str, Any], said: str) 
         explore_page(["switch-mini-16"], ["t4"], "p.html", ["on_demand"], **changes)
 
 
-def test_a_design_that_cuts_copies_is_no_design_of_a_page() -> None:
-    with pytest.raises(InvalidInput, match="on_demand:granularity=1MiB cuts copies into chunks, which a page does not"):
-        explore_page(["switch-mini-16"], ["t4"], "p.html", ["on_demand:granularity=1MiB"])
+@pytest.mark.parametrize(
+    ("design", "said"),
+    [
+        ("on_demand:granularity=1MiB", "on_demand:granularity=1MiB cuts copies into chunks, which a page does not"),
+        (
+            "min_latency/paper",
+            "min_latency/paper decides by the machine's numbers, and a page keeps one schedule for all",
+        ),
+        ("bandwidth_split", "ask compare or sweep"),
+    ],
+)
+def test_a_design_that_no_schedule_for_all_links_says_is_refused(design: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        explore_page(["switch-mini-16"], ["t4"], "p.html", [design])
 
 
 def test_a_page_on_which_nothing_fits_is_not_written(tmp_path: Path) -> None:
