@@ -17,6 +17,7 @@ from hwmodels.specs.machine_files import cards_of, hardware_names, load_machine
 from pregate.spellings.card_memory import OF_CARD, card_and_numbers, sold
 from pregate.spellings.cloud_instances import cards_of_instance
 from pregate.spellings.host_memory import chosen_host, host_and_numbers, is_memory, sizes_of, without_drives
+from pregate.spellings.laptop_power import figures_at, stated_power
 from pregate.spellings.names import FILES, KNOWN, our_name
 from pregate.spellings.plain_names import AND, plain_name, without_brackets
 from pregate.spellings.stated_links import without_link, without_outside
@@ -117,8 +118,9 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
     `RTX 3090 + EPYC 7763, 256 GB`, the memory of the usual host in `RTX 4090 with 64GB RAM`; `text` as it is, and no
     numbers, where that is no machine.
 
-    The link that it states is one too. Raises `InvalidInput` as `host_and_numbers`, `card_and_numbers` and
-    `StatedLink.beside`, for a link whose lanes are not known, and for an instance of a cloud.
+    The link that it states is one too, and the power of a laptop's card. Raises `InvalidInput` as `host_and_numbers`,
+    `card_and_numbers`, `StatedLink.beside` and `figures_at`, for a link whose lanes are not known, and for an instance
+    of a cloud.
     """
     bare, link = without_link(text)
     inside, why = without_outside(bare)
@@ -130,6 +132,11 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
         if link is None:
             raise InvalidInput(f"hardware {text[:80]!r}: {why}")
         return name, {**numbers, "link": link.beside(card)}
+    cool, power_w = stated_power(text)
+    if power_w:
+        name, numbers = machine_and_numbers(cool)
+        of_card = figures_at(cards_of(name)[1], power_w)
+        return (name, {**numbers, **of_card}) if of_card else (text, {})
     cards = cards_of_instance(text)[1]
     if cards:
         raise InvalidInput(

@@ -96,8 +96,8 @@ def _of_hardware(text: str, wanted: str, known: Collection[str]) -> UnknownName 
         )
     if _POWER.search(text):
         return UnknownName(
-            f"unknown hardware {text!r}: a limit of power is read in rows of tables alone: name the card and --set "
-            f"accelerator.peak_flop_per_s and accelerator.clock_hz of it"
+            f"unknown hardware {text!r}: of this card no clock by its power is known: name the card and --set "
+            f"accelerator.clock_hz and accelerator.peak_flop_per_s.FORMAT of it"
         )
     if told := _beside_card(text):
         return UnknownName(f"unknown hardware {text!r}: {told}")
