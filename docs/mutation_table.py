@@ -34,7 +34,7 @@ def line() -> str:
 
 
 def rooms() -> str:
-    """A row a room, with the names of its modules, and the modules that have none."""
+    """A row a room, with the names of its modules; the modules that were tried in part, and those that have no row."""
     lines = [
         "| room | modules | mutants | tried | noticed | equivalent | survive |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -46,8 +46,13 @@ def rooms() -> str:
         made = sum(row["mutants"] for _, row in mine)
         counts = (f"{sum(column):,}" for column in zip(*(_counts(row) for _, row in mine), strict=True))
         lines.append(f"| `{room}` | {', '.join(name for name, _ in mine)} | {made:,} | {' | '.join(counts)} |")
-    without = ", ".join(f"`{module}`" for module in TARGETS if module not in _rows())
-    return "\n".join([*lines, "", f"Not tried yet: {without or 'none of the modules that are to be'}."])
+    part = [
+        f"`{at}` {row['tried']} of {row['mutants']}" for at, row in _rows().items() if row["tried"] < row["mutants"]
+    ]
+    without = [f"`{module}`" for module in TARGETS if module not in _rows()]
+    left = {"Tried in part": part, "Not tried yet": without}
+    said = (f"{what}: {', '.join(modules) or 'none of the modules that are to be'}." for what, modules in left.items())
+    return "\n".join([*lines, "", " ".join(said)])
 
 
 def survivors() -> str:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
+from pregate.spellings.llama_releases import NOW, of_build
+
 _MAKERS = re.compile(r"\b(nvidia|geforce|amd|radeon|instinct|tesla|intel)\b|\((r|tm)\)")
 _SERIES = re.compile(
     r"\b(ryzen)-[3579]-|\b(xeon)-(?:platinum|gold|silver|bronze)-|\b(core)-(?:i\d|ultra-\d)-|\bryzen-(threadripper)\b"
@@ -172,7 +174,8 @@ def spelled(column: str, text: str) -> str:
             plain, bare = "", re.sub(r"[-+(),@]+", "-", plain).strip("-")
             while bare != plain:
                 plain, bare = bare, _OF_LLAMA.sub(r"\g<version>", _VERSION.sub("", bare))
-            return plain_name(_STACKS.get(plain, plain))
+            plain = plain_name(_STACKS.get(plain, plain))
+            return (of_build(text)[0] or plain) if plain == NOW and "llama" in text.lower() else plain
         case "hardware":
             plain = GIGABYTES.sub(r"-\1gb", plain)
             apple = None if _OF_NVIDIA.search(text) else _APPLE.search(plain)

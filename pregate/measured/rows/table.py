@@ -19,6 +19,7 @@ from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.command_counts import with_command_counts
 from pregate.measured.rows.command_loads import LOAD_COLUMNS, with_load
 from pregate.measured.rows.engine_beside import with_engine_beside
+from pregate.measured.rows.engine_release import with_release
 from pregate.measured.rows.engine_words import in_flags, with_usual_design, without_power
 from pregate.measured.rows.measured_row import COLUMNS, METRICS, MeasuredRow
 from pregate.measured.rows.metric_aliases import METRIC_ALIASES, underscored
@@ -184,9 +185,10 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
         text = as_written({column: cells.get(column, "").strip() for column in (*COLUMNS, MEMORY, *LOAD_COLUMNS)})
     except InvalidInput as error:
         raise UnreadCount(f"{where}: {error}", "unit") from None
-    text = with_engine_beside(text)
+    typed, text = text["stack"], with_engine_beside(text)
     told = [f"{column} {cells[column].strip()}" for column in BESIDE if cells.get(column, "").strip()]
     text["note"] = "; ".join(filter(None, (text["note"], *told)))
+    text = with_release(text, typed)
     metric = text["metric"] = _metric(text["metric"])
     text = with_usual_design(with_design_of_note(text), our_name("stack", text["stack"]))
     text = with_load(with_command_counts(with_lengths(text)))

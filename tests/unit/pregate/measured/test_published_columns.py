@@ -35,11 +35,32 @@ def one(folder: Path, **change: str) -> MeasuredRow:
 
 def test_a_published_table_is_read_column_by_column(tmp_path: Path) -> None:
     row = one(tmp_path)
-    assert (row.hardware, row.host, row.link, row.stack) == ("rtx-4090", "ryzen-7950x", "pcie4-x16", "llama-cpp")
+    assert (row.hardware, row.host, row.link, row.stack) == ("rtx-4090", "ryzen-7950x", "pcie4-x16", "llama-cpp-2025")
     assert (row.placement, row.input_tokens, row.output_tokens, row.value) == ("experts=cpu", 512, 128, 38)
     assert "confidence high" in row.note
     assert "stack llama-cpp by its note" in row.note
+    assert "stack llama-cpp-2025, of build 6000" in row.note
     assert not row.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "stack", "step"),
+    [
+        ({"notes": "llama.cpp"}, "llama-cpp", ""),
+        ({"notes": "llama.cpp b9000"}, "llama-cpp", ""),
+        ({"notes": "llama.cpp, October 2025"}, "llama-cpp-late-2025", ""),
+        ({"notes": "llama.cpp", "source": "https://github.com/ggml-org/llama.cpp/pull/15157"}, "llama-cpp-2025", ""),
+        ({"notes": "vLLM 0.9.1", "policy": "", "dtype": "fp8"}, "vllm", "1ms"),
+        ({"notes": "vLLM v0.14.0", "policy": "", "dtype": "fp8"}, "vllm", ""),
+        ({"notes": "SGLang 0.4", "policy": "", "dtype": "fp8"}, "vllm", ""),
+    ],
+)
+def test_a_release_that_a_row_names_is_the_one_that_ran(
+    change: dict[str, str], stack: str, step: str, tmp_path: Path
+) -> None:
+    row = one(tmp_path, **change)
+    assert (row.stack, row.overrides.get("stack.step_s", "")) == (stack, step)
+    assert (f"stack {stack}, of" in row.note) == (stack not in ("llama-cpp", "vllm"))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +173,8 @@ def test_commas_of_two_kinds_part_no_lengths(tmp_path: Path) -> None:
 
 def test_layers_as_engines_print_them(tmp_path: Path) -> None:
     for policy in ("33/49 layers offloaded", "offloaded 33/49 layers to GPU"):
-        assert one(tmp_path, policy=policy).policy == "gpu_only@layers=cpu:16"
+        assert one(tmp_path, policy=policy, notes="llama.cpp b9000").policy == "gpu_only@layers=cpu:16"
+        assert one(tmp_path, policy=policy).policy == "gpu_only@layers=cpu:15"  # the output was no layer of -ngl
     assert one(tmp_path, policy="experts of 30 of 48 layers on the CPU").placement == "experts=cpu:30"
     assert one(tmp_path, policy="30/48 layers on the CPU").placement == "layers=cpu:30"
 

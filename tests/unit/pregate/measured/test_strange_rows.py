@@ -192,9 +192,9 @@ def test_a_count_that_is_none_is_refused(written: str, tmp_path: Path) -> None:
     [
         ("ik_llama.cpp (main)", "ik-llama"),
         ("ik_llama.cpp @ 8337e4cd", "ik-llama"),
-        ("llama.cpp b6100 (CUDA)", "llama-cpp"),
+        ("llama.cpp b6100 (CUDA)", "llama-cpp-2025"),
         ("llama.cpp (CUDA 12.8)", "llama-cpp"),
-        ("llama.cpp CUDA b7100", "llama-cpp"),
+        ("llama.cpp CUDA b7100", "llama-cpp-late-2025"),
         ("llama.cpp master", "llama-cpp"),
         ("llama.cpp llama-server", "llama-cpp"),
         ("vLLM nightly", "vllm"),
