@@ -7,7 +7,7 @@ cost of its own: it runs the recurrence on prices that it was given.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ from pregate.draw.timelines import LANE_NAMES
 from pregate.page.page_arrays import ArrayBlock
 from pregate.page.priced_works import PricedWorks
 from pregate.page.rivals import rivals
-from pregate.page.subject import AS_ROUTED, PageSubject, Stop, active_experts, link_stops, with_hbm
+from pregate.page.subject import AS_ROUTED, PageSubject, Stop, active_experts, hbm_of, link_stops, with_hbm
 from pregate.routing_traces import synthesize
 from simulator.batched.batch import Compiled
 from simulator.explain.critical_path import REVERSE
@@ -132,7 +132,7 @@ def _machine(page: _Page, machine: Platform) -> dict[str, Any]:
         "links": page.block.add(links),
         "own_link": _own_link(machine),
         "own_hbm": int(np.argmin(np.abs(np.array(page.subject.hbm_factors) - 1))),
-        "hbm": [with_hbm(machine, factor) for factor in page.subject.hbm_factors],
+        "hbm": [hbm_of(with_hbm(machine, factor)) for factor in page.subject.hbm_factors],
         "calibration": machine.describe_calibration(page.subject.models[0].dtype.name),
     }
 
@@ -153,7 +153,7 @@ def _points(page: _Page, model: ModelArchitecture) -> list[list[list[dict[str, A
         page.ready.clear()
         for i, machine in enumerate(subject.machines):
             for factor in subject.hbm_factors:
-                memory = replace(memory_of(machine), hbm_bytes=with_hbm(machine, factor))
+                memory = memory_of(with_hbm(machine, factor))
                 asked = [captured.of(model, memory, trace, design, workload) for design in subject.designs]
                 found[i].append(_with_alike(page, [_answer(page, one, i) for one in asked], i))
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
+from hwmodels.specs.overrides import with_overrides
 from hwmodels.stacks.weight_formats import check_weights
 from offload.policy import Policy
 from pregate.card.job import MAX_TOKENS
@@ -115,6 +116,14 @@ def _named(value: object) -> object:
     return getattr(value, "hardware", getattr(value, "name", value))
 
 
-def with_hbm(machine: Platform, factor: float) -> int:
-    """Bytes of HBM of a machine that has `factor` times its own."""
-    return round(machine.machine.accelerator.hbm_bytes * factor)
+def with_hbm(machine: Platform, factor: float) -> Platform:
+    """The machine with `factor` times the HBM of its own."""
+    if factor == 1:
+        return machine
+    n_bytes = round(machine.machine.accelerator.hbm_bytes * factor)
+    return replace(machine, machine=with_overrides(machine.machine, {"hbm_bytes": n_bytes}))
+
+
+def hbm_of(machine: Platform) -> int:
+    """Bytes of HBM of all cards of a machine."""
+    return machine.machine.n_cards * machine.machine.accelerator.hbm_bytes

@@ -20,8 +20,10 @@ from hwmodels.platform import load_platform
 from offload.metrics.metric_probes import find_probes
 from offload.policies import policy_named
 from pregate.ask.capturing.capture import capture
+from pregate.ask.timing.time_errors import TimeError
 from pregate.page.answers import METRICS, document
 from pregate.page.page_arrays import ArrayBlock
+from pregate.page.rivals import rivals
 from pregate.page.subject import PageSubject, link_stops
 from pregate.page.writing import asset, explore_page, page_html
 from simulator.explain.critical_path import walk
@@ -198,6 +200,24 @@ def test_schedules_that_two_machines_share_are_kept_once(content: dict[str, Any]
     digests = [schedule["digest"] for schedule in content["schedules"]]
     assert len(set(digests)) == len(digests)
     assert any(len(schedule["prices"]) == 2 for schedule in content["schedules"])
+
+
+@pytest.mark.parametrize(
+    ("machine", "stack", "hbm", "design"),
+    [("rtx-4090", "vllm", "2200MB", "on_demand+lru"), ("2x rtx-3090", "llama-cpp", "1GB", "gpu_only@experts=cpu:fit")],
+)
+def test_a_page_grants_the_memory_that_simulate_does(machine: str, stack: str, hbm: str, design: str) -> None:
+    """Less what an engine leaves to others, and of all cards: a schedule's digest says how much a design holds."""
+    model, platform = pregate.load_model("mixtral-mini-8"), load_platform(machine, stack, {"hbm_bytes": hbm})
+    asked = PageSubject((model,), (platform,), (policy_named(design),), (1,), (8,), (0.0,), (1.0,), 4)
+    found = document(asked)["schedules"][0]["digest"]
+    assert found == pregate.simulate(model, platform, pregate.synthesize(model, 8, 4, 1, 0), design).schedule_digest
+
+
+def test_a_time_of_zero_is_told_from_any_other() -> None:
+    error = TimeError({"stack.hbm_efficiency": -0.5})
+    one, other = (np.array([1.0, 2.0]), (error, error)), (np.array([1.0, 0.0]), (error, error))
+    assert rivals([one, other], 2) == [[[1], []], [[0], []]]
 
 
 @pytest.mark.parametrize(
