@@ -166,12 +166,15 @@ def print_json(value: Any) -> None:
     print(json.dumps(_finite(value), indent=2))
 
 
-def print_data(format: str, document: Any, rows: Sequence[dict[str, Any]]) -> bool:
-    """Print `document` as JSON or `rows` as CSV, as `format` says; False, and nothing, when it asks for a table."""
+def print_data(format: str, document: Any, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> bool:
+    """Print `document` as JSON or `rows` as CSV, as `format` says; False, and nothing, when it asks for a table.
+
+    `columns`: of rows that may be none.
+    """
     if format == "json":
         print_json(document)
     elif format == "csv":
-        print_rows(rows)
+        print_rows(rows, columns)
     return format in ("json", "csv")
 
 
@@ -183,14 +186,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """CSV on standard output; the columns of the first row that has most."""
+def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
+    """CSV on standard output, empty where there is no figure: the columns of the first row that has most, then what
+    others say beside; without any row those given.
+    """
     text = io.StringIO()
     rows = [_interval_columns(row) for row in rows]
-    columns = max((list(row) for row in rows), key=len, default=[])
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    widest = max((list(row) for row in rows), key=len, default=list(columns))
+    beside = dict.fromkeys(name for row in rows for name in row if row[name] is not None and name not in widest)
+    writer = csv.DictWriter(text, [*widest, *beside], restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
     sys.stdout.write(text.getvalue())
 
 

@@ -156,13 +156,16 @@ def tune(
     say(f"{n} settings of some {n_ops:,} ops: about {about_s:.0f} CPU seconds, at most {budget_s:g} (--budget-s)")
     settings: list[Setting] = []
     left_out: list[str] = []
+    refusals: list[InvalidInput | CapacityExceeded] = []
     first = process_time()
     for name in designs:
         for text, one, work, _ in works:
             if settings and process_time() - first > budget_s:
                 left_out.append(f"{name} ({text})" if text else name)
                 continue
-            judged = judged_setting(one, hw, work, name, asked=name == now or name in policies, kept=kept)
+            judged = judged_setting(
+                one, hw, work, name, asked=name == now or name in policies, kept=kept, told=refusals
+            )
             if judged is not None and not settings:
                 rest_s = min((n - 1) * (process_time() - first), budget_s)
                 say(f"{name} took {process_time() - first:.2g} of them: some {rest_s:.0f} for the others")
@@ -171,9 +174,7 @@ def tune(
     distinct = {(one.policy, one.formats): one for one in reversed(settings)}
     ranked = tuple(sorted(distinct.values(), key=lambda one: one.judged.cost(objective)))
     if not ranked:
-        raise InvalidInput(
-            f"{model.name}: no setting fits {hw.hardware}: try --formats all=q4_k_m, or a larger machine"
-        )
+        raise InvalidInput(_none_fits(model, hw, refusals))
     gains = {"nothing": gain_of(ranked[0], _nothing(ranked, now), objective)}
     usual = next((one for one in ranked if one.policy == DEFAULT and not one.formats), None)
     if usual is not None:
@@ -216,19 +217,28 @@ def judged_setting(
     *,
     asked: bool,
     kept: ScheduleCache | None = None,
+    told: list[InvalidInput | CapacityExceeded] | None = None,
 ) -> Judged | None:
     """A design; None where it does not fit, or the model cannot have it, unless a user has `asked` for it: then it
-    raises as the reason does. `kept`: where answers of earlier runs lie.
+    raises as the reason does, which is `told` otherwise. `kept`: where answers of earlier runs lie.
     """
     try:
         return judge(plan_design(model, hw, work, name), work.job, kept)
-    except CapacityExceeded as error:
-        if asked:
+    except (CapacityExceeded, InvalidInput) as error:
+        if asked and isinstance(error, CapacityExceeded):
             raise InvalidInput(f"{name}: {error}") from None
-    except InvalidInput:
         if asked:
             raise
+        if told is not None:
+            told.append(error)
     return None
+
+
+def _none_fits(model: ModelArchitecture, hw: Platform, refusals: Sequence[InvalidInput | CapacityExceeded]) -> str:
+    """That memory is too small for all settings, or why the first cannot be where it is too small for none."""
+    if any(isinstance(one, CapacityExceeded) for one in refusals):
+        return f"{model.name}: no setting fits {hw.hardware}: try --formats all=q4_k_m, or a larger machine"
+    return f"{model.name}: no setting runs on {hw.hardware}: {refusals[0]}"
 
 
 def _nothing(ranked: Sequence[Setting], now: str | None) -> Setting:

@@ -29,8 +29,8 @@ class PredictorRow:
     """One predictor at one lookahead and m, all layers together.
 
     `low`, `high`: 95 % by drawing sequences again, None with one sequence. `shuffled`: recall of its guesses for other
-    tokens. `precision`: of the k + m guessed, the share that was chosen. `by_layer`: of each MoE layer, None where it
-    is not asked.
+    tokens, NaN of what knows the future. `precision`: of the k + m guessed, the share that was chosen. `by_layer`: of
+    each MoE layer, None where it is not asked.
     """
 
     predictor: str
@@ -101,9 +101,9 @@ class PredictorCurves:
         return found
 
     def to_csv(self) -> str:
-        """`flat` as CSV."""
+        """`flat` as CSV, empty where there is no figure."""
         text = io.StringIO()
-        rows = self.flat()
+        rows = [{name: None if value != value else value for name, value in row.items()} for row in self.flat()]
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -70,7 +70,7 @@ def crossover(
     if policies is None:
         names = _usual(question, axis, architecture, machine)
     designs, cache = question.designs(names, architecture)
-    from pregate.crossover.crossover import crossovers
+    from pregate.crossover.crossover import Crossover, crossovers
 
     with spinner("searching") as update:
         update(axis)
@@ -79,7 +79,7 @@ def crossover(
             metric=metric, n_scan=points, cache=cache, expert_tier=question.tier,
         )  # fmt: skip
     document = found.to_dict()
-    if render.print_data(question.format, document, document["crossovers"]):
+    if render.print_data(question.format, document, document["crossovers"], Crossover.__slots__):
         return
     if len(found):
         render.print_table(_table(found, f"{architecture.name} on {machine.hardware} ({machine.stack.name})"))

@@ -328,6 +328,7 @@ def test_the_command_prints_writes_and_draws(
     lines = command(*words, "--format", "csv")[1].splitlines()
     assert lines[0] == "layer,predictor,lookahead,more,metric,value,low,high,shuffled,precision"
     assert len(lines) == 1 + 9 * 3 * (1 + 35)
+    assert not any("nan" in line for line in lines)
 
 
 def test_a_trace_of_a_prompt_alone_is_refused() -> None:

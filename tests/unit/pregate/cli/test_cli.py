@@ -45,6 +45,7 @@ def test_a_small_hbm_is_shown_with_what_would_be_needed(run: Run) -> None:
     assert "does not fit" in out
     rows = list(csv.DictReader(io.StringIO(run("compare", *SMALL, "--hbm", "2GB", "--format", "csv")[1])))
     assert {row["fits"] for row in rows} == {"True", "False"}
+    assert all((row["needed_bytes"] != "") == (row["fits"] == "False") == ("needs" in row["reason"]) for row in rows)
 
 
 def test_simulate_writes_timeline_and_gantt(run: Run, tmp_path: Path) -> None:

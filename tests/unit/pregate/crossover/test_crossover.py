@@ -16,7 +16,8 @@ import pregate
 from pregate.cli import main as cli
 from pregate.crossover.axis_scale import read_scale
 from pregate.crossover.axis_winners import AxisWinners, Winner
-from pregate.crossover.crossover import Crossovers, _changes_between, crossovers
+from pregate.crossover.crossover import Crossover, Crossovers, _changes_between, crossovers
+from pregate.draw import render
 from pregate.sweeps.planning import read_subject
 from traces.errors import InvalidInput
 
@@ -240,6 +241,12 @@ def test_the_command_prints_a_table_json_and_csv(
     document, rows = json.loads(printed["json"]), list(csv.DictReader(io.StringIO(printed["csv"])))
     assert [float(row["value"]) for row in rows] == [row["value"] for row in document["crossovers"]]
     assert document["crossovers"][0]["below_metric"] is None
+    assert rows[0]["below_metric"] == ""
+
+
+def test_a_table_of_no_crossovers_has_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    render.print_data("csv", {}, [], Crossover.__slots__)
+    assert capsys.readouterr().out == "axis,value,low,high,below,above,below_metric,above_metric\n"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,12 @@ def test_the_prompt_of_an_encoder_says_nothing_of_a_decoder_so_that_all_is_in_vi
     assert work.popularity.digest == popularity_of(trace).digest
 
 
+def test_a_format_that_the_engine_does_not_read_is_the_reason_and_no_lack_of_memory() -> None:
+    model, trace = pregate.load_model("mixtral-mini-8", dtype="fp8"), made(1, batch=1, tokens=4)
+    with pytest.raises(pregate.InvalidInput, match="no setting runs on rtx-4090: llama-cpp reads no weights in fp8"):
+        tune(model, load_platform("rtx-4090", "llama-cpp"), trace)
+
+
 def test_what_was_found_of_settings_is_not_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ["pregate", "on_demand+static:0.25", "prefetch_all"]
     plain = tune(MODEL, HW, SHORT, policies=few, now="on_demand")
