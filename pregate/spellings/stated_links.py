@@ -13,10 +13,11 @@ _AFTER = r"(?:\s+(?:slot|link|riser|lanes))?\s*[)\]]?"
 _PCIE = re.compile(
     rf"{_BEFORE}\bPCI-?e(?:xpress)?(?:\s*(?:gen\s*|v)?(?P<generation>[3-6])(?:\.0)?(?![\d.]))?"
     rf"(?:\s*[-@]?\s*[x\u00d7](?P<lanes>\d{{1,2}})\b)?{_AFTER}"
-    rf"|{_BEFORE}\b(?P<before>\d{{1,2}})\s?[x\u00d7]\s+PCI-?e(?:xpress)?\s*(?:gen\s*|v)?(?P<of>[3-6])(?:\.0)?(?![\d.]|\s*[-@]?\s*x\d){_AFTER}"
+    rf"|(?:(?<=.){_BEFORE}|(?=16))\b(?P<before>\d{{1,2}})\s?[x\u00d7]\s+PCI-?e(?:xpress)?\s*(?:gen\s*|v)?(?P<of>[3-6])(?:\.0)?(?![\d.]|\s*[-@]?\s*x\d){_AFTER}"
     rf"|{_BEFORE}\bgen\s?(?P<gen>[3-6])\s?[x\u00d7](?P<wide>\d{{1,2}})\b{_AFTER}",
     re.IGNORECASE | re.ASCII,
 )
+"""Fewer than 16 before all else are cards: `4x PCIe 4.0 RTX 3090`."""
 _OUTSIDE = re.compile(
     rf"{_BEFORE}\b(?:(?P<lanes_alone>oculink)|thunderbolt[\s-]?[345]?|TB[345]|USB-?\s?4(?:\s?v2)?|"
     rf"e-?gpu(?:\s+(?:enclosure|dock|box))?)\b\s*[)\]]?",

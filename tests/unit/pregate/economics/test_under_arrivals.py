@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pregate
-from hwmodels.stacks.usual_passes import usual_pass_tokens
+from hwmodels.stacks.usual_passes import usual_pass_tokens, usual_slots
 from offload.policies import policy_named
 from pregate.ask.decode_middle import DECODED, middle_of_decode
 from pregate.economics.arrival_report import ArrivalReport
@@ -112,6 +112,20 @@ def test_a_server_batches_as_the_engine_of_its_stack_does() -> None:
     assert sglang == Batching(mixes=False, ahead=True)
     with pytest.raises(InvalidInput, match="unknown way of prompts 'first'"):
         batching_of(HW, MODEL, "first")
+
+
+@pytest.mark.parametrize(
+    ("hardware", "stack", "offline", "slots"),
+    [("h100-sxm", "vllm", 16384, 1024), ("a100-sxm4-80gb", "vllm", 8192, 256), ("rtx-4090", "vllm", 8192, 256),
+     ("rtx-4090", "llama-cpp", 2048, 1024)],
+)  # fmt: skip
+def test_what_vllm_takes_in_its_own_process_and_at_once_depends_on_the_card(
+    hardware: str, stack: str, offline: int, slots: int
+) -> None:
+    machine = pregate.load_hardware(hardware, stack)
+    card, execution = machine.machine.accelerator, machine.execution
+    assert usual_pass_tokens(execution, card, offline=True) == offline
+    assert usual_slots(execution, card) == slots
 
 
 def test_a_prompt_pass_is_decided_on_while_another_runs_where_the_engine_does_so() -> None:

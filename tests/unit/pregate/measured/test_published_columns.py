@@ -154,6 +154,7 @@ def test_a_model_by_its_size_too(written: str, model: str, tmp_path: Path) -> No
     [
         ("EPYC 7302P, DDR4-3200 (4 of 8 channels)", "epyc-7302:4x3200"),
         ("EPYC 9334, DDR5-4800 8 of 12 channels", "epyc-9334:8x4800"),
+        ("EPYC 9334 8 of 12 channels DDR5-4800", "epyc-9334:8x4800"),
         ("EPYC 9334, DDR5-4800, 8/12 channels populated", "epyc-9334:8x4800"),
         ("Threadripper 3970X quad channel DDR4-3200", "threadripper-3970x:4x3200"),
         ("Threadripper PRO 7975WX 32c, 768 GB 8x DDR5-5600", "threadripper-pro-7975wx:8x5600"),

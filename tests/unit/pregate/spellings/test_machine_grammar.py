@@ -190,6 +190,9 @@ def test_a_file_of_a_machine_may_have_a_comma_in_its_name(tmp_path: Path) -> Non
     ("written", "name", "link"),
     [
         ("RTX 4090 PCIe 3.0 x8", "rtx-4090", "pcie3-x8"),
+        ("4x PCIe 4.0 RTX 3090", "4x rtx-3090", "pcie4-x16"),
+        ("16x PCIe 3.0 RTX 3090", "rtx-3090", "pcie3-x16"),
+        ("RTX 3090, 4x PCIe 3.0", "rtx-3090", "pcie3-x4"),
         ("RTX 3090 (PCIe 4.0 x4)", "rtx-3090", "pcie4-x4"),
         ("RTX 3090 in a PCIe 5.0 x16 slot", "rtx-3090", "pcie4-x16"),
         ("RTX 3090 gen3 x4", "rtx-3090", "pcie3-x4"),
