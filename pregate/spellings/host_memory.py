@@ -11,7 +11,8 @@ from pregate.spellings.names import KNOWN, our_name
 from traces.errors import InvalidInput
 
 _BESIDE_HOST = re.compile(
-    r"(?P<host>[^,;]+?)\s*(?:[,;]|\bw/|\bwith\b|(?<!max)\+|\s(?=\d{1,2}(?:\s?(?:of|out of|/)\s?\d{1,2})?[\s-]?ch|\d{1,2}\s?[x\u00d7*]\s?\d{1,3}\s?G|\d{2,4}\s?Gi?B|"
+    r"(?P<host>[^,;]+?)\s*(?:[,;]|\bw/|\bwith\b|(?<!max)\+|\s(?=\d{1,2}(?:\s?(?:of|out of|/)\s?\d{1,2})?[\s-]?ch|"
+    r"\d{1,2}\s?[x\u00d7*]\s?\d{1,3}\s?G|\d{2,4}\s?Gi?B|"
     r"\d[\d.]*\s?Ti?B|L?P?DDR\d|MC?RDIMM|\d{1,2}\s?x\s?L?P?DDR|(?:single|dual|quad|octa)[\s-]?ch))\s*(?P<memory>.*(?:DDR\d|MC?RDIMM|\bMT/?s|\bRAM\b|\d\s?(?:[GT]i?B|G\b)).*)",
     re.IGNORECASE,
 )
