@@ -197,7 +197,7 @@ def run_doubts(captured: Captured, hw: Platform, metrics: Sequence[str], run: Ex
 
 def _of_fit(captured: Captured, hw: Platform, values: Mapping[str, float], run: ExplainedRun) -> dict[str, Doubt]:
     """Of metrics by their `values`, where a fit speaks: what it is unsure of, and what is reached of numbers that the
-    user set, which is off in all designs alike.
+    user set, which is off in all designs alike as far as the metric is in proportion to it, and in one alone beyond.
     """
     assert hw.fit is not None
     figures, metrics = figures_of(hw), tuple(values)
@@ -209,8 +209,14 @@ def _of_fit(captured: Captured, hw: Platform, values: Mapping[str, float], run: 
     depends, room = moved_depends(captured, moved, figures, metrics, run)
     doubts = {}
     for name, value in values.items():
-        of_fit = _fitted(value, own[name])
-        error = None if of_fit is None else replace(of_fit, depends=depends[name], room=room)
+        of_fit, whole, alike = _fitted(value, own[name]), _fitted(value, found[name]), TimeError(depends[name], room)
+        error = None
+        if of_fit is not None and whole is not None:
+            down, up = (
+                max(each, math.sqrt(max(total**2 - shared**2, 0.0)))
+                for each, total, shared in zip(of_fit.fitted, whole.fitted, alike.half_widths, strict=True)
+            )
+            error = replace(alike, fitted=(down, up))
         doubts[name] = Doubt(found[name], error)
     return doubts
 

@@ -53,6 +53,13 @@ def test_a_number_that_nothing_waits_for_leaves_the_interval(overrides: dict[str
     assert half_width(overrides, policy) == pytest.approx(half_width({}, policy), rel=1e-9)
 
 
+def test_a_card_has_the_interval_of_a_comparison_where_a_number_moves_what_binds() -> None:
+    found = pregate.simulate(MODEL, pregate.load_hardware(FITTED, None, {"accelerator.n_sm": 54}), TRACE, "pregate")
+    assert found.rate_error is not None
+    assert found.tokens_per_s_ci95 is not None
+    assert found.rate_error.interval(found.tokens_per_s) == pytest.approx(found.tokens_per_s_ci95, rel=0.01)
+
+
 def test_what_another_link_reaches_is_off_in_all_designs_alike() -> None:
     """Two designs that fetch as much are told apart as on the link that was measured."""
     model = pregate.load_model("switch-base-128")
