@@ -112,7 +112,7 @@ def fit_to_width(table: Table, console: Console) -> list[str]:
     """
     from rich.measure import Measurement
 
-    titles, left_out = [str(column.header) for column in table.columns], set()
+    left_out: list[str] = []
     room = console.options.update(max_width=10_000)
     folds = any(column.overflow == "fold" for column in table.columns)
     if not folds:
@@ -121,22 +121,11 @@ def fit_to_width(table: Table, console: Console) -> list[str]:
         needed = _folded_width(table) if folds else Measurement.get(console, room, table).maximum
         if needed <= console.width:
             break
-        left_out.add(str(table.columns.pop(_next_out(table)).header))
+        left_out.insert(0, str(table.columns.pop().header))
     else:
         for column in table.columns if not folds else ():
             column.width = None
-    return [title for title in titles if title in left_out]
-
-
-_OUT_BEFORE = {"TPOT": ("vs best", "MoE layer")}
-"""Columns that are left out before one on their right."""
-
-
-def _next_out(table: Table) -> int:
-    """Which column of a table that is too wide goes next."""
-    titles = [str(column.header) for column in table.columns]
-    before = [titles.index(title) for title in _OUT_BEFORE.get(titles[-1], ()) if title in titles]
-    return before[0] if before else len(titles) - 1
+    return left_out
 
 
 def _folded_width(table: Table) -> int:
