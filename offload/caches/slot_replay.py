@@ -22,14 +22,14 @@ from offload.caches.ranks_by_gates import EPSILON, MRS_ALPHA
 from offload.caches.ranks_by_use import LOOKUPS_A_SLOT
 from offload.caches.residency import ResidentSet
 from offload.caches.trace_events import TraceEvents
-from offload.fast.draws_kernel import with_bits
-from offload.fast.replay_slots_kernel import KINDS
+from offload.fast.kernels.draws_kernel import with_bits
+from offload.fast.kernels.replay_slots_kernel import KINDS
 from offload.policies import eviction_named
 from offload.policy import Cache
 from traces.errors import InvalidInput
 from traces.statistics.popularity import PopularityProfile
 
-_KERNEL = "offload.fast.replay_slots_kernel"
+_KERNEL = "offload.fast.kernels.replay_slots_kernel"
 
 NEXT_USES = Kernel(_KERNEL, "next_uses", ("int64[1]",) * 5)
 REPLAY_SLOTS = Kernel(
@@ -37,7 +37,7 @@ REPLAY_SLOTS = Kernel(
     (*["int64[1]"] * 3, "float64[1]", *["int64[1]"] * 4, "bool[1]", "int64[1]", "int64[1]", "bool[1]", *["int64"] * 5,
      "float64", "float64", "int64", "uint32[1]", *["int64[1]"] * 7, "float64[1]", "int64[1]", "float64[1]",
      *["int64[1]"] * 7, "bool[1]"),
-    sources=("offload.fast.draws_kernel",),
+    sources=("offload.fast.kernels.draws_kernel",),
 )  # fmt: skip
 
 SMALL_LOOKUPS = 30_000

@@ -1,5 +1,5 @@
 """The decode loop compiled: the same schedule, digest for digest. `offload.decode` is the definition.
 
-Each kernel is the twin of a room or a module that its first line names. A policy that it cannot express runs in
-Python.
+Here is what says which policies it can express, fills the arrays and calls; `kernels/` is what is compiled. A policy
+that it cannot express runs in Python.
 """

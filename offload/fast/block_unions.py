@@ -17,10 +17,12 @@ from offload.ops import Work
 from traces.foundation.memoised_values import KeptWithArray
 from traces.routing import Step
 
-UNIONS = Kernel("offload.fast.unions_kernel", "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4))
+UNIONS = Kernel(
+    "offload.fast.kernels.unions_kernel", "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4)
+)
 
 GROUPS = Kernel(
-    "offload.fast.groups_kernel",
+    "offload.fast.kernels.groups_kernel",
     "groups",
     (*["int64[1]"] * 4, "int8[1]", *["int64[1]"] * 5),
     returns=True,

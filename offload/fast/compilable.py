@@ -14,7 +14,7 @@ from offload.caches.eviction import Fifo, HotLru, Lfu, Lifo, Lru, Static
 from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.caches.residency import ResidentSet
 from offload.execution import Execution
-from offload.fast import kernel_layout as layout
+from offload.fast.kernels import kernel_layout as layout
 from offload.placing.placed import Placed
 from offload.policies.prefetch_all import whole_next_block
 from offload.policy import Policy, fetch_misses, misses_on_host, no_prefetch

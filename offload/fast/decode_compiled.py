@@ -26,9 +26,9 @@ from offload.decoding.mixer_works import Contexts, contexts_of, mixing_works
 from offload.decoding.prompt_chunks import passes_of
 from offload.decoding.work_rows import Rows, Works, works_of
 from offload.fast import decode_words
-from offload.fast import kernel_layout as layout
 from offload.fast.block_unions import GROUPS, UNIONS, block_unions_of
 from offload.fast.expert_tables import expert_tables, run_tables
+from offload.fast.kernels import kernel_layout as layout
 from offload.fast.layer_mixers import LayerMixer, mixers_of
 from offload.fast.placed_tables import PlacedTables
 from offload.fast.plan_words import plan_words
@@ -41,7 +41,7 @@ from traces.model.architecture import LayerStack
 from traces.phase import Phase
 from traces.routing import Step
 
-_KERNEL = "offload.fast.decode_kernel"
+_KERNEL = "offload.fast.kernels.decode_kernel"
 
 RUN_STEPS = Kernel(
     _KERNEL,
@@ -49,14 +49,14 @@ RUN_STEPS = Kernel(
     ("int64[3]", "int32[1]", "int64[2]", "int64[1]", "int64[1]", "float64[1]", "int64", "int64", "int64"),
     returns=True,
     sources=(
-        "offload.fast.answers_kernel",
-        "offload.fast.ffns_kernel",
-        "offload.fast.host_kernel",
-        "offload.fast.placed_kernel",
-        "offload.fast.slots_kernel",
-        "offload.fast.copies_kernel",
-        "offload.fast.eviction_kernel",
-        "offload.fast.kernel_layout",
+        "offload.fast.kernels.answers_kernel",
+        "offload.fast.kernels.ffns_kernel",
+        "offload.fast.kernels.host_kernel",
+        "offload.fast.kernels.placed_kernel",
+        "offload.fast.kernels.slots_kernel",
+        "offload.fast.kernels.copies_kernel",
+        "offload.fast.kernels.eviction_kernel",
+        "offload.fast.kernels.kernel_layout",
         "offload.ops",
     ),
     unrolls=False,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.caches.residency import ResidentSet, count_slots
-from offload.fast import kernel_layout as layout
+from offload.fast.kernels import kernel_layout as layout
 from traces.model.architecture import ModelArchitecture
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.work_rows import Rows, Works
-from offload.fast import kernel_layout as layout
 from offload.fast.block_unions import BlockUnions
+from offload.fast.kernels import kernel_layout as layout
 from offload.fast.placed_tables import PlacedTables
 from offload.ops import OpKind, Work
 

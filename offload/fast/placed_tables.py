@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.work_rows import Rows, Works
-from offload.fast import kernel_layout as layout
 from offload.fast.block_unions import BlockUnions
+from offload.fast.kernels import kernel_layout as layout
 from offload.ops import Work
 from offload.placing.host_side import listed_cells, scores_of, split_attention, streams_experts
 from offload.placing.streamed_layers import LayerStreams, ZeroCopies, host_layer_bytes

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiled.machine_code import Kernel, loaded
-from offload.fast.draws_kernel import with_bits
-from offload.fast.replay_kernel import BELADY, LFU, LRU, RANDOM
+from offload.fast.kernels.draws_kernel import with_bits
+from offload.fast.kernels.replay_kernel import BELADY, LFU, LRU, RANDOM
 from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-_KERNEL = "offload.fast.replay_kernel"
+_KERNEL = "offload.fast.kernels.replay_kernel"
 
 BATCHES = Kernel(
     _KERNEL, "batches",
@@ -25,7 +25,7 @@ REPLAY = Kernel(
     _KERNEL, "replay",
     ("int64[1]", "int32[1]", "int32[1]", "int64[1]", "int64[1]", *["int64"] * 4, "uint32[1]", "int64[1]", "int32[1]",
      *["int64[1]"] * 8, "int32[1]", "int64[1]", "int64[1]", "bool[1]", "int64[1]"),
-    sources=("offload.fast.draws_kernel",),
+    sources=("offload.fast.kernels.draws_kernel",),
 )  # fmt: skip
 
 KERNELS = BATCHES, NEXT_USES, REPLAY

@@ -13,7 +13,7 @@ from hwmodels.platform import load_platform
 from offload.caches.gate_output import gate_output
 from offload.caches.slot_replay import is_known, replay_cache
 from offload.caches.trace_events import trace_events
-from offload.fast.replay_slots_kernel import KINDS
+from offload.fast.kernels.replay_slots_kernel import KINDS
 from offload.policies import cache_named, eviction_names
 from pregate.ask.capturing.capture import capture
 from tests.small_models import MODELS, routing

@@ -9,7 +9,7 @@ import pytest
 from offload.decode import DecodeStream
 from offload.execution import EXECUTIONS, Execution
 from offload.fast.decode_compiled import CompiledLoop
-from offload.fast.kernel_layout import BLOCK_BITS
+from offload.fast.kernels.kernel_layout import BLOCK_BITS
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.recorder import assemble

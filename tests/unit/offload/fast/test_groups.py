@@ -11,7 +11,7 @@ import pytest
 
 from compiled.machine_code import loaded
 from offload.fast.block_unions import GROUPS
-from offload.fast.groups_kernel import groups
+from offload.fast.kernels.groups_kernel import groups
 
 N_BLOCKS = 3
 

@@ -1,16 +1,16 @@
 """The decode loop as machine code, op for op what `offload.decode` writes down for policies that are plain values.
 
-Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernels.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.answers_kernel import answer_misses
-from offload.fast.copies_kernel import after, compute, issue
-from offload.fast.ffns_kernel import each_gate, read_back, run_experts, run_ffns, sorted_arrivals
-from offload.fast.host_kernel import (
+from offload.fast.kernels.answers_kernel import answer_misses
+from offload.fast.kernels.copies_kernel import after, compute, issue
+from offload.fast.kernels.ffns_kernel import each_gate, read_back, run_experts, run_ffns, sorted_arrivals
+from offload.fast.kernels.host_kernel import (
     attend,
     compute_on_host,
     computes,
@@ -20,7 +20,7 @@ from offload.fast.host_kernel import (
     read_in_host,
     stream_own_cache,
 )
-from offload.fast.kernel_layout import (
+from offload.fast.kernels.kernel_layout import (
     ARRIVALS,
     AWAY,
     BARE,
@@ -82,8 +82,8 @@ from offload.fast.kernel_layout import (
     WANTED,
     ZERO_COPIES,
 )
-from offload.fast.placed_kernel import run_at_home, run_block_on_host
-from offload.fast.slots_kernel import bring, cancel, drop_waiting
+from offload.fast.kernels.placed_kernel import run_at_home, run_block_on_host
+from offload.fast.kernels.slots_kernel import bring, cancel, drop_waiting
 from offload.ops import Lane
 
 _HOST = int(Lane.HOST)

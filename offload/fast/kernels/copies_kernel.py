@@ -1,13 +1,13 @@
 """Ops and copies of experts as machine code, as `offload.slots.copies` writes them, for `decode_kernel`.
 
-Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernels.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.kernel_layout import (
+from offload.fast.kernels.kernel_layout import (
     BASE,
     BLOCK_BITS,
     CANCELLED_BY,

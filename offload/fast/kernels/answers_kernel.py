@@ -1,15 +1,15 @@
 """Answers to misses as machine code, for `decode_kernel`: `offload.answers`, of those that fetch an expert or leave it
 to the host whole, and what the host computes then (`offload.placing.host_side`).
 
-Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernels.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.host_kernel import experts_on_host, hand_over
-from offload.fast.kernel_layout import (
+from offload.fast.kernels.host_kernel import experts_on_host, hand_over
+from offload.fast.kernels.kernel_layout import (
     ANSWER,
     ARRIVALS,
     BESIDE,

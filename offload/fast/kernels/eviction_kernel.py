@@ -1,14 +1,14 @@
 """Which resident expert goes, as machine code: what `offload.caches.eviction` does, for `slots_kernel`.
 
 Residents of a pool are one ring, in the order in which they would go: by age, or by how often they were looked up and
-then by age. Arrays: `offload.fast.kernel_layout`.
+then by age. Arrays: `offload.fast.kernels.kernel_layout`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.kernel_layout import (
+from offload.fast.kernels.kernel_layout import (
     BY_RECENCY,
     COUNT,
     COUNTING,

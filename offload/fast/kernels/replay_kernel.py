@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.draws_kernel import drawn_below
+from offload.fast.kernels.draws_kernel import drawn_below
 
 LRU, LFU, BELADY, RANDOM = range(4)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from offload.fast.draws_kernel import drawn_below
+from offload.fast.kernels.draws_kernel import drawn_below
 
 LRU, FIFO, LIFO, LFU, LFU_DECAY, LFRU, LFRU_RELEASED, MRS, ACTIVATION, LEAST_STALE, BELADY, RANDOM, STATIC = range(13)
 

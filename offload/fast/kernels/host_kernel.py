@@ -1,14 +1,14 @@
 """What a run does away from the accelerator as machine code, for `decode_kernel`: `offload.placing.host_side`.
 
-Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernels.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.copies_kernel import after, after_sorted, compute, issue
-from offload.fast.kernel_layout import (
+from offload.fast.kernels.copies_kernel import after, after_sorted, compute, issue
+from offload.fast.kernels.kernel_layout import (
     AHEAD,
     ARRIVALS,
     ARRIVED,

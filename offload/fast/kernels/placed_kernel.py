@@ -1,15 +1,15 @@
 """Blocks whose experts have a home as machine code, for `decode_kernel`: `offload.decoding.placed_blocks`.
 
-Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernels.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.ffns_kernel import run_ffns
-from offload.fast.host_kernel import compute_on_host, experts_on_host, hand_over, stream, take_waits, wait_for
-from offload.fast.kernel_layout import (
+from offload.fast.kernels.ffns_kernel import run_ffns
+from offload.fast.kernels.host_kernel import compute_on_host, experts_on_host, hand_over, stream, take_waits, wait_for
+from offload.fast.kernels.kernel_layout import (
     BEFORE,
     COST_CPU,
     COST_SHARED,

@@ -1,16 +1,16 @@
 """The experts of a block as machine code, for `decode_kernel`: `expert_ffns`, `slot_reads` and `micro_batches` of
 `offload.decoding`.
 
-Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernels.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.answers_kernel import run_on_host, waits_for_host
-from offload.fast.copies_kernel import after, after_sorted, compute, issue
-from offload.fast.kernel_layout import (
+from offload.fast.kernels.answers_kernel import run_on_host, waits_for_host
+from offload.fast.kernels.copies_kernel import after, after_sorted, compute, issue
+from offload.fast.kernels.kernel_layout import (
     ARRIVALS,
     BASE,
     BLOCK_BITS,
@@ -64,7 +64,7 @@ from offload.fast.kernel_layout import (
     UNION_PTR,
     WAITING,
 )
-from offload.fast.slots_kernel import give_up, hand_on, release
+from offload.fast.kernels.slots_kernel import give_up, hand_on, release
 from offload.ops import Lane
 
 _HOST = int(Lane.HOST)

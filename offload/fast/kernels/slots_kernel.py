@@ -1,15 +1,15 @@
 """Expert slots and caches as machine code, for `decode_kernel`: `offload.slots.memory` and `offload.caches.residency`.
 
-Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernels.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.copies_kernel import copy, fetch, issue
-from offload.fast.eviction_kernel import cache_slot, leave, look_up
-from offload.fast.kernel_layout import (
+from offload.fast.kernels.copies_kernel import copy, fetch, issue
+from offload.fast.kernels.eviction_kernel import cache_slot, leave, look_up
+from offload.fast.kernels.kernel_layout import (
     ALONE,
     BASE,
     BLOCK_BITS,
