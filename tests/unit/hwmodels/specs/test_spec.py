@@ -33,8 +33,8 @@ UNIFIED = tuple(name for name in hardware_names() if load_machine(name).link.nam
 """Machines whose accelerator and host share one memory, which the link stands for."""
 
 NOT_SOLD_ALONE_FOR_DOLLARS = {
-    "rtx-4090d", "rtx-pro-6000", "rtx-pro-6000-max-q", "rtx-pro-5000", "rtx-pro-5000-72gb", "rtx-pro-4500",
-    "rtx-pro-4000", "rtx-pro-4000-sff", "rtx-pro-2000",
+    "rtx-4090d", "rtx-pro-6000", "rtx-pro-6000-max-q", "rtx-pro-6000-server", "rtx-pro-5000", "rtx-pro-5000-72gb",
+    "rtx-pro-4500", "rtx-pro-4000", "rtx-pro-4000-sff", "rtx-pro-2000",
 }  # fmt: skip
 WITHOUT_A_LAUNCH_PRICE = {
     "rtx-2060-12gb", "rtx-3080-12gb", "gtx-1060-6gb", "gtx-1660-super", "gtx-1660-ti", "rtx-2060-6gb", "rtx-3050-6gb",

@@ -62,6 +62,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("NVIDIA A100 80 GB", "a100-sxm4-80gb"),
         ("A100 80 GB PCIe", "a100-pcie-80gb"),
         ("RTX PRO 6000 Blackwell Max-Q", "rtx-pro-6000-max-q"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000-server"),
         ("Radeon AI PRO R9700", "radeon-ai-pro-r9700"),
         ("Ryzen AI Max+ PRO 395", "strix-halo"),
         ("H800 PCIe", "h800-pcie"),
