@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2S
 import pregate  # noqa: E402
 from runtime.pregated.earlier_input import is_routed  # noqa: E402
 from runtime.recording.routers import find_routers  # noqa: E402
-from tests.transformers_configs import MODELS  # noqa: E402
+from tests.hf.transformers_configs import MODELS  # noqa: E402
 from traces.errors import InvalidInput  # noqa: E402
 
 KINDS = sorted(MODELS.keys() - {"switch_transformers"})

@@ -13,7 +13,7 @@ import pytest
 import pregate
 from tests.command_line import Run
 from tests.grids import some_of
-from tests.transformers_configs import MODELS, MORE, QWEN, SMALL
+from tests.hf.transformers_configs import MODELS, MORE, QWEN, SMALL
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import load_architecture
 from traces.phase import Phase

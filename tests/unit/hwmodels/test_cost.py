@@ -12,7 +12,7 @@ from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
 from offload import ffn_work, work
 from offload.ops import Attending, Gemm, OpKind, Work
-from tests.priced_ops import HW, ROUND, SWITCH, seconds
+from tests.unit.hwmodels.priced_ops import HW, ROUND, SWITCH, seconds
 
 
 def experts_s(n: int) -> float:

@@ -13,7 +13,7 @@ from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from offload import ffn_work, work
 from offload.ops import Gemm, OpKind, Work
-from tests.priced_ops import HW, SWITCH, seconds
+from tests.unit.hwmodels.priced_ops import HW, SWITCH, seconds
 from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, load_architecture
 

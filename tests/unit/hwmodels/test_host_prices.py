@@ -10,7 +10,7 @@ import pytest
 from hwmodels.cost import Parts, parts_of
 from hwmodels.kernels.core_formats import CoreFormats
 from offload.ops import Gemm, OpKind, Work
-from tests.priced_ops import ROUND
+from tests.unit.hwmodels.priced_ops import ROUND
 
 
 @pytest.mark.parametrize(

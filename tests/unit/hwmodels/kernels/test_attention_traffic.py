@@ -9,7 +9,7 @@ import pytest
 from hwmodels.cost import Parts, parts_of
 from hwmodels.kernels.host_products import HostProducts
 from offload.ops import Attending, Gemm, OpKind, Work
-from tests.priced_ops import ROUND
+from tests.unit.hwmodels.priced_ops import ROUND
 
 FUSED = Attending(10, 1, 2, 2, 3, 2, token_bytes=20.0)
 """Ten new tokens of two heads whose cached tokens are 20 bytes."""

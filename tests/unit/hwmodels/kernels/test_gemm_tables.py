@@ -14,7 +14,7 @@ from hypothesis import given
 
 from hwmodels.kernels.roofline import GemmTable, binding_term, read_gemm_table
 from offload.ops import Gemm
-from tests.measured_kernels import TABLE
+from tests.unit.hwmodels.kernels.measured_kernels import TABLE
 from traces.errors import PregateError
 from traces.foundation.documents import Section
 

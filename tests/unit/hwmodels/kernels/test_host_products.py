@@ -13,7 +13,7 @@ from hwmodels.kernels.host_products import NO_HOST_PRODUCTS, HostProducts, read_
 from hwmodels.platform import load_platform
 from hwmodels.stacks.stack_files import load_stack
 from offload.ops import Gemm, OpKind, Work
-from tests.priced_ops import ROUND
+from tests.unit.hwmodels.priced_ops import ROUND
 from traces.errors import InvalidFile, UnknownName
 from traces.foundation.documents import Section
 

@@ -25,9 +25,9 @@ from simulator import recurrence
 from simulator.batched.batch import evaluate
 from simulator.definition import des
 from simulator.events import event_engine
-from tests.measured_kernels import TABLE
 from tests.small_fits import platform
 from tests.small_models import MODELS, routing
+from tests.unit.hwmodels.kernels.measured_kernels import TABLE
 
 
 def test_constants_of_kinds_have_dimensions_and_nothing_else_has() -> None:

@@ -16,8 +16,8 @@ from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.policy import BlockView, Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import assemble
-from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, SWITCH, asked, hybrid, ops, step, written
 from tests.small_models import routing
+from tests.unit.offload.by_hand import DECODER, NEXT, PROMPT, SHARED, SWITCH, asked, hybrid, ops, step, written
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase

@@ -17,7 +17,7 @@ from offload.execution import EXECUTIONS
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.recorder import assemble
-from tests.by_hand import DECODER, NEXT, PROMPT, step, written
+from tests.unit.offload.by_hand import DECODER, NEXT, PROMPT, step, written
 from traces.errors import InvalidInput
 from traces.phase import Phase
 

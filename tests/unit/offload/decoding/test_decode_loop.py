@@ -15,7 +15,7 @@ from offload.ops import OpKind
 from offload.placing.placed import Placed, place
 from offload.policies import policy_named
 from offload.recorder import Recorder
-from tests.by_hand import DECODER, NEXT, SWITCH, asked, step, written
+from tests.unit.offload.by_hand import DECODER, NEXT, SWITCH, asked, step, written
 from traces.errors import InvalidInput
 from traces.phase import Phase
 

@@ -19,8 +19,8 @@ from offload.policy import BlockView, Fetch, Policy
 from offload.recorder import assemble
 from offload.schedule import COLUMNS
 from pregate.named import load_model
-from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, hybrid, ops, step, written
 from tests.small_models import MODELS, in_parts, routing
+from tests.unit.offload.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, hybrid, ops, step, written
 from traces.phase import Phase
 from traces.routing import Step
 

@@ -15,7 +15,7 @@ from offload.policies import policy_named
 from offload.policy import Cache
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_bit_copies import LowSlots
-from tests.by_hand import DECODER, NEXT, PROMPT, asked, ops, written
+from tests.unit.offload.by_hand import DECODER, NEXT, PROMPT, asked, ops, written
 
 
 def test_layers_that_are_placed_on_the_host_run_there() -> None:

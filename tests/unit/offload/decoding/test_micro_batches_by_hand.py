@@ -15,7 +15,7 @@ from offload.decoding.micro_batches import MicroBatches, micro_batches_of, token
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind
 from offload.policies import policy_named
-from tests.by_hand import DECODER, SHARED, asked, ops, step
+from tests.unit.offload.by_hand import DECODER, SHARED, asked, ops, step
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from offload.policies import policy_named
-from tests.by_hand import DECODER, NEXT, PROMPT, ops, written
+from tests.unit.offload.by_hand import DECODER, NEXT, PROMPT, ops, written
 from traces.errors import InvalidInput
 
 LAST_LAYER = dataclasses.replace(DECODER, pregated_from=3)

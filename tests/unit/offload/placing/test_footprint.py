@@ -14,9 +14,9 @@ from offload.policies import policy_named
 from offload.policies.pregate import pregate
 from offload.policy import Buffers, Policy
 from offload.slots.memory import CapacityExceeded
-from tests.by_hand import step
-from tests.granted_memory import DECODER, RELEASED, STREAMS, SWITCH, WORKLOAD, plan, static_bytes
 from tests.small_models import decoder_only, routing
+from tests.unit.offload.by_hand import step
+from tests.unit.offload.placing.granted_memory import DECODER, RELEASED, STREAMS, SWITCH, WORKLOAD, plan, static_bytes
 from traces.model.architecture import DTYPES
 from traces.model.layer_bytes import layer_weight_bytes
 from traces.model.linear_mixer import LinearMixer

@@ -16,7 +16,7 @@ from offload.placing.workload import Workload
 from offload.policies import policy_named
 from offload.policy import Buffers
 from offload.policy_parts.speculation import Speculation
-from tests.granted_memory import DECODER, STREAMS, WORKLOAD, plan, static_bytes
+from tests.unit.offload.placing.granted_memory import DECODER, STREAMS, WORKLOAD, plan, static_bytes
 from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, Attention, ModelArchitecture, load_architecture
 from traces.model.layer_bytes import head_bytes, layer_weight_bytes

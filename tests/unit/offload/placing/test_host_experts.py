@@ -6,7 +6,7 @@ import pytest
 
 from offload import ffn_work, work
 from offload.ops import Lane, OpKind
-from tests.host_side_ops import EXPERT, MODEL, STEP, begun, works_of, written
+from tests.unit.offload.placing.host_side_ops import EXPERT, MODEL, STEP, begun, works_of, written
 
 
 @pytest.mark.parametrize("layer", [1, 2])

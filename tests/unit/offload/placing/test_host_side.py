@@ -11,7 +11,7 @@ from offload import work
 from offload.decoding.work_rows import Works
 from offload.ops import Gemm, Lane, OpKind, Work
 from offload.placing.host_side import listed_cells, scores_of, split_attention, streams_experts
-from tests.host_side_ops import MODEL, begun, works_of, written
+from tests.unit.offload.placing.host_side_ops import MODEL, begun, works_of, written
 from traces.model.layer_bytes import layer_weight_bytes
 
 ATTENTION = Work(OpKind.SELF_ATTENTION, (Gemm(1, 2, 3),), "bf16", 16.0, flop=1001, hbm_bytes=2003)

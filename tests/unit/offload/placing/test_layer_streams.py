@@ -15,7 +15,7 @@ from offload.placing.placement_clauses import placement_named
 from offload.placing.workload import measure_workload
 from offload.policies import policy_named
 from offload.schedule import Schedule
-from tests.placed_schedules import MODEL, TRACE, written
+from tests.unit.offload.placing.placed_schedules import MODEL, TRACE, written
 from traces.errors import InvalidInput
 from traces.model.layer_bytes import layer_weight_bytes
 

@@ -20,8 +20,8 @@ from simulator import recurrence
 from simulator.definition import des
 from tests.engines import timed_alike
 from tests.grids import one_in
-from tests.placed_schedules import HW, MODEL, TRACE, count, written
 from tests.small_models import DIFFERING, MODELS, routing
+from tests.unit.offload.placing.placed_schedules import HW, MODEL, TRACE, count, written
 from traces.errors import InvalidInput
 from traces.model.layer_bytes import layer_weight_bytes
 

@@ -23,8 +23,8 @@ from offload.slots.memory import CapacityExceeded
 from pregate import load_hardware, simulate
 from pregate.ask.capturing.capture import capture
 from pregate.ask.capturing.machine_memory import memory_of
-from tests.placed_schedules import HW, MODEL, TRACE, count, written
 from tests.small_models import routing
+from tests.unit.offload.placing.placed_schedules import HW, MODEL, TRACE, count, written
 from traces.errors import InvalidInput
 from traces.model.layer_bytes import layer_weight_bytes
 

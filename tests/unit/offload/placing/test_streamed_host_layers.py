@@ -15,10 +15,10 @@ from offload.placing.footprint import plan_memory
 from offload.placing.workload import Workload
 from offload.policies import policy_named
 from tests.engines import timed_alike
-from tests.host_side_ops import EXPERT, MODEL, begun, written
-from tests.placed_schedules import HW
-from tests.placed_schedules import MODEL as PLACED
-from tests.placed_schedules import written as schedule_of
+from tests.unit.offload.placing.host_side_ops import EXPERT, MODEL, begun, written
+from tests.unit.offload.placing.placed_schedules import HW
+from tests.unit.offload.placing.placed_schedules import MODEL as PLACED
+from tests.unit.offload.placing.placed_schedules import written as schedule_of
 from traces.model.layer_bytes import layer_weight_bytes
 
 WEIGHTS = layer_weight_bytes(MODEL)

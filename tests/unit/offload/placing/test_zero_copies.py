@@ -24,7 +24,7 @@ from offload.policies import policy_named
 from simulator.definition import des
 from simulator.explain.critical_path import slot_edges
 from tests.engines import timed_alike
-from tests.placed_schedules import MODEL, TRACE
+from tests.unit.offload.placing.placed_schedules import MODEL, TRACE
 from traces.errors import InvalidInput
 from traces.model.layer_bytes import layer_part_bytes, layer_weight_bytes
 

@@ -14,7 +14,7 @@ from offload.recorder import Recorder
 from offload.slots.copies import Copies
 from offload.slots.memory import CapacityExceeded, ExpertMemory
 from offload.slots.resident_experts import Held
-from tests.expert_desk import DISK, STAGED, STREAMED, Desk, cache_of
+from tests.unit.offload.slots.expert_desk import DISK, STAGED, STREAMED, Desk, cache_of
 from traces.errors import InvalidInput
 
 

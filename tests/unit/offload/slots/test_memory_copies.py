@@ -12,7 +12,7 @@ from offload.slots.cache_slots import CacheSlots
 from offload.slots.copies import Copies, CopyWriter, Target
 from offload.slots.host_tier import HostTier, ReadWorks
 from offload.slots.resident_experts import Held, ResidentExperts
-from tests.expert_desk import DISK, FETCH, STREAMED, cache_of
+from tests.unit.offload.slots.expert_desk import DISK, FETCH, STREAMED, cache_of
 
 FIVE = Work(OpKind.FETCH, copy_bytes=5, weight_bits=8.0)
 BACK = Work(OpKind.WRITE_BACK, copy_bytes=10, weight_bits=8.0)

@@ -12,7 +12,7 @@ from offload.slots.copies import Copies
 from offload.slots.host_tier import HostTier, ReadWorks
 from offload.slots.memory import ExpertMemory
 from offload.slots.resident_experts import Held
-from tests.expert_desk import DISK, FETCH, STAGE, STAGED, STREAMED, Desk, cache_of
+from tests.unit.offload.slots.expert_desk import DISK, FETCH, STAGE, STAGED, STREAMED, Desk, cache_of
 
 
 def test_a_cached_expert_guessed_in_vain_still_protects_its_last_reader() -> None:

@@ -7,7 +7,7 @@ import pytest
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
 from offload.slots.copies import Copies
-from tests.expert_desk import FETCH, Desk, cache_of
+from tests.unit.offload.slots.expert_desk import FETCH, Desk, cache_of
 
 FOUR, SIX = (Work(OpKind.FETCH, copy_bytes=n, weight_bits=8.0) for n in (4, 6))
 BACK = Work(OpKind.WRITE_BACK, copy_bytes=10, weight_bits=8.0)

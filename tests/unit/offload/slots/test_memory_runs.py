@@ -6,7 +6,7 @@ from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
 from offload.slots.free_slots import FreeSlots
 from offload.slots.resident_experts import Held
-from tests.expert_desk import DISK, STAGED, Desk, cache_of
+from tests.unit.offload.slots.expert_desk import DISK, STAGED, Desk, cache_of
 
 
 def run_rows(desk: Desk) -> list[tuple[object, ...]]:

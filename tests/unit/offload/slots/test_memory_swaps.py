@@ -7,7 +7,7 @@ from offload.recorder import Recorder
 from offload.slots.copies import Copies
 from offload.slots.host_tier import HostTier, ReadWorks
 from offload.slots.memory import ExpertMemory
-from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
+from tests.unit.offload.slots.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
 
 BACK = Work(OpKind.WRITE_BACK, copy_bytes=10, weight_bits=8.0)
 WRITTEN = Copies(FETCH, None, write_back=BACK)

@@ -24,8 +24,8 @@ from offload.schedule import COLUMNS
 from offload.slots.host_tier import HostEvents, HostTier, ReadThrough
 from pregate.ask.capturing.tier_names import tier_named
 from tests.engines import timed_alike
-from tests.slow_caches import slow_lru
 from tests.small_models import decoder_only, routing
+from tests.unit.offload.slots.slow_caches import slow_lru
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 

@@ -26,8 +26,8 @@ from pregate.ask.capturing.tier_names import tier_named
 from simulator import recurrence
 from tests.command_line import Run
 from tests.engines import timed_alike
-from tests.slow_caches import slow_lru
 from tests.small_models import decoder_only, routing
+from tests.unit.offload.slots.slow_caches import slow_lru
 from traces.errors import InvalidInput, UnknownName
 
 HW = load_platform("rtx-4090", "streams")

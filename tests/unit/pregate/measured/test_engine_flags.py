@@ -18,7 +18,7 @@ from pregate.engines.writing import flags_of
 from pregate.measured.row_prediction import RowBench
 from pregate.measured.rows.table import read_table
 from pregate.named import load_model
-from tests.flag_rows import HEADER, row
+from tests.unit.pregate.measured.flag_rows import HEADER, row
 from traces.errors import InvalidInput
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pregate.engines.pasted_commands import unpasted
-from tests.flag_rows import row
+from tests.unit.pregate.measured.flag_rows import row
 from traces.errors import InvalidInput
 
 ONE = "llama-server -m q.gguf -ngl 99 -ncmoe 12"

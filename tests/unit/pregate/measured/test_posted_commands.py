@@ -11,7 +11,7 @@ from pregate.engines.command_lines import flags_of_command
 from pregate.measured.row_prediction import RowBench
 from pregate.spellings.machine_names import machine_and_numbers
 from pregate.spellings.unknown_names import unknown
-from tests.flag_rows import row
+from tests.unit.pregate.measured.flag_rows import row
 from traces.errors import InvalidInput
 
 COMMANDS = [

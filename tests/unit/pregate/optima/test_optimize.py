@@ -14,7 +14,7 @@ import pytest
 
 import pregate
 from hwmodels.specs.machine_files import hardware_names, load_machine
-from tests.searches import AXES, MACHINES, POLICIES, Search, found_by
+from tests.unit.pregate.optima.searches import AXES, MACHINES, POLICIES, Search, found_by
 from traces.errors import InvalidInput
 
 

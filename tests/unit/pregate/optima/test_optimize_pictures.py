@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pregate.draw.pareto_plot import draw_front
-from tests.searches import POLICIES
-from tests.searches import found_by as search
+from tests.unit.pregate.optima.searches import POLICIES
+from tests.unit.pregate.optima.searches import found_by as search
 from traces.errors import InvalidInput
 
 

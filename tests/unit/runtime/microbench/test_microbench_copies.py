@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hwmodels.calibrate.measurements import Sample
 from offload.ops import Lane
 from offload.slots.memory import CapacityExceeded
-from tests.clockwork import Clockwork
 from tests.cuda_standin import StandIn
+from tests.unit.runtime.microbench.clockwork import Clockwork
 from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")

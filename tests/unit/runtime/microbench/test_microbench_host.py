@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwmodels.calibrate.measurements import Sample
-from tests.clockwork import Clockwork, tiny
 from tests.cuda_standin import StandIn
+from tests.unit.runtime.microbench.clockwork import Clockwork, tiny
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 

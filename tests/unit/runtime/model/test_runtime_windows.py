@@ -12,7 +12,7 @@ import pytest
 
 from tests.grids import one_in
 from tests.small_models import decoder_only
-from tests.small_schedules import schedule_of
+from tests.unit.runtime.small_schedules import schedule_of
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention, ModelArchitecture, load_architecture
 from traces.phase import Phase

@@ -23,7 +23,7 @@ from runtime.programs.precedence import order_of
 from runtime.programs.program import Program, build_program, cached_slots, resident_slots
 from runtime.programs.races import UnsafeSchedule, check_races
 from tests.small_models import MODELS, decoder_only, routing
-from tests.small_schedules import schedule_of
+from tests.unit.runtime.small_schedules import schedule_of
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.model_configs import SHAPES, quantised, read
+from tests.unit.traces.model.model_configs import SHAPES, quantised, read
 from traces.errors import InvalidFile
 from traces.model.architecture import ModelArchitecture, load_architecture, parse_architecture
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pregate
-from tests.model_configs import read_file
+from tests.unit.traces.model.model_configs import read_file
 from traces.errors import InvalidFile
 
 HYBRID: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.model_configs import read
+from tests.unit.traces.model.model_configs import read
 from traces.errors import InvalidFile
 
 IGNORED = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*"]

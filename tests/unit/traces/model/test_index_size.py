@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model_configs import SHAPES, read
+from tests.unit.traces.model.model_configs import SHAPES, read
 from traces.errors import InvalidFile
 from traces.model.architecture import load_architecture
 

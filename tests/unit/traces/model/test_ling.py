@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.model_configs import read_file
+from tests.unit.traces.model.model_configs import read_file
 from traces.errors import InvalidFile
 
 _MLA = {"kv_lora_rank": 512, "q_lora_rank": 256, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}

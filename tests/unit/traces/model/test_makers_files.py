@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.model_configs import read_file
+from tests.unit.traces.model.model_configs import read_file
 
 DEEPSEEK: dict[str, Any] = {
     "vocab_size": 129280, "dim": 7168, "inter_dim": 18432, "moe_inter_dim": 2048, "n_layers": 61, "n_dense_layers": 3,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.model_configs import read, read_file
+from tests.unit.traces.model.model_configs import read, read_file
 from traces.errors import InvalidFile
 from traces.model.architecture import load_architecture
 

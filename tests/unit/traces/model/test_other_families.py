@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.model_configs import SHAPES, read
+from tests.unit.traces.model.model_configs import SHAPES, read
 from traces.errors import InvalidFile
 from traces.model.architecture import load_architecture
 from traces.model.attention import Attention

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.model_configs import read
+from tests.unit.traces.model.model_configs import read
 from traces.errors import InvalidFile
 from traces.model.architecture import ModelArchitecture
 from traces.model.attention import Attention

@@ -25,9 +25,7 @@ IDS = sorted(path.name for path in PUBLIC.glob("C*")) if PUBLIC.is_dir() else []
 REFUSED = {"C56": "not valid JSON", "C60": "is dense, it has no experts"}
 needs_public = pytest.mark.skipif(not IDS, reason="the published configurations are not beside this checkout")
 
-REDUCED: dict[str, Any] = json.loads(
-    (Path(__file__).resolve().parents[3] / "published_configurations.json").read_text("utf-8")
-)
+REDUCED: dict[str, Any] = json.loads(Path(__file__).with_name("published_configurations.json").read_text("utf-8"))
 """Of the same models the fields alone that decide a shape or a format, and the right figures: what a clone has."""
 
 QWEN3_NEXT: dict[str, Any] = {

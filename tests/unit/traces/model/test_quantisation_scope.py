@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.model_configs import quantised, read
+from tests.unit.traces.model.model_configs import quantised, read
 from traces.errors import InvalidFile
 from traces.model.dtypes import find_dtype
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from offload.work import head_work
-from tests.model_configs import SHAPES, quantised, read
+from tests.unit.traces.model.model_configs import SHAPES, quantised, read
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import ModelArchitecture, load_architecture, parse_architecture
 from traces.model.dtypes import find_dtype

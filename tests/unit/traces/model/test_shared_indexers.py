@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.model_configs import read_file
+from tests.unit.traces.model.model_configs import read_file
 from traces.errors import InvalidFile
 
 GLM_5_2: dict[str, Any] = {

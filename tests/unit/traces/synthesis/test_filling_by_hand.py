@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compiled.machine_code import Kernel
-from tests.toy_traces import made
+from tests.unit.traces.synthesis.toy_traces import made
 from traces.synthesis import filling
 from traces.synthesis.dials import Dials
 from traces.synthesis.filling import FILL_MANY, load_if_it_pays

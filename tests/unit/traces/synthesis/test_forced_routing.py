@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.toy_traces import SHAPE, made
+from tests.unit.traces.synthesis.toy_traces import SHAPE, made
 from traces.errors import InvalidInput
 from traces.synthesis.dials import Dials
 from traces.synthesis.forced import forced_active_routing

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.toy_traces import SHAPE, made
+from tests.unit.traces.synthesis.toy_traces import SHAPE, made
 from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.synthesis import dials as synthesis
