@@ -135,12 +135,36 @@ _DESKTOP = "ryzen-7950x"
 """The processor of `desktop-ddr5`."""
 
 
+_THREADS = re.compile(
+    r"\s*[,;(]?\s*(?<![\w.-])(?:\d{1,3}\s?c(?:ores)?\s*/\s*\d{1,3}\s?t(?:hreads)?\b|"
+    r"(?:(?:using|with|on)\s+)?(?P<threads>[1-9]\d{0,2})(?:[\s-]?threads?\b|(?-i:t)\b)"
+    r"(?:\s+(?:are\s+)?(?:used|in use))?|"
+    r"(?P<cores>[1-9]\d{0,2})[\s-]?cores?\s+(?:are\s+)?(?:used|in use))\s*\)?",
+    re.IGNORECASE | re.ASCII,
+)
+
+
 def host_and_numbers(text: str) -> tuple[str, dict[str, str]]:
     """A host as we call it, and the numbers that are stated beside its name: `9950X, 96 GB DDR5-6000` is
-    `ryzen-9950x:6000` of 96 GiB. A host that nobody knows is as it was.
+    `ryzen-9950x:6000` of 96 GiB, `EPYC 9355 (16 threads used)` has 16 cores. A host that nobody knows is as it was.
+
+    Fewer threads than cores are as many cores; all others describe the processor, whose cores are known.
 
     Raises `InvalidInput` for memory alone, and for its speed beside a host whose channels are not known.
     """
+    told = _THREADS.search(text[:200])
+    if told is None:
+        return _host_with_its_memory(text)
+    host, numbers = _host_with_its_memory(f"{text[: told.start()]} {text[told.end() :]}".strip())
+    if host.partition(":")[0] not in KNOWN["host"]():
+        return _host_with_its_memory(text)
+    found, used = load_component("host", host), int(told["threads"] or told["cores"] or 0)
+    assert isinstance(found, Host)
+    return host, {**numbers, "host.n_cores": str(used)} if 0 < used < found.n_cores else numbers
+
+
+def _host_with_its_memory(text: str) -> tuple[str, dict[str, str]]:
+    """`host_and_numbers` of a host whose threads are not stated."""
     text = without_drives(text)
     if is_memory(text):
         raise InvalidInput(

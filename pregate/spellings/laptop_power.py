@@ -19,7 +19,7 @@ def stated_power(text: str) -> tuple[str, float]:
     found = list(_POWER.finditer(text[:200]))
     if len(found) != 1:
         return text, 0.0
-    return f"{text[: found[0].start()]}{text[found[0].end() :]}", float(found[0]["power_w"])
+    return f"{text[: found[0].start()]} {text[found[0].end() :]}".strip(), float(found[0]["power_w"])
 
 
 def figures_at(card: str, power_w: float) -> dict[str, float | str]:

@@ -27,6 +27,7 @@ def test_every_listed_card_ships_and_its_clocks_rise() -> None:
         ("RTX 4060 Laptop 60W", "rtx-4060-mobile", 1751.25),
         ("RTX 4070 mobile (115 W TGP)", "rtx-4070-mobile", 2175),
         ("RTX 4090 Laptop 175W + i9-13980HX, 64GB", "rtx-4090-mobile", 2040),  # with what the processor leaves
+        ("RTX 4060 Laptop 60W 64GB DDR5", "rtx-4060-mobile", 1751.25),
         ("RTX 3080 laptop 16GB @ 115W", "rtx-3080-mobile-16gb", 1545),
     ],
 )
