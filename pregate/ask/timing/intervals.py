@@ -180,8 +180,7 @@ def _drawn(
     """
     known = set_by_user(hw) | set(exact)
     sizes = {name for name in fit.constants if CONSTANTS[name] == "size"}
-    fitted = {name: f"stack.{name}" for name in fit.constants}
-    free = [key for name, key in fitted.items() if key in figures.values and key not in known and name not in sizes]
+    free = [f"stack.{name}" for name in fit.constants if f"stack.{name}" not in known and name not in sizes]
     free += [f"kernel.{name}" for name in fit.kernels if name in fit.order]
     machines = figures.with_values(drawn_constants(fit, free, rng, n_draws))
     machines = dataclasses.replace(machines, scatter=drawn_scatter(fit, policy, rng, n_draws))

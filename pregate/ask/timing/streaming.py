@@ -59,7 +59,8 @@ def _stream(asked: Request, hw: Platform, figures: Figures) -> SimulationResult 
         low=plan.low,
     )
     static_bytes = plan.static_bytes + parts.warm_bytes
-    stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()
+    is_own = hw.fit is not None and hw.fit.hardware == hw.hardware  # a fit of another machine says nothing of this one
+    stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=is_own), ScheduleDigest()
     covered, read_bytes = FitCoverage(), 0
     timed = hw.fit is not None and bool(hw.fit.laws or hw.fit.gemm_tables)  # coverage counts runs
     tally = PrefetchTally(named_by(asked.model, trace, asked.execution)) if brings_guesses(asked.policy) else None

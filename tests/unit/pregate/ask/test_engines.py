@@ -47,6 +47,13 @@ def test_a_streamed_simulation_keeps_no_timeline_and_has_the_interval_of_its_cri
     assert pregate.compare(MODEL, HW, TRACE, ["pregate"], engine="stream").verdict().startswith("pregate: 137 tokens/s")
 
 
+def test_a_streamed_simulation_has_no_interval_of_another_machines_fit() -> None:
+    elsewhere = pregate.load_hardware("h100-sxm", "fastertransformer")
+    assert elsewhere.fit is not None
+    assert pregate.simulate(MODEL, elsewhere, TRACE, "pregate", engine="stream").tokens_per_s_ci95 is None
+    assert pregate.simulate(MODEL, elsewhere, TRACE, "pregate").tokens_per_s_ci95 is not None, "how far claims scatter"
+
+
 def test_an_interval_that_critical_paths_do_not_add_up_to_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pregate.ask.timing.intervals._CUT", -1.0)
     assert pregate.simulate(MODEL, HW, TRACE, "pregate", engine="stream").tokens_per_s_ci95 is None

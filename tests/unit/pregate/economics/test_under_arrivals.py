@@ -409,7 +409,7 @@ def test_a_server_of_other_types_is_told_in_a_line(said: dict[str, Any]) -> None
 
 def test_passes_of_vllm_are_as_large_as_they_are_asked_for() -> None:
     """One number of the engine: no smaller passes lie within, and a design that says it has it said of the server."""
-    machine = pregate.load_hardware("rtx-4090", "vllm")
+    machine, server = pregate.load_hardware("rtx-4090", "vllm"), Server()
     long = ArrivalTrace(np.array([0.0, 1e6]), np.array([3000, 3000]), np.array([4, 4]), "two, far apart")
 
     def first_s(design: str, n_tokens: int | None = None) -> float:
@@ -420,5 +420,7 @@ def test_passes_of_vllm_are_as_large_as_they_are_asked_for() -> None:
     whole = pregate.simulate(MODEL, machine, pregate.synthesize(MODEL, 3000, 4), "gpu_only@ubatch=4096").ttft_s
     assert first_s("gpu_only", 4096) == pytest.approx(whole, rel=1e-6)
     assert first_s("gpu_only@ubatch=4096") == first_s("gpu_only", 4096) < first_s("gpu_only")
+    ours = [server.settled(HW, MODEL, policy_named(f"gpu_only@ubatch={n}"))[1] for n in (1024, 4096)]
+    assert ours == [2048, 4096], "of llama.cpp -b, which -ub does not exceed"
     with pytest.raises(InvalidInput, match="passes of 2048 tokens, and 4096 by the design: vllm has one"):
         first_s("gpu_only@ubatch=4096", 2048)
