@@ -47,12 +47,13 @@ class Disagreement(PregateError):
 class SimulationResult(run_metrics.Metrics):
     """What a policy would do to one workload on one platform; definitions in `offload.metrics`.
 
-    Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval: from the fit's covariance
-    (`pregate.ask.timing.intervals`), or without a fit from how far claims were off elsewhere
-    (`pregate.ask.timing.claimed_intervals`), None of a stream without a fit of its machine. `bound_s`: no interpreter of
-    this schedule is faster; `binding`: what that bound comes from. `calibration`: whether the prediction interpolates a fit
-    ("fitted"), extrapolates one, or rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing;
-    `fitted_share`: of the kernels' time, at shapes and in formats that the fit was measured on, 0 without one.
+    Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval: from the fit's
+    covariance (`pregate.ask.timing.intervals`), or without a fit from how far claims were off elsewhere
+    (`pregate.ask.timing.claimed_intervals`), None of a stream without a fit of its machine. `bound_s`: no interpreter
+    of this schedule is faster; `binding`: what that bound comes from. `calibration`: whether the prediction
+    interpolates a fit ("fitted"), extrapolates one, or rests on claims; `beyond_fit`: what of it the fit has not
+    seen, "" nothing; `fitted_share`: of the kernels' time, at shapes and in formats that the fit was measured on, 0
+    without one.
     `asked_machine`: what the policy was told of its machine before it decided, "" where it asks nothing.
     `policy_source`: file and digest of the user's own code that a policy is made of, "" for none. `output`: "exact", or
     "approximate" of a design that skips or rounds experts, or executes others; `changed_share`: of the choices of
