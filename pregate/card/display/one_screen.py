@@ -164,7 +164,9 @@ def _sure(card: Card) -> str:
     """Where intervals are from, whether anything was fitted here, how experts were chosen, what nobody could read."""
     best = card.best
     hw = best.planned.hw
-    fitted = {"fitted": "fitted here", "extrapolated": f"{hw.stack.name} was fitted elsewhere"}
+    is_own = hw.fit is not None and hw.fit.hardware == hw.hardware
+    beyond = f"{hw.stack.name} was fitted {'here with other numbers or formats' if is_own else 'elsewhere'}"
+    fitted = {"fitted": "fitted here", "extrapolated": beyond}
     said = [
         *([_SHARED if best.planned.tokens.execution.shares_layers else _SPLIT] * (hw.machine.n_cards > 1)),
         *([OF_CUDA] if hw.is_of_cuda else []),

@@ -212,3 +212,17 @@ def test_compute_is_called_kernels_which_read_memory_too() -> None:
     assert bound_by(BINDS) == (
         "what the host computes", {"kernels": "42%", "link": "1%", "stalled": "3%", "the host's processor": "78%"}
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("hardware", "overrides", "told"),
+    [
+        ("a100-sxm4-80gb", {"link.h2d_bytes_per_s": 64e9}, "was fitted here with other numbers or formats"),
+        ("h100-sxm", None, "was fitted elsewhere"),
+        ("a100-sxm4-80gb", None, "; fitted here;"),
+    ],
+)
+def test_a_card_says_where_its_stack_was_fitted(hardware: str, overrides: dict[str, float] | None, told: str) -> None:
+    model = pregate.load_model("switch-base-8")
+    found = plan(model, hardware, RequestLoad(16, 8), stacks=["fastertransformer"], overrides=overrides)
+    assert told in " ".join(found.text().split())
