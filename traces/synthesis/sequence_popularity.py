@@ -67,6 +67,7 @@ def _kept_weights(shares: bytes, shape: tuple[int, int], gamma_shape: float) -> 
     return weights
 
 
+@np.errstate(under="ignore")  # what is too small to add is 0, whatever a caller makes of that
 def weights_of(shares: NDArray[np.float64], gamma_shape: float) -> NDArray[np.float64]:
     """Weights (n_layers, n_experts), the largest of a layer 1, with which mean shares are `shares` (all above 0)."""
     target = np.maximum(shares, 1e-300)
@@ -96,7 +97,7 @@ def _mean_shares(log_weights: NDArray[np.float64], gamma_shape: float) -> NDArra
         decayed = gamma_shape * log_sum.sum(axis=2, keepdims=True)
         least = decayed.min(axis=(1, 2))
         n = int(np.searchsorted(least, 40.0, side="right")) + 1  # it rises: the first beyond is the last that counts
-        terms = np.exp(odds - log_sum - decayed)[:n]
+        terms = np.exp((odds - log_sum - decayed)[:n])
         mean = np.add.reduce(np.concatenate([mean[None], terms]), axis=0)
         decayed_least, steps[0] = float(least[min(n, n_points) - 1]), at[-1] + _STEP
     shares: NDArray[np.float64] = mean / mean.sum(axis=1, keepdims=True)

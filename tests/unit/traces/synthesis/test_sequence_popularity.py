@@ -109,3 +109,11 @@ def test_guides_are_those_of_a_search() -> None:
     cells = np.linspace(0, 1, n_cells + 1)
     wanted = [np.minimum(np.searchsorted(edges[1:], cells, side="right"), 36) for edges in popularity]
     assert np.array_equal(guides_of(popularity), np.array(wanted))
+
+
+@pytest.mark.parametrize("shares", [np.full((1, 8), 1 / 8), np.exp(-6.0 * np.arange(128.0))[None]])
+def test_weights_are_found_whatever_a_caller_makes_of_underflow(shares: np.ndarray) -> None:
+    shares = shares / shares.sum()
+    with np.errstate(all="raise"):
+        found = weights_of(shares, 22.8)
+    assert np.array_equal(found, weights_of(shares, 22.8))
