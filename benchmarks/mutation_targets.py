@@ -175,7 +175,7 @@ TARGETS = {
     "pregate/optima/optimize.py": ("tests/unit/pregate/optima/test_search_runs.py",),
     "pregate/sweeps/sweep_table.py": ("tests/unit/pregate/sweeps/test_sweep_table.py",),
     "pregate/engines/multi_card_flags.py": ("tests/unit/pregate/engines/test_multi_card_flags.py",),
-    "pregate/cli/questions/card_question.py": ("tests/unit/pregate/cli/test_card_question.py",),
+    "pregate/cli/card_question.py": ("tests/unit/pregate/cli/test_card_question.py",),
     "pregate/cli/consent.py": ("tests/unit/pregate/cli/test_consent.py",),
     "pregate/measured/isca24/natural_routing.py": ("tests/unit/pregate/measured/isca24/test_natural_routing.py",),
     "traces/foundation/fast_yaml.py": ("tests/unit/traces/foundation/test_fast_yaml.py",),

@@ -1,1 +1,1 @@
-"""The command line: `main`; `commands`, a file each; `questions`, what they are asked; `checks` of options."""
+"""The command line: `main`, what commands share, and `commands`, a file each."""

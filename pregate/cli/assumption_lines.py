@@ -16,7 +16,7 @@ from pregate.draw.render import si
 if TYPE_CHECKING:
     from hwmodels.platform import Platform
     from pregate.card.card import Card
-    from pregate.cli.questions.design_question import Question
+    from pregate.cli.question import Question
     from traces.model.architecture import ModelArchitecture
 
 

@@ -65,6 +65,12 @@ def host_with_memory(host: str, memory: str) -> str:
     return _with_memory(host, memory, n_channels, n_sockets, official_speed(host), crowded)
 
 
+_OF_DESKTOPS = 2
+_LARGEST_GIB = ((2133, 16), (4000, 32), (10_000, 64))
+"""The largest module without registers of DDR3, DDR4 and DDR5 (dies of 8, 16 and 32 Gbit in two ranks), by the speed
+that each is below: a desktop with more than two of them has four."""
+
+
 def _with_memory(host: str, memory: str, n_channels: int, n_sockets: int, official: int, crowded: str) -> str:
     """`host_with_memory` of a host with so many channels in all of its sockets; `official`: its memory's speed, where
     channels alone are told; `crowded`: what is said of more modules than channels, "" where nothing is known of them.
@@ -80,6 +86,10 @@ def _with_memory(host: str, memory: str, n_channels: int, n_sockets: int, offici
         if crowded and not speed and int(modules["n"]) > n_channels:
             return f"{host}:{crowded}"
         count = min(int(modules["n"]), n_channels)
+    elif crowded and not speed and n_channels == _OF_DESKTOPS:
+        largest = next(gib for below, gib in _LARGEST_GIB if official < below)
+        if sum(sizes_of(memory)) > n_channels * largest:
+            return f"{host}:{crowded}"
     if not speed and 0 < count < n_channels:
         speed = str(official)
     return "".join((host, ":" if speed else "", f"{count}x" if count and speed else "", speed))

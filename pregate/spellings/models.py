@@ -145,6 +145,9 @@ def formats_as_ours(text: str, stack: str) -> str:
     if "=" in text or "," in text or not text:
         return text
     text = re.sub(r"^quantized[._]", "", text, flags=re.IGNORECASE)
+    text = re.sub(
+        r"\s+(?:amx|avx-?512|avx2)$", "", text, flags=re.IGNORECASE
+    )  # what the host's processor multiplies with
     text = re.sub(r"\s*\((?:imatrix|i-matrix|static)\)$|\.gguf$", "", text, flags=re.IGNORECASE)
     size = _FILE_SIZE.search(text)
     if size is not None:

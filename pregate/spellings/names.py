@@ -16,7 +16,7 @@ from hwmodels.specs.processors import processor_names
 from hwmodels.stacks.stack_files import stack_names
 from pregate.spellings.plain_names import plain_name, spelled, without_brackets
 from pregate.spellings.same_cards import may_be, same_cards
-from traces.model.architecture import architecture_names
+from traces.model.architecture import architecture_names, load_architecture
 from traces.model.same_models import SAME_AS
 
 FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
@@ -84,6 +84,17 @@ _TRAINED = re.compile(
 """What the end of a model's name says of its training, or of its size once more, and not of its architecture."""
 
 
+_SIZED = re.compile(r"(?P<name>.+)-(?P<number>\d+(?:\.\d+)?)(?P<unit>[bt])", re.ASCII)
+_AS_A_NAME_SAYS = 0.03
+"""How far off the size of a model in its name may be."""
+
+
+def _is_so_large(name: str, sized: re.Match[str]) -> bool:
+    """Whether a model has as many parameters as are said behind its name."""
+    said = float(sized["number"]) * {"b": 1e9, "t": 1e12}[sized["unit"]]
+    return abs(load_architecture(SAME_AS.get(name, name)).total_params / said - 1) < _AS_A_NAME_SAYS
+
+
 def _model_of(wanted: str, names: Iterable[str]) -> list[str]:
     """The model whose words are parted otherwise (`Qwen 3 30B A3B`), which says more of its training
     (`ernie-4.5-21b-a3b-pt`), or of whose name the size is the end (`qwen3-30b`) where all that begin so are one
@@ -93,6 +104,9 @@ def _model_of(wanted: str, names: Iterable[str]) -> list[str]:
     while not found and _TRAINED.search(bare):
         bare = _TRAINED.sub("", bare)
         found = [name for name in names if _joined(name) == _joined(bare)]
+    sized = _SIZED.fullmatch(wanted)
+    if not found and sized is not None:
+        found = [name for name in names if _joined(name) == _joined(sized["name"]) and _is_so_large(name, sized)]
     if found or not re.search(r"\d(?:x\d+)?b$", wanted):
         return found
     begun = [name for name in names if any(_joined(start) == _joined(wanted) for start in _starts(name))]

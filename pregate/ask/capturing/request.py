@@ -204,13 +204,18 @@ def _planned(
     workload: Workload,
 ) -> Request:
     """The request with its memory granted. Raises `CapacityExceeded`."""
-    placed = _placed(model, memory, trace, chosen)
-    held = workload if placed.copies == 1 else workload_of_one_copy(model, trace, workload, placed.copies)
+    popularity = _popularity(model, trace, chosen) if chosen.placement.goes_by_popularity else None
+    placed = place(model, chosen.placement, popularity)
+    turns, groups, copies = groups_of_cards(chosen, memory)
+    placed = replace(placed, n_cards=memory.n_cards, expert_groups=groups, turns=turns, copies=copies)
+    if chosen.placement.redundant is not None and popularity is not None and groups > 1:
+        placed = replace(placed, held=evened_experts(popularity, groups, chosen.placement.redundant))
+    held = workload if copies == 1 else workload_of_one_copy(model, trace, workload, copies)
     execution = chosen.placement.execution(memory.execution)
     check_over_link(chosen, execution, placed)
     tier, n_host_slots = tier_named(expert_tier), 0
     n_shares = placed.n_sharing if execution.shares_layers else 1
-    if n_shares > 1 or placed.turns > 1:
+    if n_shares > 1 or turns > 1:
         check_sharing_cards(chosen, placed, tier, execution)
         check_streamed_prompt(model, chosen, execution, workload)
     takes_rest = memory.is_one and tier.takes_rest(model)
@@ -222,65 +227,37 @@ def _planned(
         in_shares = host_bytes(model, workload, chosen, placed) - model.table_bytes
         on_host = n_shares * in_shares + model.table_bytes  # tables of n-grams are whole, for the cards of all shares
         _check_host_memory(model, memory, chosen, on_host)
-    plan = _granted(model, memory, held, chosen, execution, placed, on_host, tier)
-    if takes_rest:
-        in_hbm = plan.static_bytes + plan.n_slots * model.expert_bytes + plan.low_bytes
-        n_host_slots = _host_slots(tier, model, memory, chosen, on_host + in_hbm)
-    plan = replace(plan, n_host_slots=n_host_slots)
-    return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
-
-
-def _placed(model: ModelArchitecture, memory: MachineMemory, trace: RoutingTrace, policy: Policy) -> Placed:
-    """Where `policy` has what of `model` lie, on the cards of `memory`."""
-    popularity = _popularity(model, trace, policy) if policy.placement.goes_by_popularity else None
-    placed = place(model, policy.placement, popularity)
-    turns, groups, copies = groups_of_cards(policy, memory)
-    placed = replace(placed, n_cards=memory.n_cards, expert_groups=groups, turns=turns, copies=copies)
-    if policy.placement.redundant is not None and popularity is not None and groups > 1:
-        placed = replace(placed, held=evened_experts(popularity, groups, policy.placement.redundant))
-    return placed
-
-
-def _granted(
-    model: ModelArchitecture,
-    memory: MachineMemory,
-    held: Workload,
-    policy: Policy,
-    execution: Execution,
-    placed: Placed,
-    on_host: int,
-    tier: Tier,
-) -> MemoryPlan:
-    """The HBM that a design takes for the requests `held` of one copy, where the host keeps `on_host` bytes: in one
-    memory of both, what that leaves. Raises `CapacityExceeded`.
-    """
-    n_in_turn = placed.turns if execution.shares_layers else memory.n_cards
-    hbm_bytes = filled_bytes(model, held, policy, placed, n_in_turn, placed.turns * memory.hbm_bytes)
+    n_in_turn = turns if execution.shares_layers else memory.n_cards
+    hbm_bytes = filled_bytes(model, held, chosen, placed, n_in_turn, turns * memory.hbm_bytes)
     left = memory.dram_bytes - on_host if memory.is_one else hbm_bytes
-    beside_bytes = (n_in_turn - 1) * pass_bytes(model, held, execution, placed)
     try:
         plan = plan_memory(
             model,
             held,
-            policy,
+            chosen,
             execution,
             hbm_bytes=min(hbm_bytes, left),
-            reserve_bytes=placed.turns * memory.reserve_bytes + beside_bytes,
+            reserve_bytes=turns * memory.reserve_bytes + (n_in_turn - 1) * pass_bytes(model, held, execution, placed),
             placed=placed,
         )
     except CapacityExceeded as error:
         if not (memory.is_one and left < error.needed_bytes):
             raise
-        smaller = "an offloading policy" if policy.resident else "a smaller cache"
+        smaller = "an offloading policy" if chosen.resident else "a smaller cache"
         way_out = f"{smaller}, or fewer bits (--formats)" if tier.on_disk else memory.way_out
         beside = f" beside {on_host / 1e9:.1f} GB of the host," * (on_host > 0)
         raise CapacityExceeded(
-            f"{policy.name}: {model.name} takes {error.needed_bytes / 1e9:.1f} GB{beside} in one memory of "
+            f"{chosen.name}: {model.name} takes {error.needed_bytes / 1e9:.1f} GB{beside} in one memory of "
             f"{memory.dram_bytes / 1e9:.1f} GB: try {way_out}",
             error.needed_bytes + on_host,
             "DRAM",
         ) from None
-    return with_low_slots(plan, policy, model)
+    plan = with_low_slots(plan, chosen, model)
+    if takes_rest:
+        in_hbm = plan.static_bytes + plan.n_slots * model.expert_bytes + plan.low_bytes
+        n_host_slots = _host_slots(tier, model, memory, chosen, on_host + in_hbm)
+    plan = replace(plan, n_host_slots=n_host_slots)
+    return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
 
 
 def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -> NDArray[np.float64]:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pregate.cli import options
+from pregate.cli import options, usual_designs
+from pregate.cli.arrivals_question import ArrivalsQuestion
 from pregate.cli.assumption_lines import say_scale_of_fp8, say_weights
 from pregate.cli.commands.cost import objective_of
 from pregate.cli.option_groups import takes
 from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
-from pregate.cli.questions import usual_designs
-from pregate.cli.questions.arrivals_question import ArrivalsQuestion
 from pregate.cli.trained_context import say_beyond_context
 from pregate.draw import render
 

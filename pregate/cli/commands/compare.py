@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offload.policies.policy_descriptions import DESIGNS
-from pregate.cli import options
+from pregate.cli import options, usual_designs
 from pregate.cli.assumption_lines import as_no_engine_has
 from pregate.cli.option_values import build_modes, listed
 from pregate.cli.progress import spinner
-from pregate.cli.questions import usual_designs
-from pregate.cli.questions.design_question import Question, asks
+from pregate.cli.question import Question, asks
 from pregate.draw import render
 
 if TYPE_CHECKING:

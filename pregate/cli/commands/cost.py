@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pregate.cli import options
+from pregate.cli import options, usual_designs
 from pregate.cli.assumption_lines import say_scale_of_fp8, say_weights
 from pregate.cli.option_values import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
-from pregate.cli.questions import usual_designs
 from pregate.cli.trained_context import say_beyond_context
 from pregate.draw import render
 from traces.errors import InvalidInput

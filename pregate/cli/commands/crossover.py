@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pregate.cli import options
+from pregate.cli import options, usual_designs
 from pregate.cli.arguments import is_typed
 from pregate.cli.consent import require_consent_along
 from pregate.cli.option_values import listed
 from pregate.cli.progress import spinner
-from pregate.cli.questions import usual_designs
-from pregate.cli.questions.design_question import ENGINES, Question, asks
-from pregate.cli.questions.speculative import drafting_of
+from pregate.cli.question import ENGINES, Question, asks
+from pregate.cli.speculative import drafting_of
 from pregate.draw import render
 from traces.errors import InvalidInput
 

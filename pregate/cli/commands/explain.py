@@ -10,7 +10,7 @@ import typer
 from pregate.cli import options
 from pregate.cli.output_paths import require_picture, say_written
 from pregate.cli.progress import spinner
-from pregate.cli.questions.design_question import ENGINES, Question, asks
+from pregate.cli.question import ENGINES, Question, asks
 from pregate.draw import render
 
 if TYPE_CHECKING:

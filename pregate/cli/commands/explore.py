@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from pregate.cli import options
+from pregate.cli import options, usual_designs
 from pregate.cli.assumption_lines import say_weights
 from pregate.cli.option_values import build_machine, build_model, distinct, machine_names
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
-from pregate.cli.questions import usual_designs
 from pregate.page import DESIGNS
 from traces.errors import InvalidInput
 

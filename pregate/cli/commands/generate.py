@@ -12,11 +12,11 @@ import typer
 from offload.policies import policy_named
 from pregate import extras
 from pregate.cli import options
+from pregate.cli.device import DeviceOptions
 from pregate.cli.option_groups import takes
 from pregate.cli.option_values import listed
 from pregate.cli.output_paths import require_folder, require_picture, require_trace_file
 from pregate.cli.progress import spinner
-from pregate.cli.questions.device import DeviceOptions
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.foundation.atomic_files import refuse_overwriting

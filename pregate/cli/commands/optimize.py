@@ -10,7 +10,7 @@ from pregate.cli import options
 from pregate.cli.option_groups import takes
 from pregate.cli.output_paths import require_picture
 from pregate.cli.progress import spinner
-from pregate.cli.questions.search_question import SearchQuestion
+from pregate.cli.search_question import SearchQuestion
 from pregate.draw import render
 
 if TYPE_CHECKING:

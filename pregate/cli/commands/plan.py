@@ -21,11 +21,11 @@ from pregate.cli.assumption_lines import (
     say_stood_for,
     say_weights,
 )
+from pregate.cli.card_question import CardQuestion
 from pregate.cli.option_groups import takes
 from pregate.cli.option_values import build_model
 from pregate.cli.output_paths import require_ledger
 from pregate.cli.progress import spinner
-from pregate.cli.questions.card_question import CardQuestion
 from pregate.draw import render
 from traces.errors import InvalidInput
 

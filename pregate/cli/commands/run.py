@@ -10,12 +10,12 @@ from hwmodels.platform import load_platform
 from offload.policies import policy_named
 from pregate import extras
 from pregate.cli import options
+from pregate.cli.device import DeviceOptions
 from pregate.cli.option_groups import takes
 from pregate.cli.option_values import build_model, build_trace
 from pregate.cli.output_paths import require_timelines, say_written, write_timelines
 from pregate.cli.progress import spinner
-from pregate.cli.questions.design_question import placed_by_counts
-from pregate.cli.questions.device import DeviceOptions
+from pregate.cli.question import placed_by_counts
 from pregate.draw import render
 from traces.errors import InvalidInput
 

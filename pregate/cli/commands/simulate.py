@@ -6,7 +6,7 @@ from pregate.cli import options
 from pregate.cli.option_values import build_modes
 from pregate.cli.output_paths import require_timelines, say_written, write_timelines
 from pregate.cli.progress import spinner
-from pregate.cli.questions.design_question import Question, asks
+from pregate.cli.question import Question, asks
 from pregate.draw import render
 from traces.errors import InvalidInput
 

@@ -15,7 +15,7 @@ from pregate.cli import options
 from pregate.cli.option_groups import takes
 from pregate.cli.output_paths import say_written
 from pregate.cli.progress import spinner
-from pregate.cli.questions.validation_question import ValidationQuestion
+from pregate.cli.validation_question import ValidationQuestion
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.foundation.atomic_files import whole_file

@@ -9,6 +9,8 @@ from pregate.spellings.llama_releases import NOW, of_build, of_date, of_pull
 from pregate.spellings.names import our_name
 
 _VLLM = re.compile(r"\bvllm\b[ :=@-]*\(?v?0\.(?P<minor>\d{1,2})(?:\.\d+)?\b", re.IGNORECASE | re.ASCII)
+_AMX, _OF_GGUF = "ktransformers", "ktransformers-llamafile"
+_GGUF = re.compile(r"\s*(?:all=|experts=)?(?:ud-)?i?q\d_", re.IGNORECASE | re.ASCII)
 _STEP = "stack.step_s"
 _ASYNC_SCHEDULING = 14
 """vLLM 0.14 (January 2026) schedules beside the step before; until then a step waits a millisecond (LIMITATIONS)."""
@@ -17,12 +19,16 @@ _ASYNC_SCHEDULING = 14
 def with_release(cells: Mapping[str, str], typed: str) -> dict[str, str]:
     """A row whose engine is called llama.cpp, with the stack of the build that its note names, else of the month, else
     of the pull request or issue that it is from, and a note of that. `typed`: what its author calls the engine; by the
-    name of a stack of ours he means that stack. vLLM before 0.14 schedules between two steps.
+    name of a stack of ours he means that stack. vLLM before 0.14 schedules between two steps, and KTransformers has
+    experts of a GGUF file multiplied by llamafile's kernels.
     """
     row = dict(cells)
     stack = row.get("stack", "")
     if our_name("stack", stack) == "vllm":
         return _of_vllm(row, typed)
+    if typed != _AMX and our_name("stack", stack) == _AMX and _GGUF.match(row.get("formats", "")):
+        said = f"stack {_OF_GGUF}, whose kernels take GGUF files"
+        return row | {"stack": _OF_GGUF, "note": "; ".join(filter(None, (row.get("note", ""), said)))}
     if typed == NOW or our_name("stack", stack) != NOW or row.get("role"):
         return row
     note = row.get("note", "")

@@ -13,7 +13,7 @@ from hwmodels.specs.processors import is_processor
 from pregate.measured.rows.host_alone import beside_a_card
 from pregate.measured.rows.several_cards import on_one_card
 from pregate.spellings.cloud_instances import cards_of_instance
-from pregate.spellings.host_memory import bytes_of, host_and_memory, host_with_memory
+from pregate.spellings.host_memory import bytes_of, host_and_memory, host_and_numbers, host_with_memory
 from pregate.spellings.machine_names import MachineParts, machine_and_numbers, machine_parts, several
 from pregate.spellings.models import formats_of_file, model_and_format, of_ollama
 from pregate.spellings.names import KNOWN, our_name
@@ -31,6 +31,7 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     cells |= _host_beside(cells)
     cells |= beside_a_card(cells)
     cells |= _memory_of_all(cells)
+    cells |= _cores_used(cells)
     named = {column: our_name(column, cells[column]) for column in KNOWN if cells.get(column)}
     cells |= _with_its_memory(cells, named)
     memory = cells.pop("memory", "")
@@ -131,6 +132,18 @@ def _memory_of_all(cells: Mapping[str, str]) -> dict[str, str]:
     if not size or bytes_of(stated) or ours not in KNOWN["hardware"]() or not load_machine(ours).has_one_memory:
         return {}
     return {"hardware": f"{stated}, {size}"}
+
+
+def _cores_used(cells: Mapping[str, str]) -> dict[str, str]:
+    """The cores of a host that its name says were used, as the number that they are: `EPYC 9355 (16 threads used)`."""
+    try:
+        host, numbers = host_and_numbers(cells.get("host", ""))
+    except InvalidInput:
+        return {}
+    used = numbers.get("host.n_cores")
+    if used is None or "host.n_cores" in cells.get("set", ""):
+        return {}
+    return {"host": host, "set": ";".join(filter(None, (cells.get("set", ""), f"host.n_cores={used}")))}
 
 
 def _with_its_memory(cells: Mapping[str, str], named: dict[str, str]) -> dict[str, str]:

@@ -33,6 +33,7 @@ from pregate.measured.rows.other_tables import (
     melted,
     with_flags,
 )
+from pregate.measured.rows.prose_designs import with_prose_design
 from pregate.measured.rows.row_names import with_our_names
 from pregate.measured.rows.served_load import load_named
 from pregate.measured.rows.stated_lengths import with_lengths
@@ -188,7 +189,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     typed, text = text["stack"], with_engine_beside(text)
     told = [f"{column} {cells[column].strip()}" for column in BESIDE if cells.get(column, "").strip()]
     text["note"] = "; ".join(filter(None, (text["note"], *told)))
-    text = with_release(text, typed)
+    text = with_prose_design(with_release(text, typed))
     metric = text["metric"] = _metric(text["metric"])
     text = with_usual_design(with_design_of_note(text), our_name("stack", text["stack"]))
     text = with_load(with_command_counts(with_lengths(text)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pregate.card.job import RequestLoad
-from pregate.cli.questions.card_question import CardQuestion
+from pregate.cli.card_question import CardQuestion
 from pregate.named import load_model
 from pregate.routing_traces import load_trace
 from tests.recorded_files import completion

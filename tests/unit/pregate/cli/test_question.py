@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from pregate.cli.main import application
-from pregate.cli.questions.design_question import ENGINES, Question, asks
+from pregate.cli.question import ENGINES, Question, asks
 from traces.errors import InvalidInput
 
 

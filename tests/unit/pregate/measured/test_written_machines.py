@@ -219,7 +219,7 @@ def test_a_card_of_no_constants_is_predicted_with_those_that_the_row_states(tmp_
         (
             "KTransformers",
             "--cpu_infer 47 --max_new_tokens 9 --cache_lens 2048",
-            "ktransformers",
+            "ktransformers-llamafile",
             "gpu_only@experts=cpu",
         ),
         ("koboldcpp", "--gpulayers 99 --usecublas --contextsize 4096", "llama-cpp", "gpu_only"),

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pregate.cli import options
+from pregate.cli import options, usual_designs
 from pregate.cli.option_values import distinct
-from pregate.cli.questions import usual_designs
 
 if TYPE_CHECKING:
     from pregate.economics.batching import Server

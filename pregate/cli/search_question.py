@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hwmodels.platform import machines_of
-from pregate.cli import options
+from pregate.cli import options, usual_designs
 from pregate.cli.arguments import is_typed
 from pregate.cli.consent import require_consent_along
 from pregate.cli.option_values import build_cache, build_model, listed
-from pregate.cli.questions import usual_designs
-from pregate.cli.questions.speculative import drafting_of
+from pregate.cli.speculative import drafting_of
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:

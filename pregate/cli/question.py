@@ -63,7 +63,7 @@ class Question:
 
     def machine(self) -> Platform:
         """The machine."""
-        from pregate.cli.questions.speculative import with_draft_time
+        from pregate.cli.speculative import with_draft_time
 
         return build_machine(self.hardware, self.stack, self.hbm, with_draft_time(self.sets, self.speculative))
 
@@ -76,7 +76,7 @@ class Question:
 
     def drafting(self, text: str) -> str:
         """The name of the design that a user typed, placed and drafting as the options say."""
-        from pregate.cli.questions.speculative import drafting_of
+        from pregate.cli.speculative import drafting_of
 
         drafting = drafting_of(self.speculative)
         policy = policy_named(self.design(text))
@@ -85,7 +85,7 @@ class Question:
     def several(self, texts: Sequence[str]) -> list[str]:
         """The names of several designs, each as it is and as it drafts, where the options say how."""
         from pregate.ask.speculative import with_and_without
-        from pregate.cli.questions.speculative import drafting_of
+        from pregate.cli.speculative import drafting_of
 
         return with_and_without([self.design(text) for text in texts], drafting_of(self.speculative))
 
@@ -95,7 +95,7 @@ class Question:
         """The names of the designs where none is named: `usual`, or those that an engine runs where no option
         `asks_about_offloading`. `takes_one`: a command of one.
         """
-        from pregate.cli.questions.usual_designs import along_axes, asks_about_offloading, of_trace
+        from pregate.cli.usual_designs import along_axes, asks_about_offloading, of_trace
 
         if asks_about_offloading(self.cache, self.tier, placement=self.placement):
             return usual.split(",")
