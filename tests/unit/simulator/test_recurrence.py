@@ -151,3 +151,46 @@ def test_other_lanes_than_fifo_and_wrong_costs_are_refused() -> None:
             recurrence.simulate(ops, Costs(values, one))
         with pytest.raises(InvalidInput):
             recurrence.walked(ops, Costs(one, values))
+
+
+def test_who_asks_says_which_walk_it_is_and_the_kernel_has_arrays_of_its_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `walk_on` and `simulate` are told, whatever the number of ops; times and places may be of any type."""
+    ops, costs = schedule_of((Lane.COMPUTE, 0, ()), (Lane.H2D, 1, (0,))), Costs(np.ones(2), np.ones(2))
+    given: list[str] = []
+
+    def kernel(*arrays: np.ndarray) -> None:
+        given.append(" ".join(str(array.dtype) for array in arrays))
+        recurrence._walk(*arrays)
+
+    monkeypatch.setattr(recurrence, "_compiled", lambda: kernel)
+    monkeypatch.setattr(recurrence, "SMALL_OPS", -1)
+    for small in (True, False):
+        monkeypatch.setattr(recurrence, "is_small", lambda *_, told=small: not told)
+        recurrence.simulate(ops, costs, small=small)
+        recurrence.walked(ops, costs, small=small)
+    columns = {name: getattr(ops, name) for name in ("lane", "cost", "dep_ptr", "dep")}
+    columns["dep"] = columns["dep"].astype(np.int64)
+    whole = Costs(np.array([1, 1]), np.array([3, 2]))
+    recurrence.walk_on(columns, whole, np.zeros(N_LANES), np.zeros(0), small=False)
+    types = " ".join(text.partition("[")[0] for text in recurrence.WALK.arguments)
+    assert given == [types] * 3
+
+
+@pytest.mark.parametrize(("loaded", "most"), [(False, 80_000), (True, recurrence.KEPT_OPS)])
+def test_few_ops_are_walked_in_python_by_what_the_kernel_that_is_asked_for_costs(
+    monkeypatch: pytest.MonkeyPatch, loaded: bool, most: int
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(recurrence, "has_loaded", lambda: loaded)
+    monkeypatch.setattr(recurrence, "machine_code_pays", lambda *ops, **above: asked.append((*ops, above)))
+    monkeypatch.setattr(recurrence, "loaded", lambda kernel: lambda *_: asked.append(kernel))
+    ops, costs = schedule_of((Lane.COMPUTE, 0, ())), Costs(np.ones(1), np.ones(1))
+    recurrence.simulate(ops, costs)
+    assert recurrence.is_small(9, 3, recurrence.WALK)
+    recurrence.simulate(ops, costs, small=False)
+    above = {"compile_above": most, "call_above": recurrence._LOADED_OPS}
+    assert asked == [
+        (1, recurrence.WALK, above),
+        (9, recurrence.WALK, {**above, "compile_above": min(3, most)}),
+        recurrence.WALK,
+    ]

@@ -10,7 +10,7 @@ from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
 from offload.ops import Gemm, OpKind, Work
 from simulator.explain.critical_path import Gradient
-from simulator.explain.path_sum import PathSum
+from simulator.explain.path_sum import PathSum, _last_keys
 
 HW = load_platform("a100-sxm4-80gb", "streams")
 FETCH = Work(OpKind.FETCH, copy_bytes=10_000_000)
@@ -94,3 +94,12 @@ def test_what_is_issued_and_never_runs_counts_by_its_issue() -> None:
     figures = figures_of(HW).for_works([FETCH])
     assert sum_.at(figures, 1)[0] == pytest.approx(2 * price_figures([FETCH], figures, 1).issue_s[0, 0], rel=1e-12)
     assert PathSum().at(figures, 2).tolist() == [0, 0]
+
+
+def test_the_works_of_a_schedule_are_looked_through_once_for_both_of_its_paths() -> None:
+    works = (ATTENTION, FETCH)
+    _last_keys.cache_clear()
+    for sum_ in (PathSum(), PathSum()):
+        sum_.add(works, by((0.0, 1.0), (0.0, 1.0)))
+        assert [work for work, _ in sum_._sums.values()] == [ATTENTION, FETCH]
+    assert (_last_keys.cache_info().misses, _last_keys.cache_info().hits) == (1, 1)
