@@ -83,9 +83,9 @@ def test_the_configuration_names_the_module_and_its_tests() -> None:
             assert (mutation.ROOT / path).is_file(), target
 
 
-def test_the_committed_figures_are_of_these_modules_and_add_up() -> None:
+def test_the_committed_figures_are_of_every_module_that_is_to_be_tried_and_add_up() -> None:
     rows = json.loads(mutation.RESULTS.read_text("utf-8"))
-    assert list(rows) == [target for target in mutation.TARGETS if target in rows]
+    assert list(rows) == list(mutation.TARGETS)
     for target, row in rows.items():
         assert set(row["tests"]) <= {*mutation.TARGETS[target]}  # a long file may have been split since
         assert all((mutation.ROOT / path).is_file() for path in row["tests"])
