@@ -85,6 +85,7 @@ def with_schedule(one: Asked) -> Asked:
 @example(of_whole_seconds([0.0, 0.5, 1.0], [4, 3, 9], [1, 1, 3], 1, 10, Batching(ahead=True)))  # a slot is free later
 @example(of_whole_seconds([0.0, 0.0, 0.5], [4, 6, 9], [2, 2, 2], 3, 5, n_stages=2))
 @example(of_whole_seconds([0.0, 0.5, 0.5], [4, 30, 9], [9, 1, 3], 3, 10, Batching(mixes=True, ahead=True), n_stages=3))
+@example(of_whole_seconds([0.0, 0.5], [4, 10], [9, 3], 3, 10, Batching(mixes=True)))  # one token of a prompt is left
 @example(with_schedule(of_whole_seconds([0.0, 0.25], [4, 6], [2, 2], 3, 5, n_stages=2)))  # comes as the first waits
 @example(of_whole_seconds([0.0, 0.0, 0.0], [4, 6, 9], [2, 1, 2], 2, 10, Batching(True, True), clients=1))
 @example(of_whole_seconds([0.0, 0.0, 4.5], [4, 6, 9], [2, 3, 2], 2, 10, Batching(mixes=True), n_stages=2, clients=2))
