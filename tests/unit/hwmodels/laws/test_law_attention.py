@@ -166,6 +166,14 @@ def test_a_law_of_latents_has_its_own_scores() -> None:
     alike(kernel_of(slow, DENSE, OF_LATENTS)[0], kernel_of(attention(LATENTS, 8 * 700), DENSE, OF_LATENTS)[0])
 
 
+@pytest.mark.parametrize("window", [1, 512])
+def test_latents_that_an_indexer_picks_are_no_faster_than_scores_multiply(window: int) -> None:
+    flop_s, at = 1e-2, LATENTS._replace(window=window)
+    slow = attention(at, 8 * 700, flop_s * CARD.flop_per_s * DENSE.values["peak"])
+    alone = kernel_of(attention(at, 8 * 700), DENSE, OF_LATENTS)[0]
+    alike(kernel_of(slow, DENSE, OF_LATENTS)[0], KernelTime(alone.fixed_s, flop_s, 0.0))
+
+
 DECOMPRESSED = Attending(900, 3, 128, 128, 192, 128, 1152.0)
 
 
