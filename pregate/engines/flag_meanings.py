@@ -205,6 +205,10 @@ def _take_of_machine(said: FlagMeanings, what: str, flag: str, value: str) -> No
         raise InvalidInput(
             f"policy: {flag} {value[:20]}: of layers that are brought only those of the host can be said"
         )
+    if what == "computed_format" and value.lower() in ("float", "float32", "fp32"):
+        raise InvalidInput(
+            f"policy: {flag} {value[:20]}: weights that are kept in 32 bits are said in formats, all=fp32"
+        )
     if what == "nodes" and value != "1":
         raise InvalidInput(
             f"policy: {flag} {value[:20]}: cards of several machines cannot be said: give the row a reason"

@@ -72,12 +72,14 @@ def experts_on_host(patterns: Sequence[tuple[str, str]], n_first: int | None, st
 
 
 def noted_of_ffns(patterns: Sequence[tuple[str, str]], model: ModelArchitecture) -> str:
-    """What a row is told whose patterns put FFNs on the host that every token passes; "" where none do."""
+    """What a row is told whose patterns put FFNs or gates on the host that every token passes; "" where none do."""
     stack = model.decoder
     dense = set(range(stack.n_layers)) - set(stack.moe_layers)
     names = [f"blk.{layer}.ffn_{tensor}.weight" for layer in dense for tensor in _TENSORS]
     if model.d_ff_shared:
         names += [f"blk.{layer}.ffn_{tensor}_shexp.weight" for layer in stack.moe_layers for tensor in _TENSORS]
+    without = [layer for layer in stack.moe_layers if not _hosted_share(layer, list(patterns))]
+    names += [f"blk.{layer}.ffn_gate_inp.weight" for layer in without]  # a gate without its experts
     first = next((name for name in names if _on_host(_home(name, patterns))), "")
     return f"-ot: {first} on the host is predicted on the device, experts alone are not" if first else ""
 

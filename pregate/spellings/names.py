@@ -79,7 +79,8 @@ def _processors(wanted: str, names: Iterable[str]) -> list[str]:
 
 _TRAINED = re.compile(
     r"[-.](?:instruct|inst|it|pt|base|chat|hf|1m)$|(?<=^deepseek-[rv]\d)-671b$|"
-    r"(?<=^deepseek-[rv]\d-\d{4})-6(?:71|85)b$|(?<=^llama-4-scout)-109b$|(?<=^llama-4-maverick)-400b$"
+    r"(?<=^deepseek-[rv]\d-\d{4})-6(?:71|85)b$|(?<=^llama-4-scout)-109b$|(?<=^llama-4-maverick)-400b$|"
+    r"(?<=^mixtral-8x7b)-v0-1$|(?<=^mixtral-8x22b)-v0-1$"
 )
 """What the end of a model's name says of its training, or of its size once more, and not of its architecture."""
 

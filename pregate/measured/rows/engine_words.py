@@ -60,6 +60,8 @@ _VARIABLES = {
     "THREADS": "-t", "LOAD_MODE": "-lm", "FIT": "-fit",
 }  # fmt: skip
 """Variables of the environment that place something, without LLAMA_ARG_ or OLLAMA_, as flags."""
+_SET_SO = re.compile(r"(?<!\S)(?:/set\s+parameter|PARAMETER)(?!\S)")
+"""Before an option, in a conversation with Ollama or in its file of a model."""
 _OTHERS = re.compile(r"(?:num_ctx|num_batch|num_predict|num_thread)\s*[=:]?\s*\d+", re.IGNORECASE | re.ASCII)
 
 
@@ -153,7 +155,7 @@ def _in_llama_words(policy: str) -> str:
     if layers is not None and not policy.lstrip().startswith("-"):
         n = 9999 if layers["of"] and int(layers["n"]) >= int(layers["of"]) else int(layers["n"])
         rest = _SOME_FORCED.sub(r"--n-cpu-moe \1", policy.replace(layers[0], ""))
-        rest = _OTHERS.sub("", _ALL_FORCED.sub("--cpu-moe", rest))
+        rest = _SET_SO.sub("", _OTHERS.sub("", _ALL_FORCED.sub("--cpu-moe", rest)))
         policy = f"-ngl {n} {re.sub('[,;]', ' ', rest)}".strip()
     said = " ".join(filter(None, variables))
     if not said:

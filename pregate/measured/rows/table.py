@@ -18,6 +18,7 @@ from pregate.engines.reading import without_flags
 from pregate.measured.isca24.published_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.rows.command_counts import with_command_counts
 from pregate.measured.rows.command_loads import LOAD_COLUMNS, with_load
+from pregate.measured.rows.command_model import with_command_model
 from pregate.measured.rows.engine_beside import with_engine_beside
 from pregate.measured.rows.engine_release import with_release
 from pregate.measured.rows.engine_words import in_flags, with_usual_design, without_power
@@ -189,7 +190,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     typed, text = text["stack"], with_engine_beside(text)
     told = [f"{column} {cells[column].strip()}" for column in BESIDE if cells.get(column, "").strip()]
     text["note"] = "; ".join(filter(None, (text["note"], *told)))
-    text = with_prose_design(with_release(text, typed))
+    text = with_prose_design(with_command_model(with_release(text, typed)))
     metric = text["metric"] = _metric(text["metric"])
     text = with_usual_design(with_design_of_note(text), our_name("stack", text["stack"]))
     text = with_load(with_command_counts(with_lengths(text)))
