@@ -1,7 +1,8 @@
 """Routing as JSON lines, a row for a token and layer.
 
 `vllm_route_log`     {"type": "meta", model_id, num_experts, ...}, then {"type": "route", req_id, token_idx, layer,
-                     topk_ids, topk_weights}; a request is a sequence, phases are not recorded
+                     topk_ids, topk_weights}; a request is a sequence, phases are not recorded; rows of the
+                     engine's own warm-up before them are left out
 `policylang`         {model_name, num_layers, num_experts, top_k, num_entries}, then {"t": token, "l": layer,
                      "e": [ids], "s": [scores] or null} and, in some versions, "p" prompt and "ph" prefill or decode
 `moe_cache_lab`      {"record_type": "metadata", "format": "moe-cache-lab.routing-jsonl", ...}, then {"record_type":
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,39 @@ def import_route_log(path: Path, shape: ModelShape = ModelShape()) -> RoutingTra
     rows, requests = TokenRows(path), _Numbers()
     lines = json_lines(path)
     about = _header(path, lines, "topk_ids")
-    for number, record in lines:
+    n_warm = _n_warm_up(path)
+    for i_row, (number, record) in enumerate(lines):
         if record.get("type") != "route":
             raise refused(path, f"type is {_short(record.get('type'))}, not 'route'", number)
+        if i_row < n_warm:
+            continue
         at = _fields(path, number, record, "token_idx", "layer", "topk_ids")
         _add(rows, number, requests[record.get("req_id")], Phase.DECODE, at, record.get("topk_weights"))
-    return rows.trace(_origin(path, about, "vLLM route log", "model_id", "num_experts", "vllm_version"), shape)
+    origin = _origin(path, about, "vLLM route log", "model_id", "num_experts", "vllm_version")
+    warm = (f"{n_warm} rows of the engine's warm-up left out",) if n_warm else ()
+    return rows.trace(replace(origin, notes=(*origin.notes, *warm)), shape)
+
+
+def _n_warm_up(path: Path) -> int:
+    """With how many rows a log begins that passes over empty inputs wrote: the same experts in each, all of one weight;
+    none where one row alone is so, or all are.
+    """
+    found = (record for _, record in json_lines(path) if record.get("type") == "route")
+    first = next(found, {})
+    ids, weights = first.get("topk_ids"), first.get("topk_weights")
+    if (
+        not isinstance(ids, list)
+        or not isinstance(weights, list)
+        or len(weights) < 2
+        or weights.count(weights[0]) < len(weights)
+    ):
+        return 0
+    n_alike = 1
+    for record in found:
+        if record.get("topk_ids") != ids or record.get("topk_weights") != weights:
+            return n_alike if n_alike > 1 else 0
+        n_alike += 1
+    return 0
 
 
 def import_policylang(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008

@@ -55,7 +55,9 @@ def import_vllm_completion(path: Path, shape: ModelShape = ModelShape()) -> Rout
     told = next((n for answer in _answers(path) if (n := n_experts_of(path, answer)) is not None), None)
     shape = shape if told is None else replace(shape, n_experts=told)
     names = [name for answer in _answers(path) if isinstance(name := answer.get("model"), str)]
-    return _trace(path, sequences, shape, names[0] if names else "not stated in the file")
+    is_told = any(first or phase == Phase.PREFILL for parts in sequences for first, phase, _ in parts)
+    notes = () if is_told else ("no prompt is told from answers: every token counts as decode",)
+    return _trace(path, sequences, shape, names[0] if names else "not stated in the file", notes)
 
 
 def import_vllm_npz(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
@@ -124,7 +126,6 @@ def _sequences(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterato
     """
     prompt = next((answer[key] for key in PROMPT_KEYS if answer.get(key) is not None), None)
     read = None if prompt is None else unpacked(path, "prompt_routed_experts", prompt, shape, answer)
-    n_prompt = len(answer["prompt_token_ids"]) if isinstance(answer.get("prompt_token_ids"), list) else 0
     choices = answer.get("choices", answer.get("outputs", [answer]))
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise refused(path, "choices is not a list of answers")
@@ -141,7 +142,8 @@ def _sequences(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterato
         if read is not None:
             yield [(0, Phase.PREFILL, read), (len(read), Phase.DECODE, whole)]
         else:
-            n_prompt = n_prompt or _prompt_tokens(path, answer)
+            ids = next((held["prompt_token_ids"] for held in (choice, answer) if held.get("prompt_token_ids")), None)
+            n_prompt = len(ids) if isinstance(ids, list) else _prompt_tokens(path, answer)
             n_new = len(choice["token_ids"]) if isinstance(choice.get("token_ids"), list) else 0
             left = n_prompt - start  # tokens of the prompt that the array may begin with
             both = left > 0 and len(whole) > left and (n_new == 0 or len(whole) >= left + n_new - 1)

@@ -31,6 +31,8 @@ from traces.importers.recording import ModelShape, Origin, TokenRows, refused
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 
+N_EXPERTS = ("n_experts", "num_experts", "n_routed_experts", "num_local_experts", "n_expert")
+"""What recorders call the number of experts of a layer."""
 _NAMES: dict[str, tuple[str, ...]] = {
     "sequence": (
         "sequence", "seq", "seq_id", "sequence_id", "request", "request_id", "req_id", "sample", "prompt_id",
@@ -57,15 +59,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "count", "counts", "n", "hits", "freq", "frequency", "activations", "num_tokens", "n_tokens", "token_count",
         "activation_count", "activation_frequency",
     ),
+    "n_experts": N_EXPERTS,
 }  # fmt: skip
 """Our name of a column: what recorders call it, the plainest first; a `token` beside a place may be an id."""
 
 PHASES = {
     "0": Phase.PREFILL, "prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "extend": Phase.PREFILL,
     "1": Phase.DECODE, "decode": Phase.DECODE, "generated": Phase.DECODE, "generation": Phase.DECODE,
+    "context": Phase.PREFILL, "ctx": Phase.PREFILL, "p": Phase.PREFILL, "gen": Phase.DECODE, "d": Phase.DECODE,
 }  # fmt: skip
-N_EXPERTS = ("n_experts", "num_experts", "n_routed_experts", "num_local_experts", "n_expert")
-"""What recorders call the number of experts of a layer."""
 _MAX_SLOTS = 256
 _CELL = re.compile(r"[^\s,;|\[\]()]+")
 _OF_A_LAYER = re.compile(
@@ -203,6 +205,7 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
     slots: dict[tuple[int, int, int, int], int] = {}
     phased = False
     positions: set[int] = set()
+    stated: set[int] = set()
     counted = places_in_sequences(row for _, row in _placed_rows(path))
     for number, row in _placed_rows(path):
         if counted is not None:
@@ -218,6 +221,11 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
         if "token_id" in row and row["position"] == row["token_id"]:
             positions.add(position)
         phased = bool({"phase", "is_prefill", "is_decode"} & set(row))
+        stated.update(whole_numbers(path, number, _CELL.findall(row.get("n_experts", ""))))
+        if len(stated) > 1:
+            raise refused(
+                path, f"layers of {' and '.join(map(str, sorted(stated)))} experts: of one model alone", number
+            )
         place = (sequence, phase, position, layer)
         if "slot" in row:
             (slot,) = whole_numbers(path, number, [row["slot"]])
@@ -233,7 +241,8 @@ def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace: 
         raise refused(path, "token_id is not 0 to n - 1: ids of a vocabulary? Name the column of places position")
     notes = ["tokens are counted within each step: their places are those in their sequence"] if counted else []
     notes += [] if phased else ["phases are not recorded: every token counts as decode"]
-    return rows.trace(Origin("table of choices", n_experts=_n_experts(path), notes=tuple(notes)), shape)
+    n_experts = n_experts_of(path, {"n_experts": stated.pop()}) if stated else _n_experts(path)
+    return rows.trace(Origin("table of choices", n_experts=n_experts, notes=tuple(notes)), shape)
 
 
 def _n_experts(path: Path) -> int | None:
