@@ -66,4 +66,28 @@ def test_a_column_that_says_it_counts(tmp_path: Path) -> None:
 )
 def test_a_command_that_tries_several_is_a_reason(stack: str, command: str, told: str, tmp_path: Path) -> None:
     assert re.search(told, row(tmp_path, command, "decode", stack).reason)
-    assert not row(tmp_path, command, "decode", stack, batch="4", context_tokens="512").reason
+    assert not row(tmp_path, command, "decode", stack, batch="1", context_tokens="4096").reason
+
+
+@pytest.mark.parametrize(
+    ("command", "metric", "cells", "why"),
+    [
+        (
+            "llama-bench -m a -ngl 99 -p 2048 -n 0",
+            "prefill",
+            {"input_tokens": "512"},
+            "input_tokens 512, its command 2048",
+        ),
+        ("llama-bench -m a -ngl 99 -p 512,2048 -n 64", "prefill", {"input_tokens": "512", "output_tokens": "8"}, ""),
+        ("llama-bench -m a -ngl 99 -p 2048 -n 64", "decode", {"input_tokens": "512", "output_tokens": "64"}, ""),
+        ("llama-bench -m a -ngl 99 -n 64", "decode", {"output_tokens": "128"}, "output_tokens 128, its command 64"),
+        ("llama-bench -m a -ngl 99 -d 4096,8192", "decode", {"context_tokens": "1024"}, "its command 4096, 8192"),
+        ("llama-bench -m a -ngl 99 -d 0-8192+1024", "decode", {"context_tokens": "1024"}, ""),
+        ("llama-batched-bench -m a -npp 512 -ntg 128 -npl 1,2", "decode", {"batch": "4"}, "batch 4, its command 1, 2"),
+    ],
+)
+def test_a_column_that_says_another_number_than_its_command_is_a_reason(
+    command: str, metric: str, cells: dict[str, str], why: str, tmp_path: Path
+) -> None:
+    reason = row(tmp_path, command, metric, "llama.cpp", **cells).reason
+    assert why in reason if why else not reason
