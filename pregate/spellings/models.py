@@ -14,7 +14,7 @@ from traces.model.architecture import architecture_names, load_architecture
 from traces.model.same_models import SAME_AS
 
 _QUANT = re.compile(
-    r"(?P<name>.+?)[-_.](?:smol-)?(?P<quant>(?:UD-)?[IT]?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ|GPTQ(?:-Int[48])?|"
+    r"(?P<name>.+?)[-_.](?:smol-)?(?P<quant>(?:UD-)?[IT]?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|FP4|AWQ(?:-(?:4[-_]?bit|Int4))?|GPTQ(?:-Int[48]|-4[-_]?bit)?|"
     r"(?:quantized[._])?W\dA\d{1,2})"
     r"(?:-dynamic)?",
     re.IGNORECASE,
@@ -59,7 +59,8 @@ _PLAIN_FORMATS = {
     "q8": "q8_0",
     "awq": "int4-g128-zp",
     "gptq": "int4-g128",
-    "gptq-int4": "int4-g128",
+    **dict.fromkeys(("awq-4bit", "awq-4-bit", "awq-4_bit", "awq-int4"), "int4-g128-zp"),
+    **dict.fromkeys(("gptq-int4", "gptq-4bit", "gptq-4-bit", "gptq-4_bit"), "int4-g128"),
     "gptq-int8": "int8-g128",
 }
 """Other names of formats; of AWQ and GPTQ the width and group that nearly all of their files have, of a width alone

@@ -17,6 +17,7 @@ _CALLED = re.compile(
     re.ASCII,
 )
 _STORED_BY_FLAG = re.compile(r"(?<!\S)(?:--quantization|-q)(?=[\s=])")
+_FOLDER = re.compile(r"(?P<model>.+-GGUF)/(?P<quant>(?:UD-)?(?:I?Q\d\w*|BF16|F16))", re.ASCII | re.IGNORECASE)
 _MOST = 2000
 _BITS = re.compile(r"\d+")
 
@@ -29,7 +30,7 @@ def with_command_model(cells: Mapping[str, str]) -> dict[str, str]:
     row, command = dict(cells), cells.get("policy", "")
     if len(command) > _MOST or row.get("reason"):
         return row
-    found = [model_and_format(one["name"].replace("\\", "/")) for one in _CALLED.finditer(command)]
+    found = [model_and_format(_as_a_repository(one["name"])) for one in _CALLED.finditer(command)]
     named = [(model, quant) for model, quant in found if model]
     if not named:
         return row
@@ -52,6 +53,12 @@ def with_command_model(cells: Mapping[str, str]) -> dict[str, str]:
         why = f"the command's file is {quant}, formats say {row['formats'][:40]}: which of them ran?"
         return row | {"reason": why}
     return row
+
+
+def _as_a_repository(name: str) -> str:
+    """A name with its format behind a colon, where LM Studio has `@` and a folder of files one for each format."""
+    folder = _FOLDER.fullmatch(name.replace("\\", "/").rstrip("/"))
+    return f"{folder['model']}:{folder['quant']}" if folder else name.replace("\\", "/").replace("@", ":")
 
 
 def _architecture(model: str) -> str:

@@ -29,6 +29,9 @@ def row(command: str, **cells: str) -> dict[str, str]:
         ("llama-server -hf unsloth/Qwen3-30B-A3B-GGUF -hff Qwen3-30B-A3B-Q5_K_M.gguf", "Q5_K_M"),
         ("vllm serve Qwen/Qwen3-30B-A3B-GPTQ-Int4 --max-num-seqs 16", "GPTQ-Int4"),
         ("python -m sglang.launch_server --model-path Qwen/Qwen3-30B-A3B-FP8 --tp 1", "fp8-b128"),
+        ("vllm serve cpatonn/Qwen3-30B-A3B-Instruct-2507-AWQ-4bit --tp 1", "AWQ-4bit"),
+        ("lms load qwen/qwen3-30b-a3b@q4_k_m --gpu max", "q4_k_m"),
+        ("python -m ktransformers.local_chat --gguf_path ./Qwen3-30B-A3B-GGUF/Q4_K_M/ --cpu_infer 33", "Q4_K_M"),
         ("vllm serve Qwen/Qwen3-30B-A3B --max-num-seqs 16", ""),
         ("vllm serve Qwen/Qwen3-30B-A3B-AWQ --quantization awq_marlin", ""),  # by its flag
         ("llama-server -m model.gguf -ngl 99 --cpu-moe", ""),
