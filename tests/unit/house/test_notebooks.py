@@ -102,7 +102,7 @@ LESS = {
         "short=True": "short=True, seeds=2, base_steps=4, arm_steps=2",
         "output_tokens=32": "output_tokens=4",
     },
-    "validate": {"output_tokens=6": "output_tokens=2"},
+    "validate": {"budget_s=30": "budget_s=10", "output_tokens=6": "output_tokens=2"},
     "which-policy-when": {"output_tokens=24": "output_tokens=4", "n_scan=5": "n_scan=3", "n_scan=9": "n_scan=3"},
 }
 """Words of a notebook's cells, and what stands there when they run on less work."""
