@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pregate.spellings.names import our_name
 from pregate.spellings.ollama_library import dense_tag, of_library
-from traces.model.architecture import architecture_names, load_architecture
+from traces.model.architecture import ModelArchitecture, architecture_names, load_architecture
 from traces.model.same_models import SAME_AS
 
 _QUANT = re.compile(
@@ -138,6 +138,13 @@ def _of_tag(family: str, tag: str) -> list[str]:
         return [f"{family}-{tag}"]
     same = abs(load_architecture(whole).total_params / (float(size[1]) * 1e9) - 1) < _AS_A_TAG_SAYS
     return [f"{family}-{tag}", *([whole] if same else [])]
+
+
+def shipped_architecture(model: str) -> ModelArchitecture | None:
+    """The architecture of a model that ships, by any spelling of any of its names; None of another."""
+    name = our_name("model", model.partition("?")[0])
+    name = SAME_AS.get(name, name)
+    return load_architecture(name) if name in architecture_names() else None
 
 
 def formats_as_ours(text: str, stack: str) -> str:

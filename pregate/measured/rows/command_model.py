@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from pregate.spellings.models import formats_of_file, model_and_format
+from pregate.spellings.models import formats_of_file, model_and_format, shipped_architecture
 from pregate.spellings.names import our_name
-from traces.model.architecture import architecture_names, load_architecture
-from traces.model.same_models import SAME_AS
 
 _CALLED = re.compile(
     r"(?:(?<!\S)(?:-m|-hf|-hfr|-hff|--model|--model[-_]path|--hf-repo|--hf-file|--gguf[-_]path|--kt-weight-path)"
@@ -39,7 +37,7 @@ def with_command_model(cells: Mapping[str, str]) -> dict[str, str]:
     own = own or our_name("model", row.get("model", ""))
     if not own:
         row["model"] = own = model
-    elif (theirs := _architecture(own)) and theirs != _architecture(model):
+    elif (theirs := shipped_architecture(own)) is not None and theirs != shipped_architecture(model):
         return row | {"reason": f"the command runs {model}, the row is of {own}: which of them ran?"}
     quant = next((quant for _, quant in named if quant), "")
     if not quant or own_quant or _STORED_BY_FLAG.search(command):
@@ -59,13 +57,6 @@ def _as_a_repository(name: str) -> str:
     """A name with its format behind a colon, where LM Studio has `@` and a folder of files one for each format."""
     folder = _FOLDER.fullmatch(name.replace("\\", "/").rstrip("/"))
     return f"{folder['model']}:{folder['quant']}" if folder else name.replace("\\", "/").replace("@", ":")
-
-
-def _architecture(model: str) -> str:
-    """The architecture of a model of ours, by any of its names; "" of another."""
-    name = model.partition("?")[0]
-    name = SAME_AS.get(name, name)
-    return load_architecture(name).name if name in architecture_names() else ""
 
 
 def _bits(formats: str) -> str:

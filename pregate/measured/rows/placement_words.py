@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_HOST = (
+ON_HOST = (
     r"(?:(?:offloaded|placed|kept) )?(?:on|in|to|at|onto) (?:the )?(?:host(?:'s)? )?"
     r"(?:cpu|host|ram|dram|memory|processor)s?(?: memory| ram)?"
 )
@@ -15,13 +15,13 @@ _OTHERS = (
 )
 _BESIDE = rf"(?:{_OTHERS} {_CARD}[ ,;+&]*(?:and )?)?"
 _EXPERTS = r"(?:force )?(?:all )?(?:of )?(?:the )?(?:routed |model )?(?:(?:moe )?experts?|moe)(?: weights| layers)?"
-_ALL_EXPERTS = re.compile(rf"{_BESIDE}{_EXPERTS} {_HOST}(?:[ ,;+&]+(?:and )?{_OTHERS} {_CARD})?")
+_ALL_EXPERTS = re.compile(rf"{_BESIDE}{_EXPERTS} {ON_HOST}(?:[ ,;+&]+(?:and )?{_OTHERS} {_CARD})?")
 _OF_ALL = r"(?:(?: (?:of|out of) (?:the )?| ?/ ?)\d{1,3})?"
 _SOME_EXPERTS = re.compile(
     rf"(?:(?:routed )?experts of )?(?:the first )?(\d{{1,3}}){_OF_ALL} (?:moe )?layers?'?(?: of)?"
-    rf"(?: (?:routed )?experts?)? {_HOST}"
+    rf"(?: (?:routed )?experts?)? {ON_HOST}"
 )
-_LAYERS = re.compile(rf"(\d{{1,3}}){_OF_ALL} (?:whole |full )?layers? {_HOST}")
+_LAYERS = re.compile(rf"(\d{{1,3}}){_OF_ALL} (?:whole |full )?layers? {ON_HOST}")
 _NO_CARD = re.compile(r"(?:on )?(?:the )?cpu[ -](?:only|alone)|no gpu|without (?:a |the )?gpu")
 _RESIDENT = re.compile(
     r"(?:gpu|vram)(?: only)?|(?:all )?(?:routed )?experts (?:are )?resident|gpu offload:? (?:max|full|100 ?%)|"

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from pregate.measured.rows.placement_words import placement_in_words
+from pregate.measured.rows.placement_words import ON_HOST, placement_in_words
+from pregate.spellings.models import shipped_architecture
 from pregate.spellings.names import our_name
-from traces.model.architecture import ModelArchitecture, architecture_names, load_architecture
-from traces.model.same_models import SAME_AS
+from traces.model.model_architecture import ModelArchitecture
 
 _FFNS = r"(?:(?:all )?(?:routed )?(?:moe )?(?:experts?|ffns?|feed[- ]forwards?)(?: weights)?)"
-_HOST = r"(?:on|in|to) (?:the )?(?:host(?:'s)? )?(?:cpu|host|ram|dram|memory)s?(?: memory| ram)?"
 _CARD = r"(?:on|in|to) (?:the |one |two |both |all |\d )?(?:gpu|card|vram|accelerator)s?"
-_REST = rf"[,;]? (?:and )?(?:(?:the )?(?:rest|others)|(?:the |all )?other experts) {_HOST}"
+_REST = rf"[,;]? (?:and )?(?:(?:the )?(?:rest|others)|(?:the |all )?other experts) {ON_HOST}"
 _OF = r"(?: (?:of|out of) (?:the )?\d{1,4})?"
 _A_LAYER = r"(?:a|per|each|in each) layer"
-_MISSES = rf"(?: \([^()]*\))?,? misses {_HOST}"
+_MISSES = rf"(?: \([^()]*\))?,? misses {ON_HOST}"
 
 
 def _from_layer(said: re.Match[str], _: ModelArchitecture | None) -> str:
@@ -41,12 +40,12 @@ _FORMS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], ModelArchitecture 
     (
         re.compile(
             rf"{_FFNS} of layers (?P<first>\d{{1,3}})(?:\+| and (?:up|above|later|beyond|higher)| on(?:wards?)?"
-            rf"| ?(?:-|to) ?(?P<last>\d{{1,3}})) {_HOST}"
+            rf"| ?(?:-|to) ?(?P<last>\d{{1,3}})) {ON_HOST}"
         ),
         _from_layer,
     ),
     (
-        re.compile(rf"{_FFNS} of the last (?P<n>\d{{1,3}}) (?:of|out of) (?:the )?(?P<of>\d{{1,3}}) layers {_HOST}"),
+        re.compile(rf"{_FFNS} of the last (?P<n>\d{{1,3}}) (?:of|out of) (?:the )?(?P<of>\d{{1,3}}) layers {ON_HOST}"),
         _last_layers,
     ),
     (
@@ -100,7 +99,7 @@ def with_prose_design(cells: Mapping[str, str]) -> dict[str, str]:
     row, policy = dict(cells), cells.get("policy", "").strip()
     if not policy or row.get("placement"):
         return row
-    model = _model(row)
+    model = shipped_architecture(row.get("model", ""))
     top_k = _TOP_K.fullmatch(policy)
     if top_k is not None and model is not None and 0 < int(top_k["k"]) <= model.n_experts:
         policy = _COMPUTE.sub("", top_k["rest"])
@@ -127,9 +126,3 @@ def with_prose_design(cells: Mapping[str, str]) -> dict[str, str]:
     elif _FITS.fullmatch(policy):
         row["policy"] = "-fit on"
     return row
-
-
-def _model(row: Mapping[str, str]) -> ModelArchitecture | None:
-    """The architecture of a row that ships, None of another."""
-    name = our_name("model", row.get("model", "").partition("?")[0])
-    return load_architecture(SAME_AS.get(name, name)) if name in (*architecture_names(), *SAME_AS) else None
